@@ -1,0 +1,1 @@
+"""What runs when: requests, blanks, sequences, batches, events."""

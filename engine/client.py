@@ -1,0 +1,51 @@
+"""The seam between a server and an engine, wherever the engine runs."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from engine.events import Event, ModelCard, StepStats
+from engine.requests import Request
+
+
+class EngineUnavailable(RuntimeError):
+    """The engine is loading, draining, restarting or lost; the message says which."""
+
+
+class EngineOverloaded(RuntimeError):
+    """The queue is full; the message names the limit."""
+
+
+class EngineClient(Protocol):
+    """What a server needs of an engine."""
+
+    async def start(self) -> None:
+        """Starts loading; returns at once. `state` tells how far it is."""
+
+    async def stop(self) -> None:
+        """Ends all requests and frees everything."""
+
+    def state(self) -> tuple[str, str]:
+        """("loading" | "ready" | "restarting" | "failed" | "stopped", one line of detail)."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The loaded model. Raises EngineUnavailable before the first load is complete."""
+
+    @property
+    def ranks_alive(self) -> int:
+        """How many rank processes answer."""
+
+    def submit(self, request: Request, request_id: str) -> AsyncIterator[Event]:
+        """The events of one request, ending with `Done` or `Failed`.
+
+        Closing the iterator cancels the request. Raises EngineUnavailable or EngineOverloaded at the first step.
+        """
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text; mask tokens in it are recognised, other special tokens are not."""
+
+    async def detokenize(self, token_ids: list[int]) -> str:
+        """The text of token ids. Raises RequestError for an id outside the vocabulary."""
+
+    def stats(self) -> list[StepStats]:
+        """The steps since the last call, oldest first."""

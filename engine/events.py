@@ -1,0 +1,109 @@
+"""What the engine tells of a request: zero or more deltas and results, then exactly one terminal event.
+
+Every event carries the id that the request was submitted under. All fields are plain JSON values, so that an
+event crosses a process boundary as JSON. `Done` and `Failed` are the terminal ones.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Outcome = Literal["invalid", "cancelled", "deadline", "overloaded", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlankDelta:
+    """New text of one blank. Sent only for a `Fill` with `stream`."""
+
+    id: str
+    index: int
+    input_index: int
+    blank: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class BlankDone:
+    """One blank is complete; `blank` is the wire object of INTERFACE `blanks[]`. Only with `stream`."""
+
+    id: str
+    index: int
+    input_index: int
+    blank: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultDone:
+    """One result is complete: the wire object of INTERFACE `results[]`, for fills and scores alike."""
+
+    id: str
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The request is complete. `extra` holds `best` and `probabilities` of a score."""
+
+    id: str
+    usage: dict[str, int]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended without its answer. `outcome` says whose doing it was."""
+
+    id: str
+    outcome: Outcome
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+
+Event = BlankDelta | BlankDone | ResultDone | Done | Failed
+EVENTS: dict[str, type[Any]] = {c.__name__: c for c in (BlankDelta, BlankDone, ResultDone, Done, Failed)}
+TERMINAL = (Done, Failed)
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What one iteration did and what is left to do; counters are increments since the last one."""
+
+    seconds: float
+    rows: int
+    running: int
+    waiting: int
+    kv_cache_usage: float
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    blanks: int = 0
+    score_candidates: int = 0
+    score_tokens: int = 0
+    context_cache_queries: int = 0
+    context_cache_hits: int = 0
+    preemptions: int = 0
+    nonfinite_rows: int = 0
+    queue_seconds: list[float] = field(default_factory=list)
+    first_token_seconds: list[float] = field(default_factory=list)
+    token_seconds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What `/v1/models` and the request checks need to know of the loaded model."""
+
+    name: str
+    family: str
+    quant: str
+    tp: int
+    masks: list[str]
+    max_context: int
+    max_positions: int
+    max_span: int
+    vocab_size: int
+    strategy: str
+    num_parameters: int
+    kernels: str
+    created: int
+    next_sentence: bool = False

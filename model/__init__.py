@@ -1,0 +1,1 @@
+"""Networks and their files: GLM, its attention, positions, tokenizer and checkpoints. No serving concept."""

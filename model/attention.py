@@ -1,0 +1,138 @@
+"""Attention whose visibility is one integer a sequence: its context length.
+
+Rows of part A see all of part A. A row of part B sees all of part A, and of part B whatever is not later than
+itself (GLM, arXiv 2103.10360, figure 2). `Attend` is the seam between a network and where its keys are kept:
+`DenseAttention` is the readable reference and what training uses; `PagedAttention` reads cache blocks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Attend(Protocol):
+    """Takes a layer's queries, keys and values, each [..., heads, head_dim]; gives the mixed values, likewise."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+
+def visible(num_tokens: int, context_len: Tensor) -> Tensor:
+    """The mask [batch, 1, num_tokens, num_tokens], True where a row may see a key.
+
+    `context_len` [batch] counts the tokens of part A at the start of each sequence.
+    """
+    index = torch.arange(num_tokens, device=context_len.device)
+    causal = index[None, :] <= index[:, None]
+    context = index[None, None, :] < context_len[:, None, None]
+    return (causal | context)[:, None]
+
+
+class DenseAttention:
+    """Whole sequences at once, [batch, num_tokens, heads, head_dim], without a cache."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).transpose(1, 2)
+
+
+class KVCache:
+    """Keys and values of all layers in blocks: two tensors [layers, blocks × block_size, heads, head_dim]."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.block_size = block_size
+        self.num_blocks = num_blocks
+        shape = (num_layers, num_blocks * block_size, num_heads, head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows of one sequence in a step: `num_rows` new tokens at slots `start`…
+
+    `blocks` are the sequence's cache blocks in order; slot i lies in blocks[i // block_size]. Part A fills slots
+    0 … context_len − 1, part B begins at the next block border, so that sequences share part A's blocks whole.
+    """
+
+    num_rows: int
+    start: int
+    context_len: int
+    blocks: tuple[int, ...]
+
+
+class PagedAttention:
+    """Packed rows [rows, heads, head_dim] of many sequences over a block cache; stores keys and values first.
+
+    Sequences of one shape (rows, blocks) go through one product, which treats each apart: a sequence's bits do
+    not depend on its neighbours.
+    """
+
+    def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
+        self.cache = cache
+        size = cache.block_size
+        offsets = torch.arange(size)
+        slots: list[Tensor] = []
+        shapes: list[tuple[int, int, int]] = []
+        for number, span in enumerate(spans):
+            own = (torch.tensor(span.blocks)[:, None] * size + offsets).flatten()
+            slots.append(own)
+            shapes.append((span.num_rows, len(span.blocks), number))
+        starts = [0]
+        for span in spans:
+            starts.append(starts[-1] + span.num_rows)
+        device = cache.keys.device
+        self.write_slots = torch.cat(
+            [s[span.start : span.start + span.num_rows] for s, span in zip(slots, spans, strict=True)]
+        ).to(device)
+        self.groups: list[tuple[Tensor, Tensor, Tensor]] = []
+        for (num_rows, _), members in groupby(sorted(shapes), key=lambda s: s[:2]):
+            numbers = [number for _, _, number in members]
+            rows = torch.stack([torch.arange(starts[n], starts[n] + num_rows) for n in numbers])
+            keys = torch.stack([slots[n] for n in numbers])
+            mask = torch.stack([_slot_mask(spans[n], keys.shape[1], size) for n in numbers])
+            self.groups.append((rows.to(device), keys.to(device), mask[:, None].to(device)))
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self.write_slots] = k.to(keys.dtype)
+        values[self.write_slots] = v.to(values.dtype)
+        out = torch.empty_like(q)
+        for rows, slots, mask in self.groups:
+            mixed = F.scaled_dot_product_attention(
+                q[rows].transpose(1, 2),  # [sequences, heads, rows, head_dim]
+                keys[slots].transpose(1, 2).to(q.dtype),
+                values[slots].transpose(1, 2).to(q.dtype),
+                attn_mask=mask,
+            )
+            out[rows] = mixed.transpose(1, 2)
+        return out
+
+
+def part_b_start(context_len: int, block_size: int) -> int:
+    """The slot of part B's first token: the first block border at or after part A's end."""
+    return -(-context_len // block_size) * block_size
+
+
+def _slot_mask(span: Span, num_slots: int, block_size: int) -> Tensor:
+    """[rows, num_slots], True where a row of the span may see a slot."""
+    slot = torch.arange(num_slots)
+    row = torch.arange(span.start, span.start + span.num_rows)[:, None]
+    first = part_b_start(span.context_len, block_size)
+    return (slot < span.context_len) | ((slot >= first) & (slot <= row))

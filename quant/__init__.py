@@ -1,0 +1,1 @@
+"""Numbers and bytes: quantization schemes and their matrix products. Knows no model and no rank."""

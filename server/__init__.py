@@ -1,0 +1,1 @@
+"""HTTP and the command line. Knows no tensor and does not import torch."""

@@ -1,0 +1,152 @@
+"""GLM's pretraining objective: text to (part A, part B, targets).
+
+After GLM's `blocklm_utils.py` and arXiv 2103.10360, sections 2.1 and 2.2. Three kinds of sample:
+token-level `[MASK]` spans with lengths ~ Poisson(3) up to 15 % of the tokens, sentence-level `[sMASK]` spans up
+to 15 %, and one document-level `[gMASK]` span. Spans are predicted in random order; a span's tokens all carry the
+position of their mask and count block positions from 1 at the start token.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rng = np.random.Generator
+Span = tuple[int, int]  # first token, past the last
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialIds:
+    """Ids of the special tokens that the objective places."""
+
+    cls: int
+    eos: int
+    sop: int
+    eop: int
+    mask: int
+    smask: int
+    gmask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Shares and sizes of the three kinds of sample; the defaults are GLM-10B's first stage."""
+
+    token: float = 0.5
+    sentence: float = 0.3
+    document: float = 0.2
+    mask_ratio: float = 0.15
+    mean_span: float = 3.0
+    max_span: int = 39
+    min_document_ratio: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training sequence: all arrays are [num_tokens]; a target of −1 is not learned from."""
+
+    token_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    block_positions: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    context_len: int
+
+
+def token_spans(num_tokens: int, mixture: Mixture, rng: Rng) -> list[Span]:
+    """Poisson-length spans at least one token apart until `mask_ratio` of the tokens are masked."""
+    wanted = max(1, round(mixture.mask_ratio * num_tokens))
+    lengths: list[int] = []
+    while sum(lengths) < wanted:
+        length = int(rng.poisson(mixture.mean_span))
+        if 1 <= length <= mixture.max_span:
+            lengths.append(min(length, wanted - sum(lengths)) if lengths else min(length, num_tokens))
+    # Spans at least one token apart: drop the gaps' tokens, place the spans in what is left, put them back.
+    while lengths and sum(lengths) + len(lengths) - 1 > num_tokens:
+        lengths.pop()
+    free = num_tokens - sum(lengths) - (len(lengths) - 1)
+    rng.shuffle(lengths)
+    offsets = np.sort(rng.integers(0, free + 1, len(lengths)))
+    spans: list[Span] = []
+    used = 0
+    for number, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
+        start = int(offset) + used + number
+        spans.append((start, start + length))
+        used += length
+    return spans
+
+
+def sentence_spans(sentences: list[Span], num_tokens: int, mixture: Mixture, rng: Rng) -> list[Span]:
+    """Whole sentences in random choice until `mask_ratio` of the tokens are masked; neighbours stay two spans."""
+    spans: list[Span] = []
+    masked = 0
+    for number in rng.permutation(len(sentences)):
+        if masked >= mixture.mask_ratio * num_tokens:
+            break
+        start, end = sentences[number]
+        spans.append((start, end))
+        masked += end - start
+    return sorted(spans)
+
+
+def document_span(num_tokens: int, mixture: Mixture, rng: Rng) -> Span:
+    """One span of uniform length between `min_document_ratio` of the text and all but two tokens."""
+    low = max(1, int(mixture.min_document_ratio * num_tokens))
+    length = int(rng.integers(low, max(low, num_tokens - 2) + 1))
+    start = int(rng.integers(0, num_tokens - length + 1))
+    return start, start + length
+
+
+def corrupt(
+    tokens: NDArray[np.int64], spans: list[Span], mask: int, special: SpecialIds, order: NDArray[np.int64]
+) -> Sample:
+    """Part A with each span collapsed into `mask`, then the spans as part B in `order`.
+
+    Part A is [CLS] text [eos], without the end token where the text ends in `[gMASK]`.
+    """
+    context: list[NDArray[np.int64]] = [np.array([special.cls])]
+    mask_positions: list[int] = []
+    length, last = 1, 0
+    for start, end in spans:
+        context += [tokens[last:start], np.array([mask])]
+        length += start - last
+        mask_positions.append(length)
+        length += 1
+        last = end
+    context.append(tokens[last:])
+    if not (mask == special.gmask and spans and spans[-1][1] == len(tokens)):
+        context.append(np.array([special.eos]))
+    part_a = np.concatenate(context)
+    ids, positions, blocks, targets = (
+        [part_a],
+        [np.arange(len(part_a))],
+        [np.zeros_like(part_a)],
+        [np.full_like(part_a, -1)],
+    )
+    for number in order:
+        start, end = spans[number]
+        span = tokens[start:end]
+        ids.append(np.concatenate([[special.sop], span]))
+        targets.append(np.concatenate([span, [special.eop]]))
+        positions.append(np.full(len(span) + 1, mask_positions[number]))
+        blocks.append(np.arange(1, len(span) + 2))
+    return Sample(
+        np.concatenate(ids),
+        np.concatenate(positions),
+        np.concatenate(blocks),
+        np.concatenate(targets),
+        len(part_a),
+    )
+
+
+def sample(
+    tokens: NDArray[np.int64], sentences: list[Span], mixture: Mixture, special: SpecialIds, rng: Rng
+) -> Sample:
+    """One corrupted sample of a text whose sentences are known; kinds are drawn by the mixture's shares."""
+    kind = rng.choice(3, p=[mixture.token, mixture.sentence, mixture.document])
+    if kind == 1 and len(sentences) > 1:
+        spans, mask = sentence_spans(sentences, len(tokens), mixture, rng), special.smask
+    elif kind == 2:
+        spans, mask = [document_span(len(tokens), mixture, rng)], special.gmask
+    else:
+        spans, mask = token_spans(len(tokens), mixture, rng), special.mask
+    return corrupt(tokens, spans, mask, special, rng.permutation(len(spans)))
