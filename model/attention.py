@@ -81,8 +81,11 @@ class PagedAttention:
     """Packed rows [rows, heads, head_dim] of many sequences over a block cache; stores keys and values first.
 
     Sequences of one shape (rows, blocks) go through one product, which treats each apart: a sequence's bits do
-    not depend on its neighbours.
+    not depend on its neighbours. Short ones are filled up with copies of their last row, since below some height
+    torch's kernel sums in an order that depends on where a matrix lies in memory.
     """
+
+    MIN_ROWS = 16
 
     def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
         self.cache = cache
@@ -101,27 +104,28 @@ class PagedAttention:
         self.write_slots = torch.cat(
             [s[span.start : span.start + span.num_rows] for s, span in zip(slots, spans, strict=True)]
         ).to(device)
-        self.groups: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.groups: list[tuple[int, Tensor, Tensor, Tensor]] = []
         for (num_rows, _), members in groupby(sorted(shapes), key=lambda s: s[:2]):
             numbers = [number for _, _, number in members]
-            rows = torch.stack([torch.arange(starts[n], starts[n] + num_rows) for n in numbers])
+            index = torch.arange(max(num_rows, self.MIN_ROWS)).clamp(max=num_rows - 1)
+            rows = torch.stack([starts[n] + index for n in numbers])
             keys = torch.stack([slots[n] for n in numbers])
-            mask = torch.stack([_slot_mask(spans[n], keys.shape[1], size) for n in numbers])
-            self.groups.append((rows.to(device), keys.to(device), mask[:, None].to(device)))
+            mask = torch.stack([_slot_mask(spans[n], keys.shape[1], size)[index] for n in numbers])
+            self.groups.append((num_rows, rows.to(device), keys.to(device), mask[:, None].to(device)))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self.write_slots] = k.to(keys.dtype)
         values[self.write_slots] = v.to(values.dtype)
         out = torch.empty_like(q)
-        for rows, slots, mask in self.groups:
+        for num_rows, rows, slots, mask in self.groups:
             mixed = F.scaled_dot_product_attention(
                 q[rows].transpose(1, 2),  # [sequences, heads, rows, head_dim]
                 keys[slots].transpose(1, 2).to(q.dtype),
                 values[slots].transpose(1, 2).to(q.dtype),
                 attn_mask=mask,
             )
-            out[rows] = mixed.transpose(1, 2)
+            out[rows[:, :num_rows]] = mixed.transpose(1, 2)[:, :num_rows]
         return out
 
 

@@ -60,6 +60,4 @@ class GLMConfig:
 
     def to_json(self) -> str:
         """The text of `config.json`."""
-        return (
-            json.dumps({"model_type": "glm", "architectures": ["GLMModel"], **asdict(self)}, indent=2) + "\n"
-        )
+        return json.dumps({"model_type": "glm", "architectures": ["GLMModel"], **asdict(self)}, indent=2) + "\n"

@@ -52,9 +52,7 @@ class Block(nn.Module):
         super().__init__()
         self.input_layernorm = nn.LayerNorm(config.hidden_size, config.layernorm_epsilon, dtype=dtype)
         self.attention = SelfAttention(config, layer, scheme, dtype)
-        self.post_attention_layernorm = nn.LayerNorm(
-            config.hidden_size, config.layernorm_epsilon, dtype=dtype
-        )
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.layernorm_epsilon, dtype=dtype)
         self.mlp = MLP(config, scheme, dtype)
 
     def forward(self, h: Tensor, attend: Attend) -> Tensor:
@@ -78,17 +76,13 @@ class Transformer(nn.Module):
 class GLM(nn.Module):
     """Token ids, positions and block positions, each [...], to hidden states [..., hidden_size]."""
 
-    def __init__(
-        self, config: GLMConfig, scheme: Scheme | None = None, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, config: GLMConfig, scheme: Scheme | None = None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config = config
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, dtype=dtype)
         self.transformer = Transformer(config, scheme or Float(dtype), dtype)
 
-    def forward(
-        self, token_ids: Tensor, positions: Tensor, block_positions: Tensor, attend: Attend
-    ) -> Tensor:
+    def forward(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor, attend: Attend) -> Tensor:
         t = self.transformer
         h = (
             self.word_embeddings(token_ids)

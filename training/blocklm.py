@@ -2,8 +2,11 @@
 
 After GLM's `blocklm_utils.py` and arXiv 2103.10360, sections 2.1 and 2.2. Three kinds of sample:
 token-level `[MASK]` spans with lengths ~ Poisson(3) up to 15 % of the tokens, sentence-level `[sMASK]` spans up
-to 15 %, and one document-level `[gMASK]` span. Spans are predicted in random order; a span's tokens all carry the
-position of their mask and count block positions from 1 at the start token.
+to 15 %, and one document-level `[gMASK]` span, some of these a plain continuation. Spans are predicted in random
+order; a span's tokens all carry the position of their mask and count block positions from 1 at the start token.
+
+A text given here is a piece of one document: no documents are packed together, so that no span crosses the
+border between two of them, and GLM's special case of a sample with several documents does not arise.
 """
 
 from dataclasses import dataclass
@@ -30,7 +33,10 @@ class SpecialIds:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Shares and sizes of the three kinds of sample; the defaults are GLM-10B's first stage."""
+    """Shares and sizes of the three kinds of sample; the defaults are GLM-10B's first stage.
+
+    `continuation` is the share of document-level samples that go on from a prompt and do not learn to end.
+    """
 
     token: float = 0.5
     sentence: float = 0.3
@@ -39,6 +45,7 @@ class Mixture:
     mean_span: float = 3.0
     max_span: int = 39
     min_document_ratio: float = 0.25
+    continuation: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +59,35 @@ class Sample:
     context_len: int
 
 
-def token_spans(num_tokens: int, mixture: Mixture, rng: Rng) -> list[Span]:
-    """Poisson-length spans at least one token apart until `mask_ratio` of the tokens are masked."""
-    wanted = max(1, round(mixture.mask_ratio * num_tokens))
+def span_lengths(num_tokens: int, mixture: Mixture, rng: Rng) -> list[int]:
+    """Poisson lengths, those outside 1 … `max_span` drawn again, until they are `mask_ratio` of the tokens.
+
+    No length is cut to meet the ratio, which would favour short ones. Only a text too short to hold the spans
+    one token apart gets fewer, at the least all of it as one.
+    """
     lengths: list[int] = []
-    while sum(lengths) < wanted:
+    while sum(lengths) < mixture.mask_ratio * num_tokens:
         length = int(rng.poisson(mixture.mean_span))
         if 1 <= length <= mixture.max_span:
-            lengths.append(min(length, wanted - sum(lengths)) if lengths else min(length, num_tokens))
-    # Spans at least one token apart: drop the gaps' tokens, place the spans in what is left, put them back.
-    while lengths and sum(lengths) + len(lengths) - 1 > num_tokens:
+            lengths.append(length)
+    while len(lengths) > 1 and sum(lengths) + len(lengths) - 1 > num_tokens:
         lengths.pop()
+    return [min(length, num_tokens) for length in lengths]
+
+
+def token_spans(num_tokens: int, mixture: Mixture, rng: Rng) -> list[Span]:
+    """Poisson-length spans at least one token apart until `mask_ratio` of the tokens are masked, in text order."""
+    lengths = span_lengths(num_tokens, mixture, rng)
+    # Take out the spans and one token of each gap, choose places in what is left, put them back.
     free = num_tokens - sum(lengths) - (len(lengths) - 1)
-    rng.shuffle(lengths)
     offsets = np.sort(rng.integers(0, free + 1, len(lengths)))
+    rng.shuffle(lengths)
     spans: list[Span] = []
     used = 0
-    for number, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
-        start = int(offset) + used + number
+    for offset, length in zip(offsets, lengths, strict=True):
+        start = int(offset) + used
         spans.append((start, start + length))
-        used += length
+        used += length + 1
     return spans
 
 
@@ -138,15 +154,32 @@ def corrupt(
     )
 
 
-def sample(
-    tokens: NDArray[np.int64], sentences: list[Span], mixture: Mixture, special: SpecialIds, rng: Rng
-) -> Sample:
+def continuation(tokens: NDArray[np.int64], length: int, special: SpecialIds) -> Sample:
+    """The last `length` tokens as what follows a prompt: the text goes on after them, so no end is learned.
+
+    Part A is [CLS] source [gMASK] without the end token; part B is the start token and all but the last target.
+    """
+    end = len(tokens)
+    whole = corrupt(tokens, [(end - length, end)], special.gmask, special, np.arange(1))
+    return Sample(
+        whole.token_ids[:-1],
+        whole.positions[:-1],
+        whole.block_positions[:-1],
+        whole.targets[:-1],
+        whole.context_len,
+    )
+
+
+def sample(tokens: NDArray[np.int64], sentences: list[Span], mixture: Mixture, special: SpecialIds, rng: Rng) -> Sample:
     """One corrupted sample of a text whose sentences are known; kinds are drawn by the mixture's shares."""
     kind = rng.choice(3, p=[mixture.token, mixture.sentence, mixture.document])
     if kind == 1 and len(sentences) > 1:
         spans, mask = sentence_spans(sentences, len(tokens), mixture, rng), special.smask
     elif kind == 2:
-        spans, mask = [document_span(len(tokens), mixture, rng)], special.gmask
+        start, end = document_span(len(tokens), mixture, rng)
+        if rng.random() < mixture.continuation:
+            return continuation(tokens, end - start, special)
+        spans, mask = [(start, end)], special.gmask
     else:
         spans, mask = token_spans(len(tokens), mixture, rng), special.mask
     return corrupt(tokens, spans, mask, special, rng.permutation(len(spans)))

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from training.corpus import MIX, held_out_documents, training_documents
 SENTENCE_ENDS = ".?!;:。？！；：…\n"
 # The share of a pass in which each kind of sample is drawn, and a denser mask than GLM's 15 %: a small model on
 # a small budget learns more from a step with more targets.
-DEMO_MIXTURE = Mixture(token=0.62, sentence=0.08, document=0.3, mask_ratio=0.25)
+DEMO_MIXTURE = Mixture(token=0.62, sentence=0.08, document=0.3, mask_ratio=0.25, continuation=0.1)
 WARMUP_STEPS = 100
 
 
@@ -47,17 +47,19 @@ class Document:
     ends: NDArray[np.bool_]
 
 
-def read_documents(folder: Path, tokenizer: Tokenizer, held_out: bool = False) -> dict[str, list[Document]]:
+def tokenized(texts: Iterable[str], tokenizer: Tokenizer) -> list[Document]:
+    """Texts as ids, without those too short to learn from."""
+    ender = np.array([any(c in tokenizer.piece(i) for c in SENTENCE_ENDS) for i in range(tokenizer.num_pieces)])
+    rows = (np.array(tokenizer.encode(text)) for text in texts)
+    return [Document(ids, ender[ids]) for ids in rows if len(ids) >= 8]
+
+
+def read_documents(
+    folder: Path, tokenizer: Tokenizer, mix: Mapping[str, int] = MIX, held_out: bool = False
+) -> dict[str, list[Document]]:
     """Every document of the mix, tokenized, by file."""
     choose = held_out_documents if held_out else training_documents
-    ender = np.array(
-        [any(c in tokenizer.piece(i) for c in SENTENCE_ENDS) for i in range(tokenizer.num_pieces)]
-    )
-    result: dict[str, list[Document]] = {}
-    for name in MIX:
-        rows = (np.array(tokenizer.encode(text)) for text in choose(folder, name))
-        result[name] = [Document(ids, ender[ids]) for ids in rows if len(ids) >= 8]
-    return result
+    return {name: tokenized(choose(folder, name), tokenizer) for name in mix}
 
 
 def windows(documents: list[Document], weights: list[int], length: int, rng: Rng) -> Iterator[Document]:
@@ -222,20 +224,19 @@ class Run:
             file.write(json.dumps({"step": self.step, "tokens": self.tokens, **values}) + "\n")
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
+    """Trains on the mix's files (name → weight) until the time budget is spent; see this module's first lines."""
     args.out.mkdir(parents=True, exist_ok=True)
     run = Run(args)
     special = special_ids(run.tokenizer)
-    corpus = read_documents(args.corpora, run.tokenizer)
-    flat = [(d, MIX[name]) for name, rows in corpus.items() for d in rows]
+    corpus = read_documents(args.corpora, run.tokenizer, mix)
+    flat = [(d, mix[name]) for name, rows in corpus.items() for d in rows]
     rng = np.random.default_rng([args.seed, run.step])
     source = windows([d for d, _ in flat], [w for _, w in flat], args.window, rng)
-    held = [d for rows in read_documents(args.corpora, run.tokenizer, held_out=True).values() for d in rows]
+    held = [d for rows in read_documents(args.corpora, run.tokenizer, mix, held_out=True).values() for d in rows]
     held_rng = np.random.default_rng(7)
     held_windows = windows(held, [1] * len(held), args.window, held_rng)
-    held_batches = [
-        collate([draw(next(held_windows), special, held_rng) for _ in range(args.batch)]) for _ in range(4)
-    ]
+    held_batches = [collate([draw(next(held_windows), special, held_rng) for _ in range(args.batch)]) for _ in range(4)]
     pool: list[Sample] = []
     recent: list[float] = []
     budget = args.minutes * 60.0
@@ -293,18 +294,12 @@ def evaluate(model: GLM, batches: list[tuple[Tensor, Tensor, Tensor, Tensor, Ten
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", type=Path, required=True)
-    parser.add_argument(
-        "--tokenizer", type=Path, required=True, help="folder with tokenizer.model and its config"
-    )
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.model and its config")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=240.0)
-    parser.add_argument(
-        "--decay", type=float, default=0.4, help="share of the time over which the rate falls"
-    )
+    parser.add_argument("--decay", type=float, default=0.4, help="share of the time over which the rate falls")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--batch", type=int, default=32)

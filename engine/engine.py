@@ -1,0 +1,236 @@
+"""The engine: requests in, events out, one iteration at a time. Synchronous and single-threaded."""
+
+import math
+import time
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.batch import Scored
+from engine.blocks import BlockPool
+from engine.events import Event, Failed, ModelCard, StepStats
+from engine.filling import FillJob
+from engine.job import Counts, World
+from engine.requests import Fill, Request, RequestError
+from engine.runner import Runner
+from engine.scheduler import Scheduler
+from engine.scoring import ScoreJob
+from engine.sequence import Sequence
+from model.checkpoint import Checkpoint, load
+
+# How long a batch request is passed over before it goes ahead of new interactive ones.
+BATCH_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an engine is started with."""
+
+    model: str | None = None  # a checkpoint folder; None is the bundled demo
+    quant: str = "none"
+    device: str = "auto"
+    kv_cache_gb: float = 0.5
+    max_batch_tokens: int = 2048
+    block_size: int = 16
+    threads: int | None = None
+
+
+class Engine:
+    """A loaded model, its cache and the jobs under way."""
+
+    def __init__(self, config: EngineConfig, checkpoint: Checkpoint | None = None) -> None:
+        device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        path = Path(config.model) if config.model else None
+        loaded = checkpoint or load(path, config.quant, device)
+        model = loaded.model
+        c = model.config
+        bytes_per_block = (
+            2 * c.num_layers * c.hidden_size * config.block_size * model.word_embeddings.weight.element_size()
+        )
+        num_blocks = max(int(config.kv_cache_gb * 1e9 // bytes_per_block), 1)
+        # A context and a span at the model's limits must fit, or a request could wait forever.
+        num_blocks = max(num_blocks, 2 * -(-(c.max_sequence_length + 1) // config.block_size) + 2)
+        self.tokenizer = loaded.tokenizer
+        self.scheduler = Scheduler(BlockPool(num_blocks, config.block_size), config.max_batch_tokens)
+        self.runner = Runner(model, num_blocks, config.block_size)
+        self.card = ModelCard(
+            name=loaded.name,
+            family="glm",
+            quant=config.quant,
+            tp=1,
+            masks=list(self.tokenizer.masks),
+            max_context=c.max_sequence_length,
+            max_positions=c.max_sequence_length + 1,
+            max_span=c.max_sequence_length,
+            vocab_size=self.tokenizer.size,
+            strategy="append",
+            num_parameters=sum(p.numel() for p in model.parameters()),
+            kernels="torch",
+            created=int(time.time()),
+        )
+        never = torch.ones(c.vocab_size, dtype=torch.bool)
+        never[: self.tokenizer.num_pieces] = False
+        never[[self.tokenizer.eop, self.tokenizer.eos]] = False
+        self.world = World(self.tokenizer, self.card, never)
+        self._jobs: dict[str, _Entry] = {}
+        self._of: dict[Sequence, _Entry] = {}
+        self.last_stats: StepStats | None = None
+
+    def prepare(self, request: Request, request_id: str) -> "FillJob | ScoreJob":
+        """Checks and lays out a request; may run in another thread. Raises RequestError."""
+        _check_bias(request, self.world)
+        kind = FillJob if isinstance(request, Fill) else ScoreJob
+        return kind(request_id, request, self.world)  # type: ignore[arg-type]
+
+    def add(self, job: "FillJob | ScoreJob", request: Request) -> None:
+        """Starts a prepared job."""
+        now = time.monotonic()
+        timeout = request.timeout_s
+        entry = _Entry(job, now, None if timeout is None else now + timeout)
+        rank = now + (BATCH_PATIENCE_S if request.priority == "batch" else 0.0)
+        self._jobs[job.id] = entry
+        hits = self.scheduler.context_hits
+        sequences = job.start(self.scheduler, rank)
+        if self.scheduler.context_hits > hits:
+            job.counts.cached_tokens = job.counts.prompt_tokens
+        self._take(entry, sequences)
+
+    def cancel(
+        self, request_id: str, outcome: str = "cancelled", message: str = "cancelled by the client"
+    ) -> list[Event]:
+        """Ends a job and frees what it holds; no events if it is over already."""
+        entry = self._jobs.pop(request_id, None)
+        if entry is None:
+            return []
+        for sequence in entry.sequences:
+            self.scheduler.remove(sequence)
+            self._of.pop(sequence, None)
+        return [Failed(request_id, outcome, message, code=outcome)]  # type: ignore[arg-type]
+
+    @property
+    def idle(self) -> bool:
+        return not self._jobs
+
+    def step(self) -> list[Event]:
+        """One iteration: ends what is over its deadline, runs one batch, and tells what came of it."""
+        began = time.monotonic()
+        events: list[Event] = []
+        for entry in list(self._jobs.values()):
+            if entry.deadline is not None and began > entry.deadline:
+                events += self.cancel(entry.job.id, "deadline", "the request's deadline has passed")
+        preempted, queries, hits = (
+            self.scheduler.preemptions,
+            self.scheduler.context_queries,
+            self.scheduler.context_hits,
+        )
+        batch, chosen = self.scheduler.schedule()
+        bad = 0
+        first_tokens: list[float] = []
+        queued: list[float] = []
+        counts = Counts()
+        if chosen:
+            for sequence in chosen:
+                entry = self._of[sequence]
+                if not entry.started:
+                    entry.started = True
+                    queued.append(began - entry.arrived)
+            num_top = max((self._of[s].job.num_top for s in chosen), default=0)
+            results, bad = self.runner.run(batch, num_top)
+            for sequence, result in zip(chosen, results, strict=True):
+                if sequence in self._of:
+                    events += self._advance(sequence, result, first_tokens, counts)
+        self.last_stats = StepStats(
+            seconds=time.monotonic() - began,
+            rows=batch.num_rows,
+            running=len({id(self._of[s]) for s in self.scheduler.running}),
+            waiting=len(self._jobs) - len({id(self._of[s]) for s in self.scheduler.running}),
+            kv_cache_usage=self.scheduler.usage(),
+            context_cache_queries=self.scheduler.context_queries - queries,
+            context_cache_hits=self.scheduler.context_hits - hits,
+            preemptions=self.scheduler.preemptions - preempted,
+            nonfinite_rows=bad,
+            queue_seconds=queued,
+            first_token_seconds=first_tokens,
+            prompt_tokens=counts.prompt_tokens,
+            generated_tokens=counts.generated_tokens,
+            blanks=counts.blanks,
+            score_candidates=counts.score_candidates,
+            score_tokens=counts.score_tokens,
+        )
+        return events
+
+    def run(self, request: Request, request_id: str = "local") -> list[Event]:
+        """One request from start to end, for the command line and for tests."""
+        self.add(self.prepare(request, request_id), request)
+        events: list[Event] = []
+        while request_id in self._jobs:
+            events += self.step()
+        return events
+
+    def _advance(
+        self, sequence: Sequence, result: "Tensor | list[Scored | None]", first: list[float], counts: Counts
+    ) -> list[Event]:
+        entry = self._of[sequence]
+        if not _finite(result):
+            return self.cancel(entry.job.id, "error", "the model gave a result that is not a finite number")
+        if not entry.answered:
+            entry.answered = True
+            first.append(time.monotonic() - entry.arrived)
+        # `num_top` is the batch's; a job gets its own number of alternatives.
+        new, events = entry.job.advance(self.scheduler, sequence, _trimmed(result, entry.job.num_top))
+        if sequence.finished:
+            self.scheduler.remove(sequence)
+            entry.sequences.remove(sequence)
+            del self._of[sequence]
+        self._take(entry, new)
+        if entry.job.done:
+            del self._jobs[entry.job.id]
+            for name in (f.name for f in fields(Counts)):
+                setattr(counts, name, getattr(counts, name) + getattr(entry.job.counts, name))
+        return events
+
+    def _take(self, entry: "_Entry", sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            if sequence not in self._of:
+                self._of[sequence] = entry
+                entry.sequences.append(sequence)
+                self.scheduler.add(sequence)
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A job and what the engine keeps of it."""
+
+    job: "FillJob | ScoreJob"
+    arrived: float
+    deadline: float | None
+    sequences: list[Sequence] = field(default_factory=list)
+    started: bool = False
+    answered: bool = False
+
+
+def _finite(result: "Tensor | list[Scored | None]") -> bool:
+    if isinstance(result, Tensor):
+        return bool(torch.isfinite(result).all())
+    return all(math.isfinite(item.logprob) for item in result if item is not None)
+
+
+def _trimmed(result: "Tensor | list[Scored | None]", num_top: int) -> "Tensor | list[Scored | None]":
+    if isinstance(result, Tensor):
+        return result
+    return [None if item is None else replace(item, top=item.top[:num_top]) for item in result]
+
+
+def _check_bias(request: Request, world: World) -> None:
+    if not isinstance(request, Fill):
+        return
+    for token_id in request.sampling.logit_bias:
+        if not 0 <= token_id < world.card.vocab_size:
+            raise RequestError(
+                f"logit_bias names token {token_id}, the vocabulary has ids 0 … {world.card.vocab_size - 1}",
+                "logit_bias",
+            )

@@ -1,0 +1,79 @@
+"""A job: a request under way. It turns results of sequences into new sequences and events."""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from engine.batch import Scored
+from engine.events import Event, ModelCard
+from engine.requests import Mask, RequestError, Segments
+from engine.sequence import Context, Sequence
+from model.layout import LayoutError, PartA, part_a
+from model.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a job adds to the metrics."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    blanks: int = 0
+    score_candidates: int = 0
+    score_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a job may use: the tokenizer, the model's limits, the engine's contexts, and its own rank."""
+
+    tokenizer: Tokenizer
+    card: ModelCard
+    never: Tensor  # ids that are never drawn
+
+    def lay_out(self, segments: Segments, param: str) -> PartA:
+        """Part A of segments. Raises RequestError for unknown masks and texts over the limit."""
+        try:
+            part = part_a([(s.name,) if isinstance(s, Mask) else s for s in segments], self.tokenizer)
+        except LayoutError as error:
+            raise RequestError(str(error), param, "unsupported_mask") from None
+        if len(part) > self.card.max_context:
+            raise RequestError(
+                f"the text has {len(part)} tokens, this model takes at most {self.card.max_context}",
+                param,
+                "context_length_exceeded",
+            )
+        return part
+
+
+class Host(Protocol):
+    """What the engine lends a job while it runs."""
+
+    def context(self, token_ids: tuple[int, ...]) -> Context: ...
+
+
+class Job(Protocol):
+    """A request under way."""
+
+    id: str
+    num_top: int
+    counts: Counts
+
+    def start(self, host: Host, rank: float) -> list[Sequence]:
+        """The sequences to run first."""
+
+    def advance(
+        self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]
+    ) -> tuple[list[Sequence], list[Event]]:
+        """Takes one sequence's result. Marks it finished, or pushes its next row; gives new sequences and events."""
+
+    @property
+    def done(self) -> bool: ...
+
+
+def top_objects(tops: Items[Items[tuple[int, float]]], tokenizer: Tokenizer) -> list[list[dict[str, Any]]]:
+    """The wire form of alternatives: for each token a list of {"token_id", "token", "logprob"}."""
+    return [[{"token_id": i, "token": tokenizer.piece(i), "logprob": p} for i, p in top] for top in tops]

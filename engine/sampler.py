@@ -1,0 +1,70 @@
+"""The sampler: draws the next token of one sequence from its log-probabilities."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.batch import Scored
+from engine.requests import Sampling
+
+
+class Sampler:
+    """One sequence's way of drawing: its settings, its random numbers, and the ids that are never drawn."""
+
+    def __init__(self, sampling: Sampling, never: Tensor, seed: int | None) -> None:
+        self.sampling = sampling
+        self._never = never
+        self._generator = torch.Generator()
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+
+    def draw(self, logprobs: Tensor, history: Sequence[int], banned: Collection[int], num_top: int) -> Scored:
+        """The drawn token with its raw log-probability, before penalties, temperature and truncation.
+
+        `history` are the blank's tokens so far, `banned` further ids that may not come now (such as the end token
+        before `min_tokens`). All on the CPU in float32, one row at a time: neighbours cannot change a draw.
+        """
+        raw = logprobs.float().cpu()
+        s = self.sampling
+        scores = raw.clone()
+        if s.repetition_penalty != 1.0 and history:
+            seen = torch.tensor(sorted(set(history)))
+            # Log-probabilities are negative, so dividing by 1/penalty lowers them, as CTRL's rule does.
+            scores[seen] *= s.repetition_penalty
+        for token_id, bias in s.logit_bias.items():
+            scores[token_id] += bias
+        scores[self._never] = -torch.inf
+        for token_id in (*banned, *_repeats(history, s.no_repeat_ngram_size)):
+            scores[token_id] = -torch.inf
+        token = int(scores.argmax()) if s.temperature == 0 else self._random(scores / s.temperature)
+        top: tuple[tuple[int, float], ...] = ()
+        if num_top:
+            best = raw.topk(num_top)
+            top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        return Scored(token, float(raw[token]), top)
+
+    def _random(self, scores: Tensor) -> int:
+        s = self.sampling
+        probabilities, order = torch.softmax(scores, dim=-1).sort(descending=True, stable=True)
+        keep = probabilities > 0
+        if s.top_k:
+            keep[s.top_k :] = False
+        if s.top_p < 1:
+            # A token stays while those before it hold less than top_p.
+            keep &= probabilities.cumsum(0) - probabilities < s.top_p
+        if s.min_p:
+            keep &= probabilities >= s.min_p * probabilities[0]
+        keep[0] = True
+        return int(order[torch.multinomial(probabilities * keep, 1, generator=self._generator)])
+
+
+def _repeats(history: Sequence[int], size: int) -> set[int]:
+    """The tokens that would complete an n-gram that the history already holds."""
+    if not size or len(history) < size:
+        return set()
+    tail = tuple(history[len(history) - size + 1 :])
+    starts = range(len(history) - size + 1)
+    return {history[i + size - 1] for i in starts if tuple(history[i : i + size - 1]) == tail}

@@ -1,0 +1,219 @@
+"""Scoring: a `Score` as sequences whose every next token is known.
+
+A candidate in one span order is one sequence over the shared context; all of them go through one packed step.
+The log-probability of a candidate is the mean over the orders asked for: GLM's objective is an expectation over
+orders (arXiv 2103.10360, equation 1).
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from engine.batch import Scored
+from engine.events import Done, Event, ResultDone
+from engine.job import Counts, Host, World, top_objects
+from engine.requests import Mask, RequestError, Score
+from engine.sequence import Sequence
+from model.layout import PartA, span_ids
+
+MAX_ORDERS = 120  # 5 blanks in all orders
+
+Order = tuple[int, ...]
+Spans = list[list[Scored]]  # each blank's tokens, the end token last
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One string per blank, their tokens, and what each order gave."""
+
+    texts: tuple[str, ...]
+    ids: list[list[int]]
+    scored: dict[Order, Spans]
+
+
+class ScoreJob:
+    """All candidates of a `Score` in all orders."""
+
+    def __init__(self, request_id: str, score: Score, world: World) -> None:
+        self.id = request_id
+        self.score = score
+        self.world = world
+        self.num_top = score.logprobs or 0
+        self.counts = Counts()
+        self.part, texts, param = self._read()
+        self.orders = _orders(score, len(self.part.blanks))
+        self.candidates = [Candidate(t, self._tokens(t, param), {}) for t in texts]
+        self._of: dict[Sequence, tuple[Candidate, Order]] = {}
+        self.counts.prompt_tokens = len(self.part)
+        self.counts.score_candidates = len(self.candidates)
+        self.counts.score_tokens = sum(len(ids) for c in self.candidates for ids in c.ids)
+
+    def start(self, host: Host, rank: float) -> list[Sequence]:
+        for candidate in self.candidates:
+            for order in self.orders:
+                sequence = Sequence(host.context(self.part.token_ids), "scores", rank)
+                for number in order:
+                    ids = candidate.ids[number]
+                    position = self.part.blanks[number].position
+                    for block, token in enumerate([self.world.tokenizer.sop, *ids]):
+                        sequence.push(token, position, block + 1)
+                    sequence.targets += [*ids, self.world.tokenizer.eop]
+                self._of[sequence] = candidate, order
+        return list(self._of)
+
+    def advance(
+        self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]
+    ) -> tuple[list[Sequence], list[Event]]:
+        assert not isinstance(result, Tensor)
+        sequence.finished = True
+        candidate, order = self._of.pop(sequence)
+        row = iter(item for item in result if item is not None)
+        spans: dict[int, list[Scored]] = {}
+        for number in order:
+            spans[number] = list(itertools.islice(row, len(candidate.ids[number]) + 1))
+        candidate.scored[order] = [spans[n] for n in range(len(order))]
+        return [], list(self._finish()) if self.done else []
+
+    @property
+    def done(self) -> bool:
+        return not self._of
+
+    def _read(self) -> tuple[PartA, list[tuple[str, ...]], str]:
+        """The context, each candidate's strings, and the field they came from."""
+        s = self.score
+        if s.sentence_a is not None:
+            raise RequestError(
+                "sentence_a and sentence_b need a model with a next-sentence head; this one has none",
+                "sentence_a",
+                "unsupported",
+            )
+        if s.context is not None and s.targets is not None:
+            masks = [m for m in s.context if isinstance(m, Mask)]
+            if len(masks) > 1:
+                raise RequestError(f"context has {len(masks)} masks, at most one is allowed", "context")
+            context = s.context if masks else (*s.context, self._open_mask())
+            return self.world.lay_out(context, "context"), [(t,) for t in s.targets], "targets"
+        assert s.text is not None
+        if s.spans is None:
+            if any(isinstance(m, Mask) for m in s.text):
+                raise RequestError("text has blanks, so spans must say what stands in them", "spans")
+            whole = "".join(t for t in s.text if isinstance(t, str))
+            return self.world.lay_out((self._open_mask(),), "text"), [(whole,)], "text"
+        part = self.world.lay_out(s.text, "text")
+        for spans in s.spans:
+            if len(spans) != len(part.blanks):
+                raise RequestError(f"text has {len(part.blanks)} blanks, spans has {len(spans)} strings", "spans")
+        if not part.blanks:
+            raise RequestError("text has no blank for spans to stand in", "text")
+        return part, list(s.spans), "spans"
+
+    def _open_mask(self) -> Mask:
+        return Mask("[gMASK]" if "[gMASK]" in self.world.card.masks else "[MASK]")
+
+    def _tokens(self, texts: tuple[str, ...], param: str) -> list[list[int]]:
+        rows = [span_ids(t, b, self.world.tokenizer) for t, b in zip(texts, self.part.blanks, strict=True)]
+        for text, ids in zip(texts, rows, strict=True):
+            if not text:
+                raise RequestError(f"{param} holds an empty string; there is nothing to score", param)
+            limit = self.world.card.max_span
+            if len(ids) > limit:
+                raise RequestError(
+                    f"{param} holds a string of {len(ids)} tokens, this model takes at most {limit}",
+                    param,
+                    "context_length_exceeded",
+                )
+        return rows
+
+    def _finish(self) -> Iterator[Event]:
+        results = [self._result(number, c) for number, c in enumerate(self.candidates)]
+        yield from (ResultDone(self.id, r) for r in results)
+        normalized = [r["normalized"] for r in results]
+        top = max(normalized)
+        weights = [math.exp(n - top) for n in normalized]
+        c = self.counts
+        usage = {
+            "prompt_tokens": c.prompt_tokens,
+            "completion_tokens": c.score_tokens,
+            "total_tokens": c.prompt_tokens + c.score_tokens,
+            "cached_tokens": c.cached_tokens,
+        }
+        extra = {"best": normalized.index(top), "probabilities": [w / sum(weights) for w in weights]}
+        yield Done(self.id, usage, extra)
+
+    def _result(self, index: int, candidate: Candidate) -> dict[str, Any]:
+        """The object of `results[]`. Log-probabilities of tokens and spans are means over the orders too."""
+        spans = []
+        for number, ids in enumerate(candidate.ids):
+            runs = [candidate.scored[order][number] for order in self.orders]
+            tokens = [_mean(run[i].logprob for run in runs) for i in range(len(ids))]
+            end = _mean(run[-1].logprob for run in runs)
+            spans.append(
+                {
+                    "index": number,
+                    "text": candidate.texts[number],
+                    "logprob": math.fsum(tokens) + (end if self.score.include_end else 0.0),
+                    "token_ids": ids,
+                    "tokens": [self.world.tokenizer.piece(i) for i in ids],
+                    "token_logprobs": tokens,
+                    "top_logprobs": (
+                        top_objects([t.top for t in runs[0][:-1]], self.world.tokenizer)
+                        if self.score.logprobs is not None
+                        else None
+                    ),
+                    "end_logprob": end,
+                }
+            )
+        totals = [self._total(candidate.scored[o]) for o in self.orders]
+        logprob = _mean(iter(totals))
+        num_tokens = sum(len(ids) + self.score.include_end for ids in candidate.ids)
+        length = {"none": 1, "token": num_tokens, "char": sum(map(len, candidate.texts))}[self.score.normalize]
+        return {
+            "index": index,
+            "logprob": logprob,
+            "normalized": logprob / length,
+            "perplexity": math.exp(min(-logprob / num_tokens, 700.0)),
+            "num_tokens": num_tokens,
+            "spans": spans,
+            "orders": [{"order": list(o), "logprob": t} for o, t in zip(self.orders, totals, strict=True)],
+        }
+
+    def _total(self, spans: Spans) -> float:
+        return math.fsum(t.logprob for span in spans for t in (span if self.score.include_end else span[:-1]))
+
+
+def _orders(score: Score, count: int) -> list[Order]:
+    """The span orders asked for, each once. Raises RequestError."""
+    asked = score.orders
+    identity = tuple(range(count))
+    if asked == "left_to_right":
+        return [identity]
+    if asked == "all":
+        if math.factorial(count) > MAX_ORDERS:
+            raise RequestError(f'orders "all" takes at most 5 blanks, the text has {count}; give a number', "orders")
+        return list(itertools.permutations(identity))
+    if isinstance(asked, int):
+        if not 1 <= asked <= MAX_ORDERS:
+            raise RequestError(f"orders must be between 1 and {MAX_ORDERS}", "orders")
+        rng = random.Random(score.seed)
+        drawn: dict[Order, None] = {}
+        while len(drawn) < min(asked, math.factorial(min(count, 6))):
+            drawn[tuple(rng.sample(identity, count))] = None
+        return list(drawn)
+    if isinstance(asked, str):
+        raise RequestError('orders must be "left_to_right", "all", a number or a list of lists', "orders")
+    if not 1 <= len(asked) <= MAX_ORDERS:
+        raise RequestError(f"orders holds {len(asked)} lists, between 1 and {MAX_ORDERS} are allowed", "orders")
+    for order in asked:
+        if sorted(order) != list(identity):
+            raise RequestError(f"each order must hold the {count} blank indices 0 … {count - 1} once", "orders")
+    return list(dict.fromkeys(asked))
+
+
+def _mean(values: Iterator[float]) -> float:
+    items = list(values)
+    return math.fsum(items) / len(items)

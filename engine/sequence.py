@@ -1,0 +1,49 @@
+"""What is scheduled: a context (part A), encoded once, and sequences (part B) over it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Want = Literal["token", "scores"]
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """Part A of one or many sequences. `blocks` is None until the context is encoded in the cache."""
+
+    token_ids: tuple[int, ...]
+    blocks: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Rows of part B over a context: some computed, the rest waiting to be.
+
+    A sequence wants either the next token after its last row, or the log-probabilities of `targets`, one per
+    row (−1 for none). `held` are the context's blocks that it shares, `blocks` its own; both empty while it waits.
+    """
+
+    context: Context
+    want: Want
+    rank: float  # smaller goes first; see Scheduler.add
+    token_ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    block_positions: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    computed: int = 0
+    held: tuple[int, ...] = ()
+    blocks: list[int] = field(default_factory=list)
+    finished: bool = False
+
+    def push(self, token_id: int, position: int, block_position: int) -> None:
+        """Adds a row to be computed."""
+        self.token_ids.append(token_id)
+        self.positions.append(position)
+        self.block_positions.append(block_position)
+
+    @property
+    def pending(self) -> int:
+        """Rows not computed yet."""
+        return len(self.token_ids) - self.computed

@@ -1,0 +1,69 @@
+"""The application: routes, middleware and error handling around one engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from engine.client import EngineClient
+from server import catalog, infill, openapi, probes, score, tokens
+from server.body import BodyLimit
+from server.errors import HANDLED, answer_error
+from server.gate import Admission, Gate
+from server.logs import make_log
+from server.metrics import Metrics
+from server.observer import Observer
+from server.service import Service
+from server.settings import Settings
+
+ROUTERS = (infill.router, score.router, tokens.router, catalog.router, probes.router, openapi.router)
+ROUTES = frozenset(
+    {"/v1/infill", "/v1/score", "/v1/tokenize", "/v1/detokenize", "/v1/models"}
+    | {"/live", "/ready", "/health", "/metrics", "/docs", "/openapi.json"}
+)
+
+
+def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
+    """An application that starts and stops the engine with its own life. `app.state.drain()` refuses new work."""
+    gate = Gate(settings.max_queue)
+    service = Service(settings, engine, gate, Metrics(), make_log(settings.log_level))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await engine.start()
+        try:
+            yield
+        finally:
+            gate.drain()
+            await engine.stop()
+
+    app = FastAPI(
+        title="glm-infill",
+        version=_version(),
+        description="Fills the blanks of a text, and scores what could stand there.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Observer, metrics=service.metrics, log=service.log, routes=ROUTES),
+            Middleware(Admission, gate=gate),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+        exception_handlers={kind: answer_error for kind in HANDLED},
+    )
+    app.state.service = service
+    app.state.drain = gate.drain
+    for router in ROUTERS:
+        app.include_router(router)
+    app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("glm-infill")
+    except PackageNotFoundError:
+        return "0+source"

@@ -1,0 +1,48 @@
+"""`GET /v1/models`: what is loaded, what it can do, and how much one request may ask of it."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+
+from engine.events import ModelCard
+from server.answer import Answer
+from server.service import Service, service_of
+from server.settings import Limits
+
+router = APIRouter()
+
+
+@router.get("/v1/models", tags=["models"])
+async def models(service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """The loaded model, as a list of one."""
+    return Answer({"object": "list", "data": [_entry(service.engine.card, service.settings.limits)]})
+
+
+def _entry(card: ModelCard, limits: Limits) -> dict[str, Any]:
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "glm-infill",
+        "family": card.family,
+        "num_parameters": card.num_parameters,
+        "capabilities": {
+            "infill": True,
+            "score": True,
+            "stream": True,
+            "masks": card.masks,
+            "strategy": card.strategy,
+            "next_sentence": card.next_sentence,
+        },
+        "limits": {
+            "max_context": card.max_context,
+            "max_positions": card.max_positions,
+            "max_span": card.max_span,
+            "vocab_size": card.vocab_size,
+            **limits.model_dump(),
+        },
+        "quantization": card.quant,
+        "tp": card.tp,
+        "kernels": card.kernels,
+        "adapters": [],
+    }

@@ -1,0 +1,133 @@
+"""The errors of the API: one shape, and one table from what went wrong to status, type and code."""
+
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Scope
+
+from engine.client import EngineOverloaded, EngineUnavailable
+from engine.events import Failed
+from engine.requests import RequestError
+from server.answer import Answer
+
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "overloaded_error",
+    504: "server_error",
+}
+EXCEPTIONS: dict[type[Exception], tuple[int, str]] = {
+    RequestError: (400, "invalid_value"),
+    EngineOverloaded: (503, "queue_full"),
+    EngineUnavailable: (503, "not_ready"),
+}
+OUTCOMES = {
+    "invalid": (400, "invalid_value"),
+    "cancelled": (499, "cancelled"),
+    "deadline": (504, "deadline"),
+    "overloaded": (503, "overloaded"),
+    "error": (500, "internal_error"),
+}
+FRAMEWORK = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    422: "invalid_value",
+}
+NOT_FOUND = {"model_not_found", "adapter_not_found"}
+MAX_PATH_LEN = 120
+
+
+@dataclass
+class ApiError(Exception):
+    """A refusal as the client sees it."""
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, dict[str, str | None]]:
+        kind = TYPES.get(self.status, "invalid_request_error")
+        return {
+            "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code},
+        }
+
+    def answer(self, scope: Scope) -> Answer:
+        """The response; leaves the code in the scope for those who count refusals."""
+        scope.setdefault("state", {})["code"] = self.code
+        headers = dict(self.headers)
+        if self.status == 503:
+            headers["retry-after"] = "1"
+        if self.status == 500:
+            # What failed once on this input fails again: keep clients from retrying in a loop.
+            headers["x-should-retry"] = "false"
+        return Answer(self.body, self.status, headers)
+
+
+def translate(error: Exception, request_id: str) -> ApiError:
+    """Any exception as the error that a client may see of it."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, HTTPException):
+        code = FRAMEWORK.get(error.status_code, "error")
+        return ApiError(error.status_code, error.detail, code, headers=dict(error.headers or {}))
+    if isinstance(error, RequestError):
+        status = 404 if error.code in NOT_FOUND else 400
+        return ApiError(status, error.message, error.code, error.param)
+    if isinstance(error, ValidationError):
+        return invalid(error)
+    for kind, (status, code) in EXCEPTIONS.items():
+        if isinstance(error, kind):
+            return ApiError(status, str(error), code)
+    return internal(request_id)
+
+
+def internal(request_id: str) -> ApiError:
+    """A failure of ours: the text tells nothing but where to look it up."""
+    return ApiError(500, f"internal error; quote request id {request_id}", "internal_error")
+
+
+def failure(event: Failed, request_id: str) -> ApiError:
+    """The engine's verdict on a request."""
+    status, code = OUTCOMES[event.outcome]
+    if status == 500:
+        return internal(request_id)
+    if event.code in NOT_FOUND:
+        status = 404
+    return ApiError(status, event.message, event.code or code, event.param)
+
+
+def invalid(error: ValidationError) -> ApiError:
+    """The first complaint about a wire model, in one line that names the field."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = _path(first["loc"])
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"unknown field {path}", "unknown_field", path)
+    if first["type"] == "missing":
+        return ApiError(400, f"{path} is required", "missing_field", path)
+    return ApiError(400, f"{path}: {first['msg']}", "invalid_value", path)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Dotted path of a field. Parts in angle brackets are branches of our unions, not the client's fields."""
+    parts = [str(part) for part in location if not str(part).startswith("<")]
+    path = ".".join(part if part.isprintable() else ascii(part) for part in parts)
+    return path if len(path) <= MAX_PATH_LEN else path[:MAX_PATH_LEN] + "…"
+
+
+async def answer_error(request: Request, error: Exception) -> Answer:
+    """The exception handler of the application."""
+    return translate(error, request.state.request_id).answer(request.scope)
+
+
+HANDLED = (ApiError, HTTPException, ValidationError, *EXCEPTIONS)

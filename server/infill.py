@@ -1,0 +1,35 @@
+"""`POST /v1/infill`: fills the blanks of a text, whole or as a stream."""
+
+import time
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from server.answer import Answer
+from server.body import read_object
+from server.exchange import complete, submit
+from server.openapi import takes
+from server.schemas import InfillRequest
+from server.service import Service, service_of
+from server.streaming import EventStream, Stream
+
+router = APIRouter()
+
+
+@router.post("/v1/infill", openapi_extra=takes(InfillRequest), tags=["infill"])
+async def infill(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
+    """Fills every blank of every input, `n` times."""
+    settings = service.settings
+    body = InfillRequest.model_validate(await read_object(request, settings.body_seconds))
+    work = body.fill(settings.limits)
+    card = service.engine.card
+    body.check_names(card)
+    work_id = f"infill-{uuid4().hex}"
+    head = {"id": work_id, "object": "infill", "created": int(time.time()), "model": card.name}
+    events = submit(service.engine, work, work_id)
+    if body.stream:
+        return EventStream(service, Stream(events, head, request.state.request_id))
+    results, done = await complete(service, request, events)
+    return Answer({**head, "results": results, **done.extra, "usage": done.usage})

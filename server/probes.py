@@ -1,0 +1,35 @@
+"""The probes: is the process alive, is it ready for work, and what has it done."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.responses import Response
+
+from server.answer import Answer
+from server.service import Service, service_of
+
+router = APIRouter(tags=["probes"])
+
+
+@router.get("/live")
+async def live() -> Answer:
+    """200 as long as the process answers at all; never depends on the model or on load."""
+    return Answer({"status": "live"})
+
+
+@router.get("/ready")
+@router.get("/health")
+async def ready(service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """200 when new work is welcome; 503 while loading, draining or a rank is lost, and the body says which."""
+    status, detail = service.engine.state()
+    if service.gate.draining:
+        status, detail = "draining", f"{service.gate.inside} requests in flight"
+    body = {"status": status, "detail": detail, "ranks_alive": service.engine.ranks_alive}
+    return Answer(body, 200 if status == "ready" else 503)
+
+
+@router.get("/metrics")
+async def metrics(service: Annotated[Service, Depends(service_of)]) -> Response:
+    """The metrics in Prometheus' text format."""
+    return Response(service.metrics.expose(service.engine), media_type=CONTENT_TYPE_PLAIN_0_0_4)

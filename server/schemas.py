@@ -1,0 +1,331 @@
+"""The requests on the wire, and what they become for the engine."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from engine.events import ModelCard
+from engine.requests import Fill, Mask, Priority, RequestError, Sampling, Score, Segments, Strategy
+from server.settings import Limits
+
+MASKS = re.compile(r"(\[[sg]?MASK\])")
+INT32 = 2**31 - 1
+Item = TypeVar("Item")
+
+Number = Annotated[int, Field(ge=0, le=INT32)]
+Positive = Annotated[int, Field(ge=1, le=INT32)]
+TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+# Unions are told apart by the JSON type, so that an error speaks of one branch only; `errors` drops the tags.
+ONE_OR_LIST = Discriminator(lambda value: "<list>" if isinstance(value, list) else "<one>")
+Text = Annotated[
+    Annotated[str, Tag("<one>")] | Annotated[list[str], Field(min_length=1), Tag("<list>")], ONE_OR_LIST
+]
+Stop = Annotated[
+    Annotated[StopString, Tag("<one>")] | Annotated[list[StopString], Tag("<list>")], ONE_OR_LIST
+]
+MaxTokens = Annotated[
+    Annotated[Positive, Tag("<one>")] | Annotated[list[Positive], Field(min_length=1), Tag("<list>")],
+    ONE_OR_LIST,
+]
+MinTokens = Annotated[
+    Annotated[Number, Tag("<one>")] | Annotated[list[Number], Field(min_length=1), Tag("<list>")],
+    ONE_OR_LIST,
+]
+OrderName = Literal["left_to_right", "right_to_left", "random", "confident"]
+Order = Annotated[
+    Annotated[OrderName, Tag("<one>")] | Annotated[list[Number], Field(min_length=1), Tag("<list>")],
+    ONE_OR_LIST,
+]
+Spans = Annotated[
+    Annotated[list[str], Field(min_length=1), Tag("<span>")]
+    | Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1), Tag("<candidates>")],
+    Discriminator(
+        lambda value: (
+            "<candidates>" if isinstance(value, list) and value and isinstance(value[0], list) else "<span>"
+        )
+    ),
+]
+Orders = Annotated[
+    Annotated[Literal["left_to_right", "all"], Tag("<name>")]
+    | Annotated[Positive, Tag("<number>")]
+    | Annotated[list[Annotated[list[Number], Field(min_length=1)]], Field(min_length=1), Tag("<list>")],
+    Discriminator(
+        lambda value: (
+            "<list>" if isinstance(value, list) else "<name>" if isinstance(value, str) else "<number>"
+        )
+    ),
+]
+
+
+class Wire(BaseModel):
+    """What all bodies share: nothing unknown, nothing converted, nothing infinite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class Work(Wire):
+    """What fills and scores share."""
+
+    model: str | None = None
+    adapter: str | None = None
+    logprobs: Number | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+
+    def check_names(self, card: ModelCard) -> None:
+        """Refuses a model or an adapter that is not loaded."""
+        if self.model not in (None, card.name):
+            raise RequestError(f"the only model here is {card.name!r}", "model", "model_not_found")
+        if self.adapter is not None:
+            raise RequestError("no adapters are loaded", "adapter", "adapter_not_found")
+
+    def check_common(self, limits: Limits) -> None:
+        """Holds the shared fields against the limits."""
+        _at_most("logprobs", self.logprobs or 0, limits.logprobs)
+        _at_most("timeout_s", self.timeout_s or 0, limits.timeout_s)
+
+
+class MaskSegment(Wire):
+    """A blank in `segments`."""
+
+    mask: Literal["[MASK]", "[sMASK]", "[gMASK]"]
+
+
+Segment = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[MaskSegment, Tag("<mask>")],
+    Discriminator(lambda value: "<mask>" if isinstance(value, dict | MaskSegment) else "<text>"),
+]
+
+
+class InfillRequest(Work):
+    """The body of `POST /v1/infill`."""
+
+    text: Text | None = None
+    segments: Annotated[list[Segment], Field(min_length=1)] | None = None
+    max_tokens: MaxTokens = 64
+    min_tokens: MinTokens = 0
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    top_k: Number = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024)] = 0
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = {}
+    stop: Stop | None = None
+    n: Positive = 1
+    num_beams: Positive = 1
+    length_penalty: float = 1.0
+    choices: Any = None
+    regex: Any = None
+    order: Order = "left_to_right"
+    strategy: Strategy | None = None
+    stream: bool = False
+    priority: Priority = "interactive"
+
+    def fill(self, limits: Limits) -> Fill:
+        """The request for the engine. Raises RequestError for what is over a limit or not there yet."""
+        self._check_supported()
+        self.check_common(limits)
+        inputs = self._inputs()
+        max_tokens, min_tokens = _tuple(self.max_tokens), _tuple(self.min_tokens)
+        stop = () if self.stop is None else _tuple(self.stop)
+        _at_most("text", len(inputs), limits.inputs, "inputs")
+        for text in inputs:
+            _at_most(
+                "text" if self.segments is None else "segments", _num_blanks(text), limits.blanks, "blanks"
+            )
+        _at_most("n", self.n, limits.n)
+        _at_most("max_tokens", max(max_tokens), limits.max_tokens)
+        for param, numbers in (("max_tokens", max_tokens), ("min_tokens", min_tokens)):
+            _at_most(param, len(numbers), limits.blanks, "items")
+        if any(low > high for low, high in _aligned(min_tokens, max_tokens)):
+            raise RequestError("min_tokens is above max_tokens", "min_tokens")
+        _at_most("stop", len(stop), limits.stop, "items")
+        _at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
+        return Fill(
+            inputs=inputs,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            sampling=Sampling(
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                min_p=self.min_p,
+                repetition_penalty=self.repetition_penalty,
+                no_repeat_ngram_size=self.no_repeat_ngram_size,
+                logit_bias={int(token_id): bias for token_id, bias in self.logit_bias.items()},
+                stop=stop,
+                seed=self.seed,
+            ),
+            n=self.n,
+            order=self.order if isinstance(self.order, str) else tuple(self.order),
+            strategy=self.strategy,
+            logprobs=self.logprobs,
+            stream=self.stream,
+            priority=self.priority,
+            timeout_s=self.timeout_s or limits.timeout_s,
+        )
+
+    def _inputs(self) -> tuple[Segments, ...]:
+        if (self.text is None) == (self.segments is None):
+            raise RequestError("give exactly one of: text; segments", "text", "invalid_form")
+        if self.segments is not None:
+            return (tuple(s if isinstance(s, str) else Mask(s.mask) for s in self.segments),)
+        assert self.text is not None
+        return tuple(split(text) for text in _tuple(self.text))
+
+    def _check_supported(self) -> None:
+        later = {
+            "num_beams": self.num_beams != 1,
+            "length_penalty": self.length_penalty != 1.0,
+            "choices": self.choices is not None,
+            "regex": self.regex is not None,
+        }
+        for param, is_used in later.items():
+            if is_used:
+                raise RequestError(f"{param} is not supported yet by this version", param, "unsupported")
+
+
+FORMS: tuple[set[str], ...] = (
+    {"text"},
+    {"text", "spans"},
+    {"context", "target"},
+    {"context", "targets"},
+    {"sentence_a", "sentence_b"},
+)
+FORM_FIELDS = sorted(set().union(*FORMS))
+FORMS_TEXT = "text; text and spans; context and target; context and targets; sentence_a and sentence_b"
+
+
+class ScoreRequest(Work):
+    """The body of `POST /v1/score`."""
+
+    text: str | None = None
+    spans: Spans | None = None
+    context: str | None = None
+    target: str | None = None
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    sentence_a: str | None = None
+    sentence_b: str | None = None
+    include_end: bool = False
+    orders: Orders = "left_to_right"
+    normalize: Literal["none", "token", "char"] = "none"
+    priority: Priority = "batch"
+
+    def score(self, limits: Limits) -> Score:
+        """The request for the engine. Raises RequestError for a mixed form and what is over a limit."""
+        if {name for name in FORM_FIELDS if getattr(self, name) is not None} not in FORMS:
+            raise RequestError(f"give exactly one of: {FORMS_TEXT}", None, "invalid_form")
+        self.check_common(limits)
+        text = None if self.text is None else split(self.text)
+        spans = self._spans(text, limits)
+        targets = self._targets(limits)
+        orders = self._orders(0 if text is None else _num_blanks(text), limits)
+        return Score(
+            text=text,
+            spans=spans,
+            context=None if self.context is None else split(self.context),
+            targets=targets,
+            sentence_a=self.sentence_a,
+            sentence_b=self.sentence_b,
+            include_end=self.include_end,
+            orders=orders,
+            normalize=self.normalize,
+            logprobs=self.logprobs,
+            seed=self.seed,
+            priority=self.priority,
+            timeout_s=self.timeout_s or limits.timeout_s,
+        )
+
+    def _spans(self, text: Segments | None, limits: Limits) -> tuple[tuple[str, ...], ...] | None:
+        if text is None:
+            return None
+        num_blanks = _num_blanks(text)
+        _at_most("text", num_blanks, limits.blanks, "blanks")
+        if self.spans is None:
+            if num_blanks:
+                raise RequestError("a text with blanks needs spans to put there", "spans", "invalid_form")
+            return None
+        if not num_blanks:
+            raise RequestError("spans need a text with a blank for each", "text", "invalid_form")
+        first = self.spans[0]
+        candidates: Iterable[Any] = (self.spans,) if isinstance(first, str) else self.spans
+        spans = tuple(tuple(candidate) for candidate in candidates)
+        _at_most("spans", len(spans), limits.candidates, "candidates")
+        for candidate in spans:
+            if len(candidate) != num_blanks:
+                message = f"a candidate has {len(candidate)} spans for {num_blanks} blanks"
+                raise RequestError(message, "spans")
+            _no_masks("spans", candidate)
+        return spans
+
+    def _targets(self, limits: Limits) -> tuple[str, ...] | None:
+        if self.target is not None:
+            _no_masks("target", (self.target,))
+            return (self.target,)
+        if self.targets is None:
+            return None
+        _at_most("targets", len(self.targets), limits.candidates, "candidates")
+        _no_masks("targets", self.targets)
+        return tuple(self.targets)
+
+    def _orders(self, num_blanks: int, limits: Limits) -> str | int | tuple[tuple[int, ...], ...]:
+        if isinstance(self.orders, list):
+            _at_most("orders", len(self.orders), limits.orders, "orders")
+            return tuple(tuple(order) for order in self.orders)
+        if isinstance(self.orders, int):
+            _at_most("orders", self.orders, limits.orders)
+        elif self.orders == "all":
+            _at_most("orders", math.factorial(num_blanks), limits.orders, "orders")
+        return self.orders
+
+
+class TokenizeRequest(Wire):
+    """The body of `POST /v1/tokenize`."""
+
+    text: str
+
+
+class DetokenizeRequest(Wire):
+    """The body of `POST /v1/detokenize`."""
+
+    tokens: list[Number]
+
+
+def split(text: str) -> Segments:
+    """The text with its masks set apart. Whether the checkpoint knows such a mask is for the engine to say."""
+    return tuple(Mask(part) if MASKS.fullmatch(part) else part for part in MASKS.split(text) if part)
+
+
+def _num_blanks(text: Segments) -> int:
+    return sum(isinstance(segment, Mask) for segment in text)
+
+
+def _tuple(value: Item | list[Item]) -> tuple[Item, ...]:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _aligned(low: tuple[int, ...], high: tuple[int, ...]) -> Iterable[tuple[int, int]]:
+    """Pairs per blank, where one number stands for all blanks."""
+    length = max(len(low), len(high))
+    spread = [values * length if len(values) == 1 else values for values in (low, high)]
+    return zip(*spread, strict=False)
+
+
+def _at_most(param: str, value: float, limit: float, what: str = "") -> None:
+    if value > limit:
+        # A factorial has more digits than anyone wants to read, hence the float form.
+        subject = f"{param} has {value:g} {what}" if what else f"{param} is {value:g}"
+        raise RequestError(f"{subject}; the limit is {limit:g}", param)
+
+
+def _no_masks(param: str, texts: Iterable[str]) -> None:
+    for text in texts:
+        mask = MASKS.search(text)
+        if mask:
+            raise RequestError(f"{param} may not contain the mask {mask[0]}", param)

@@ -1,0 +1,36 @@
+"""The service: what every route works with, made once by the application factory."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import Request
+from structlog.typing import FilteringBoundLogger
+
+from engine.client import EngineClient
+from engine.events import Failed
+from server.errors import ApiError, failure
+from server.gate import Gate
+from server.metrics import Metrics
+from server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts behind the routes."""
+
+    settings: Settings
+    engine: EngineClient
+    gate: Gate
+    metrics: Metrics
+    log: FilteringBoundLogger
+
+    def failed(self, event: Failed, request_id: str) -> ApiError:
+        """The error for a client; what it may not see of a failure of ours goes to the log."""
+        if event.outcome == "error":
+            self.log.error("engine", request_id=request_id, message=event.message, code=event.code)
+        return failure(event, request_id)
+
+
+def service_of(request: Request) -> Service:
+    """The service of the application that a request came to."""
+    return cast(Service, request.app.state.service)

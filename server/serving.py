@@ -1,0 +1,96 @@
+"""Serving: the application behind a socket, from start to a clean end."""
+
+import asyncio
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from engine.client import EngineClient
+from server.app import create_app
+from server.gate import Gate
+from server.logs import uvicorn_logging
+from server.service import Service
+from server.settings import Settings
+
+MAX_HEADER_BYTES = 32 * 1024
+WATCH_SECONDS = 0.2
+# After draining, answers are at most a few bytes away from their end.
+FLUSH_SECONDS = 5
+
+
+def serve(settings: Settings, engine: EngineClient) -> int:
+    """Serves until a signal or until the engine has failed for good; returns the exit code of the process."""
+    server = Server(settings, create_app(settings, engine))
+    server.run()
+    return server.exit_code
+
+
+class Server(uvicorn.Server):
+    """uvicorn, except that the first signal drains and the second one aborts."""
+
+    def __init__(self, settings: Settings, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                # One parser, and one whose strictness against request smuggling is known.
+                http="h11",
+                ws="none",
+                lifespan="on",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                log_config=uvicorn_logging(settings.log_level),
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                timeout_keep_alive=settings.keep_alive_seconds,
+                timeout_graceful_shutdown=FLUSH_SECONDS,
+            )
+        )
+        service: Service = app.state.service
+        self.settings = settings
+        self.engine: EngineClient = service.engine
+        self.gate: Gate = service.gate
+        self.log = service.log
+        self.exit_code = 0
+        self._signals = 0
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves, with a watch over signals and the engine beside it."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            await super().serve(sockets)
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Only counts: uvicorn's own way would close the socket at once and end by the signal, not by 0."""
+        self._signals += 1
+
+    async def _watch(self) -> None:
+        while self._signals == 0:
+            status, detail = self.engine.state()
+            if status == "failed":
+                self.log.error("engine failed", detail=detail)
+                self.exit_code = 1
+                self.should_exit = True
+                return
+            await asyncio.sleep(WATCH_SECONDS)
+        self.gate.drain()
+        self.log.info("draining", inside=self.gate.inside)
+        emptied = asyncio.create_task(self.gate.emptied())
+        second = asyncio.create_task(self._second_signal())
+        await asyncio.wait(
+            {emptied, second}, timeout=self.settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        emptied.cancel()
+        second.cancel()
+        self.gate.abort()
+        self.should_exit = True
+
+    async def _second_signal(self) -> None:
+        while self._signals < 2:
+            await asyncio.sleep(WATCH_SECONDS)
