@@ -1,6 +1,6 @@
 """The seam between a server and an engine, wherever the engine runs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from engine.events import Event, ModelCard, StepStats
@@ -35,7 +35,7 @@ class EngineClient(Protocol):
     def ranks_alive(self) -> int:
         """How many rank processes answer."""
 
-    def submit(self, request: Request, request_id: str) -> AsyncIterator[Event]:
+    def submit(self, request: Request, request_id: str) -> AsyncGenerator[Event, None]:
         """The events of one request, ending with `Done` or `Failed`.
 
         Closing the iterator cancels the request. Raises EngineUnavailable or EngineOverloaded at the first step.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.batch import Scored
 from engine.blocks import BlockPool
+from engine.config import EngineConfig
 from engine.events import Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
 from engine.job import Counts, World
@@ -19,22 +20,10 @@ from engine.scheduler import Scheduler
 from engine.scoring import ScoreJob
 from engine.sequence import Sequence
 from model.checkpoint import Checkpoint, load
+from model.layout import parse
 
 # How long a batch request is passed over before it goes ahead of new interactive ones.
 BATCH_PATIENCE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """What an engine is started with."""
-
-    model: str | None = None  # a checkpoint folder; None is the bundled demo
-    quant: str = "none"
-    device: str = "auto"
-    kv_cache_gb: float = 0.5
-    max_batch_tokens: int = 2048
-    block_size: int = 16
-    threads: int | None = None
 
 
 class Engine:
@@ -170,6 +159,29 @@ class Engine:
         while request_id in self._jobs:
             events += self.step()
         return events
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text; masks that the model has become their ids, everything else is text."""
+        ids: list[int] = []
+        for part in parse(text):
+            if isinstance(part, str):
+                ids += self.tokenizer.encode(part)
+            elif part[0] in self.tokenizer.masks:
+                ids.append(self.tokenizer.masks[part[0]])
+            else:
+                ids += self.tokenizer.encode(part[0])
+        return ids
+
+    def detokenize(self, token_ids: list[int]) -> str:
+        """The text of ids, masks by name. Raises RequestError for an id outside the vocabulary."""
+        names = {i: name.encode() for name, i in self.tokenizer.masks.items()}
+        for token_id in token_ids:
+            if not 0 <= token_id < self.card.vocab_size:
+                raise RequestError(
+                    f"token {token_id} is outside the vocabulary, ids 0 … {self.card.vocab_size - 1}", "tokens"
+                )
+        raw = b"".join(names.get(i) or self.tokenizer.decode_bytes([i]) for i in token_ids)
+        return raw.decode("utf-8", errors="replace")
 
     def _advance(
         self, sequence: Sequence, result: "Tensor | list[Scored | None]", first: list[float], counts: Counts

@@ -75,6 +75,8 @@ class Scheduler:
                 budget -= rows
         while self.waiting:
             sequence = self.waiting[0]
+            # While it waited its context may have been dropped, and asked for anew by another request.
+            sequence.context = self._contexts.setdefault(sequence.context.token_ids, sequence.context)
             new = sequence.context.blocks is None
             rows = sequence.pending + (len(sequence.context) if new else 0)
             if (rows > budget and (chosen or encode)) or not self._admit(sequence):
@@ -109,7 +111,6 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         context = sequence.context
-        self._contexts.setdefault(context.token_ids, context)
         needed = self.pool.blocks_for(len(sequence.token_ids))
         encoding = 0 if context.blocks is not None else self.pool.blocks_for(len(context))
         if not self._make_room(needed + encoding, keep=context):

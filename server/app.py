@@ -26,7 +26,7 @@ ROUTES = frozenset(
 
 
 def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
-    """An application that starts and stops the engine with its own life. `app.state.drain()` refuses new work."""
+    """An application that starts and stops the engine with itself. `app.state.drain()` refuses new work."""
     gate = Gate(settings.max_queue)
     service = Service(settings, engine, gate, Metrics(), make_log(settings.log_level))
 
@@ -52,7 +52,7 @@ def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
             Middleware(Admission, gate=gate),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
-        exception_handlers={kind: answer_error for kind in HANDLED},
+        exception_handlers=dict.fromkeys(HANDLED, answer_error),
     )
     app.state.service = service
     app.state.drain = gate.drain

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.types import Receive
@@ -25,7 +25,7 @@ class ClientGone(Exception):
 
 def submit(engine: EngineClient, work: Work, work_id: str) -> Events:
     """The events of a request, closable: the seam promises that closing the iterator cancels the request."""
-    return cast(Events, engine.submit(work, work_id))
+    return engine.submit(work, work_id)
 
 
 async def attend(receive: Receive, gate: Gate, work: Coroutine[Any, Any, Result]) -> Result:

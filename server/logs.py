@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on stderr. Prompts, fills and exception texts (they may quote them) stay out."""
+"""The log: one JSON object a line on stderr, without prompts, fills, or exception texts that may quote them."""
 
 import logging
 import sys

@@ -20,9 +20,7 @@ REFUSALS = {413, 429, 503}
 class Observer:
     """The outermost middleware; no exception of a request passes it."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, log: FilteringBoundLogger, routes: frozenset[str]
-    ) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: FilteringBoundLogger, routes: frozenset[str]) -> None:
         self.app = app
         self.metrics = metrics
         self.log = log

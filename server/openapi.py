@@ -50,9 +50,7 @@ def takes(body: type[BaseModel]) -> dict[str, Any]:
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of the application, with the schemas of bodies and errors."""
-    document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
-    )
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, schemas = models_json_schema([(body, "validation") for body in BODIES], ref_template=REFERENCE)
     document["components"] = {"schemas": {**schemas["$defs"], "Error": ERROR}}
     error = {"$ref": REFERENCE.format(model="Error")}

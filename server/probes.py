@@ -21,7 +21,7 @@ async def live() -> Answer:
 @router.get("/ready")
 @router.get("/health")
 async def ready(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """200 when new work is welcome; 503 while loading, draining or a rank is lost, and the body says which."""
+    """200 when new work is welcome; 503 while loading, draining or a rank is lost: the body says which."""
     status, detail = service.engine.state()
     if service.gate.draining:
         status, detail = "draining", f"{service.gate.inside} requests in flight"

@@ -5,29 +5,37 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from engine.events import ModelCard
 from engine.requests import Fill, Mask, Priority, RequestError, Sampling, Score, Segments, Strategy
 from server.settings import Limits
 
 MASKS = re.compile(r"(\[[sg]?MASK\])")
+SURROGATES = re.compile("[\ud800-\udfff]")
 INT32 = 2**31 - 1
 Item = TypeVar("Item")
 
+
+def _whole(text: str) -> str:
+    """JSON can escape half of a surrogate pair; such a string has no UTF-8, so no tokenizer takes it."""
+    if not text.isascii() and SURROGATES.search(text):
+        raise ValueError("the string has half of a surrogate pair")
+    return text
+
+
+String = Annotated[str, AfterValidator(_whole)]
 Number = Annotated[int, Field(ge=0, le=INT32)]
 Positive = Annotated[int, Field(ge=1, le=INT32)]
 TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
+StopString = Annotated[String, Field(min_length=1, max_length=256)]
 
 # Unions are told apart by the JSON type, so that an error speaks of one branch only; `errors` drops the tags.
 ONE_OR_LIST = Discriminator(lambda value: "<list>" if isinstance(value, list) else "<one>")
 Text = Annotated[
-    Annotated[str, Tag("<one>")] | Annotated[list[str], Field(min_length=1), Tag("<list>")], ONE_OR_LIST
+    Annotated[String, Tag("<one>")] | Annotated[list[String], Field(min_length=1), Tag("<list>")], ONE_OR_LIST
 ]
-Stop = Annotated[
-    Annotated[StopString, Tag("<one>")] | Annotated[list[StopString], Tag("<list>")], ONE_OR_LIST
-]
+Stop = Annotated[Annotated[StopString, Tag("<one>")] | Annotated[list[StopString], Tag("<list>")], ONE_OR_LIST]
 MaxTokens = Annotated[
     Annotated[Positive, Tag("<one>")] | Annotated[list[Positive], Field(min_length=1), Tag("<list>")],
     ONE_OR_LIST,
@@ -42,12 +50,10 @@ Order = Annotated[
     ONE_OR_LIST,
 ]
 Spans = Annotated[
-    Annotated[list[str], Field(min_length=1), Tag("<span>")]
-    | Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1), Tag("<candidates>")],
+    Annotated[list[String], Field(min_length=1), Tag("<span>")]
+    | Annotated[list[Annotated[list[String], Field(min_length=1)]], Field(min_length=1), Tag("<candidates>")],
     Discriminator(
-        lambda value: (
-            "<candidates>" if isinstance(value, list) and value and isinstance(value[0], list) else "<span>"
-        )
+        lambda value: "<candidates>" if isinstance(value, list) and value and isinstance(value[0], list) else "<span>"
     ),
 ]
 Orders = Annotated[
@@ -55,9 +61,7 @@ Orders = Annotated[
     | Annotated[Positive, Tag("<number>")]
     | Annotated[list[Annotated[list[Number], Field(min_length=1)]], Field(min_length=1), Tag("<list>")],
     Discriminator(
-        lambda value: (
-            "<list>" if isinstance(value, list) else "<name>" if isinstance(value, str) else "<number>"
-        )
+        lambda value: "<list>" if isinstance(value, list) else "<name>" if isinstance(value, str) else "<number>"
     ),
 ]
 
@@ -71,8 +75,8 @@ class Wire(BaseModel):
 class Work(Wire):
     """What fills and scores share."""
 
-    model: str | None = None
-    adapter: str | None = None
+    model: String | None = None
+    adapter: String | None = None
     logprobs: Number | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
@@ -97,7 +101,7 @@ class MaskSegment(Wire):
 
 
 Segment = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[MaskSegment, Tag("<mask>")],
+    Annotated[String, Tag("<text>")] | Annotated[MaskSegment, Tag("<mask>")],
     Discriminator(lambda value: "<mask>" if isinstance(value, dict | MaskSegment) else "<text>"),
 ]
 
@@ -136,9 +140,7 @@ class InfillRequest(Work):
         stop = () if self.stop is None else _tuple(self.stop)
         _at_most("text", len(inputs), limits.inputs, "inputs")
         for text in inputs:
-            _at_most(
-                "text" if self.segments is None else "segments", _num_blanks(text), limits.blanks, "blanks"
-            )
+            _at_most("text" if self.segments is None else "segments", _num_blanks(text), limits.blanks, "blanks")
         _at_most("n", self.n, limits.n)
         _at_most("max_tokens", max(max_tokens), limits.max_tokens)
         for param, numbers in (("max_tokens", max_tokens), ("min_tokens", min_tokens)):
@@ -205,13 +207,13 @@ FORMS_TEXT = "text; text and spans; context and target; context and targets; sen
 class ScoreRequest(Work):
     """The body of `POST /v1/score`."""
 
-    text: str | None = None
+    text: String | None = None
     spans: Spans | None = None
-    context: str | None = None
-    target: str | None = None
-    targets: Annotated[list[str], Field(min_length=1)] | None = None
-    sentence_a: str | None = None
-    sentence_b: str | None = None
+    context: String | None = None
+    target: String | None = None
+    targets: Annotated[list[String], Field(min_length=1)] | None = None
+    sentence_a: String | None = None
+    sentence_b: String | None = None
     include_end: bool = False
     orders: Orders = "left_to_right"
     normalize: Literal["none", "token", "char"] = "none"
@@ -288,7 +290,7 @@ class ScoreRequest(Work):
 class TokenizeRequest(Wire):
     """The body of `POST /v1/tokenize`."""
 
-    text: str
+    text: String
 
 
 class DetokenizeRequest(Wire):
@@ -298,7 +300,7 @@ class DetokenizeRequest(Wire):
 
 
 def split(text: str) -> Segments:
-    """The text with its masks set apart. Whether the checkpoint knows such a mask is for the engine to say."""
+    """The text with its masks set apart. Whether the checkpoint knows a mask is for the engine to say."""
     return tuple(Mask(part) if MASKS.fullmatch(part) else part for part in MASKS.split(text) if part)
 
 

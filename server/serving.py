@@ -83,9 +83,7 @@ class Server(uvicorn.Server):
         self.log.info("draining", inside=self.gate.inside)
         emptied = asyncio.create_task(self.gate.emptied())
         second = asyncio.create_task(self._second_signal())
-        await asyncio.wait(
-            {emptied, second}, timeout=self.settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({emptied, second}, timeout=self.settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         emptied.cancel()
         second.cancel()
         self.gate.abort()

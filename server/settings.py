@@ -30,9 +30,7 @@ class Limits(BaseModel):
 class Settings(BaseSettings):
     """Everything an operator may choose. Nested limits read as `GLM_INFILL_LIMITS__N=4`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="GLM_INFILL_", env_nested_delimiter="__", frozen=True, extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix="GLM_INFILL_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     model: Path | None = Field(None, description="checkpoint folder; the bundled demo when absent")
     host: str = "127.0.0.1"

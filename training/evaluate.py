@@ -170,16 +170,24 @@ def log_probs(model: GLM, samples: Sequence[Sample], batch_size: int, title: str
     result: list[Tensor] = [torch.empty(0)] * len(samples)
     starts = range(0, len(order), batch_size)
     with torch.inference_mode():
-        for start in track(starts, title, disable=not title, transient=True):
+        for start in track(starts, title, disable=not title, console=Console(stderr=True), transient=True):
             numbers = order[start : start + batch_size]
             ids, positions, blocks, targets, context_len = collate([samples[i] for i in numbers])
             hidden = model(ids, positions, blocks, DenseAttention(visible(ids.shape[1], context_len)))
             learned = targets >= 0
             logs = model.logits(hidden[learned]).log_softmax(-1)
             chosen = logs.gather(1, targets[learned][:, None])[:, 0]
-            for i, own in zip(numbers, chosen.split(learned.sum(1).tolist()), strict=True):
+            for i, own in zip(numbers, _rows(chosen, learned), strict=True):
                 result[i] = own
     return result
+
+
+def _rows(values: Tensor, chosen: Tensor) -> Iterator[Tensor]:
+    """The values of each row of a mask [rows, columns] through which they were taken."""
+    end = 0
+    for count in chosen.sum(1).tolist():
+        yield values[end : end + count]
+        end += count
 
 
 def accuracy(model: GLM, tokenizer: Tokenizer, rows: Sequence[Item], batch_size: int) -> Accuracy:

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def windows(documents: list[Document], weights: list[int], length: int, rng: Rng
 def sentences(ends: NDArray[np.bool_]) -> list[Span]:
     """The sentences of a window, each up to and with its end token."""
     borders = [0, *(int(i) + 1 for i in np.flatnonzero(ends)), len(ends)]
-    return [(a, b) for a, b in zip(borders, borders[1:], strict=False) if b > a]
+    return [(a, b) for a, b in pairwise(borders) if b > a]
 
 
 def collate(samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -241,7 +242,7 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
     recent: list[float] = []
     budget = args.minutes * 60.0
     with Progress() as progress:
-        task = progress.add_task("pretraining", total=budget, completed=run.elapsed)
+        task = progress.add_task("pretraining", total=budget, completed=int(run.elapsed))
         while run.elapsed < budget:
             began = time.perf_counter()
             if not pool:
@@ -264,7 +265,7 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
             for optimizer in run.optimizers:
                 optimizer.step()
             run.step += 1
-            run.tokens += int((batch[0].shape[0] * batch[0].shape[1]))
+            run.tokens += batch[0].numel()
             recent.append(value.item())
             # A step that was paused counts as a few seconds, so that the schedule follows work done.
             run.elapsed += min(time.perf_counter() - began, 5.0)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def poisson(length: int, mean: float = 3.0, longest: int = 39) -> float:
 def check_spans(spans: list[Span], num_tokens: int, gap: int) -> None:
     assert spans
     assert all(0 <= start < end <= num_tokens for start, end in spans)
-    assert all(after[0] - before[1] >= gap for before, after in zip(spans, spans[1:], strict=False))
+    assert all(after[0] - before[1] >= gap for before, after in pairwise(spans))
 
 
 def restored(result: Sample, num_spans: int) -> list[int]:

@@ -1,0 +1,68 @@
+"""How requests and events cross a process boundary: JSON frames, each after its length. No pickle."""
+
+import json
+import struct
+from dataclasses import asdict, fields
+from typing import Any
+
+from engine.events import EVENTS, Event
+from engine.requests import Fill, Mask, Request, Sampling, Score, Segments
+
+HEADER = struct.Struct("!I")
+MAX_FRAME = 256 * 1024 * 1024
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    """A message with its length before it."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return HEADER.pack(len(body)) + body
+
+
+def encode_request(request: Request) -> dict[str, Any]:
+    """A request as JSON values; a mask among segments is {"mask": name}."""
+    values = {f.name: getattr(request, f.name) for f in fields(request)}
+    if isinstance(request, Fill):
+        values["inputs"] = [_segments(s) for s in request.inputs]
+        values["sampling"] = asdict(request.sampling)
+    else:
+        for name in ("text", "context"):
+            if values[name] is not None:
+                values[name] = _segments(values[name])
+    return {"kind": type(request).__name__, **values}
+
+
+def decode_request(values: dict[str, Any]) -> Request:
+    """The inverse of `encode_request`, lists becoming tuples again."""
+    kind = values.pop("kind")
+    if kind == "Fill":
+        sampling = values["sampling"]
+        sampling["logit_bias"] = {int(k): v for k, v in sampling["logit_bias"].items()}
+        sampling["stop"] = tuple(sampling["stop"])
+        inputs = tuple(_from_segments(s) for s in values.pop("inputs"))
+        values["sampling"] = Sampling(**sampling)
+        return Fill(inputs=inputs, **{k: _tuple(v) for k, v in values.items()})
+    for name in ("text", "context"):
+        if values[name] is not None:
+            values[name] = _from_segments(values[name])
+    return Score(**{k: _tuple(v) for k, v in values.items()})
+
+
+def encode_event(event: Event) -> dict[str, Any]:
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+def decode_event(values: dict[str, Any]) -> Event:
+    event: Event = EVENTS[values.pop("event")](**values)
+    return event
+
+
+def _segments(segments: Segments) -> list[Any]:
+    return [{"mask": s.name} if isinstance(s, Mask) else s for s in segments]
+
+
+def _from_segments(items: list[Any]) -> Segments:
+    return tuple(Mask(item["mask"]) if isinstance(item, dict) else item for item in items)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(v) for v in value) if isinstance(value, list) else value

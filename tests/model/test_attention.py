@@ -1,0 +1,239 @@
+"""Attention over cache blocks: the rows a plain loop gives, whatever shares the step and wherever the keys lie."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.attention import DenseAttention, KVCache, PagedAttention, Span, part_b_start, visible
+from model.config import GLMConfig
+from model.glm import GLM
+from quant.schemes import SCHEMES
+
+HEADS, HEAD_DIM = 2, 8
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A sequence: tokens of part A, tokens of part B, and in how many rows a step part B comes."""
+
+    context_len: int
+    num_part_b: int
+    part_b_rows: int
+
+    def __len__(self) -> int:
+        return self.context_len + self.num_part_b
+
+
+shapes = st.builds(Shape, st.integers(1, 40), st.integers(0, 20), st.integers(1, 20))
+block_sizes = st.sampled_from([1, 2, 3, 5, 16, 32])
+seeds = st.integers(0, 2**31)
+
+
+def drawn(num_rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [rows, heads, head_dim]; some keys stand out, so that a wrong mask shows."""
+    q, k, v = (torch.randn(num_rows, HEADS, HEAD_DIM, generator=generator) * s for s in (2, 2, 1))
+    return q, k, v
+
+
+def loop(q: Tensor, k: Tensor, v: Tensor, context_len: int) -> Tensor:
+    """One sequence, row by row and head by head, in double precision."""
+    out = torch.empty_like(q)
+    for row in range(len(q)):
+        seen = list(range(context_len)) if row < context_len else list(range(row + 1))
+        for head in range(q.shape[1]):
+            scores = k[seen, head].double() @ q[row, head].double() / q.shape[2] ** 0.5
+            out[row, head] = (torch.softmax(scores, 0) @ v[seen, head].double()).float()
+    return out
+
+
+def empty_cache(num_blocks: int, block_size: int, num_layers: int = 1) -> KVCache:
+    cache = KVCache(num_layers, num_blocks, block_size, HEADS, HEAD_DIM, torch.float32, torch.device("cpu"))
+    cache.keys.fill_(100.0)  # left over from others
+    cache.values.fill_(-100.0)
+    return cache
+
+
+def num_blocks(shape: Shape, block_size: int) -> tuple[int, int]:
+    """Blocks of part A, blocks of part B."""
+    return -(-shape.context_len // block_size), -(-shape.num_part_b // block_size)
+
+
+def pieces(shape: Shape, block_size: int, blocks: tuple[int, ...]) -> list[tuple[slice, Span]]:
+    """Part A, then part B cut into steps: (rows of the sequence, span). A step holds only blocks in use."""
+    context_blocks = num_blocks(shape, block_size)[0]
+    result = [
+        (
+            slice(0, shape.context_len),
+            Span(shape.context_len, 0, shape.context_len, blocks[:context_blocks]),
+        )
+    ]
+    for row in range(shape.context_len, len(shape), shape.part_b_rows):
+        rows = slice(row, min(len(shape), row + shape.part_b_rows))
+        start = part_b_start(shape.context_len, block_size) + row - shape.context_len
+        used = -(-(start + rows.stop - rows.start) // block_size)
+        result.append((rows, Span(rows.stop - rows.start, start, shape.context_len, blocks[:used])))
+    return result
+
+
+def paged(
+    sequences: list[tuple[Shape, tuple[Tensor, Tensor, Tensor]]], block_size: int, generator: torch.Generator
+) -> list[Tensor]:
+    """All sequences together, step by step, over blocks in no order."""
+    counts = [sum(num_blocks(shape, block_size)) for shape, _ in sequences]
+    order = torch.randperm(sum(counts) + 3, generator=generator).tolist()
+    cache = empty_cache(len(order), block_size)
+    queues, outs = [], []
+    for (shape, _), count in zip(sequences, counts, strict=True):
+        queues.append(pieces(shape, block_size, tuple(order[:count])))
+        order = order[count:]
+        outs.append(torch.full((len(shape), HEADS, HEAD_DIM), torch.nan))
+    while any(queues):
+        step = [(number, *queue.pop(0)) for number, queue in enumerate(queues) if queue]
+        q, k, v = (torch.cat([sequences[n][1][i][rows] for n, rows, _ in step]) for i in range(3))
+        mixed = PagedAttention(cache, [span for _, _, span in step])(0, q, k, v)
+        for (number, rows, span), part in zip(step, mixed.split([span.num_rows for _, _, span in step]), strict=True):
+            assert len(part) == span.num_rows
+            outs[number][rows] = part
+    return outs
+
+
+@given(st.lists(shapes, min_size=1, max_size=5), block_sizes, seeds)
+@settings(max_examples=40, deadline=None)
+def test_unequal_sequences_in_shared_steps_get_what_a_plain_loop_gives(
+    batch: list[Shape], block_size: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sequences = [(shape, drawn(len(shape), generator)) for shape in batch]
+    for (shape, qkv), ours in zip(sequences, paged(sequences, block_size, generator), strict=True):
+        torch.testing.assert_close(ours, loop(*qkv, shape.context_len), **TOLERANCE)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(30, 50), block_sizes, seeds)
+@settings(max_examples=30, deadline=None)
+def test_paged_and_dense_attention_agree(context_lens: list[int], num_tokens: int, block_size: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    batch = [Shape(c, num_tokens - c, 7) for c in context_lens]
+    sequences = [(shape, drawn(num_tokens, generator)) for shape in batch]
+    q, k, v = (torch.stack([qkv[i] for _, qkv in sequences]) for i in range(3))
+    dense = DenseAttention(visible(num_tokens, torch.tensor(context_lens)))(0, q, k, v)
+    ours = torch.stack(paged(sequences, block_size, generator))
+    torch.testing.assert_close(ours, dense, **TOLERANCE)
+
+
+@given(st.integers(1, 40), st.lists(st.integers(1, 12), min_size=2, max_size=5), block_sizes, seeds)
+@settings(max_examples=30, deadline=None)
+def test_sequences_over_one_shared_part_a_do_not_see_each_other(
+    context_len: int, part_b_lens: list[int], block_size: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    context_blocks = -(-context_len // block_size)
+    order = torch.randperm(context_blocks + sum(part_b_lens), generator=generator).tolist()
+    cache = empty_cache(len(order), block_size)
+    shared, rest = tuple(order[:context_blocks]), order[context_blocks:]
+    part_a = drawn(context_len, generator)
+    PagedAttention(cache, [Span(context_len, 0, context_len, shared)])(0, *part_a)
+    spans, parts = [], []
+    for length in part_b_lens:
+        own, rest = rest[: -(-length // block_size)], rest[-(-length // block_size) :]
+        start = part_b_start(context_len, block_size)
+        spans.append(Span(length, start, context_len, (*shared, *own)))
+        parts.append(drawn(length, generator))
+    q, k, v = (torch.cat([part[i] for part in parts]) for i in range(3))
+    mixed = PagedAttention(cache, spans)(0, q, k, v).split(part_b_lens)
+    for part, ours in zip(parts, mixed, strict=True):
+        whole = [torch.cat([a, b]) for a, b in zip(part_a, part, strict=True)]
+        expected = loop(whole[0], whole[1], whole[2], context_len)[context_len:]
+        torch.testing.assert_close(ours, expected, **TOLERANCE)
+
+
+def test_visible_lets_all_rows_see_part_a_and_part_b_see_its_past() -> None:
+    assert visible(4, torch.tensor([2, 0])).int().tolist() == [
+        [[[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]],
+        [[[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]],
+    ]
+
+
+@pytest.mark.parametrize(("context_len", "block_size", "start"), [(1, 16, 16), (16, 16, 16), (17, 16, 32), (5, 1, 5)])
+def test_part_b_starts_at_the_next_block_border(context_len: int, block_size: int, start: int) -> None:
+    assert part_b_start(context_len, block_size) == start
+
+
+def test_layers_keep_their_keys_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cache = empty_cache(2, 4, num_layers=2)
+    attend = PagedAttention(cache, [Span(5, 0, 5, (1, 0))])
+    first, second = drawn(5, generator), drawn(5, generator)
+    torch.testing.assert_close(attend(0, *first), loop(*first, 5), **TOLERANCE)
+    torch.testing.assert_close(attend(1, *second), loop(*second, 5), **TOLERANCE)
+    torch.testing.assert_close(cache.keys[0, 4:8], first[1][:4])
+    torch.testing.assert_close(cache.keys[1, 4:8], second[1][:4])
+
+
+# Bits: a request gets the same numbers alone and in a batch of 64. Shapes on both sides of the widths at which
+# torch's attention kernel changes its tiling (rows 192 and 768, keys 512).
+BIT_SHAPES = [(1, 1), (1, 8), (12, 1), (37, 5), (64, 1), (200, 1), (200, 30), (300, 200), (600, 3), (800, 1)]
+
+
+@pytest.mark.parametrize(("context_len", "num_part_b"), BIT_SHAPES)
+@pytest.mark.parametrize("neighbours", ["alike", "unlike"])
+def test_attention_has_the_same_bits_alone_and_amid_63_others(
+    context_len: int, num_part_b: int, neighbours: str
+) -> None:
+    generator = torch.Generator().manual_seed(context_len)
+    one = Shape(context_len, num_part_b, num_part_b)
+    sequence = one, drawn(len(one), generator)
+    others = []
+    for number in range(63):
+        shape = one if neighbours == "alike" else Shape(1 + number % 40, 1 + number % 7, 1 + number % 3)
+        others.append((shape, drawn(len(shape), generator)))
+    (alone,) = paged([sequence], 16, generator)
+    amid = paged([*others[:40], sequence, *others[40:]], 16, generator)[40]
+    assert torch.equal(alone, amid)
+
+
+@pytest.mark.parametrize("quant", SCHEMES)
+@pytest.mark.parametrize(("context_len", "num_part_b"), [(1, 1), (9, 1), (23, 6), (70, 3)])
+def test_a_network_has_the_same_bits_alone_and_amid_63_others(quant: str, context_len: int, num_part_b: int) -> None:
+    config = GLMConfig(2, HEADS * HEAD_DIM * 4, HEADS * 4, 101, 128)
+    model = GLM(config, SCHEMES[quant]()).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dtype == torch.int8:
+            parameter.data = torch.randint(-127, 128, parameter.shape, generator=generator, dtype=torch.int8)
+        else:
+            scale = 0.002 if parameter.ndim == 1 else 0.2
+            parameter.data = torch.randn(parameter.shape, generator=generator).abs() * scale
+    one = Shape(context_len, num_part_b, 1)
+    others = [Shape(1 + (number * 7) % 80, number % 9, 1 + number % 3) for number in range(63)]
+    ids = {id(s): torch.randint(0, 101, (len(s),), generator=generator) for s in (one, *others)}
+
+    def run(batch: list[Shape]) -> list[list[Tensor]]:
+        """Logits of every piece of every sequence, step by step."""
+        counts = [sum(num_blocks(shape, 16)) for shape in batch]
+        order = torch.randperm(sum(counts), generator=generator).tolist()
+        heads, head_dim = config.num_attention_heads, config.head_dim
+        cache = KVCache(2, len(order), 16, heads, head_dim, torch.float32, torch.device("cpu"))
+        queues = []
+        for shape, count in zip(batch, counts, strict=True):
+            queues.append(pieces(shape, 16, tuple(order[:count])))
+            order = order[count:]
+        outs: list[list[Tensor]] = [[] for _ in batch]
+        while any(queues):
+            step = [(number, *queue.pop(0)) for number, queue in enumerate(queues) if queue]
+            token_ids = torch.cat([ids[id(batch[n])][rows] for n, rows, _ in step])
+            zeros = torch.zeros_like(token_ids)
+            hidden = model(token_ids, zeros, zeros, PagedAttention(cache, [span for *_, span in step]))
+            sizes = [span.num_rows for *_, span in step]
+            for (number, *_), part in zip(step, model.logits(hidden).split(sizes), strict=True):
+                outs[number].append(part)
+        return outs
+
+    (alone,) = run([one])
+    amid = run([*others[:20], one, *others[20:]])[20]
+    assert all(torch.isfinite(part).all() for part in alone)
+    assert [torch.equal(a, b) for a, b in zip(alone, amid, strict=True)] == [True] * len(alone)

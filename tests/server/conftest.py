@@ -1,0 +1,165 @@
+"""The world of the server's tests: a scripted engine, applications around it, and a client that can leave."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from engine.client import EngineUnavailable
+from engine.events import BlankDelta, BlankDone, Done, Event, ModelCard, ResultDone, StepStats
+from engine.requests import Fill, Request, RequestError
+from server.app import create_app
+from server.settings import Settings
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "cached_tokens": 0}
+BLANK = {"index": 0, "mask": "[MASK]", "start": 2, "end": 8, "text": "b", "finish_reason": "stop"}
+CARD = ModelCard(
+    name="demo", family="glm", quant="int8", tp=1, masks=["[MASK]", "[gMASK]"], max_context=512,
+    max_positions=1024, max_span=512, vocab_size=100, strategy="append", num_parameters=7, kernels="plain",
+    created=1,
+)  # fmt: skip
+
+Script = Callable[[Request, str], AsyncIterator[Event]]
+
+
+async def answers(request: Request, work_id: str) -> AsyncIterator[Event]:
+    """What a healthy engine tells: one result, or two candidates in the wrong order."""
+    if isinstance(request, Fill):
+        if request.stream:
+            yield BlankDelta(work_id, 0, 0, 0, "b", [7], [-0.5])
+            yield BlankDone(work_id, 0, 0, BLANK)
+        yield ResultDone(work_id, {"index": 0, "input_index": 0, "text": "a b", "blanks": [BLANK]})
+        yield Done(work_id, USAGE)
+    else:
+        yield ResultDone(work_id, {"index": 1, "logprob": -2.0})
+        yield ResultDone(work_id, {"index": 0, "logprob": -1.0})
+        yield Done(work_id, USAGE, {"best": 0, "probabilities": [0.7, 0.3]})
+
+
+class FakeEngine:
+    """An `EngineClient` that plays a script and remembers what it was asked."""
+
+    def __init__(self, script: Script = answers) -> None:
+        self.script = script
+        self.status = ("ready", "1 rank")
+        self.ranks_alive = 1
+        self.asked: list[Request] = []
+        self.num_open = 0
+        self.steps: list[StepStats] = []
+        self.life: list[str] = []
+
+    async def start(self) -> None:
+        self.life.append("start")
+
+    async def stop(self) -> None:
+        self.life.append("stop")
+
+    def state(self) -> tuple[str, str]:
+        return self.status
+
+    @property
+    def card(self) -> ModelCard:
+        if self.status[0] == "loading":
+            raise EngineUnavailable("loading: 40 %")
+        return CARD
+
+    async def submit(self, request: Request, request_id: str) -> AsyncIterator[Event]:
+        self.asked.append(request)
+        self.num_open += 1
+        try:
+            async for event in self.script(request, request_id):
+                yield event
+        finally:
+            self.num_open -= 1
+
+    async def tokenize(self, text: str) -> list[int]:
+        return [len(word) for word in text.split()]
+
+    async def detokenize(self, token_ids: list[int]) -> str:
+        if max(token_ids, default=0) >= CARD.vocab_size:
+            raise RequestError("token id 100 is outside the vocabulary", "tokens")
+        return " ".join(map(str, token_ids))
+
+    def stats(self) -> list[StepStats]:
+        steps, self.steps = self.steps, []
+        return steps
+
+
+class Caller:
+    """One raw ASGI exchange whose client may leave: what `TestClient` cannot do."""
+
+    def __init__(self, app: FastAPI, path: str, body: dict[str, Any]) -> None:
+        self.app = app
+        self.path = path
+        self.body = json.dumps(body).encode()
+        self.left = asyncio.Event()
+        self.status = 0
+        self.data = b""
+        self.sent = False
+
+    async def receive(self) -> dict[str, Any]:
+        if not self.sent:
+            self.sent = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.status = message.get("status", self.status)
+        self.data += message.get("body", b"")
+
+    async def run(self) -> None:
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+            "path": self.path, "raw_path": self.path.encode(), "root_path": "", "scheme": "http",
+            "query_string": b"", "headers": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+        }  # fmt: skip
+        await self.app(scope, self.receive, self.send)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def make_app(engine: FakeEngine) -> Callable[..., FastAPI]:
+    return lambda **settings: create_app(Settings(**settings), engine)
+
+
+@pytest.fixture
+def make_client(make_app: Callable[..., FastAPI]) -> Callable[..., TestClient]:
+    return lambda **settings: TestClient(make_app(**settings))
+
+
+@pytest.fixture
+def client(make_client: Callable[..., TestClient]) -> Iterator[TestClient]:
+    with make_client() as client:
+        yield client
+
+
+@pytest.fixture
+def make_caller(make_app: Callable[..., FastAPI]) -> Callable[..., Caller]:
+    return lambda path, body, app=None, **settings: Caller(app or make_app(**settings), path, body)
+
+
+@pytest.fixture
+def refused() -> Callable[..., dict[str, Any]]:
+    """Checks the one error shape and returns its inside."""
+
+    def check(response: Any, status: int, param: str | None = None) -> dict[str, Any]:
+        assert response.status_code == status, response.text
+        assert list(response.json()) == ["error"]
+        error = response.json()["error"]
+        assert list(error) == ["message", "type", "param", "code"]
+        assert error["param"] == param
+        assert error["message"]
+        assert "\n" not in error["message"]
+        assert response.headers["x-request-id"]
+        return error
+
+    return check

@@ -1,0 +1,66 @@
+"""Liveness, readiness and metrics."""
+
+import pytest
+
+from engine.events import StepStats
+
+NAMES = """
+requests_running requests_waiting kv_cache_usage_ratio ranks_alive requests_total prompt_tokens_total
+generated_tokens_total blanks_total score_candidates_total score_tokens_total context_cache_queries_total
+context_cache_hits_total preemptions_total rejected_total nonfinite_rows_total time_to_first_token_seconds_bucket
+time_per_output_token_seconds_bucket request_seconds_bucket queue_seconds_bucket step_seconds_bucket
+batch_rows_bucket model_info
+"""
+
+
+@pytest.mark.parametrize("state", ["loading", "ready", "restarting", "failed", "stopped"])
+@pytest.mark.parametrize("path", ["/ready", "/health"])
+def test_ready_only_when_ready(client, engine, state, path):
+    engine.status = (state, "40 %")
+    response = client.get(path)
+    assert response.status_code == (200 if state == "ready" else 503)
+    assert response.json() == {"status": state, "detail": "40 %", "ranks_alive": 1}
+    assert client.get("/live").status_code == 200
+
+
+def test_work_while_loading_is_503(client, engine, refused):
+    engine.status = ("loading", "40 %")
+    response = client.post("/v1/infill", json={"text": "a"})
+    assert refused(response, 503)["code"] == "not_ready"
+    assert response.headers["retry-after"]
+    refused(client.get("/v1/models"), 503)
+    assert client.get("/metrics").status_code == 200
+
+
+def test_metrics_have_the_names_of_the_contract(client, engine, make_app):
+    engine.steps = [
+        StepStats(0.01, 8, 2, 1, 0.5, 5, 3, 1, 2, 6, 4, 3, 1, 1, [0.1], [0.2], [0.01, 0.02]),
+        StepStats(0.01, 8, 0, 0, 0.0, generated_tokens=1),
+    ]
+    client.post("/v1/infill", json={"text": "a"})
+    client.app.state.drain()
+    client.post("/v1/infill", json={"text": "a"})
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = response.text.splitlines()
+    for name in NAMES.split():
+        assert any(line.startswith((f"glm_infill_{name} ", f"glm_infill_{name}{{")) for line in lines), name
+    assert "glm_infill_generated_tokens_total 4.0" in lines
+    assert "glm_infill_requests_running 0.0" in lines
+    assert "glm_infill_step_seconds_count 2.0" in lines
+    assert 'glm_infill_rejected_total{reason="draining"} 1.0' in lines
+    assert 'glm_infill_model_info{model="demo",quant="int8",tp="1"} 1.0' in lines
+
+
+def test_labels_never_come_from_a_path(client):
+    for number in range(20):
+        client.get(f"/nothing/{number}")
+    text = client.get("/metrics").text
+    assert "nothing" not in text
+    assert 'requests_total{outcome="invalid",route="unmatched"} 20.0' in text
+
+
+def test_each_application_counts_for_itself(make_client):
+    first, second = make_client(), make_client()
+    first.get("/live")
+    assert 'route="/live"' not in second.get("/metrics").text

@@ -1,0 +1,30 @@
+"""Settings come from the environment, once, and refuse what they cannot keep."""
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import Settings
+
+
+def test_environment(monkeypatch):
+    monkeypatch.setenv("GLM_INFILL_PORT", "9000")
+    monkeypatch.setenv("GLM_INFILL_LIMITS__N", "4")
+    settings = Settings()
+    assert (settings.host, settings.port, settings.limits.n, settings.limits.stop) == ("127.0.0.1", 9000, 4, 32)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"port": 70000}, {"quant": "int3"}, {"max_queue": 0}, {"prot": 1}, {"limits": {"n": 9}},
+        {"drain_seconds": float("nan")}, {"api_keys": "keys.txt"},
+    ],
+)  # fmt: skip
+def test_refused(field):
+    with pytest.raises(ValidationError):
+        Settings(**field)
+
+
+def test_frozen():
+    with pytest.raises(ValidationError):
+        Settings().port = 1
