@@ -22,6 +22,8 @@ from engine.requests import Request, RequestError
 from engine.wire import HEADER, decode_event, encode_request, frame
 
 BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
+# A worker speaks first when torch is imported, which takes its time on a busy machine.
+START_S = 120.0
 _MAX_STATS = 10_000
 
 
@@ -155,16 +157,18 @@ class EngineProcess:
             theirs.close()
         reader, self._writer = await asyncio.open_connection(sock=ours)
         reason = "it ended"
+        patience = START_S
         try:
             while True:
-                async with asyncio.timeout(self.silence_s):
+                async with asyncio.timeout(patience):
                     header = await reader.readexactly(HEADER.size)
                     body = await reader.readexactly(HEADER.unpack(header)[0])
+                patience = self.silence_s
                 if not self._handle(json.loads(body)):
                     reason = f"a step took more than {self.step_s:g} s"
                     break
         except TimeoutError:
-            reason = f"it was silent for {self.silence_s:g} s"
+            reason = f"it was silent for {patience:g} s"
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:

@@ -91,6 +91,10 @@ class Scheduler:
             sequence.computed = len(sequence.token_ids)
         return Batch(tuple(rows_of)), chosen
 
+    def clear_contexts(self) -> None:
+        """Drops every cached context that no sequence holds."""
+        self._make_room(self.pool.num_blocks, keep=None)
+
     def usage(self) -> float:
         """The share of blocks that running sequences hold."""
         held = {b for s in self.running for b in (*s.held, *s.blocks)}
@@ -130,7 +134,7 @@ class Scheduler:
             sequence.blocks += self.pool.allocate(missing) or []
         return True
 
-    def _make_room(self, blocks: int, keep: Context) -> bool:
+    def _make_room(self, blocks: int, keep: Context | None) -> bool:
         """Drops unused contexts, least recently used first, until so many blocks are free."""
         for key, context in list(self._contexts.items()):
             if self.pool.num_free >= blocks:

@@ -56,7 +56,7 @@ class Worker:
             if self.engine.last_stats is not None:
                 self.send(op="stats", stats=asdict(self.engine.last_stats))
                 if self.engine.idle:
-                    self.send(op="stats", stats=asdict(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
+                    self._send_idle()
         return 0
 
     def send(self, **message: Any) -> None:
@@ -66,6 +66,10 @@ class Worker:
                 self.connection.sendall(data)
             except OSError:
                 os._exit(0)  # the parent is gone, and nobody is left to answer to
+
+    def _send_idle(self) -> None:
+        """No further step will say so."""
+        self.send(op="stats", stats=asdict(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
 
     def _take_messages(self) -> bool:
         """Handles what has come in; waits for something while there is nothing to do."""
@@ -79,8 +83,8 @@ class Worker:
             if kind == "job":
                 job, request = value
                 self.engine.add(job, request)
-            elif kind == "cancel":
-                self.engine.cancel(value)
+            elif kind == "cancel" and self.engine.cancel(value) and self.engine.idle:
+                self._send_idle()
 
     def _read(self) -> None:
         """Reads frames until the parent is gone. Tokenizing here leaves the iterations undisturbed."""

@@ -168,7 +168,7 @@ def union_version_bible(files: Members) -> Iterator[Lines]:
     heading = re.compile(r"第[零一二三四五六七八九十百\d]+[章篇]?")
     rows: Lines = []
     for line in next(iter(files.values())).decode("utf-8-sig").splitlines():
-        verse = re.match(r"\d+\s*(.+)", line.strip())
+        verse = re.match(r"\d+\s*([^\d\s].*)", line.strip())
         if verse:
             rows.append(verse[1].strip())
         elif rows and heading.fullmatch(line.strip()):
@@ -190,16 +190,16 @@ def paragraphs(text: str) -> Lines:
 
 
 NOVELS = ("Conrard", "Eliot", "Fairy Tales", "Joyce", "Proust", "Wells", "Woolf")
-STORY = re.compile(r"[A-Z][A-Z ,'’\-.!?]{3,60}")  # a title in capitals begins a tale
+STORY = re.compile(r"[\"(]?[A-Z][A-Z ,'’\-.!?\"():;]{3,100}")  # a title in capitals begins a tale
 
 
 def novels(files: Members, most: int = 80) -> Iterator[Lines]:
-    """Documents of at most 80 paragraphs; a collection's tales begin documents of their own."""
+    """Novels in documents of at most 80 paragraphs; Andersen's tales each a document."""
     for name in sorted(files):
-        collection = "Andersen" in name or "Joyce" in name
+        tales = "Andersen" in name
         rows: Lines = []
         for paragraph in paragraphs(files[name].decode("utf-8-sig").replace("\r", "")):
-            if rows and (len(rows) == most or (collection and STORY.fullmatch(paragraph))):
+            if rows and (STORY.fullmatch(paragraph) if tales else len(rows) == most):
                 yield rows
                 rows = []
             rows.append(paragraph)
@@ -251,7 +251,7 @@ def poems(files: Members) -> Iterator[Lines]:
         for poem in json.loads(files[name]):
             body = EDITORIAL.sub("", convert("".join(poem["paragraphs"])))
             names = (poem.get("title"), poem.get("rhythmic"), poem["author"])
-            title = " ".join(convert(name.strip()) for name in names if name and name != "None")
+            title = re.sub("[ \t]+", " ", " ".join(convert(n.strip()) for n in names if n and n != "None"))
             if re.search(r"\w", body) and "□" not in body:
                 yield [title, squeeze(body)]
 
