@@ -1,0 +1,61 @@
+"""The sampler against what its settings promise."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from engine.requests import Sampling
+from engine.sampler import Sampler
+
+LOGPROBS = torch.log_softmax(torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, 3.0]), 0)
+NEVER = torch.tensor([False, False, False, False, False, True])
+
+
+def drawn(
+    count: int = 400, history: tuple[int, ...] = (), banned: tuple[int, ...] = (), **settings: Any
+) -> Counter[int]:
+    sampler = Sampler(Sampling(**{"temperature": 1.0, **settings}), NEVER, seed=0)
+    return Counter(sampler.draw(LOGPROBS, history, banned, 0).token_id for _ in range(count))
+
+
+def test_greedy_takes_the_best_allowed_token_and_reports_the_raw_logprob() -> None:
+    token = Sampler(Sampling(), NEVER, 0).draw(LOGPROBS, (), (), 2)
+    assert token.token_id == 0
+    assert token.logprob == float(LOGPROBS[0])
+    assert [i for i, _ in token.top] == [5, 0]
+
+
+def test_draws_follow_the_distribution_without_the_tokens_never_drawn() -> None:
+    counts = drawn(4000)
+    expected = torch.softmax(LOGPROBS[:5], 0)
+    assert 5 not in counts
+    for token in range(5):
+        assert counts[token] / 4000 == pytest.approx(float(expected[token]), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({"top_k": 2}, {0, 1}),
+        ({"top_p": 0.5}, {0, 1}),
+        ({"top_p": 1e-6}, {0}),
+        ({"min_p": 0.5}, {0, 1}),
+        ({"banned": (0, 1, 2)}, {3, 4}),
+        ({"logit_bias": {4: 100.0}}, {4}),
+        ({"history": (0, 1, 0), "no_repeat_ngram_size": 2}, {0, 2, 3, 4}),
+        ({"history": (0, 1), "repetition_penalty": 100.0}, {2, 3, 4}),
+    ],
+)
+def test_each_setting_leaves_just_the_tokens_it_should(settings: dict[str, Any], allowed: set[int]) -> None:
+    assert set(drawn(**settings)) == allowed
+
+
+def test_one_seed_gives_one_sequence_and_another_seed_another() -> None:
+    def sequence(seed: int) -> list[int]:
+        sampler = Sampler(Sampling(temperature=1.0), NEVER, seed)
+        return [sampler.draw(LOGPROBS, (), (), 0).token_id for _ in range(50)]
+
+    assert sequence(1) == sequence(1)
+    assert sequence(1) != sequence(2)
