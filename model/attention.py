@@ -81,11 +81,11 @@ class PagedAttention:
     """Packed rows [rows, heads, head_dim] of many sequences over a block cache; stores keys and values first.
 
     Sequences of one shape (rows, blocks) go through one product, which treats each apart: a sequence's bits do
-    not depend on its neighbours. Short ones are filled up with copies of their last row, since below some height
-    torch's kernel sums in an order that depends on where a matrix lies in memory.
+    not depend on its neighbours. Rows are filled up to a multiple of 16 with copies of the last one, since for
+    other heights torch's kernel sums in an order that depends on where a matrix lies in memory.
     """
 
-    MIN_ROWS = 16
+    ROWS = 16
 
     def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
         self.cache = cache
@@ -107,7 +107,7 @@ class PagedAttention:
         self.groups: list[tuple[int, Tensor, Tensor, Tensor]] = []
         for (num_rows, _), members in groupby(sorted(shapes), key=lambda s: s[:2]):
             numbers = [number for _, _, number in members]
-            index = torch.arange(max(num_rows, self.MIN_ROWS)).clamp(max=num_rows - 1)
+            index = torch.arange(-(-num_rows // self.ROWS) * self.ROWS).clamp(max=num_rows - 1)
             rows = torch.stack([starts[n] + index for n in numbers])
             keys = torch.stack([slots[n] for n in numbers])
             mask = torch.stack([_slot_mask(spans[n], keys.shape[1], size)[index] for n in numbers])

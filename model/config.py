@@ -26,9 +26,10 @@ class GLMConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-                raise CheckpointError(f"config.json: {field.name} must be a positive number, not {value!r}")
+            value, kind = getattr(self, field.name), (float, int) if field.type is float else int
+            if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < 2**31:
+                whole = "" if field.type is float else " without a fraction"
+                raise CheckpointError(f"config.json: {field.name} must be a positive number{whole}, not {value!r}")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"config.json: hidden_size {self.hidden_size} is not a multiple of "

@@ -20,6 +20,8 @@ class Tokenizer:
     """Ids of text pieces from sentencepiece, ids of special tokens from `tokenizer_config.json`."""
 
     def __init__(self, pieces: sentencepiece.SentencePieceProcessor, special: dict[str, int]) -> None:
+        if not isinstance(special, dict) or any(type(i) is not int or i < 0 for i in special.values()):
+            raise CheckpointError("tokenizer_config.json: special_tokens must map names to token ids")
         missing = [role for role in ROLES if role not in special]
         if missing:
             raise CheckpointError(f"tokenizer_config.json: special_tokens lacks {', '.join(missing)}")
@@ -37,7 +39,7 @@ class Tokenizer:
         """Reads `tokenizer.model` and `tokenizer_config.json`. Raises CheckpointError."""
         model, config = folder / "tokenizer.model", folder / "tokenizer_config.json"
         try:
-            pieces = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
+            pieces = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes() or b"empty")
             special = json.loads(config.read_text(encoding="utf-8"))["special_tokens"]
         except FileNotFoundError as error:
             raise CheckpointError(f"{error.filename}: no such file") from None

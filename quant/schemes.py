@@ -1,7 +1,7 @@
 """Schemes: how a linear layer's weight is stored, and how rows are multiplied with it.
 
-Every scheme keeps one promise: an output row depends on its own input row only, bit for bit, however many
-rows share the call. A request then gets the same numbers alone and in a batch of 64.
+Every scheme keeps one promise for layers of 16 features and more: an output row depends on its own input row only,
+bit for bit, however many rows share the call. A request then gets the same numbers alone and in a batch of 64.
 """
 
 from typing import Protocol
@@ -58,6 +58,8 @@ class Int8:
     name = "int8"
 
     def tensors(self, out_features: int, in_features: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        if in_features < 2:
+            raise ValueError("int8 needs at least 2 input features")  # torch._int_mm is wrong for 1
         return {
             "weight": ((out_features, in_features), torch.int8),
             "weight_scale": ((out_features,), torch.float32),

@@ -1,5 +1,6 @@
 """Attention over cache blocks: the rows a plain loop gives, whatever shares the step and wherever the keys lie."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from model.attention import DenseAttention, KVCache, PagedAttention, Span, part_b_start, visible
 from model.config import GLMConfig
 from model.glm import GLM
-from quant.schemes import SCHEMES
+from quant.schemes import SCHEMES, Float, Scheme
 
 HEADS, HEAD_DIM = 2, 8
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -174,66 +175,100 @@ def test_layers_keep_their_keys_apart() -> None:
     torch.testing.assert_close(cache.keys[1, 4:8], second[1][:4])
 
 
-# Bits: a request gets the same numbers alone and in a batch of 64. Shapes on both sides of the widths at which
-# torch's attention kernel changes its tiling (rows 192 and 768, keys 512).
-BIT_SHAPES = [(1, 1), (1, 8), (12, 1), (37, 5), (64, 1), (200, 1), (200, 30), (300, 200), (600, 3), (800, 1)]
+# A request gets the same bits alone and in a batch of 64. Where they were lost: at 1 and 3 rows with heads of 64 and
+# at every odd height below 32 with heads of 8, once two threads shared the heads, since each thread's scratch
+# memory lies elsewhere; and in the GELU at 3 threads, whose shares of the elements end amid a vector.
 
 
-@pytest.mark.parametrize(("context_len", "num_part_b"), BIT_SHAPES)
-@pytest.mark.parametrize("neighbours", ["alike", "unlike"])
-def test_attention_has_the_same_bits_alone_and_amid_63_others(
-    context_len: int, num_part_b: int, neighbours: str
-) -> None:
-    generator = torch.Generator().manual_seed(context_len)
-    one = Shape(context_len, num_part_b, num_part_b)
-    sequence = one, drawn(len(one), generator)
-    others = []
-    for number in range(63):
-        shape = one if neighbours == "alike" else Shape(1 + number % 40, 1 + number % 7, 1 + number % 3)
-        others.append((shape, drawn(len(shape), generator)))
-    (alone,) = paged([sequence], 16, generator)
-    amid = paged([*others[:40], sequence, *others[40:]], 16, generator)[40]
-    assert torch.equal(alone, amid)
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 7, 16, 17, 23, 31, 33, 65])
+@pytest.mark.parametrize("head_dim", [8, 64])
+def test_attention_has_the_same_bits_alone_and_amid_63_others(head_dim: int, num_rows: int) -> None:
+    generator = torch.Generator().manual_seed(num_rows)
+    count = -(-(num_rows + 20) // 16)  # blocks of a sequence: 20 tokens of part A, then the rows, from slot 32
+    heads, start = 4, 32
+    blocks = torch.randperm(64 * (count + 1), generator=generator).view(64, count + 1).tolist()
+    cache = KVCache(1, 64 * (count + 1), 16, heads, head_dim, torch.float32, torch.device("cpu"))
+    cache.keys.copy_(torch.randn(cache.keys.shape, generator=generator))
+    cache.values.copy_(torch.randn(cache.values.shape, generator=generator))
+    spans = [Span(num_rows, start, 20, tuple(b)) for b in blocks]
+    q, k, v = (torch.randn(64 * num_rows, heads, head_dim, generator=generator) for _ in range(3))
+    amid = PagedAttention(cache, spans)(0, q, k, v)
+    different = []
+    for number in (0, 1, 31, 32, 62, 63):
+        own = slice(number * num_rows, (number + 1) * num_rows)
+        alone = PagedAttention(cache, [spans[number]])(0, q[own], k[own], v[own])
+        if not torch.equal(alone, amid[own]):
+            different.append(number)
+    assert different == []
+
+
+@pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("quant", SCHEMES)
-@pytest.mark.parametrize(("context_len", "num_part_b"), [(1, 1), (9, 1), (23, 6), (70, 3)])
-def test_a_network_has_the_same_bits_alone_and_amid_63_others(quant: str, context_len: int, num_part_b: int) -> None:
-    config = GLMConfig(2, HEADS * HEAD_DIM * 4, HEADS * 4, 101, 128)
-    model = GLM(config, SCHEMES[quant]()).requires_grad_(False)
+def test_a_network_has_the_same_bits_alone_and_amid_63_others(quant: str) -> None:
+    config = GLMConfig(2, 64, 8, 101, 128)
     generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
+    model = random_network(config, SCHEMES[quant](), generator)
+    batch = [Shape(1 + (number * 7) % 40, number % 9, 9) for number in range(64)]
+    ids = [torch.randint(0, 101, (len(shape),), generator=generator) for shape in batch]
+    amid = logits(model, batch, ids, generator)
+    different = []
+    for number in (0, 5, 26, 63):
+        (alone,) = logits(model, [batch[number]], [ids[number]], generator)
+        assert torch.isfinite(alone).all()
+        if not torch.equal(alone, amid[number]):
+            different.append(number)
+    assert different == []
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("num_rows", [17, 64])
+def test_feed_forward_rows_have_the_same_bits_alone_and_together(num_rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mlp = random_network(GLMConfig(1, 512, 2, 5, 4), Float(), generator).transformer.layers[0].mlp
+    x = torch.randn(num_rows, 512, generator=generator) * 0.1  # in the GELU's bend
+    together = mlp(x)
+    assert [row for row in range(num_rows) if not torch.equal(mlp(x[row : row + 1])[0], together[row])] == []
+
+
+def random_network(config: GLMConfig, scheme: Scheme, generator: torch.Generator) -> GLM:
+    model = GLM(config, scheme).requires_grad_(False)
+    for name, parameter in model.named_parameters():
         if parameter.dtype == torch.int8:
-            parameter.data = torch.randint(-127, 128, parameter.shape, generator=generator, dtype=torch.int8)
+            codes = torch.randint(-127, 128, parameter.shape, generator=generator, dtype=torch.int8)
+            parameter.data = codes
         else:
-            scale = 0.002 if parameter.ndim == 1 else 0.2
-            parameter.data = torch.randn(parameter.shape, generator=generator).abs() * scale
-    one = Shape(context_len, num_part_b, 1)
-    others = [Shape(1 + (number * 7) % 80, number % 9, 1 + number % 3) for number in range(63)]
-    ids = {id(s): torch.randint(0, 101, (len(s),), generator=generator) for s in (one, *others)}
+            scale = 0.003 if name.endswith("weight_scale") else 0.3
+            parameter.data = torch.randn(parameter.shape, generator=generator) * scale
+    return model
 
-    def run(batch: list[Shape]) -> list[list[Tensor]]:
-        """Logits of every piece of every sequence, step by step."""
-        counts = [sum(num_blocks(shape, 16)) for shape in batch]
-        order = torch.randperm(sum(counts), generator=generator).tolist()
-        heads, head_dim = config.num_attention_heads, config.head_dim
-        cache = KVCache(2, len(order), 16, heads, head_dim, torch.float32, torch.device("cpu"))
-        queues = []
-        for shape, count in zip(batch, counts, strict=True):
-            queues.append(pieces(shape, 16, tuple(order[:count])))
-            order = order[count:]
-        outs: list[list[Tensor]] = [[] for _ in batch]
-        while any(queues):
-            step = [(number, *queue.pop(0)) for number, queue in enumerate(queues) if queue]
-            token_ids = torch.cat([ids[id(batch[n])][rows] for n, rows, _ in step])
-            zeros = torch.zeros_like(token_ids)
-            hidden = model(token_ids, zeros, zeros, PagedAttention(cache, [span for *_, span in step]))
-            sizes = [span.num_rows for *_, span in step]
-            for (number, *_), part in zip(step, model.logits(hidden).split(sizes), strict=True):
-                outs[number].append(part)
-        return outs
 
-    (alone,) = run([one])
-    amid = run([*others[:20], one, *others[20:]])[20]
-    assert all(torch.isfinite(part).all() for part in alone)
-    assert [torch.equal(a, b) for a, b in zip(alone, amid, strict=True)] == [True] * len(alone)
+def logits(model: GLM, batch: list[Shape], ids: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Logits of every row of every sequence: part A of all in a step, then part B."""
+    config = model.config
+    counts = [sum(num_blocks(shape, 16)) for shape in batch]
+    order = torch.randperm(sum(counts), generator=generator).tolist()
+    heads, head_dim = config.num_attention_heads, config.head_dim
+    cache = KVCache(config.num_layers, len(order), 16, heads, head_dim, torch.float32, torch.device("cpu"))
+    queues = []
+    for shape, count in zip(batch, counts, strict=True):
+        queues.append(pieces(shape, 16, tuple(order[:count])))
+        order = order[count:]
+    outs = [torch.full((len(shape), config.vocab_size), torch.nan) for shape in batch]
+    while any(queues):
+        step = [(number, *queue.pop(0)) for number, queue in enumerate(queues) if queue]
+        token_ids = torch.cat([ids[number][rows] for number, rows, _ in step])
+        zeros = torch.zeros_like(token_ids)
+        hidden = model(token_ids, zeros, zeros, PagedAttention(cache, [span for *_, span in step]))
+        parts = model.logits(hidden).split([span.num_rows for *_, span in step])
+        for (number, rows, _), part in zip(step, parts, strict=True):
+            outs[number][rows] = part
+    return outs

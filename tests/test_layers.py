@@ -1,0 +1,53 @@
+"""The house: imports point down, the server knows no tensor, the package names are ours alone."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BELOW = {
+    "server": {"engine", "model", "quant"},
+    "engine": {"model", "quant"},
+    "training": {"model", "quant"},
+    "model": {"quant"},
+    "quant": set(),
+}
+FILES = [path for package in BELOW for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} is a relative import"
+            assert node.module
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_down(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    assert set(imported(path)) & BELOW.keys() <= BELOW[package] | {package}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "server").rglob("*.py")), ids=lambda path: path.name)
+def test_the_server_s_files_do_not_import_torch(path: Path) -> None:
+    assert "torch" not in set(imported(path))
+
+
+@pytest.mark.skipif(not (ROOT / "server/app.py").exists(), reason="the server is not written yet")
+def test_importing_the_server_does_not_load_torch() -> None:
+    code = "import sys, server.app; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_no_other_distribution_owns_our_package_names(package: str) -> None:
+    assert set(importlib.metadata.packages_distributions().get(package, [])) <= {"glm-infill"}
