@@ -5,6 +5,7 @@ the published checkpoints. Where keys and values live is the caller's business (
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import Attend
@@ -33,9 +34,11 @@ class SelfAttention(nn.Module):
 def gelu(x: Tensor) -> Tensor:
     """The tanh approximation of GELU.
 
-    Not `F.gelu`: on a CPU it computes the last elements of each thread's share by another formula, so that a row's
-    bits would depend on the rows beside it.
+    Not `F.gelu`, but for training: on a CPU it computes the last elements of each thread's share by another formula,
+    so that a row's bits would depend on the rows beside it.
     """
+    if x.requires_grad:
+        return F.gelu(x, approximate="tanh")
     return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
 
 

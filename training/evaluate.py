@@ -205,7 +205,7 @@ def masked_windows(texts: Sequence[str], tokenizer: Tokenizer, kind: str, length
     rng = np.random.default_rng(0)
     rows = tokenized(texts, tokenizer)
     special = special_ids(tokenizer)
-    for window in windows(rows, [1] * len(rows), length, rng):
+    for window in windows(rows, [1] * len(rows), (length, length), rng):
         borders = sentences(window.ends)
         if kind != "[sMASK]" or len(borders) > 1:
             yield sample(window.ids, borders, KINDS[kind], special, rng)

@@ -1,6 +1,7 @@
 """Pretrains a GLM with the blank-infilling objective, resumable, and writes a checkpoint folder.
 
-    python -m training.pretrain --corpora FOLDER --tokenizer tokenizer.model --out runs/demo --minutes 240
+    python -m training.pretrain --corpora FOLDER --tokenizer FOLDER --out runs/demo --minutes 240
+    torchrun --nproc-per-node 2 -m training.pretrain …      # data-parallel: on a CPU faster than two threads
 
 The learning rate is warmed up, held, and brought down linearly over the last part of the time budget. A
 run that was stopped goes on from its last checkpoint when the same command is given again. `--out` gets
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.progress import Progress
@@ -38,6 +40,9 @@ SENTENCE_ENDS = ".?!;:。？！；：…\n"
 # a small budget learns more from a step with more targets.
 DEMO_MIXTURE = Mixture(token=0.62, sentence=0.08, document=0.3, mask_ratio=0.25, continuation=0.1)
 WARMUP_STEPS = 100
+SAVE_STEPS = 250
+# ids, positions, block positions, targets, each [batch, longest], and context lengths [batch].
+Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +68,21 @@ def read_documents(
     return {name: tokenized(choose(folder, name), tokenizer) for name in mix}
 
 
-def windows(documents: list[Document], weights: list[int], length: int, rng: Rng) -> Iterator[Document]:
-    """Endless windows of at most `length` tokens, in proportion to the documents' weighted lengths."""
+def windows(documents: list[Document], weights: list[int], lengths: tuple[int, int], rng: Rng) -> Iterator[Document]:
+    """Endless windows in proportion to the documents' weighted lengths, of `lengths` (shortest, longest) tokens.
+
+    A length's density falls with its square, so that short and long windows hold like numbers of tokens: most
+    steps are cheap, and every position is learned all along.
+    """
+    shortest, longest = lengths
     sizes = np.array([len(d.ids) * w for d, w in zip(documents, weights, strict=True)], dtype=np.float64)
     # A document shorter than the window is one sample however short it is: draw by windows, not by tokens.
-    share = np.maximum(sizes, length * 0.75 * np.array(weights))
+    share = np.maximum(sizes, shortest * np.array(weights))
     cumulative = np.cumsum(share / share.sum())
     while True:
         for number in np.searchsorted(cumulative, rng.random(4096)):
             document = documents[min(number, len(documents) - 1)]
+            length = round(1.0 / rng.uniform(1.0 / longest, 1.0 / shortest))
             start = int(rng.integers(0, max(1, len(document.ids) - length // 2)))
             if len(document.ids) <= length:
                 start = 0
@@ -84,10 +95,14 @@ def sentences(ends: NDArray[np.bool_]) -> list[Span]:
     return [(a, b) for a, b in pairwise(borders) if b > a]
 
 
-def collate(samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """ids, positions, block positions, targets, each [batch, longest], and context lengths [batch]."""
-    longest = max(len(s.token_ids) for s in samples)
-    longest = -(-longest // 16) * 16
+def padded(num_tokens: int) -> int:
+    """The row length of a batch whose longest sample has `num_tokens`."""
+    return -(-num_tokens // 16) * 16
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Samples as one batch, padded at their ends."""
+    longest = padded(max(len(s.token_ids) for s in samples))
     out = np.zeros((4, len(samples), longest), dtype=np.int64)
     out[3] = -1
     for row, s in enumerate(samples):
@@ -97,7 +112,18 @@ def collate(samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
     return ids, positions, blocks, targets, torch.tensor([s.context_len for s in samples])
 
 
-def loss(model: GLM, batch: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+def batches(samples: list[Sample], num_tokens: int) -> list[list[Sample]]:
+    """Samples of like length together, each batch as many as `num_tokens` with padding hold, at least one."""
+    result: list[list[Sample]] = []
+    for item in sorted(samples, key=lambda s: len(s.token_ids)):
+        if result and (len(result[-1]) + 1) * padded(len(item.token_ids)) <= num_tokens:
+            result[-1].append(item)
+        else:
+            result.append([item])
+    return result
+
+
+def loss(model: GLM, batch: Batch) -> Tensor:
     """Mean cross-entropy over the target tokens; the head is computed for those alone."""
     ids, positions, blocks, targets, context_len = batch
     attend = DenseAttention(visible(ids.shape[1], context_len))
@@ -106,36 +132,166 @@ def loss(model: GLM, batch: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Te
     return F.cross_entropy(model.logits(hidden[learned]), targets[learned])
 
 
-def sinusoids(rows: int, width: int) -> Tensor:
-    """The sinusoidal position table of arXiv 1706.03762, [rows, width]: nearness to start learning from."""
-    angle = torch.arange(rows)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """The first pairs (sine, cosine) of a position table, which lie from column `start` on."""
+
+    start: int
+    frequencies: Tensor
+
+    def table(self, rows: int) -> Tensor:
+        """[rows, 2 × frequencies]"""
+        angle = torch.arange(rows)[:, None] * self.frequencies
+        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+    def every(self, step: int, count: int) -> list[tuple[int, float]]:
+        """Column and frequency of at most `count` pairs, each `step`-th of them."""
+        chosen = range(0, min(step * count, len(self.frequencies)), step)
+        return [(self.start + 2 * i, float(self.frequencies[i])) for i in chosen]
+
+
+def waves(start: int, count: int, longest: int) -> Waves:
+    """Wavelengths from 3 tokens to `longest`, in a geometric row."""
+    return Waves(start, 2 * math.pi / torch.logspace(math.log10(3.0), math.log10(longest), count))
+
+
+def offset_head(pairs: list[tuple[int, float, int]], width: int) -> tuple[Tensor, Tensor]:
+    """Query and key rows [2 × pairs, width] by which a position p finds p + offset.
+
+    Each pair is (column, frequency, offset). The sine and cosine of a position turned by frequency × offset are
+    those of the position found, whose product with its own key is the largest.
+    """
+    query, key = torch.zeros(2, 2 * len(pairs), width)
+    for row, (column, frequency, offset) in enumerate(pairs):
+        turn = frequency * offset
+        rows = slice(2 * row, 2 * row + 2)
+        columns = slice(column, column + 2)
+        key[rows, columns] = torch.eye(2)
+        query[rows, columns] = torch.tensor([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    return query, key
 
 
 def initialize(model: GLM) -> None:
-    """Normal matrices, the last one of each branch scaled down by depth, sinusoidal position tables."""
+    """Normal matrices, the last one of each branch scaled down by depth; attention that starts out near.
+
+    Learned position tables know no nearness, and a run of some hours spends them on finding it. So both tables
+    start as sinusoids, each in columns of its own (in the same columns their products would disturb each other),
+    and three heads a layer start as the ones that every GLM ends up with: the neighbour before, the neighbour
+    behind (1 token away, 2 in odd layers), and the token before in the same span. The rest start at random, and
+    all of them are learned.
+    """
     config = model.config
+    width, size = config.hidden_size, config.head_dim
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         elif "layernorm" in name:
             nn.init.ones_(parameter)
-        elif "position_embeddings" in name:
-            with torch.no_grad():
-                parameter.copy_(0.08 * sinusoids(*parameter.shape))
         else:
             last = name.endswith(("attention.dense.weight", "dense_4h_to_h.weight"))
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.num_layers) if last else 0.02)
+    rows = config.max_sequence_length + 1
+    text, span = waves(0, width // 4, rows), waves(width // 2, width // 8, rows)
+    with torch.no_grad():
+        for module, own in (
+            (model.transformer.position_embeddings, text),
+            (model.transformer.block_position_embeddings, span),
+        ):
+            table = own.table(rows)
+            module.weight.zero_()
+            module.weight[:, own.start : own.start + table.shape[1]] = 0.08 * table
+        for layer in range(config.num_layers):
+            away = 1 + layer % 2
+            near = [[(c, f, offset) for c, f in text.every(1, size // 2)] for offset in (-away, away)]
+            before = [(c, f, 0) for c, f in text.every(2, size // 4)] + [
+                (c, f, -1) for c, f in span.every(1, size // 4)
+            ]
+            weight = model.get_parameter(f"transformer.layers.{layer}.attention.query_key_value.weight")
+            for head, pairs in enumerate([*near, before][: config.num_attention_heads]):
+                for start, found in zip((0, width), offset_head(pairs, width), strict=True):
+                    weight[start + head * size : start + head * size + len(found)] = found
 
 
-def optimizers(model: GLM) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for everything else."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
-    return [
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.1),
-        torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+class Optimizers:
+    """Muon for the blocks' matrices, AdamW for everything else.
+
+    Queries, keys and values are three matrices to Muon, though stored as one, and queries and keys move more
+    slowly: at the rate of the others attention saturates.
+    """
+
+    QUERY_KEY = 0.3
+
+    def __init__(self, model: GLM) -> None:
+        matrices: list[nn.Parameter] = []
+        queries_keys: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        self._thirds: list[tuple[nn.Parameter, nn.Parameter, slice]] = []
+        for name, parameter in model.named_parameters():
+            if name.endswith("query_key_value.weight"):
+                width = parameter.shape[1]
+                for number in range(3):
+                    rows = slice(number * width, (number + 1) * width)
+                    third = nn.Parameter(parameter.data[rows])  # shares its memory
+                    self._thirds.append((third, parameter, rows))
+                    (matrices if number == 2 else queries_keys).append(third)
+            elif parameter.ndim == 2 and ".layers." in name:
+                matrices.append(parameter)
+            else:
+                others.append(parameter)
+        groups = [{"params": matrices, "share": 1.0}, {"params": queries_keys, "share": self.QUERY_KEY}]
+        self.matrices = torch.optim.Muon(groups, momentum=0.95, weight_decay=0.05)
+        self.others = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def step(self, lr_matrix: float, lr_other: float) -> None:
+        """One step along the gradients that the model's parameters hold."""
+        for third, whole, rows in self._thirds:
+            third.grad = None if whole.grad is None else whole.grad[rows]
+        for group in self.matrices.param_groups:
+            group["lr"] = lr_matrix * group["share"]
+        for group in self.others.param_groups:
+            group["lr"] = lr_other
+        self.matrices.step()  # type: ignore[no-untyped-call]
+        self.others.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"matrices": self.matrices.state_dict(), "others": self.others.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.matrices.load_state_dict(state["matrices"])
+        self.others.load_state_dict(state["others"])
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The processes of a data-parallel run, as torchrun starts them; one where it did not."""
+
+    rank: int = 0
+    size: int = 1
+
+    @staticmethod
+    def join() -> "Ranks":
+        if "RANK" not in os.environ:
+            return Ranks()
+        dist.init_process_group("gloo")
+        return Ranks(dist.get_rank(), dist.get_world_size())
+
+    def mean(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Each gradient becomes the mean over the ranks'."""
+        grads = [p.grad for p in parameters if p.grad is not None]
+        if self.size > 1:
+            flat = torch.cat([g.flatten() for g in grads])
+            dist.all_reduce(flat)
+            flat /= self.size
+            for grad, own in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
+                grad.copy_(own.view_as(grad))
+
+    def first(self, value: float) -> float:
+        """Rank 0's value, on every rank: by it they all stop at the same step."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        return shared.item()
 
 
 def rate(step: int, elapsed: float, budget: float, decay: float) -> float:
@@ -197,21 +353,20 @@ class Run:
         torch.manual_seed(args.seed)
         self.model = GLM(config)
         initialize(self.model)
-        self.optimizers = optimizers(self.model)
+        self.optimizers = Optimizers(self.model)
         self.step, self.tokens, self.elapsed = 0, 0, 0.0
         state = self.out / "state.pt"
         if state.exists():
             saved: dict[str, Any] = torch.load(state, weights_only=True)
             self.model.load_state_dict(saved["model"])
-            for optimizer, values in zip(self.optimizers, saved["optimizers"], strict=True):
-                optimizer.load_state_dict(values)
+            self.optimizers.load_state_dict(saved["optimizers"])
             self.step, self.tokens, self.elapsed = saved["step"], saved["tokens"], saved["elapsed"]
 
     def save(self) -> None:
         """State first under another name, so that a kill never leaves half a file."""
         state = {
             "model": self.model.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
+            "optimizers": self.optimizers.state_dict(),
             "step": self.step,
             "tokens": self.tokens,
             "elapsed": self.elapsed,
@@ -228,55 +383,59 @@ class Run:
 def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
     """Trains on the mix's files (name → weight) until the time budget is spent; see this module's first lines."""
     args.out.mkdir(parents=True, exist_ok=True)
+    ranks = Ranks.join()
     run = Run(args)
     special = special_ids(run.tokenizer)
     corpus = read_documents(args.corpora, run.tokenizer, mix)
     flat = [(d, mix[name]) for name, rows in corpus.items() for d in rows]
-    rng = np.random.default_rng([args.seed, run.step])
-    source = windows([d for d, _ in flat], [w for _, w in flat], args.window, rng)
+    rng = np.random.default_rng([args.seed, run.step, ranks.rank])
+    source = windows([d for d, _ in flat], [w for _, w in flat], (args.shortest, args.longest), rng)
     held = [d for rows in read_documents(args.corpora, run.tokenizer, mix, held_out=True).values() for d in rows]
     held_rng = np.random.default_rng(7)
-    held_windows = windows(held, [1] * len(held), args.window, held_rng)
-    held_batches = [collate([draw(next(held_windows), special, held_rng) for _ in range(args.batch)]) for _ in range(4)]
-    pool: list[Sample] = []
+    held_windows = windows(held, [1] * len(held), (args.shortest, args.longest), held_rng)
+    held_samples = [draw(next(held_windows), special, held_rng) for _ in range(192)]
+    held_out = [collate(b) for b in batches(held_samples, args.batch_tokens)]
+    ready: list[list[Sample]] = []
     recent: list[float] = []
     budget = args.minutes * 60.0
-    with Progress() as progress:
+    with Progress(disable=ranks.rank > 0) as progress:
         task = progress.add_task("pretraining", total=budget, completed=int(run.elapsed))
         while run.elapsed < budget:
             began = time.perf_counter()
-            if not pool:
+            if not ready:
                 # Batches of like length waste little padding.
-                drawn = [draw(next(source), special, rng) for _ in range(args.batch * 8)]
-                drawn.sort(key=lambda s: len(s.token_ids))
-                groups = [drawn[i : i + args.batch] for i in range(0, len(drawn), args.batch)]
-                groups = [groups[i] for i in rng.permutation(len(groups))]
-                pool = [s for g in groups for s in g]
-            batch = collate(pool[: args.batch])
-            del pool[: args.batch]
-            for optimizer, base in zip(run.optimizers, (args.lr_matrix, args.lr_other), strict=True):
-                for group in optimizer.param_groups:
-                    group["lr"] = base * rate(run.step, run.elapsed, budget, args.decay)
-                optimizer.zero_grad(set_to_none=True)
+                ready = batches(
+                    [draw(next(source), special, rng) for _ in range(args.batch_tokens // 8)], args.batch_tokens
+                )
+                ready = [ready[i] for i in rng.permutation(len(ready))]
+            batch = collate(ready.pop())
+            run.model.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16):
                 value = loss(run.model, batch)
             value.backward()  # type: ignore[no-untyped-call]
+            ranks.mean(run.model.parameters())
             nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-            for optimizer in run.optimizers:
-                optimizer.step()
+            now = rate(run.step, run.elapsed, budget, args.decay)
+            run.optimizers.step(args.lr_matrix * now, args.lr_other * now)
             run.step += 1
-            run.tokens += batch[0].numel()
+            run.tokens += batch[0].numel() * ranks.size
             recent.append(value.item())
             # A step that was paused counts as a few seconds, so that the schedule follows work done.
-            run.elapsed += min(time.perf_counter() - began, 5.0)
+            run.elapsed = ranks.first(run.elapsed + min(time.perf_counter() - began, 5.0))
+            if ranks.rank > 0:
+                continue
             progress.update(task, completed=run.elapsed, description=f"step {run.step} loss {recent[-1]:.3f}")
             if run.step % 50 == 0:
                 run.log(loss=sum(recent) / len(recent), seconds=run.elapsed)
                 recent.clear()
-            if run.step % 250 == 0:
-                run.log(held_out=evaluate(run.model, held_batches))
+            if run.step % SAVE_STEPS == 0:
+                run.log(held_out=evaluate(run.model, held_out))
                 run.save()
-    run.log(held_out=evaluate(run.model, held_batches))
+    if ranks.size > 1:
+        dist.destroy_process_group()
+    if ranks.rank > 0:
+        return
+    run.log(held_out=evaluate(run.model, held_out))
     run.save()
     try:
         plot(args.out / "log.jsonl", args.out / "loss.png")
@@ -288,10 +447,10 @@ def draw(window: Document, special: SpecialIds, rng: Rng) -> Sample:
     return sample(window.ids, sentences(window.ends), DEMO_MIXTURE, special, rng)
 
 
-def evaluate(model: GLM, batches: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]) -> float:
+def evaluate(model: GLM, held_out: list[Batch]) -> float:
     """Mean held-out loss."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        return sum(loss(model, b).item() for b in batches) / len(batches)
+        return sum(loss(model, b).item() for b in held_out) / len(held_out)
 
 
 def main() -> None:
@@ -303,8 +462,9 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.4, help="share of the time over which the rate falls")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--window", type=int, default=80)
+    parser.add_argument("--batch-tokens", type=int, default=3072, help="tokens a step and rank, padding included")
+    parser.add_argument("--shortest", type=int, default=48, help="tokens of the shortest window")
+    parser.add_argument("--longest", type=int, default=384, help="tokens of the longest window")
     parser.add_argument("--lr-matrix", type=float, default=0.02)
     parser.add_argument("--lr-other", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
