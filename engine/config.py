@@ -5,10 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """`model` is a checkpoint folder, None the bundled demo; `kv_cache_gb` is 10⁹ bytes of keys and values."""
+    """`model` is a checkpoint folder, None the bundled demo; `kv_cache_gb` is 10⁹ bytes of keys and values.
+
+    `quant`, `group_size` and `quant_head` (the embedding and head) say how matrices are stored; None is what the
+    checkpoint says, or float.
+    """
 
     model: str | None = None
-    quant: str = "none"
+    quant: str | None = None
+    group_size: int | None = None
+    quant_head: str | None = None
     device: str = "auto"
     kv_cache_gb: float = 0.5
     max_batch_tokens: int = 2048

@@ -21,6 +21,7 @@ from engine.scoring import ScoreJob
 from engine.sequence import Sequence
 from model.checkpoint import Checkpoint, load
 from model.layout import parse
+from quant import cpu
 
 # How long a batch request is passed over before it goes ahead of new interactive ones.
 BATCH_PATIENCE_S = 5.0
@@ -34,12 +35,10 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         path = Path(config.model) if config.model else None
-        loaded = checkpoint or load(path, config.quant, device)
+        loaded = checkpoint or load(path, config.quant, device, config.group_size, config.quant_head)
         model = loaded.model
         c = model.config
-        bytes_per_block = (
-            2 * c.num_layers * c.hidden_size * config.block_size * model.word_embeddings.weight.element_size()
-        )
+        bytes_per_block = 2 * c.num_layers * c.hidden_size * config.block_size * model.dtype.itemsize
         num_blocks = max(int(config.kv_cache_gb * 1e9 // bytes_per_block), 1)
         # A context and a span at the model's limits must fit, or a request could wait forever.
         num_blocks = max(num_blocks, 2 * -(-(c.max_sequence_length + 1) // config.block_size) + 2)
@@ -49,7 +48,7 @@ class Engine:
         self.card = ModelCard(
             name=loaded.name,
             family="glm",
-            quant=config.quant,
+            quant=loaded.quant,
             tp=1,
             masks=list(self.tokenizer.masks),
             max_context=c.max_sequence_length,
@@ -57,8 +56,8 @@ class Engine:
             max_span=c.max_sequence_length,
             vocab_size=self.tokenizer.size,
             strategy="append",
-            num_parameters=sum(p.numel() for p in model.parameters()),
-            kernels="torch",
+            num_parameters=model.num_parameters,
+            kernels="triton" if device == "cuda" else cpu.describe(),
             created=int(time.time()),
         )
         never = torch.ones(c.vocab_size, dtype=torch.bool)

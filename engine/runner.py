@@ -16,17 +16,16 @@ class Runner:
 
     def __init__(self, model: GLM, num_blocks: int, block_size: int) -> None:
         self.model = model
-        weight = model.word_embeddings.weight
         c = model.config
-        self.device = weight.device
+        self.device = model.transformer.final_layernorm.weight.device
         self.cache = KVCache(
             c.num_layers,
             num_blocks,
             block_size,
             c.num_attention_heads,
             c.head_dim,
-            weight.dtype,
-            weight.device,
+            model.dtype,
+            self.device,
         )
 
     @torch.inference_mode()
@@ -60,7 +59,7 @@ class Runner:
             if rows.targets == ():
                 row = next(scored)
                 assert isinstance(row, Tensor)
-                bad += not bool(torch.isfinite(row).all())
+                bad += not bool(torch.isfinite(row.amin()))  # log-probabilities have no upper end; NaN is the least
                 results.append(row)
             elif rows.targets is not None:
                 line: list[Scored | None] = []

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quant import cpu
+
 
 class Attend(Protocol):
     """Takes a layer's queries, keys and values, each [..., heads, head_dim]; gives the mixed values, likewise."""
@@ -80,9 +82,10 @@ class Span:
 class PagedAttention:
     """Packed rows [rows, heads, head_dim] of many sequences over a block cache; stores keys and values first.
 
-    Sequences of one shape (rows, blocks) go through one product, which treats each apart: a sequence's bits do
-    not depend on its neighbours. Rows are filled up to a multiple of 16 with copies of the last one, since for
-    other heights torch's kernel sums in an order that depends on where a matrix lies in memory.
+    Rows of part B go to the CPU kernels where there are any, which read the cache in place. All others are gathered:
+    sequences of one shape (rows, blocks) go through one product, which treats each apart. Rows are filled up to a
+    multiple of 16 with copies of the last one, since for other heights torch's kernel sums in an order that depends on
+    where a matrix lies in memory. Either way a sequence's bits do not depend on its neighbours.
     """
 
     ROWS = 16
@@ -90,26 +93,36 @@ class PagedAttention:
     def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
         self.cache = cache
         size = cache.block_size
-        offsets = torch.arange(size)
-        slots: list[Tensor] = []
-        shapes: list[tuple[int, int, int]] = []
-        for number, span in enumerate(spans):
-            own = (torch.tensor(span.blocks)[:, None] * size + offsets).flatten()
-            slots.append(own)
-            shapes.append((span.num_rows, len(span.blocks), number))
-        starts = [0]
-        for span in spans:
-            starts.append(starts[-1] + span.num_rows)
         device = cache.keys.device
-        self.write_slots = torch.cat(
-            [s[span.start : span.start + span.num_rows] for s, span in zip(slots, spans, strict=True)]
-        ).to(device)
+        in_place = device.type == "cpu" and cache.keys.dtype == torch.float32 and cpu.variant() is not None
+        offsets = torch.arange(size)
+        write_slots: list[int] = []
+        shapes: list[tuple[int, int, int]] = []
+        single: list[tuple[int, int, int, int]] = []  # as `cpu.attention` takes them
+        blocks: list[int] = []
+        single_rows: list[int] = []
+        starts = [0]
+        for number, span in enumerate(spans):
+            first = part_b_start(span.context_len, size)
+            slots = range(span.start, span.start + span.num_rows)
+            write_slots += [span.blocks[slot // size] * size + slot % size for slot in slots]
+            if in_place and span.start >= first:
+                single += [(len(blocks), span.context_len, first, slot) for slot in slots]
+                blocks += span.blocks
+                single_rows += range(starts[-1], starts[-1] + span.num_rows)
+            else:
+                shapes.append((span.num_rows, len(span.blocks), number))
+            starts.append(starts[-1] + span.num_rows)
+        self.write_slots = torch.tensor(write_slots, device=device)
+        self.single_rows = torch.tensor(single_rows, device=device)
+        self.single = torch.tensor(single), torch.tensor(blocks)
         self.groups: list[tuple[int, Tensor, Tensor, Tensor]] = []
         for (num_rows, _), members in groupby(sorted(shapes), key=lambda s: s[:2]):
             numbers = [number for _, _, number in members]
             index = torch.arange(-(-num_rows // self.ROWS) * self.ROWS).clamp(max=num_rows - 1)
             rows = torch.stack([starts[n] + index for n in numbers])
-            keys = torch.stack([slots[n] for n in numbers])
+            own = [(torch.tensor(spans[n].blocks)[:, None] * size + offsets).flatten() for n in numbers]
+            keys = torch.stack(own)
             mask = torch.stack([_slot_mask(spans[n], keys.shape[1], size)[index] for n in numbers])
             self.groups.append((num_rows, rows.to(device), keys.to(device), mask[:, None].to(device)))
 
@@ -117,7 +130,13 @@ class PagedAttention:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self.write_slots] = k.to(keys.dtype)
         values[self.write_slots] = v.to(values.dtype)
+        if not self.groups:
+            return cpu.attention(q, keys, values, *self.single, self.cache.block_size)
         out = torch.empty_like(q)
+        if len(self.single_rows):
+            out[self.single_rows] = cpu.attention(
+                q[self.single_rows], keys, values, *self.single, self.cache.block_size
+            )
         for num_rows, rows, slots, mask in self.groups:
             mixed = F.scaled_dot_product_attention(
                 q[rows].transpose(1, 2),  # [sequences, heads, rows, head_dim]

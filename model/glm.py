@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from model.attention import Attend
 from model.config import GLMConfig
-from quant.linear import Linear
-from quant.schemes import Float, Scheme, linear
+from quant import cpu
+from quant.linear import Embedding, Linear, Weight
+from quant.schemes import Float, Head, Scheme
 
 
 class SelfAttention(nn.Module):
@@ -39,6 +40,8 @@ def gelu(x: Tensor) -> Tensor:
     """
     if x.requires_grad:
         return F.gelu(x, approximate="tanh")
+    if x.device.type == "cpu" and x.dtype == torch.float32 and cpu.variant() is not None:
+        return cpu.gelu(x)
     return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
 
 
@@ -87,10 +90,18 @@ class Transformer(nn.Module):
 class GLM(nn.Module):
     """Token ids, positions and block positions, each [...], to hidden states [..., hidden_size]."""
 
-    def __init__(self, config: GLMConfig, scheme: Scheme | None = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        config: GLMConfig,
+        scheme: Scheme | None = None,
+        dtype: torch.dtype = torch.float32,
+        head: Head | None = None,
+    ) -> None:
+        """`scheme` stores the blocks' matrices, `head` the embedding and head; both are `dtype` when left out."""
         super().__init__()
         self.config = config
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, dtype=dtype)
+        self.dtype = dtype
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, head or Float(dtype), dtype)
         self.transformer = Transformer(config, scheme or Float(dtype), dtype)
 
     def forward(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor, attend: Attend) -> Tensor:
@@ -105,6 +116,16 @@ class GLM(nn.Module):
         out: Tensor = t.final_layernorm(h)
         return out
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights, however they are stored."""
+        count = 0
+        for module in self.modules():
+            own = module.packed() if isinstance(module, Weight) else {}
+            count += module.in_features * module.out_features if isinstance(module, Weight) else 0
+            count += sum(p.numel() for n, p in module.named_parameters(recurse=False) if n not in own)
+        return count
+
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden_size] → [..., vocab_size] float32, by the tied embedding."""
-        return linear(hidden, self.word_embeddings.weight).float()
+        return self.word_embeddings.logits(hidden)

@@ -1,25 +1,67 @@
-"""A linear layer whose weight is stored by a scheme."""
+"""Layers whose weight is stored by a scheme."""
 
 import torch
 from torch import Tensor, nn
 
-from quant.schemes import Scheme
+from quant.schemes import Head, Scheme, Tensors
 
 
-class Linear(nn.Module):
-    """y = x·Wᵀ + b with W stored as the scheme's tensors, each a parameter of this module by the scheme's name."""
+class Weight(nn.Module):
+    """A weight [out_features, in_features] as a scheme's tensors, each a parameter of this module by its name.
 
-    def __init__(self, in_features: int, out_features: int, scheme: Scheme, dtype: torch.dtype) -> None:
+    Built in stored form; `assign` replaces it by what the machine's kernels read.
+    """
+
+    def __init__(self, in_features: int, out_features: int, scheme: Scheme) -> None:
         super().__init__()
         self.scheme = scheme
         self.in_features = in_features
         self.out_features = out_features
-        for name, (shape, stored) in scheme.tensors(out_features, in_features).items():
-            tensor = torch.empty(shape, dtype=stored)
-            self.register_parameter(name, nn.Parameter(tensor, requires_grad=stored.is_floating_point))
-        self._names = tuple(scheme.tensors(out_features, in_features))
+        self._names: tuple[str, ...] = ()
+        stored = scheme.tensors(out_features, in_features)
+        self._register({name: torch.empty(shape, dtype=kind) for name, (shape, kind) in stored.items()})
+
+    def assign(self, stored: Tensors) -> None:
+        """Takes a weight in its stored form, for inference; the caller has checked names, shapes and dtypes."""
+        self._register(self.scheme.pack(stored))
+        self.requires_grad_(False)
+
+    def packed(self) -> Tensors:
+        """The weight as the scheme's products take it."""
+        return {name: getattr(self, name) for name in self._names}
+
+    def _register(self, tensors: Tensors) -> None:
+        for name in self._names:
+            delattr(self, name)
+        for name, tensor in tensors.items():
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
+        self._names = tuple(tensors)
+
+
+class Linear(Weight):
+    """y = x·Wᵀ + b."""
+
+    def __init__(self, in_features: int, out_features: int, scheme: Scheme, dtype: torch.dtype) -> None:
+        super().__init__(in_features, out_features, scheme)
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] → [..., out_features]."""
-        return self.scheme.matmul(x, {name: getattr(self, name) for name in self._names}, self.bias)
+        return self.scheme.matmul(x, self.packed(), self.bias, self.out_features)
+
+
+class Embedding(Weight):
+    """A table of vectors that is also the head: rows by id, and the product of hidden states with all of them."""
+
+    def __init__(self, num_rows: int, width: int, scheme: Head, dtype: torch.dtype) -> None:
+        super().__init__(width, num_rows, scheme)
+        self.scheme: Head = scheme
+        self.dtype = dtype
+
+    def forward(self, index: Tensor) -> Tensor:
+        """ids [...] → [..., width]"""
+        return self.scheme.rows(self.packed(), index, self.in_features).to(self.dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., width] → [..., num_rows] in float32"""
+        return self.scheme.matmul(hidden, self.packed(), None, self.out_features).float()

@@ -1,6 +1,7 @@
 """The command line: `glm-infill COMMAND`. Exit code 0, 1 (failed, one line on stderr) or 2 (usage)."""
 
 import asyncio
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,7 @@ import httpx
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +30,8 @@ from server.serving import serve as run_server
 from server.settings import Limits, Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fills blanks and scores spans with GLM models.")
+bench = typer.Typer(no_args_is_help=True, help="Measures; the last line printed is one JSON document.")
+app.add_typer(bench, name="bench")
 errors = Console(stderr=True)
 output = Console()
 
@@ -37,6 +41,17 @@ class Quant(StrEnum):
 
     none = "none"
     int8 = "int8"
+    int4 = "int4"
+    nf4 = "nf4"
+    llm_int8 = "llm-int8"
+
+
+class QuantHead(StrEnum):
+    """How the embedding and head are stored."""
+
+    none = "none"
+    int8 = "int8"
+    int4 = "int4"
 
 
 class Device(StrEnum):
@@ -48,7 +63,12 @@ class Device(StrEnum):
 
 
 Model = Annotated[Path | None, typer.Option("--model", help="Checkpoint folder; the bundled demo when left out.")]
-Quantization = Annotated[Quant, typer.Option("--quant", help="Quantization of the linear layers.")]
+_QUANT = typer.Option("--quant", help="Quantization of the linear layers; as the checkpoint is stored when left out.")
+_GROUP_SIZE = typer.Option("--group-size", help="Inputs that share an int4 scale: 32, 64, 128; 0: a whole row.")
+_QUANT_HEAD = typer.Option("--quant-head", help="Storage of the embedding and head.")
+Quantization = Annotated[Quant | None, _QUANT]
+GroupSize = Annotated[int | None, _GROUP_SIZE]
+Head = Annotated[QuantHead | None, _QUANT_HEAD]
 Url = Annotated[str | None, typer.Option("--url", help="Ask this server instead of loading a model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -58,7 +78,9 @@ def serve(
     model: Annotated[Path | None, typer.Argument(help="Checkpoint folder; the bundled demo when left out.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    quant: Annotated[Quant | None, typer.Option(help="Quantization of the linear layers.")] = None,
+    quant: Quantization = None,
+    group_size: GroupSize = None,
+    quant_head: Head = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
     kv_cache_gb: Annotated[float | None, typer.Option(help="Memory for keys and values, 10⁹ bytes.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Rows of one iteration.")] = None,
@@ -70,6 +92,8 @@ def serve(
         "host": host,
         "port": port,
         "quant": quant.value if quant else None,
+        "group_size": group_size,
+        "quant_head": quant_head.value if quant_head else None,
         "kv_cache_gb": kv_cache_gb,
         "max_batch_tokens": max_batch_tokens,
         "max_queue": max_queue,
@@ -82,6 +106,8 @@ def serve(
     config = EngineConfig(
         model=None if settings.model is None else str(settings.model),
         quant=settings.quant,
+        group_size=settings.group_size,
+        quant_head=settings.quant_head,
         device=device.value,
         kv_cache_gb=settings.kv_cache_gb or EngineConfig().kv_cache_gb,
         max_batch_tokens=settings.max_batch_tokens,
@@ -102,7 +128,7 @@ def fill(
     stop: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     model: Model = None,
-    quant: Quantization = Quant.none,
+    quant: Quantization = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -136,7 +162,7 @@ def score(
     include_end: Annotated[bool, typer.Option("--include-end", help="Count the end token too.")] = False,
     normalize: Annotated[str, typer.Option(help="none, token or char.")] = "none",
     model: Model = None,
-    quant: Quantization = Quant.none,
+    quant: Quantization = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -158,8 +184,91 @@ def score(
 
 
 @app.command()
+def quantize(
+    source: Annotated[Path, typer.Argument(help="Checkpoint folder to read.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write: new, or left unfinished by the same command.")],
+    scheme: Annotated[str, typer.Option(help="int8 or int4.")],
+    group_size: Annotated[int, typer.Option(help="Inputs that share an int4 scale; 0 for one a row.")] = 32,
+    head: Annotated[str, typer.Option(help="The embedding and head: none, int8 or int4.")] = "none",
+    calibrate: Annotated[
+        Path | None, typer.Option(help="UTF-8 text, blank lines between documents: round with error compensation.")
+    ] = None,
+    calibrate_windows: Annotated[int, typer.Option(min=1, help="Stretches of 256 tokens used of it.")] = 256,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="The most a file holds, 10⁹ bytes.")] = 4.0,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a quantized checkpoint, a tensor in memory at a time; the same command goes on after a kill."""
+    from model.checkpoint import Storage
+    from model.config import CheckpointError
+    from model.convert import Conversion, Recipe
+
+    recipe = Recipe(Storage(scheme, group_size, head), calibrate, calibrate_windows, int(shard_gb * 1e9))
+    try:
+        with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
+            task = progress.add_task("reading", total=None)
+            conversion = Conversion(source, target, recipe)
+            progress.update(task, description="quantizing", total=conversion.num_bytes)
+            facts = conversion.run(lambda num_bytes: progress.advance(task, num_bytes))
+    except (CheckpointError, OSError) as error:
+        fail(str(error))
+    except ValueError as error:
+        fail(str(error), code=2)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    output.print(
+        f"{target}: {facts['bytes'] / 1e6:.1f} MB in {facts['shards']} files, "
+        f"{facts['bytes_per_quantized_weight']:.3f} bytes a quantized weight",
+        highlight=False,
+        markup=False,
+    )
+
+
+@bench.command("decode")
+def bench_decode(
+    preset: Annotated[str, typer.Option(help="Sizes of a published model.")] = "chatglm-6b",
+    layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers than the preset's.")] = None,
+    quant: Annotated[Quant, _QUANT] = Quant.int4,
+    group_size: Annotated[int, _GROUP_SIZE] = 32,
+    quant_head: Annotated[QuantHead, _QUANT_HEAD] = QuantHead.int8,
+    rows: Annotated[str, typer.Option(help="Numbers of sequences in a step.")] = "1,4,16,32",
+    prefill: Annotated[int, typer.Option(min=0, help="Tokens of a context to encode; 0 for none.")] = 512,
+    as_json: AsJson = False,
+) -> None:
+    """Times decode steps and a prefill of a network with invented weights, beside the memory's own speed."""
+    from engine.bench import DecodeBench, decode
+    from model.presets import PRESETS
+
+    if preset not in PRESETS:
+        fail(f"--preset: one of {', '.join(PRESETS)}", code=2)
+    try:
+        counts = [int(part) for part in rows.split(",")]
+        if min(counts) < 1:
+            raise ValueError
+    except ValueError:
+        fail(f"--rows: positive numbers with commas, not {rows!r}", code=2)
+    config = PRESETS[preset]
+    config = dataclasses.replace(config, num_layers=layers or config.num_layers)
+    try:
+        with errors.status("measuring"):
+            wanted = DecodeBench(config, quant.value, group_size, quant_head.value, counts, prefill)
+            result = {"preset": preset, "layers": config.num_layers, **decode(wanted)}
+    except ValueError as error:
+        fail(str(error), code=2)
+    if not as_json:
+        table = Table("rows", "ms a step", "tokens/s", "ns per million MACs", "share of read bandwidth")
+        for count, row in result["decode"].items():
+            values = [row["step_ms"], row["tokens_per_s"], row["ns_per_million_macs"], f"{row['bandwidth_share']:.0%}"]
+            table.add_row(count, *map(str, values))
+        output.print(table)
+    print(json.dumps(result))
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Shows what this machine has, and which kernels serve on it and why."""
+    from quant import cpu
+
     facts = {
         "glm-infill": importlib.metadata.version("glm-infill"),
         "python": platform.python_version(),
@@ -170,8 +279,12 @@ def doctor(as_json: AsJson = False) -> None:
         "gpus": _gpus(),
         "kernels": {
             "none": "torch linear in float32, rows padded to 16 so that bits do not depend on the batch",
-            "int8": "torch._int_mm, int8 × int8 with exact integer sums",
-            "attention": "torch scaled_dot_product_attention over gathered cache blocks",
+            "int8, int4": cpu.describe(),
+            "attention": f"over cache blocks in place, {cpu.variant()}"
+            if cpu.variant()
+            else "torch over gathered blocks",
+            "variants": cpu.kernels().supported(),
+            "nf4, llm-int8": _bitsandbytes(),
         },
     }
     if as_json:
@@ -192,7 +305,7 @@ def ask(
     build: Callable[[dict[str, Any]], Request],
     url: str | None,
     model: Path | None,
-    quant: Quant,
+    quant: Quant | None,
 ) -> dict[str, Any]:
     """The answer of `/v1/{route}`, from a server or from a model loaded here."""
     if url is not None:
@@ -204,7 +317,7 @@ def ask(
         fail(f"{first['loc'][0] if first['loc'] else 'request'}: {first['msg']}", code=2)
     except RequestError as error:
         fail(error.message, code=2)
-    config = EngineConfig(None if model is None else str(model), quant=quant.value)
+    config = EngineConfig(None if model is None else str(model), quant=None if quant is None else quant.value)
     with errors.status("loading the model"):
         return asyncio.run(_answer(config, request))
 
@@ -265,6 +378,13 @@ def _highlighted(result: dict[str, Any], text: str) -> Text:
         shown.append(blank["text"], style="bold green")
         at = blank["end"]
     return shown.append(text[at:])
+
+
+def _bitsandbytes() -> str:
+    try:
+        return f"bitsandbytes {importlib.metadata.version('bitsandbytes')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed: pip install 'glm-infill[bnb]'"
 
 
 def _cpu_flags() -> set[str]:

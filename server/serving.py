@@ -71,8 +71,13 @@ class Server(uvicorn.Server):
         self._signals += 1
 
     async def _watch(self) -> None:
+        before = ""
         while self._signals == 0:
             status, detail = self.engine.state()
+            if status == "ready" != before:
+                card = self.engine.card
+                self.log.info("ready", model=card.name, quant=card.quant, kernels=card.kernels)
+            before = status
             if status == "failed":
                 self.log.error("engine failed", detail=detail)
                 self.exit_code = 1

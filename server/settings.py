@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     model: Path | None = Field(None, description="checkpoint folder; the bundled demo when absent")
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    quant: Literal["none", "int8"] = "int8"
+    quant: Literal["none", "int8", "int4", "nf4", "llm-int8"] | None = Field(None, description="None: as stored")
+    group_size: Literal[0, 32, 64, 128] | None = None
+    quant_head: Literal["none", "int8", "int4"] | None = Field(None, description="storage of the embedding and head")
     max_batch_tokens: Count = 2048
     kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 

@@ -4,16 +4,20 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from model.checkpoint import load
+from model.checkpoint import Storage, load, quantized
 from model.config import CheckpointError, GLMConfig
+from model.convert import Conversion, Recipe
 from quant.linear import Linear
-from quant.schemes import SCHEMES
+from quant.schemes import build
 from tests.conftest import TinyCheckpoint
 
 Tensors = dict[str, Tensor]
@@ -43,9 +47,9 @@ def edit_config(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({k: v for k, v in (json.loads(path.read_text()) | changes).items() if v != ...}))
 
 
-def refusal(folder: Path, quant: str) -> str:
+def refusal(folder: Path, quant: str | None, group_size: int | None = None, head: str | None = None) -> str:
     with pytest.raises(CheckpointError) as error:
-        load(folder, quant)
+        load(folder, quant, group_size=group_size, head=head)
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -63,22 +67,32 @@ def test_every_tensor_is_loaded_exactly(original: Path) -> None:
     assert not checkpoint.model.training
 
 
-def test_int8_stores_codes_for_the_linear_layers_and_the_rest_as_it_is(original: Path) -> None:
-    loaded = load(original, "int8").model
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_linear_layers_are_packed_codes_and_the_rest_is_as_it_is(original: Path, quant: str) -> None:
+    loaded = load(original, quant).model
     stored = load_file(original / "model.safetensors")
     num_linear = 0
     for path, module in loaded.named_modules():
         if isinstance(module, Linear):
             num_linear += 1
-            expected = SCHEMES["int8"]().quantize(stored.pop(f"{path}.weight"))
+            scheme = build(quant)
+            expected = scheme.pack(scheme.quantize(stored.pop(f"{path}.weight")))
+            assert module.packed().keys() == expected.keys()
             for name, tensor in expected.items():
-                assert torch.equal(getattr(module, name), tensor)
+                assert torch.equal(module.packed()[name], tensor)
     assert num_linear == 8
     for name, tensor in stored.items():
         assert torch.equal(loaded.get_parameter(name), tensor.float()), name
 
 
-@pytest.mark.parametrize("quant", SCHEMES)
+def test_a_weight_of_many_rows_is_quantized_as_if_at_once() -> None:
+    weight = torch.randn(3000, 512, generator=torch.Generator().manual_seed(0))  # more than the rows taken at once
+    for scheme in (build("none"), build("int8"), build("int4"), build("int4", group_size=0)):
+        made, whole = quantized(scheme, weight, "w"), scheme.quantize(weight)
+        assert all(torch.equal(made[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("quant", ["none", "int8", "int4"])
 def test_a_loaded_network_wants_no_gradients(original: Path, quant: str) -> None:
     assert not any(p.requires_grad or p.is_meta for p in load(original, quant).model.parameters())
 
@@ -89,7 +103,7 @@ def test_the_config_comes_back_from_its_json(tmp_path: Path) -> None:
     assert GLMConfig.read(tmp_path) == config
 
 
-@pytest.mark.parametrize("quant", SCHEMES)
+@pytest.mark.parametrize("quant", ["none", "int8", "int4"])
 class TestRefusal:
     def test_missing_tensor(self, folder: Path, quant: str) -> None:
         edit(folder, lambda tensors: tensors.pop(DENSE))
@@ -164,6 +178,175 @@ class TestRefusal:
         assert message == f"{folder}: the tokenizer has {size + 1} tokens, the model {size} embeddings"
 
 
-@pytest.mark.parametrize("quant", SCHEMES)
+@pytest.mark.parametrize("quant", ["none", "int8", "int4"])
 def test_an_embedding_padded_past_the_tokenizer_is_taken(tiny_checkpoint: TinyCheckpoint, quant: str) -> None:
     assert load(tiny_checkpoint(vocab_size=512), quant).model.word_embeddings.weight.shape == (512, 64)
+
+
+def test_a_group_that_does_not_divide_a_weight_is_refused_with_its_name(original: Path) -> None:
+    name = "transformer.layers.0.attention.query_key_value.weight"
+    assert refusal(original, "int4", 128) == f"{name}: group_size 128 does not divide the 64 inputs"
+
+
+def test_a_float_folder_is_float_when_nothing_is_asked_for(original: Path) -> None:
+    assert load(original).quant == "none"
+
+
+class TestShards:
+    @pytest.fixture
+    def sharded(self, folder: Path) -> Path:
+        """Two shards, the head of the network in the first."""
+        tensors = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        places = {name: f"part-{1 + ('layers.1' in name)}.safetensors" for name in tensors}
+        for place in set(places.values()):
+            save_file({name: t for name, t in tensors.items() if places[name] == place}, folder / place)
+        self.write_index(folder, places)
+        return folder
+
+    @staticmethod
+    def write_index(folder: Path, places: dict[str, str]) -> None:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+    @staticmethod
+    def places(folder: Path) -> dict[str, str]:
+        places: dict[str, str] = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+        return places
+
+    @pytest.mark.parametrize("quant", ["none", "int8", "int4"])
+    def test_are_read_like_one_file(self, original: Path, sharded: Path, quant: str) -> None:
+        expected = load(original, quant).model.state_dict()
+        loaded = load(sharded, quant).model.state_dict()
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+    def test_a_single_file_goes_before_an_index(self, original: Path, sharded: Path) -> None:
+        shutil.copy(original / "model.safetensors", sharded)
+        (sharded / "part-1.safetensors").unlink()
+        load(sharded)
+
+    def test_missing_shard(self, sharded: Path) -> None:
+        (sharded / "part-2.safetensors").unlink()
+        assert refusal(sharded, "none") == f"{sharded / 'part-2.safetensors'}: no such file"
+
+    def test_missing_tensor(self, sharded: Path) -> None:
+        self.write_index(sharded, self.places(sharded) | {"extra": "part-1.safetensors"})
+        message = "part-1.safetensors lacks extra, which model.safetensors.index.json places there"
+        assert refusal(sharded, "none") == message
+
+    def test_tensor_that_the_index_does_not_know(self, sharded: Path) -> None:
+        self.write_index(sharded, {name: place for name, place in self.places(sharded).items() if name != DENSE})
+        message = f"part-2.safetensors has {DENSE}, which model.safetensors.index.json does not place there"
+        assert refusal(sharded, "none") == message
+
+    def test_tensor_that_the_network_lacks(self, sharded: Path) -> None:
+        save_file({"extra": torch.zeros(1)}, sharded / "part-3.safetensors")
+        self.write_index(sharded, self.places(sharded) | {"extra": "part-3.safetensors"})
+        assert refusal(sharded, "none") == "model.safetensors.index.json has unknown extra"
+
+    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": "../a"}}', "\xff"])
+    def test_index_that_is_none(self, sharded: Path, text: str) -> None:
+        (sharded / "model.safetensors.index.json").write_bytes(text.encode("latin-1"))
+        assert "model.safetensors.index.json: not an index of safetensors files" in refusal(sharded, "none")
+
+
+@pytest.fixture(scope="module")
+def converted(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is quantized already."""
+    folder = tmp_path_factory.mktemp("converted") / "int4"
+    Conversion(original, folder, Recipe(Storage("int4", 32))).run()
+    return folder
+
+
+class TestQuantizedFolder:
+    SCALE = f"{DENSE}_scale"
+    FILE = "model-00001-of-00001.safetensors"
+
+    @pytest.fixture
+    def folder(self, converted: Path, tmp_path: Path) -> Path:
+        return shutil.copytree(converted, tmp_path / "quantized")
+
+    def edit(self, folder: Path, change: Callable[[Tensors], object]) -> None:
+        tensors = load_file(folder / self.FILE)
+        change(tensors)
+        save_file(tensors, folder / self.FILE)
+
+    @pytest.mark.parametrize(
+        ("quant", "group_size"), [(None, None), ("none", None), ("none", 64), ("int4", None), ("int4", 32)]
+    )
+    def test_says_itself_how_it_is_stored(self, converted: Path, quant: str | None, group_size: int | None) -> None:
+        assert load(converted, quant, group_size=group_size).quant == "int4"
+
+    @pytest.mark.parametrize(
+        ("quant", "group_size", "head", "asked"),
+        [("int8", None, None, "int8"), ("int4", 64, None, "int4 group_size 64"), (None, None, "int8", None)],
+    )
+    def test_is_not_loaded_as_something_else(
+        self, converted: Path, quant: str | None, group_size: int | None, head: str | None, asked: str | None
+    ) -> None:
+        asked = asked or "int4 group_size 32 head int8"
+        message = f"{converted}: stored as int4 group_size 32, which cannot be loaded as {asked}"
+        assert refusal(converted, quant, group_size, head) == message
+
+    def test_no_weight_becomes_float(self, converted: Path) -> None:
+        sizes = {64 * 64, 3 * 64 * 64, 4 * 64 * 64}
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                out = func(*args, **(kwargs or {}))
+                for tensor in tree_leaves(out):
+                    if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.is_meta:
+                        assert tensor.numel() not in sizes, func
+                return out
+
+        with Watch():
+            load(converted)
+
+    @pytest.mark.parametrize(
+        ("config", "says"),
+        [
+            ({"quant_method": "gptq"}, "must have quant_method \"glm-infill\", not 'gptq'"),
+            ("int4", "must have quant_method \"glm-infill\", not 'int4'"),
+            ({"scheme": "int3"}, "quantization_config: no such scheme: int3"),
+            ({"scheme": "none"}, "quantization_config names no scheme"),
+            ({"scheme": None}, "scheme of quantization_config must be of type str"),
+            ({"scheme": "int4", "group_size": 32.0}, "group_size of quantization_config must be of type int"),
+            ({"scheme": "int4", "group_size": 48}, "quantization_config: group_size must be one of 0, 32, 64, 128"),
+            ({"scheme": "int4", "head": "nf4"}, "quantization_config: no such scheme for the embedding: nf4"),
+        ],
+    )
+    def test_unknown_storage(self, folder: Path, config: object, says: str) -> None:
+        if isinstance(config, dict):
+            config = {"quant_method": "glm-infill"} | config
+        edit_config(folder, quantization_config=config)
+        assert says in refusal(folder, None)
+
+    def test_other_groups_than_the_config_says(self, folder: Path) -> None:
+        edit_config(folder, quantization_config={"quant_method": "glm-infill", "scheme": "int4", "group_size": 64})
+        assert "_scale has shape [192, 2], config.json asks for [192, 1]" in refusal(folder, None)
+
+    def test_float_weights_that_the_config_denies(self, original: Path, folder: Path) -> None:
+        shutil.copy(original / "model.safetensors", folder)
+        assert refusal(folder, None).startswith("model.safetensors lacks transformer.layers.0.attention.dense.weight_")
+
+    def test_quantized_weights_that_the_config_does_not_name(self, folder: Path) -> None:
+        edit_config(folder, quantization_config=...)
+        assert refusal(folder, None).startswith("model.safetensors.index.json has unknown ")
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    def test_scales_that_are_not_finite(self, folder: Path, value: float) -> None:
+        self.edit(folder, lambda tensors: tensors[self.SCALE].flatten()[-1:].fill_(value))
+        assert refusal(folder, None) == f"{self.SCALE} holds NaN or infinity"
+
+    def test_scales_of_another_type(self, folder: Path) -> None:
+        self.edit(folder, lambda tensors: tensors.update({self.SCALE: tensors[self.SCALE].float()}))
+        assert refusal(folder, None) == f"{self.SCALE} has type torch.float32, expected torch.float16"
+
+    def test_weight_of_another_size(self, folder: Path) -> None:
+        self.edit(folder, lambda tensors: tensors.update({DENSE: torch.zeros(64, 64, dtype=torch.int8)}))
+        assert refusal(folder, None) == f"{DENSE} has shape [64, 64], config.json asks for [64, 32]"
+
+    def test_truncated_file(self, folder: Path) -> None:
+        path = folder / self.FILE
+        path.write_bytes(path.read_bytes()[:-1])
+        assert f"{self.FILE}: not a readable safetensors file" in refusal(folder, None)

@@ -1,0 +1,123 @@
+"""This project's decode steps beside llama.cpp's and transformers' with bitsandbytes NF4, taken in turn.
+
+    python -m benchmarks.compare_decode --rivals PYTHON --folder /tmp [--rounds 3] [--picture benchmarks/decode.png]
+
+PYTHON is an interpreter that has gguf, llama-cpp-python, transformers, accelerate and bitsandbytes. Every round runs
+each side once, in a process of its own; what is compared is the time per multiply-accumulate of a whole step, the
+median over the rounds. INT4 in groups of 32 has the bits of Q4_0 (4.5 a weight), INT8 about those of Q8_0 (8 and 8.5).
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROWS = "1,4,16,32"
+PAIRS = {"int4": "q4_0", "int8": "q8_0"}
+
+
+def run(*command: str) -> dict[str, Any]:
+    """The JSON document that a command prints last."""
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return document
+
+
+def ours(quant: str, group_size: int, layers: int) -> dict[str, Any]:
+    options = ["--preset", "chatglm-6b", "--layers", str(layers), "--rows", ROWS, "--json"]
+    head = ["--quant-head", quant, "--quant", quant, "--group-size", str(group_size)]
+    return run(str(Path(sys.executable).parent / "glm-infill"), "bench", "decode", *options, *head)
+
+
+def median(runs: list[dict[str, Any]], rows: str) -> float:
+    """Nanoseconds per million multiply-accumulates."""
+    return statistics.median(r["decode"][rows]["ns_per_million_macs"] for r in runs)
+
+
+def prefill(runs: list[dict[str, Any]]) -> float:
+    return statistics.median(r["prefill_512"]["gflops"] for r in runs)
+
+
+def draw(table: dict[str, dict[str, float]], path: Path) -> None:
+    """Bars: time per multiply-accumulate by number of rows, ours and the rivals'."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.5, 3.6))
+    for number, (name, values) in enumerate(table.items()):
+        places = [i + (number - (len(table) - 1) / 2) * 0.8 / len(table) for i in range(len(ROWS.split(",")))]
+        heights = [values.get(rows, 0.0) / 1e3 for rows in ROWS.split(",")]
+        axes.bar(places, heights, 0.8 / len(table), label=name)
+    axes.set_xticks(
+        range(len(ROWS.split(","))), [f"{rows} rows" if rows != "1" else "1 row" for rows in ROWS.split(",")]
+    )
+    axes.set_ylabel("µs per million multiply-accumulates")
+    axes.set_title("Whole decode steps on a CPU, less is better")
+    axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rivals", required=True, help="the rivals' Python interpreter")
+    parser.add_argument("--folder", required=True, help="where llama.cpp's random models are kept")
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without-nf4", action="store_true")
+    parser.add_argument("--picture", type=Path)
+    args = parser.parse_args()
+    results: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(args.rounds):
+        for quant, rival in PAIRS.items():
+            mine = ours(quant, 32, args.layers)
+            results.setdefault(quant, []).append(mine)
+            llama = [str(HERE / "llama_cpp_decode.py"), "--quant", rival, "--layers", str(args.layers), "--rows", ROWS]
+            where = ["--folder", args.folder, "--threads", str(mine["threads"])]
+            results.setdefault(rival, []).append(run(args.rivals, *llama, *where))
+        results.setdefault("int4 g128", []).append(ours("int4", 128, args.layers))
+    if not args.without_nf4:
+        threads = str(results["int4"][0]["threads"])
+        results["nf4"] = [run(args.rivals, str(HERE / "transformers_nf4_decode.py"), "--threads", threads)]
+    table = {
+        name: {rows: median(runs, rows) for rows in ROWS.split(",") if rows in runs[0]["decode"]}
+        for name, runs in results.items()
+    }
+    for quant, rival in PAIRS.items():
+        for rows in ROWS.split(","):
+            mine, theirs = table[quant][rows], table[rival][rows]
+            print(f"{quant} against {rival}, {rows:>2} rows: {mine:.0f} and {theirs:.0f} ns, {theirs / mine:.2f}×")
+        mine, theirs = prefill(results[quant]), prefill(results[rival])
+        print(f"{quant} against {rival}, prefill of 512: {mine:.0f} and {theirs:.0f} GFLOP/s, {mine / theirs:.2f}×")
+    shares = [r["decode"]["1"]["bandwidth_share"] for r in results["int4"]]
+    print(f"int4, 1 row: {statistics.median(shares):.0%} of the read bandwidth measured in the same run")
+    print(f"int4 in groups of 128 against 32, 1 row: {table['int4']['1'] / table['int4 g128']['1']:.3f}×")
+    if "nf4" in table:
+        print(f"int4 against transformers with NF4, 1 row: {table['nf4']['1'] / table['int4']['1']:.1f}×")
+    if args.picture:
+        names = {
+            "int4": "glm-infill INT4",
+            "q4_0": "llama.cpp Q4_0",
+            "int8": "glm-infill INT8",
+            "q8_0": "llama.cpp Q8_0",
+        }
+        draw({label: table[name] for name, label in names.items()}, args.picture)
+    print(
+        json.dumps(
+            {
+                "ns_per_million_macs": table,
+                "prefill_512_gflops": {n: prefill(r) for n, r in results.items() if n != "nf4"},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Conversion of a float checkpoint folder to a quantized one, a tensor at a time, resumable after a kill.
+
+Sizes of all tensors are known from the schemes, so shards are planned first and then written through: a shard has
+its name once it is whole, and config.json, without which no folder loads, comes last.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.calibration import LENGTH, Calibration, Window, windows
+from model.checkpoint import Storage, Weights, check_sizes, entries, matrices, opened, quantized, read_description
+from model.config import CheckpointError
+from model.glm import GLM
+from model.shard import Shard, num_bytes
+from quant.calibrate import check
+from quant.linear import Embedding
+from quant.schemes import Float, Scheme, Stored, Tensors
+
+STATE = "quantize.json"
+COPIED = ("*.model", "tokenizer*", "LICENSE*", "NOTICE*")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to convert to. `calibrate` is a text for `model.calibration`; shards hold up to `shard_bytes`."""
+
+    storage: Storage
+    calibrate: Path | None = None
+    windows: int = 256
+    shard_bytes: int = 4 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a tensor of the source becomes: a scheme's tensors by full name, or itself with `scheme` None."""
+
+    source: str
+    scheme: Scheme | None
+    tensors: Stored
+
+    @property
+    def num_bytes(self) -> int:
+        return num_bytes(self.tensors)
+
+
+class Conversion:
+    """One conversion, checked and planned when it is made, carried out by `run`."""
+
+    def __init__(self, source: Path, target: Path, recipe: Recipe) -> None:
+        """Raises CheckpointError, in one line, for whatever would make the conversion fail."""
+        self.source, self.target, self.recipe = source, target, recipe
+        if target.resolve() == source.resolve():
+            raise CheckpointError(f"{target}: cannot be converted in place")
+        self.config, self.tokenizer = read_description(source)
+        self.weights = Weights(source)
+        if self.weights.storage is not None:
+            raise CheckpointError(f"{source}: quantized already, as {self.weights.storage}")
+        self.scheme, self.head = recipe.storage.schemes(torch.float32, "cuda")  # every machine can write what a GPU reads
+        if isinstance(self.scheme, Float):
+            raise CheckpointError("the scheme none leaves nothing to convert")
+        with torch.device("meta"):
+            self.model = GLM(self.config)
+        check_sizes(self.model, self.scheme, self.head)
+        self.weights.check(entries(self.model))
+        self.windows: list[Window] = []
+        if recipe.calibrate is not None:
+            check(self.scheme)
+            longest = min(LENGTH, self.config.max_sequence_length - 2)
+            self.windows = windows(recipe.calibrate, self.tokenizer, recipe.windows, longest)
+        self.shards = self._planned()
+        self._state = self._identity()
+        self._check_target()
+
+    @property
+    def num_bytes(self) -> int:
+        """What the shards hold."""
+        return sum(unit.num_bytes for units in self.shards.values() for unit in units)
+
+    def run(self, progress: Callable[[int], object] = lambda num_bytes: None) -> dict[str, Any]:
+        """Writes what is not written yet; `progress` is told the bytes of each tensor. Facts of the result.
+
+        Raises CheckpointError for NaN and infinity, naming the tensor, and OSError; called again, it goes on.
+        """
+        self.target.mkdir(parents=True, exist_ok=True)
+        _write(self.target / STATE, json.dumps(self._state, indent=2) + "\n")
+        calibration = self._calibration()
+        for name, units in self.shards.items():
+            path = self.target / name
+            if path.exists():
+                progress(sum(unit.num_bytes for unit in units))
+                continue
+            with Shard(path, {k: v for unit in units for k, v in unit.tensors.items()}) as writer:
+                for unit in units:
+                    for key, tensor in self._made(unit, calibration).items():
+                        writer.write(key, tensor)
+                    progress(unit.num_bytes)
+        self._finish()
+        return self._facts()
+
+    def _planned(self) -> dict[str, list[Unit]]:
+        """The units of each shard, by its name."""
+        shards: list[list[Unit]] = [[]]
+        for unit in self._units():
+            if shards[-1] and sum(u.num_bytes for u in shards[-1]) + unit.num_bytes > self.recipe.shard_bytes:
+                shards.append([])
+            shards[-1].append(unit)
+        return {f"model-{n:05}-of-{len(shards):05}.safetensors": units for n, units in enumerate(shards, 1)}
+
+    def _units(self) -> Iterable[Unit]:
+        """In the network's order, by which calibration goes."""
+        schemes = {
+            f"{path}.weight": self.head if isinstance(module, Embedding) else self.scheme
+            for path, module in matrices(self.model)
+        }
+        for name, parameter in self.model.named_parameters():
+            scheme = schemes.get(name)
+            if scheme is None or isinstance(scheme, Float):
+                yield Unit(name, None, {name: self.weights.entries[name]})
+            else:
+                stored = scheme.tensors(*parameter.shape)
+                prefix = name.removesuffix("weight")
+                yield Unit(name, scheme, {prefix + key: entry for key, entry in stored.items()})
+
+    def _made(self, unit: Unit, calibration: Calibration | None) -> Tensors:
+        if unit.scheme is None:
+            return {unit.source: self.weights.read(unit.source)}
+        path = unit.source.removesuffix(".weight")
+        if calibration is not None and unit.scheme is self.scheme:
+            stored = calibration.stored(path)
+        else:
+            stored = quantized(unit.scheme, self.weights.read(unit.source), unit.source)
+        return {f"{path}.{key}": tensor for key, tensor in stored.items()}
+
+    def _calibration(self) -> Calibration | None:
+        if not self.windows:
+            return None
+        written = {
+            unit.source.removesuffix(".weight"): (self.target / name, unit)
+            for name, units in self.shards.items()
+            if (self.target / name).exists()
+            for unit in units
+        }
+
+        def finished(path: str) -> Tensors | None:
+            if path not in written:
+                return None
+            shard, unit = written[path]
+            with opened(shard) as file:
+                return {name.removeprefix(f"{path}."): file.get_tensor(name) for name in unit.tensors}
+
+        return Calibration(self.config, self.weights, self.windows, self.scheme, finished)
+
+    def _finish(self) -> None:
+        """Everything beside the shards; config.json last."""
+        for pattern in COPIED:
+            for path in sorted(self.source.glob(pattern)):
+                shutil.copyfile(path, self.target / path.name)
+        places = {key: name for name, units in self.shards.items() for unit in units for key in unit.tensors}
+        index = {"metadata": {"total_size": self.num_bytes}, "weight_map": dict(sorted(places.items()))}
+        _write(self.target / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+        config = json.loads((self.source / "config.json").read_text(encoding="utf-8"))
+        config["quantization_config"] = self.recipe.storage.to_json()
+        _write(self.target / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        (self.target / STATE).unlink()
+
+    def _facts(self) -> dict[str, Any]:
+        units = [unit for units in self.shards.values() for unit in units if unit.scheme is not None]
+        numbers = sum(prod(self.weights.entries[unit.source][0]) for unit in units)
+        stored = sum(unit.num_bytes for unit in units)
+        return {
+            "model": str(self.target),
+            "storage": self.recipe.storage.to_json(),
+            "calibrated": self.recipe.calibrate is not None,
+            "shards": len(self.shards),
+            "bytes": self.num_bytes,
+            "quantized_weights": numbers,
+            "bytes_per_quantized_weight": stored / numbers,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """The arguments, and sizes and times of the files that are read: all that can be had without reading them."""
+        text = self.recipe.calibrate
+        paths = [*self.weights.files, self.source / "config.json", self.source / "tokenizer.model"]
+        stats = {str(path.resolve()): path.stat() for path in paths}
+        return {
+            "source": {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()},
+            **asdict(self.recipe),
+            "calibrate": None if text is None else hashlib.sha256(text.read_bytes()).hexdigest(),
+        }
+
+    def _check_target(self) -> None:
+        """Empty, or an unfinished conversion of the same source with the same arguments; with room for the rest."""
+        if self.target.exists() and not self.target.is_dir():
+            raise CheckpointError(f"{self.target}: not a folder")
+        state = self.target / STATE
+        if state.exists():
+            try:
+                begun = json.loads(state.read_text(encoding="utf-8"))
+            except ValueError:
+                begun = None
+            if begun != self._state:
+                raise CheckpointError(
+                    f"{self.target}: holds an unfinished conversion of another source or with other arguments; "
+                    "give the same ones or remove the folder"
+                )
+        elif self.target.exists() and any(path.name != f"{STATE}.part" for path in self.target.iterdir()):
+            raise CheckpointError(f"{self.target}: not empty")
+        present = next(path for path in (self.target, *self.target.resolve().parents) if path.exists())
+        missing = sum(
+            u.num_bytes for name, own in self.shards.items() if not (self.target / name).exists() for u in own
+        )
+        free = shutil.disk_usage(present).free
+        if missing > free:
+            raise CheckpointError(f"{self.target}: needs {missing / 1e9:.1f} GB, {free / 1e9:.1f} are free")
+
+
+def _write(path: Path, text: str) -> None:
+    """A small file, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

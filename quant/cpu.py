@@ -1,0 +1,280 @@
+"""The CPU kernels: loading the library, choosing a variant, and its operators for torch.
+
+`quant/cpu_kernels.cpp` is an optional part of the build. Its OpenMP symbols are unresolved until torch has loaded its
+own runtime, so that both share one pool of threads: two pools on the same cores would fight.
+"""
+
+import ctypes
+import importlib.util
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+VARIANTS = ("portable", "avx2", "avx-vnni", "avx512-vnni")  # by their numbers in cpu_kernels.cpp
+CHOICE = "GLM_INFILL_CPU_KERNEL"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The library, or why there is none."""
+
+    library: ctypes.CDLL | None
+    reason: str = ""
+
+    def supported(self) -> list[str]:
+        """Variants that this machine can run, the fastest last."""
+        if self.library is None:
+            return []
+        return [name for number, name in enumerate(VARIANTS) if self.library.glm_infill_supports(number)]
+
+
+@cache
+def kernels() -> Kernels:
+    """Loads the library that the package's build made."""
+    spec = importlib.util.find_spec("quant._cpu")
+    if spec is None or spec.origin is None:
+        return Kernels(None, "built without a C++ compiler")
+    try:
+        library = ctypes.CDLL(spec.origin)
+    except OSError as error:
+        return Kernels(None, str(error).splitlines()[0])
+    pointer, i64, i32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    library.glm_infill_linear.argtypes = [
+        i32, i32, i32, pointer, i64, pointer, pointer, pointer, i64, i64, i64, i32, pointer, pointer, pointer, pointer,
+        i64, i32,
+    ]  # fmt: skip
+    library.glm_infill_attention.argtypes = [i32, *[pointer] * 6, i64, i64, i64, i64, i32]
+    library.glm_infill_gelu.argtypes = [i32, pointer, pointer, i64, i32]
+    for function in ("linear", "attention", "gelu"):
+        getattr(library, f"glm_infill_{function}").restype = None
+    return Kernels(library)
+
+
+def variant() -> str | None:
+    """The variant in use: the fastest, or the one that GLM_INFILL_CPU_KERNEL names; None for torch's own kernels.
+
+    Raises ValueError for a name that is unknown or that this machine cannot run.
+    """
+    return _chosen(os.environ.get(CHOICE))
+
+
+@cache
+def _chosen(asked: str | None) -> str | None:
+    supported = kernels().supported()
+    if not asked:
+        return supported[-1] if supported else None
+    if asked == "torch":
+        return None
+    if asked not in supported:
+        raise ValueError(f"{CHOICE}={asked}: this machine has {', '.join([*supported, 'torch'])}")
+    return asked
+
+
+def describe() -> str:
+    """One line for people: which path serves quantized weights, and why."""
+    chosen = variant()
+    if chosen is not None:
+        return f"{chosen} kernels"
+    reason = kernels().reason or f"{CHOICE}=torch"
+    return f"torch's own kernels, slower ({reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Input rows quantized once for all layers that share them.
+
+    `codes` int8 [rows, inputs], `scales` float32 [rows, groups], `starts` int32 [rows, groups]: minus the weights'
+    offset times the sum of a group's codes, from which the kernels' sums begin.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    starts: Tensor
+
+
+_library = torch.library.Library("glm_infill", "DEF")  # type: ignore[no-untyped-call]
+for _schema in (
+    "quantize_rows(Tensor x, int bits, int group) -> (Tensor, Tensor, Tensor)",
+    "rows_linear(Tensor codes, Tensor scales, Tensor starts, Tensor weight, Tensor weight_scale, Tensor? bias, "
+    "int bits, int outputs) -> Tensor",
+    "quantized_linear(Tensor x, int group, Tensor weight, Tensor weight_scale, Tensor? bias, int bits, int outputs) "
+    "-> Tensor",
+    "attention(Tensor query, Tensor keys, Tensor values, Tensor rows, Tensor blocks, int block_size) -> Tensor",
+    "gelu(Tensor x) -> Tensor",
+):
+    _library.define(_schema)  # type: ignore[no-untyped-call]
+
+
+def quantize_rows(x: Tensor, bits: int, group: int) -> Rows:
+    """x float32 [rows, features] → int8 codes with one scale per row and `group` inputs, absmax / 127.
+
+    Rounds to the nearest even; a group with NaN or infinity has the scale NaN. Features are filled up to whole groups.
+    `bits` are those of the weights to come.
+    """
+    return Rows(*torch.ops.glm_infill.quantize_rows(x, bits, group))
+
+
+def quantized_linear(
+    x: Tensor | Rows, group: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, bits: int, outputs: int
+) -> Tensor:
+    """float32 [rows, outputs] from x float32 [rows, features], or from rows quantized before, and tiles
+    (`quant.packing`).
+
+    `weight_scale` is float16 [tiles, groups, 16], or float32 [tiles × 16] for one scale per output.
+    """
+    out: Tensor
+    if isinstance(x, Rows):
+        out = torch.ops.glm_infill.rows_linear(x.codes, x.scales, x.starts, weight, weight_scale, bias, bits, outputs)
+    else:
+        out = torch.ops.glm_infill.quantized_linear(x, group, weight, weight_scale, bias, bits, outputs)
+    return out
+
+
+def attention(query: Tensor, keys: Tensor, values: Tensor, rows: Tensor, blocks: Tensor, block_size: int) -> Tensor:
+    """Scaled dot-product attention of single rows over cache blocks, float32; a row's bits are its own.
+
+    query [rows, heads, head_dim]; keys and values [slots, heads, head_dim]; `rows` int64 [rows, 4]: where a row's
+    blocks begin in `blocks`, and the slots it sees, 0 … context − 1 and first … last; slot i lies in block
+    i // block_size.
+    """
+    out: Tensor = torch.ops.glm_infill.attention(query, keys, values, rows, blocks, block_size)
+    return out
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU, float32, each element by the same instructions wherever it lies."""
+    out: Tensor = torch.ops.glm_infill.gelu(x)
+    return out
+
+
+def _call(function: str, *arguments: object) -> None:
+    """Runs a function of the library; tensors go as pointers."""
+    name = variant()
+    library = kernels().library
+    if library is None or name is None:
+        raise RuntimeError("the CPU kernels are not in use on this machine")
+    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    getattr(library, f"glm_infill_{function}")(VARIANTS.index(name), *values, torch.get_num_threads())
+
+
+def _quantize_rows(x: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    x = x.contiguous()
+    rows = _like_quantized(x, bits, group)
+    _call("linear", bits, False, x, x.shape[1], *rows, *_sizes(rows[0], rows[1]), None, None, None, None, 0)
+    return rows
+
+
+def _like_quantized(x: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    rows, groups = x.shape[0], -(-x.shape[1] // group)
+    return (
+        x.new_empty((rows, groups * group), dtype=torch.int8),
+        x.new_empty((rows, groups), dtype=torch.float32),
+        x.new_empty((rows, groups), dtype=torch.int32),
+    )
+
+
+def _sizes(codes: Tensor, scales: Tensor) -> tuple[int, int, int, int]:
+    """rows, inputs, groups, inputs a group"""
+    rows, inputs = codes.shape
+    groups = scales.shape[1]
+    return rows, inputs, groups, inputs // groups
+
+
+def _rows_linear(
+    codes: Tensor,
+    scales: Tensor,
+    starts: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    outputs: int,
+) -> Tensor:
+    out = scales.new_empty((codes.shape[0], outputs))
+    bias = _checked(codes, weight, bias, bits, outputs)
+    by_group = weight_scale.dim() == 3
+    _call(
+        "linear", bits, by_group, None, 0, codes, scales, starts, *_sizes(codes, scales), weight, weight_scale, bias,
+        out, outputs,
+    )  # fmt: skip
+    return out
+
+
+def _checked(codes: Tensor, weight: Tensor, bias: Tensor | None, bits: int, outputs: int) -> Tensor | None:
+    """The bias as the library reads it. Raises ValueError for rows or outputs that the weight does not have."""
+    inputs = weight.shape[1] * (8 if bits == 4 else 4)
+    if codes.shape[1] != inputs or outputs > len(weight) * 16:
+        raise ValueError(
+            f"{codes.shape[1]} inputs and {outputs} outputs for a weight of {inputs} and {len(weight) * 16}"
+        )
+    return None if bias is None else bias.float().contiguous()
+
+
+def _like_rows_product(
+    codes: Tensor,
+    scales: Tensor,
+    starts: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    outputs: int,
+) -> Tensor:
+    return scales.new_empty((codes.shape[0], outputs))
+
+
+def _quantized_linear(
+    x: Tensor, group: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, bits: int, outputs: int
+) -> Tensor:
+    x = x.contiguous()
+    rows = _like_quantized(x, bits, group)
+    out = x.new_empty((len(x), outputs))
+    bias = _checked(rows[0], weight, bias, bits, outputs)
+    by_group = weight_scale.dim() == 3
+    _call(
+        "linear", bits, by_group, x, x.shape[1], *rows, *_sizes(rows[0], rows[1]), weight, weight_scale, bias, out,
+        outputs,
+    )  # fmt: skip
+    return out
+
+
+def _like_product(
+    x: Tensor, group: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, bits: int, outputs: int
+) -> Tensor:
+    return x.new_empty((x.shape[0], outputs))
+
+
+def _attention(query: Tensor, keys: Tensor, values: Tensor, rows: Tensor, blocks: Tensor, block_size: int) -> Tensor:
+    query = query.contiguous()
+    out = torch.empty_like(query)
+    _call("attention", query, keys, values, out, rows, blocks, *query.shape, block_size)
+    return out
+
+
+def _like_query(query: Tensor, keys: Tensor, values: Tensor, rows: Tensor, blocks: Tensor, block_size: int) -> Tensor:
+    return torch.empty_like(query, memory_format=torch.contiguous_format)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    _call("gelu", x, out, x.numel())
+    return out
+
+
+def _like_input(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+for _name, _run, _fake in (
+    ("quantize_rows", _quantize_rows, _like_quantized),
+    ("rows_linear", _rows_linear, _like_rows_product),
+    ("quantized_linear", _quantized_linear, _like_product),
+    ("attention", _attention, _like_query),
+    ("gelu", _gelu, _like_input),
+):
+    _library.impl(_name, _run, "CPU")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"glm_infill::{_name}", _fake, lib=_library)

@@ -1,0 +1,544 @@
+// Kernels for a CPU: products of int8 activations with int4 or int8 weights, attention over cache blocks, GELU.
+//
+// C interface, no headers of torch: quant/cpu.py calls it through ctypes. Every function is compiled once for each
+// instruction set and chosen by `variant`. OpenMP symbols are left unresolved on purpose, see quant/cpu.py.
+//
+// Weights lie in tiles of 16 outputs. 64 bytes hold 16 outputs × 8 inputs of int4 (low nibbles: inputs 0-3, high
+// nibbles: inputs 4-7) or 16 outputs × 4 inputs of int8, as unsigned numbers: code + 8, or code + 128. What the offset
+// adds to a sum is known from the activations alone and subtracted before the sum begins ("start").
+//
+// Activations come in groups of `group` inputs with one scale each. Integer sums run over one group, float sums over
+// the groups in ascending order: an output is the same bits for any number of rows, threads and blocks.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define X86 1
+#endif
+
+namespace {
+
+constexpr int kTile = 16;       // outputs of a tile
+constexpr int kMaxRows = 8;     // activation rows that share one pass over a tile
+constexpr int64_t kCache = 512 * 1024;  // bytes of activations kept near while all tiles pass by
+
+struct Product {
+    const int8_t* codes;    // [rows, inputs]
+    const float* scales;    // [rows, groups]
+    const int32_t* starts;  // [rows, groups]: -offset × sum of the group's codes
+    int64_t rows, inputs, groups;
+    int group;              // inputs a group
+    const uint8_t* weight;  // [tiles, inputs / 8, 16, 4] int4 pairs, or [tiles, inputs / 4, 16, 4]
+    const void* weight_scale;  // by group: float16 [tiles, groups, 16]; by row: float32 [tiles, 16]
+    const float* bias;      // [outputs] or null
+    float* out;             // [rows, outputs]
+    int64_t outputs;
+};
+
+// New rows of sequences over cached keys and values. Row r sees its sequence's slots 0 … context - 1 and first … last.
+struct Attention {
+    const float* query;   // [rows, heads, size]
+    const float* keys;    // [slots, heads, size]
+    const float* values;  // likewise
+    float* out;           // like query
+    const int64_t* row;   // [rows, 4]: where its blocks begin in `blocks`, context, first, last
+    const int64_t* blocks;
+    int64_t rows, heads, size, block_size;
+};
+
+constexpr int64_t kHeads = 8;  // heads of a task: with 128 numbers each, a page of every slot
+
+// Sixteen floats, in whatever registers the surrounding function may use.
+typedef float Floats __attribute__((vector_size(64), aligned(4)));
+typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
+#define BODY static inline __attribute__((always_inline))
+
+BODY void exponential(Floats& x) {
+    // e^x = 2^k · e^r with |r| <= ln 2 / 2, and a polynomial of degree 7 for e^r; relative error below 2e-7.
+    const Floats low = Floats{} - 87.0f, high = Floats{} + 88.0f;
+    x = x < low ? low : x;  // NaN stays
+    x = x > high ? high : x;
+    Floats shifted = x * 1.44269504f + 12582912.0f;  // rounds to the nearest integer, in the low bits
+    Ints k = (Ints)shifted - 0x4b400000;
+    Floats whole = shifted - 12582912.0f;
+    Floats r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    Floats y = r * 1.9875691e-4f + 1.3981999e-3f;
+    y = y * r + 8.3334519e-3f;
+    y = y * r + 4.1665796e-2f;
+    y = y * r + 1.6666666e-1f;
+    y = y * r + 0.5f;
+    y = y * r * r + r + 1.0f;
+    x = y * (Floats)((k + 127) << 23);
+}
+
+BODY float total(const Floats& x) {
+    float half[8], quarter[4];
+    for (int i = 0; i < 8; ++i) half[i] = x[i] + x[i + 8];
+    for (int i = 0; i < 4; ++i) quarter[i] = half[i] + half[i + 4];
+    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+BODY float dot(const float* a, const float* b, int64_t size) {
+    Floats sum = {};
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16) sum += *(const Floats*)(a + i) * *(const Floats*)(b + i);
+    float rest = total(sum);
+    for (; i < size; ++i) rest += a[i] * b[i];
+    return rest;
+}
+
+BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, float* scores, int64_t stride) {
+    const int64_t* info = p.row + 4 * row;
+    const int64_t *blocks = p.blocks + info[0], context = info[1], first = info[2], last = info[3];
+    const int64_t seen = context + (last >= first ? last - first + 1 : 0), step = p.heads * p.size;
+    const float* query = p.query + row * step;
+    float* out = p.out + row * step;
+    const float factor = 1.0f / std::sqrt(float(p.size));
+    for (int64_t j = 0; j < seen; ++j) {
+        int64_t slot = j < context ? j : first + j - context;
+        const float* key = p.keys + (blocks[slot / p.block_size] * p.block_size + slot % p.block_size) * step;
+        for (int64_t h = from; h < to; ++h)
+            scores[(h - from) * stride + j] = dot(query + h * p.size, key + h * p.size, p.size) * factor;
+    }
+    float inverse[kHeads];
+    for (int64_t h = from; h < to; ++h) {
+        float* score = scores + (h - from) * stride;
+        float most = score[0];
+        for (int64_t j = 1; j < seen; ++j) most = score[j] > most ? score[j] : most;
+        for (int64_t j = seen; j < stride; ++j) score[j] = -INFINITY;
+        Floats sum = {};
+        for (int64_t j = 0; j < seen; j += 16) {
+            Floats x = *(const Floats*)(score + j) - most;
+            exponential(x);
+            for (int64_t i = seen - j; i < 16; ++i) x[i] = 0.0f;
+            *(Floats*)(score + j) = x;
+            sum += x;
+        }
+        inverse[h - from] = 1.0f / total(sum);
+    }
+    std::memset(out + from * p.size, 0, (to - from) * p.size * sizeof(float));
+    for (int64_t j = 0; j < seen; ++j) {
+        int64_t slot = j < context ? j : first + j - context;
+        const float* value = p.values + (blocks[slot / p.block_size] * p.block_size + slot % p.block_size) * step;
+        for (int64_t h = from; h < to; ++h) {
+            const float weight = scores[(h - from) * stride + j];
+            const float* v = value + h * p.size;
+            float* o = out + h * p.size;
+            int64_t i = 0;
+            for (; i + 16 <= p.size; i += 16) *(Floats*)(o + i) += weight * *(const Floats*)(v + i);
+            for (; i < p.size; ++i) o[i] += weight * v[i];
+        }
+    }
+    for (int64_t h = from; h < to; ++h)
+        for (int64_t i = 0; i < p.size; ++i) out[h * p.size + i] *= inverse[h - from];
+}
+
+// x · (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2 = x / (1 + e^(-2√(2/π)(x + 0.044715 x³)))
+BODY void gelu16(const float* x, float* y, int64_t count) {
+    Floats v = {};
+    std::memcpy(&v, x, count * sizeof(float));
+    Floats power = v * (v * v * -0.0713548162726f - 1.59576912161f);
+    exponential(power);
+    v = v / (power + 1.0f);
+    std::memcpy(y, &v, count * sizeof(float));
+}
+
+BODY void gelu(const float* x, float* y, int64_t count) {
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) gelu16(x + i, y + i, 16);
+    if (i < count) gelu16(x + i, y + i, count - i);
+}
+
+#define ELEMENTWISE(TARGET_)                                                                                      \
+    TARGET_ static void attend_row(const Attention& p, int64_t row, int64_t from, int64_t to, float* scores,     \
+                                   int64_t stride) {                                                              \
+        attend(p, row, from, to, scores, stride);                                                                \
+    }                                                                                                             \
+    TARGET_ static void gelu_part(const float* x, float* y, int64_t count) { gelu(x, y, count); }
+
+float half_to_float(uint16_t h) {
+    uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
+    float value;
+    if (exponent == 0) {
+        value = std::ldexp(float(mantissa), -24);
+    } else {
+        uint32_t bits = ((exponent == 31 ? 255 : exponent + 112) << 23) | (mantissa << 13);
+        std::memcpy(&value, &bits, 4);
+    }
+    return sign ? -value : value;
+}
+
+// ---- portable -------------------------------------------------------------------------------------------------
+
+struct Portable {
+    ELEMENTWISE()
+
+    template <int Bits, bool ByGroup, int Rows>
+    static void tile(const Product& p, int64_t row, int64_t t) {
+        constexpr int kInputs = Bits == 4 ? 8 : 4;
+        const uint8_t* w = p.weight + t * (p.inputs / kInputs) * 64;
+        float sum[Rows][kTile] = {};
+        for (int64_t g = 0; g < p.groups; ++g) {
+            int32_t acc[Rows][kTile];
+            for (int r = 0; r < Rows; ++r)
+                for (int o = 0; o < kTile; ++o) acc[r][o] = p.starts[(row + r) * p.groups + g];
+            for (int j = 0; j < p.group; j += kInputs, w += 64)
+                for (int r = 0; r < Rows; ++r) {
+                    const int8_t* a = p.codes + (row + r) * p.inputs + g * p.group + j;
+                    for (int o = 0; o < kTile; ++o)
+                        for (int i = 0; i < 4; ++i) {
+                            uint8_t b = w[4 * o + i];
+                            if (Bits == 4)
+                                acc[r][o] += (b & 15) * a[i] + (b >> 4) * a[i + 4];
+                            else
+                                acc[r][o] += b * a[i];
+                        }
+                }
+            for (int r = 0; r < Rows; ++r) {
+                float scale = p.scales[(row + r) * p.groups + g];
+                for (int o = 0; o < kTile; ++o) {
+                    float s = scale;
+                    if (ByGroup)
+                        s *= half_to_float(static_cast<const uint16_t*>(p.weight_scale)[(t * p.groups + g) * kTile + o]);
+                    sum[r][o] += float(acc[r][o]) * s;
+                }
+            }
+        }
+        for (int r = 0; r < Rows; ++r)
+            for (int o = 0; o < kTile && t * kTile + o < p.outputs; ++o) {
+                float value = sum[r][o];
+                if (!ByGroup) value *= static_cast<const float*>(p.weight_scale)[t * kTile + o];
+                int64_t output = t * kTile + o;
+                p.out[(row + r) * p.outputs + output] = value + (p.bias ? p.bias[output] : 0.0f);
+            }
+    }
+
+    static void quantize_group(const float* x, int n, int group, float offset, int8_t* codes, float* scale, int32_t* start) {
+        float most = 0.0f;
+        bool finite = true;
+        for (int i = 0; i < n; ++i) {
+            float a = std::fabs(x[i]);
+            finite &= a <= 3.4028234e38f;
+            most = a > most ? a : most;
+        }
+        float inverse = most > 0.0f ? 127.0f / most : 0.0f;
+        if (!finite || std::isinf(inverse)) inverse = 0.0f;
+        int32_t sum = 0;
+        for (int i = 0; i < group; ++i) {
+            int32_t code = i < n && inverse != 0.0f ? int32_t(std::nearbyint(x[i] * inverse)) : 0;
+            codes[i] = int8_t(code);
+            sum += code;
+        }
+        *scale = finite ? most / 127.0f : NAN;
+        *start = -int32_t(offset) * sum;
+    }
+};
+
+#if X86
+
+// ---- AVX2, with or without VNNI -------------------------------------------------------------------------------
+
+#define AVX2 __attribute__((target("avx2,fma,f16c")))
+#define AVXVNNI __attribute__((target("avx2,fma,f16c,avxvnni")))
+
+// acc + Σ over 4 neighbours of unsigned w × signed a. Without VNNI the 16-bit sums of two products must not
+// saturate: 15 · 127 · 2 is safe; for int8 the weight's own sign goes to the activation.
+struct Avx2 {
+    ELEMENTWISE(AVX2)
+
+    template <int Bits>
+    AVX2 static inline __m256i dot(__m256i acc, __m256i w, __m256i a) {
+        const __m256i ones = _mm256_set1_epi16(1);
+        if (Bits == 4) return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), ones));
+        __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)),
+                                         _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8));
+        __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(a, 8));
+        return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+    }
+#define TARGET AVX2
+#include "cpu_kernels_avx2.h"
+#undef TARGET
+};
+
+struct AvxVnni {
+    ELEMENTWISE(AVXVNNI)
+
+    template <int Bits>
+    AVXVNNI static inline __m256i dot(__m256i acc, __m256i w, __m256i a) {
+        return _mm256_dpbusd_avx_epi32(acc, w, a);
+    }
+#define TARGET AVXVNNI
+#include "cpu_kernels_avx2.h"
+#undef TARGET
+};
+
+// ---- AVX-512 VNNI ---------------------------------------------------------------------------------------------
+
+#define AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+
+struct Avx512 {
+    ELEMENTWISE(AVX512)
+
+    // One accumulator a row gives a chain of dependent sums; few rows take several and add them, which is exact.
+    template <int Bits, bool ByGroup, int Rows>
+    AVX512 static void tile(const Product& p, int64_t row, int64_t t) {
+        constexpr int kInputs = Bits == 4 ? 8 : 4;
+        constexpr int kSplit = Rows == 1 ? 4 : Rows <= 3 ? 2 : 1;
+        const __m512i low = _mm512_set1_epi8(15);
+        const uint8_t* w = p.weight + t * (p.inputs / kInputs) * 64;
+        const uint16_t* by_group = static_cast<const uint16_t*>(p.weight_scale) + t * p.groups * kTile;
+        const int8_t* a = p.codes + row * p.inputs;
+        const float* scales = p.scales + row * p.groups;
+        const int32_t* starts = p.starts + row * p.groups;
+        __m512 sum[Rows];
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) sum[r] = _mm512_setzero_ps();
+        for (int64_t g = 0; g < p.groups; ++g) {
+            __m512i acc[Rows][kSplit];
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) {
+                acc[r][0] = _mm512_set1_epi32(starts[r * p.groups + g]);
+#pragma GCC unroll 4
+                for (int s = 1; s < kSplit; ++s) acc[r][s] = _mm512_setzero_si512();
+            }
+            for (int j = 0; j < p.group; j += 2 * kInputs, w += 128) {
+#pragma GCC unroll 2
+                for (int half = 0; half < 2; ++half) {
+                    __m512i packed = _mm512_loadu_si512(w + 64 * half);
+                    _mm_prefetch(reinterpret_cast<const char*>(w + 64 * half + 4096), _MM_HINT_T0);
+                    if (Bits == 4) {
+                        __m512i first = _mm512_and_si512(packed, low);
+                        __m512i second = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+#pragma GCC unroll 8
+                        for (int r = 0; r < Rows; ++r) {
+                            const int8_t* at = a + r * p.inputs + j + 8 * half;
+                            constexpr int kLast = kSplit - 1;
+                            int even = (2 * half) & kLast, odd = (2 * half + 1) & kLast;
+                            acc[r][even] = _mm512_dpbusd_epi32(acc[r][even], first, broadcast(at));
+                            acc[r][odd] = _mm512_dpbusd_epi32(acc[r][odd], second, broadcast(at + 4));
+                        }
+                    } else {
+#pragma GCC unroll 8
+                        for (int r = 0; r < Rows; ++r) {
+                            int s = half & (kSplit - 1);
+                            acc[r][s] = _mm512_dpbusd_epi32(acc[r][s], packed, broadcast(a + r * p.inputs + j + 4 * half));
+                        }
+                    }
+                }
+            }
+            a += p.group;
+            __m512 weight_scale;
+            if (ByGroup)
+                weight_scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(by_group + g * kTile)));
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+                for (int s = 1; s < kSplit; ++s) acc[r][0] = _mm512_add_epi32(acc[r][0], acc[r][s]);
+                __m512 scale = _mm512_set1_ps(scales[r * p.groups + g]);
+                if (ByGroup) scale = _mm512_mul_ps(scale, weight_scale);
+                sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][0]), scale, sum[r]);
+            }
+        }
+        int64_t first = t * kTile;
+        __mmask16 mask = p.outputs - first >= kTile ? 0xffff : __mmask16((1u << (p.outputs - first)) - 1);
+        __m512 bias = p.bias ? _mm512_maskz_loadu_ps(mask, p.bias + first) : _mm512_setzero_ps();
+        __m512 by_row = _mm512_set1_ps(1.0f);
+        if (!ByGroup) by_row = _mm512_loadu_ps(static_cast<const float*>(p.weight_scale) + first);
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r)
+            _mm512_mask_storeu_ps(p.out + (row + r) * p.outputs + first, mask, _mm512_fmadd_ps(sum[r], by_row, bias));
+    }
+
+    AVX512 static inline __m512i broadcast(const int8_t* at) {
+        int32_t four;
+        std::memcpy(&four, at, 4);
+        return _mm512_set1_epi32(four);
+    }
+
+    AVX512 static void quantize_group(const float* x, int n, int group, float offset, int8_t* codes, float* scale, int32_t* start) {
+        __m512 most = _mm512_setzero_ps();
+        __mmask16 bad = 0;
+        const __m512 largest = _mm512_set1_ps(3.4028234e38f);
+        for (int i = 0; i < n; i += 16) {
+            __m512 v = _mm512_abs_ps(_mm512_maskz_loadu_ps(mask(n - i), x + i));
+            bad |= _mm512_cmp_ps_mask(v, largest, _CMP_NLE_UQ);
+            most = _mm512_max_ps(most, v);
+        }
+        float peak = _mm512_reduce_max_ps(most);
+        float inverse = peak > 0.0f ? 127.0f / peak : 0.0f;
+        if (bad || std::isinf(inverse)) inverse = 0.0f;
+        const __m512 factor = _mm512_set1_ps(inverse);
+        __m512i sum = _mm512_setzero_si512();
+        for (int i = 0; i < group; i += 16) {
+            __m512i code = _mm512_setzero_si512();
+            if (i < n && inverse != 0.0f)
+                code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask(n - i), x + i), factor));
+            sum = _mm512_add_epi32(sum, code);
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtepi32_epi8(code));
+        }
+        *scale = bad ? NAN : peak / 127.0f;
+        *start = -int32_t(offset) * _mm512_reduce_add_epi32(sum);
+    }
+
+    AVX512 static inline __mmask16 mask(int left) { return left >= 16 ? 0xffff : __mmask16((1u << (left > 0 ? left : 0)) - 1); }
+};
+
+#endif  // X86
+
+// ---- all variants ---------------------------------------------------------------------------------------------
+
+template <class Variant, int Bits, bool ByGroup>
+void block(const Product& p, int64_t row, int64_t rows, int64_t t) {
+    switch (rows) {
+        case 1: return Variant::template tile<Bits, ByGroup, 1>(p, row, t);
+        case 2: return Variant::template tile<Bits, ByGroup, 2>(p, row, t);
+        case 3: return Variant::template tile<Bits, ByGroup, 3>(p, row, t);
+        case 4: return Variant::template tile<Bits, ByGroup, 4>(p, row, t);
+        case 5: return Variant::template tile<Bits, ByGroup, 5>(p, row, t);
+        case 6: return Variant::template tile<Bits, ByGroup, 6>(p, row, t);
+        case 7: return Variant::template tile<Bits, ByGroup, 7>(p, row, t);
+        default: return Variant::template tile<Bits, ByGroup, 8>(p, row, t);
+    }
+}
+
+// Every thread of a parallel region calls this with all rows' activations ready; chunks of tiles are shared out.
+template <class Variant, int Bits, bool ByGroup>
+void product(const Product& p) {
+    const int64_t tiles = (p.outputs + kTile - 1) / kTile;
+    int64_t near = kCache / p.inputs / kMaxRows * kMaxRows;
+    near = near < kMaxRows ? kMaxRows : near;
+    for (int64_t from = 0; from < p.rows; from += near) {
+        const int64_t to = from + near < p.rows ? from + near : p.rows;
+        // Long runs of tiles first, which memory delivers fastest, then short ones to whichever thread is free: on a
+        // shared machine equal shares do not end together.
+#pragma omp for schedule(guided) nowait
+        for (int64_t t = 0; t < tiles; ++t)
+            for (int64_t row = from; row < to; row += kMaxRows)
+                block<Variant, Bits, ByGroup>(p, row, to - row < kMaxRows ? to - row : kMaxRows, t);
+    }
+}
+
+// Float rows and where their codes go; `x` null: they are there already.
+struct Source {
+    const float* x;  // [rows, features]
+    int64_t features;
+    float offset;    // what the weights' codes are stored with: 8 or 128
+};
+
+template <class Variant>
+void quantize(const Source& source, const Product& p) {
+    int8_t* codes = const_cast<int8_t*>(p.codes);
+    float* scales = const_cast<float*>(p.scales);
+    int32_t* starts = const_cast<int32_t*>(p.starts);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < p.rows * p.groups; ++i) {
+        const int64_t row = i / p.groups, from = i % p.groups * p.group, left = source.features - from;
+        Variant::quantize_group(source.x + row * source.features + from, int(left < p.group ? left : p.group), p.group,
+                                source.offset, codes + i * p.group, scales + i, starts + i);
+    }
+}
+
+template <class Variant>
+void linear(int bits, bool by_group, const Source& source, const Product& p, int threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        if (source.x) quantize<Variant>(source, p);
+        if (p.out) {
+            if (bits == 4 && by_group)
+                product<Variant, 4, true>(p);
+            else if (bits == 4)
+                product<Variant, 4, false>(p);
+            else
+                product<Variant, 8, false>(p);
+        }
+    }
+}
+
+template <class Variant>
+void attention(const Attention& p, int threads) {
+    const int64_t groups = (p.heads + kHeads - 1) / kHeads, tasks = p.rows * groups;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        std::vector<float> scores;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < tasks; ++task) {
+            const int64_t row = task / groups, from = task % groups * kHeads, *info = p.row + 4 * row;
+            const int64_t to = from + kHeads < p.heads ? from + kHeads : p.heads;
+            const int64_t stride = (info[1] + (info[3] >= info[2] ? info[3] - info[2] + 1 : 0) + 15) / 16 * 16;
+            if (int64_t(scores.size()) < kHeads * stride) scores.resize(kHeads * stride);
+            Variant::attend_row(p, row, from, to, scores.data(), stride);
+        }
+    }
+}
+
+template <class Variant>
+void gelu_all(const float* x, float* y, int64_t count, int threads) {
+    const int64_t piece = 16 * 1024;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && count > piece)
+    for (int64_t i = 0; i < count; i += piece) Variant::gelu_part(x + i, y + i, count - i < piece ? count - i : piece);
+}
+
+}  // namespace
+
+extern "C" {
+
+enum { PORTABLE = 0, AVX2_ = 1, AVXVNNI_ = 2, AVX512_ = 3 };
+
+int glm_infill_supports(int variant) {
+    if (variant == PORTABLE) return 1;
+#if X86
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (variant == AVX2_) return avx2;
+    if (variant == AVXVNNI_) {
+        unsigned a = 7, b = 0, c = 1, d = 0;
+        __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+        return avx2 && (a >> 4 & 1);
+    }
+    if (variant == AVX512_)
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vnni");
+#endif
+    return 0;
+}
+
+// Calls `function<Variant>(…)` for the variant of this number.
+#if X86
+#define CALL(function, ...)                                       \
+    switch (variant) {                                            \
+        case AVX512_: return function<Avx512>(__VA_ARGS__);       \
+        case AVXVNNI_: return function<AvxVnni>(__VA_ARGS__);     \
+        case AVX2_: return function<Avx2>(__VA_ARGS__);           \
+        default: return function<Portable>(__VA_ARGS__);          \
+    }
+#else
+#define CALL(function, ...) return function<Portable>(__VA_ARGS__)
+#endif
+
+// Quantizes x (unless null) into codes, scales and starts; multiplies these (unless out is null) into out.
+void glm_infill_linear(int variant, int bits, int by_group, const float* x, int64_t features, int8_t* codes,
+                       float* scales, int32_t* starts, int64_t rows, int64_t inputs, int64_t groups, int group,
+                       const uint8_t* weight, const void* weight_scale, const float* bias, float* out, int64_t outputs,
+                       int threads) {
+    Source source{x, features, bits == 4 ? 8.0f : 128.0f};
+    Product p{codes, scales, starts, rows, inputs, groups, group, weight, weight_scale, bias, out, outputs};
+    CALL(linear, bits, by_group, source, p, threads);
+}
+
+void glm_infill_attention(int variant, const float* query, const float* keys, const float* values, float* out,
+                          const int64_t* row, const int64_t* blocks, int64_t rows, int64_t heads, int64_t size,
+                          int64_t block_size, int threads) {
+    Attention p{query, keys, values, out, row, blocks, rows, heads, size, block_size};
+    CALL(attention, p, threads);
+}
+
+void glm_infill_gelu(int variant, const float* x, float* y, int64_t count, int threads) {
+    CALL(gelu_all, x, y, count, threads);
+}
+
+}  // extern "C"

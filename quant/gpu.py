@@ -1,0 +1,261 @@
+"""The GPU kernels, in Triton: rows of floats times int4 or int8 weights that become floats in registers only.
+
+One kernel in two shapes. Up to 16 rows, where reading the weight is all that costs, programs share the inputs of an
+output between them, and a second kernel adds up their parts; above, a program adds up all parts of its tile. Both cut
+the inputs alike, by the weight's sizes alone, and add in one order with no atomics: a row's numbers are meant not to
+depend on how many rows share the call. (Tiles have 32 rows at most also because Hopper has another matrix instruction
+from 64 on.)
+
+Before Ampere (an RTX 2080 Ti), Triton's `tl.dot` has had no tensor cores since its version 3.3: the ordinary units take
+up to 64 rows, and for more, cuBLAS takes them and floats of 1024 outputs at a time; these rows' numbers are other ones
+in their last bits. The tiles were chosen by what the compiler says of registers and shared memory, not by timings.
+
+With TRITON_INTERPRET=1 in the environment before this module is imported, the kernels run on CPU tensors.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quant.packing import unpack_nibbles
+
+NARROW = 16  # rows up to which programs share the inputs; tensor cores take as many at once
+_PROGRAMS = 256  # that keep a card reading: about three on each of 68 (RTX 2080 Ti) or 82 (3090) multiprocessors
+_STEPS = 8  # the fewest steps along the inputs that are worth a program of their own
+_ORDINARY_ROWS = 64  # up to which cards whose tensor cores Triton does not reach run the kernel
+_CHUNK = 1024  # outputs whose weights are floats in memory at once, above that
+
+
+def int4_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+    """x [rows, in] float16 or bfloat16 → [rows, out] in x's dtype, summed in float32.
+
+    `weight` int8 [out, in/2], two numbers −8 … 7 a byte, element 2i in the high nibble; `weight_scale` [out, groups]
+    for groups of 32, 64 or 128 inputs, or [out] for one scale a row; `bias` [out].
+    """
+    out: Tensor = torch.ops.glm_infill.gpu_int4_linear(x, weight, weight_scale, bias)
+    return out
+
+
+def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+    """As `int4_linear`, from `weight` int8 [out, in] and `weight_scale` [out]."""
+    out: Tensor = torch.ops.glm_infill.gpu_int8_linear(x, weight, weight_scale, bias)
+    return out
+
+
+def has_tensor_cores(device: torch.device) -> bool:
+    """Whether Triton reaches them; the interpreter acts as if."""
+    return device.type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one program computes, and how it is compiled."""
+
+    rows: int
+    outputs: int
+    warps: int
+    stages: int
+
+
+def tile(rows: int, tensor_cores: bool) -> Tile:
+    """The largest that does not spill registers and fits the shared memory: tests/quant/test_gpu.py compiles them."""
+    if rows > NARROW:
+        return Tile(32, 128, 8, 3)
+    return Tile(NARROW, 64, 4, 4) if tensor_cores else Tile(triton.next_power_of_2(rows), 128, 4, 2)
+
+
+def block(group: int, tensor_cores: bool) -> int:
+    """Bytes of a weight row that one step takes, at any number of rows. A group has `group` bytes, 0 for whole rows."""
+    return min(group or 64, 64 if tensor_cores else 16)
+
+
+def part_steps(outputs: int, blocks: int, tensor_cores: bool) -> int:
+    """Steps of a part: one tile of rows makes `_PROGRAMS` programs if each then has `_STEPS` steps or more."""
+    tiles = triton.cdiv(outputs, tile(1, tensor_cores).outputs)
+    parts = max(1, min(triton.cdiv(_PROGRAMS, tiles), blocks // _STEPS))
+    return int(triton.cdiv(blocks, parts))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _floats(codes: tl.tensor, offset: tl.constexpr, DTYPE: tl.constexpr) -> tl.tensor:
+    """uint8 codes → codes − offset, exactly.
+
+    In float16 a code is written into the fraction of 1024, since conversion instructions are slow.
+    """
+    if DTYPE == tl.float16:  # noqa: SIM300 - not a constant
+        return (codes.to(tl.uint16) | 0x6400).to(tl.float16, bitcast=True) - (1024.0 + offset)
+    else:
+        return (codes.to(tl.float32) - offset).to(DTYPE)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _store(
+    total: tl.tensor,
+    at: tl.tensor,
+    known: tl.tensor,
+    output: tl.tensor,
+    outputs: tl.tensor,
+    scale: tl.tensor,
+    bias: tl.tensor,
+    GROUP: tl.constexpr,
+) -> None:
+    """total · scale + bias → `at`, rounded once. Groups have had their scales."""
+    factor = tl.full(output.shape, 1.0, tl.float32)
+    offset = tl.zeros(output.shape, tl.float32)
+    if GROUP == 0:
+        factor = tl.load(scale + output, mask=output < outputs, other=0.0).to(tl.float32)
+    if bias is not None:
+        offset = tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)
+    tl.store(at, tl.fma(total, factor[None, :], offset[None, :]).to(at.dtype.element_ty), mask=known)
+
+
+@triton.jit(do_not_specialize=["rows", "splits", "steps"])  # type: ignore[untyped-decorator]
+def products(
+    x: tl.tensor,
+    weight: tl.tensor,
+    scale: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    rows: tl.tensor,
+    outputs: tl.tensor,
+    width: tl.tensor,
+    splits: tl.tensor,
+    steps: tl.tensor,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PARTS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """A tile [ROWS, OUTPUTS] of out [rows, outputs]; with PARTS one part of its sums, to out [splits, rows, outputs].
+
+    A byte of weight [outputs, width] faces an element of x [rows, width]: an int8 code a DTYPE, two int4 codes an int32
+    that is two of DTYPE, the first in its low half. So nothing is interleaved: one product takes the high nibbles and
+    the even inputs, another the low nibbles and the odd ones. A part is `steps` times BLOCK columns. GROUP columns
+    share a scale, 0 for whole rows.
+    """
+    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    known = (row[:, None] < rows) & (output[None, :] < outputs)
+    x_rows = x + row[:, None].to(tl.int64) * width
+    weight_rows = weight + output[None, :].to(tl.int64) * width
+    scale_rows = scale + output.to(tl.int64) * (width // GROUP if GROUP else 1)
+    total = tl.zeros((ROWS, OUTPUTS), tl.float32)
+    for split in range(tl.program_id(2), splits, tl.num_programs(2)):
+        part = tl.zeros((ROWS, OUTPUTS), tl.float32)
+        for step in range(split * steps, tl.minimum(split * steps + steps, tl.cdiv(width, BLOCK))):
+            column = step * BLOCK + tl.arange(0, BLOCK)
+            inputs = tl.load(x_rows + column[None, :], mask=(row[:, None] < rows) & (column[None, :] < width), other=0)
+            codes = tl.load(
+                weight_rows + column[:, None], mask=(column[:, None] < width) & (output[None, :] < outputs), other=0
+            )
+            sums = tl.zeros((ROWS, OUTPUTS), tl.float32) if GROUP else part
+            if BITS == 4:
+                codes ^= 0x88
+                even = inputs.to(tl.int16).to(DTYPE, bitcast=True)
+                odd = (inputs >> 16).to(tl.int16).to(DTYPE, bitcast=True)
+                sums = tl.dot(even, _floats(codes >> 4, 8, DTYPE), sums)
+                sums = tl.dot(odd, _floats(codes & 15, 8, DTYPE), sums)
+            else:
+                sums = tl.dot(inputs, _floats(codes ^ 0x80, 128, DTYPE), sums)
+            if GROUP:
+                factor = tl.load(scale_rows + step * BLOCK // GROUP, mask=output < outputs, other=0.0)
+                part = tl.fma(sums, factor.to(tl.float32)[None, :], part)
+            else:
+                part = sums
+        total += part
+    at = out + row[:, None].to(tl.int64) * outputs + output[None, :]
+    if PARTS:
+        tl.store(at + tl.program_id(2) * rows * outputs, total, mask=known)
+    else:
+        _store(total, at, known, output, outputs, scale, bias, GROUP)
+
+
+@triton.jit(do_not_specialize=["rows", "splits"])  # type: ignore[untyped-decorator]
+def sum_parts(
+    parts: tl.tensor,
+    scale: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    rows: tl.tensor,
+    outputs: tl.tensor,
+    splits: tl.tensor,
+    GROUP: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+) -> None:
+    """out [rows, outputs] from parts [splits, rows, outputs], in the order in which `products` adds them up."""
+    row = tl.program_id(1) + tl.arange(0, 1)
+    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    known = output[None, :] < outputs
+    at = row[:, None] * outputs + output[None, :]
+    sums = tl.zeros((1, OUTPUTS), tl.float32)
+    for split in range(splits):
+        sums += tl.load(parts + split * rows * outputs + at, mask=known, other=0.0)
+    _store(sums, out + at, known, output, outputs, scale, bias, GROUP)
+
+
+def _linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits: int) -> Tensor:
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        raise ValueError(f"the GPU kernels take float16 or bfloat16, not {x.dtype}")
+    rows, outputs, width = len(x), *weight.shape
+    tensor_cores = has_tensor_cores(x.device)
+    if not tensor_cores and rows > _ORDINARY_ROWS:
+        return chunked(x, weight, scale, bias, bits)
+    out = _empty(x, weight, scale, bias)
+    if not rows:
+        return out
+    group = width // scale.shape[1] if scale.dim() == 2 else 0
+    shape, columns = tile(rows, tensor_cores), block(group, tensor_cores)
+    blocks = triton.cdiv(width, columns)
+    length = part_steps(outputs, blocks, tensor_cores)
+    count = triton.cdiv(blocks, length)
+    apart = rows <= NARROW and count > 1
+    parts = x.new_empty((count, rows, outputs), dtype=torch.float32) if apart else out
+    tiles = triton.cdiv(outputs, shape.outputs)
+    x = x.contiguous()
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        products[tiles, triton.cdiv(rows, shape.rows), count if apart else 1](
+            x.view(torch.int32) if bits == 4 else x, weight.view(torch.uint8), scale, bias, parts,
+            rows, outputs, width, count, length,
+            BITS=bits, GROUP=group, PARTS=apart, DTYPE=tl.float16 if x.dtype == torch.float16 else tl.bfloat16,
+            ROWS=shape.rows, OUTPUTS=shape.outputs, BLOCK=columns,
+            num_warps=shape.warps, num_stages=shape.stages, enable_fp_fusion=True,
+        )  # fmt: skip
+        if apart:
+            sum_parts[tiles, rows](
+                parts, scale, bias, out, rows, outputs, count,
+                GROUP=group, OUTPUTS=shape.outputs, num_warps=shape.warps, enable_fp_fusion=True,
+            )  # fmt: skip
+    return out
+
+
+def chunked(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits: int) -> Tensor:
+    """The same product by cuBLAS: floats of some outputs at a time, never of the whole weight."""
+    out = _empty(x, weight, scale, bias)
+    for first in range(0, len(weight), _CHUNK):
+        some = slice(first, first + _CHUNK)
+        codes = unpack_nibbles(weight[some]) if bits == 4 else weight[some]
+        factors = scale[some].float().reshape(len(codes), -1, 1)
+        floats = (codes.reshape(len(codes), factors.shape[1], -1) * factors).flatten(1).to(x.dtype)
+        out[:, some] = F.linear(x, floats, None if bias is None else bias[some].to(x.dtype))
+    return out
+
+
+def _empty(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0]))
+
+
+_library = torch.library.Library("glm_infill", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _bits in (4, 8):
+    _name = f"gpu_int{_bits}_linear"
+    _library.define(f"{_name}(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
+    for _key in ("CUDA", "CPU") if triton.knobs.runtime.interpret else ("CUDA",):
+        _library.impl(_name, partial(_linear, bits=_bits), _key)  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"glm_infill::{_name}", _empty, lib=_library)

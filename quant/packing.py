@@ -1,0 +1,85 @@
+"""Bytes of int4 and int8 weights: two numbers a byte as GLM-130B stores them, and the CPU kernels' tiles."""
+
+import ctypes
+import sys
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_HUGE = 2 * 1024 * 1024
+_MADV_HUGEPAGE = 14
+
+TILE = 16  # outputs of a tile of the CPU kernels
+_ROWS = 1024  # outputs repacked at once: what is unpacked for a moment stays small
+
+
+def pack_nibbles(codes: Tensor) -> Tensor:
+    """int8 codes −8 … 7 [rows, n], n even → int8 bytes [rows, n/2]; element 2i is the high nibble.
+
+    As in GLM-130B's quantization/layers.py.
+    """
+    pairs = codes.view(torch.uint8)
+    return (pairs[:, 0::2] << 4 | pairs[:, 1::2] & 15).view(torch.int8)
+
+
+def unpack_nibbles(packed: Tensor) -> Tensor:
+    """The inverse of `pack_nibbles`."""
+    pairs = torch.stack([packed >> 4, packed << 4 >> 4], dim=-1)  # shifts of int8 keep the sign
+    return pairs.flatten(-2)
+
+
+def tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
+    """Stored int4 pairs or int8 codes → what the CPU kernels read.
+
+    [tiles, inputs / 8, 16, 4] uint8 with inputs 0–3 of eight in the low nibbles and 4–7 in the high ones, or
+    [tiles, inputs / 4, 16, 4]. Numbers are unsigned: code + 8, or code + 128. `inputs` is the number of inputs rounded
+    up to the kernel's groups; what is added, inputs or outputs, has code 0.
+    """
+    width = 8 if bits == 4 else 4
+    outputs = stored.shape[0]
+    out = _huge((-(-outputs // TILE), inputs // width, TILE, 4))
+    for start in range(0, outputs, _ROWS):
+        codes = unpack_nibbles(stored[start : start + _ROWS]) if bits == 4 else stored[start : start + _ROWS]
+        rows = -(-codes.shape[0] // TILE) * TILE
+        codes = F.pad(codes, (0, inputs - codes.shape[1], 0, rows - codes.shape[0]))
+        if bits == 4:
+            low, high = (codes + 8).view(torch.uint8).view(-1, TILE, inputs // 8, 2, 4).transpose(1, 2).unbind(3)
+            out[start // TILE : start // TILE + len(low)] = low | high << 4
+        else:
+            unsigned = codes.view(torch.uint8) ^ 128
+            out[start // TILE : start // TILE + rows // TILE] = unsigned.view(-1, TILE, inputs // 4, 4).transpose(1, 2)
+    return out
+
+
+def _huge(shape: tuple[int, ...]) -> Tensor:
+    """An empty uint8 tensor in huge pages where the system gives them: a weight is read from end to end at every step,
+    and with pages of 4 KB a fifth of the time went into finding them."""
+    out = torch.empty(shape, dtype=torch.uint8)
+    if out.nbytes >= 2 * _HUGE and sys.platform == "linux":
+        start = -(-out.data_ptr() // _HUGE) * _HUGE
+        length = (out.data_ptr() + out.nbytes - start) // _HUGE * _HUGE
+        _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_HUGEPAGE)  # advice: may fail
+    return out
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+def untile(packed: Tensor, bits: int, outputs: int, inputs: int) -> Tensor:
+    """The codes int8 [outputs, inputs] of a tiled weight: the inverse of `tiles`, unpacked."""
+    if bits == 4:
+        halves = torch.stack([packed & 15, packed >> 4], dim=3).view(torch.int8) - 8  # [tiles, n/8, 16, 2, 4]
+        codes = halves.transpose(1, 2).flatten(2).flatten(0, 1)
+    else:
+        codes = (packed ^ 128).view(torch.int8).transpose(1, 2).flatten(2).flatten(0, 1)
+    return codes[:outputs, :inputs]
+
+
+def tiled_scale(scale: Tensor) -> Tensor:
+    """Scales [outputs, groups] → [tiles, groups, 16], zero for the outputs that fill the last tile."""
+    padded = F.pad(scale, (0, 0, 0, -len(scale) % TILE))
+    return padded.view(-1, TILE, scale.shape[1]).transpose(1, 2).contiguous()
