@@ -64,7 +64,9 @@ class Conversion:
         self.weights = Weights(source)
         if self.weights.storage is not None:
             raise CheckpointError(f"{source}: quantized already, as {self.weights.storage}")
-        self.scheme, self.head = recipe.storage.schemes(torch.float32, "cuda")  # every machine can write what a GPU reads
+        self.scheme, self.head = recipe.storage.schemes(
+            torch.float32, "cuda"
+        )  # every machine can write what a GPU reads
         if isinstance(self.scheme, Float):
             raise CheckpointError("the scheme none leaves nothing to convert")
         with torch.device("meta"):

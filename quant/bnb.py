@@ -80,8 +80,8 @@ class Nf4:
         return {"weight": codes.view(outputs, -1), "absmax": state.absmax.view(outputs, -1)}
 
     def dequantize(self, stored: Tensors) -> Tensor:
-        state = self._state(stored["weight"], stored["absmax"])
-        out: Tensor = _library().functional.dequantize_4bit(stored["weight"].reshape(-1, 1), state)
+        weight = stored["weight"].contiguous()
+        out: Tensor = _library().functional.dequantize_4bit(weight.view(-1, 1), self._state(weight, stored["absmax"]))
         return out
 
     def narrow(self, name: str, dim: int, start: int, length: int) -> Cut | None:
@@ -125,7 +125,7 @@ class Nf4:
         functional = _library().functional
         fused = absmax.dtype == torch.bfloat16
         state = functional.QuantState(
-            absmax if fused else absmax.reshape(-1),
+            absmax if fused else absmax.contiguous().view(-1),
             torch.Size((weight.shape[0], weight.shape[1] * 2)),
             functional.get_4bit_type("nf4", device=weight.device),
             self.BLOCK,
@@ -152,7 +152,7 @@ class LlmInt8(Int8):
         _needed_by(self.name)
 
     def pack(self, stored: Tensors) -> Tensors:
-        return stored
+        return {name: tensor.contiguous() for name, tensor in stored.items()}
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])

@@ -63,7 +63,7 @@ class Tile:
 
 
 def tile(rows: int, tensor_cores: bool) -> Tile:
-    """The largest that does not spill registers and fits the shared memory: tests/quant/test_gpu.py compiles them."""
+    """One that spills no registers and fits the shared memory, which tests/quant/test_gpu.py sees compiled."""
     if rows > NARROW:
         return Tile(32, 128, 8, 3)
     return Tile(NARROW, 64, 4, 4) if tensor_cores else Tile(triton.next_power_of_2(rows), 128, 4, 2)
@@ -219,7 +219,7 @@ def _linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits:
     apart = rows <= NARROW and count > 1
     parts = x.new_empty((count, rows, outputs), dtype=torch.float32) if apart else out
     tiles = triton.cdiv(outputs, shape.outputs)
-    x = x.contiguous()
+    x, weight, scale = x.contiguous(), weight.contiguous(), scale.contiguous()
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         products[tiles, triton.cdiv(rows, shape.rows), count if apart else 1](
             x.view(torch.int32) if bits == 4 else x, weight.view(torch.uint8), scale, bias, parts,

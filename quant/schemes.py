@@ -1,7 +1,8 @@
 """Schemes: how a linear layer's weight is stored, and how rows are multiplied with it.
 
 Every scheme keeps one promise for layers of 16 features and more: an output row depends on its own input row only,
-bit for bit, however many rows share the call. A request then gets the same numbers alone and in a batch of 64.
+bit for bit, however many rows share the call. A request then gets the same numbers alone and in a batch of 64. The two
+of bitsandbytes are exempt: llm-int8 everywhere, nf4 on a GPU.
 
 A weight passes through three forms: float [out_features, in_features]; *stored*, as a checkpoint file has it (`tensors`
 tells names, shapes and dtypes); *packed*, as this machine's kernels read it.
@@ -261,6 +262,14 @@ def build(name: str, dtype: torch.dtype = torch.float32, group_size: int = 32) -
             return Int8()
         case "int4":
             return Int4(group_size)
+        case "nf4":
+            from quant.bnb import Nf4  # needs an optional dependency
+
+            return Nf4()
+        case "llm-int8":
+            from quant.bnb import LlmInt8
+
+            return LlmInt8()
         case _:
             raise ValueError(f"no such scheme: {name}")
 

@@ -132,11 +132,13 @@ def test_a_bad_row_spoils_no_other(scheme: Scheme, rows: int) -> None:
 
 @pytest.mark.gpu
 @on_a_card_or_interpreted
-def test_extreme_codes_and_inputs_that_are_not_contiguous() -> None:
+def test_extreme_codes_and_tensors_that_are_not_contiguous() -> None:
     codes = torch.tensor([[-8, 7, 0, -1] * 16, [7, 7, -8, -8] * 16, [-7, 1, 2, 3] * 16], dtype=torch.int8)
     stored = Int4(0).stored(codes, torch.tensor([[0.5], [2.0], [1.0]]).half())
     x = drawn(1, 64, 5).half().t()
     expected = x.float() @ Int4(0).dequantize(stored).t()
+    torch.testing.assert_close(product(Int4(0), x, stored).float(), expected, rtol=1e-3, atol=1e-2)
+    stored["weight"] = stored["weight"].t().contiguous().t()
     torch.testing.assert_close(product(Int4(0), x, stored).float(), expected, rtol=1e-3, atol=1e-2)
 
 
