@@ -32,7 +32,7 @@ def main() -> None:
         num_hidden_layers=args.layers,
         num_attention_heads=32,
         vocab_size=32000,
-        torch_dtype=torch.bfloat16,
+        dtype="bfloat16",
     )
     with tempfile.TemporaryDirectory() as folder:
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)

@@ -2,25 +2,24 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.attention import DenseAttention, visible
-from model.checkpoint import Weights, fill, matrices
+from model.checkpoint import fill, matrices
 from model.config import CheckpointError, GLMConfig
 from model.glm import Block
 from model.tokenizer import Tokenizer
+from model.weights import Weights
 from quant.calibrate import compensate
-from quant.linear import Weight
 from quant.schemes import Float, Scheme, Tensors
 
-LENGTH = 256  # tokens of the longest window
-SHORTEST = 8
+LENGTHS = (32, 256)  # tokens of the shortest and of the longest window
+SHORTEST_DOCUMENT = 8
 TOKENS_PER_BLANK = 16
 LONGEST_BLANK = 7
 
@@ -35,26 +34,29 @@ class Window:
     context_len: int
 
 
-def windows(path: Path, tokenizer: Tokenizer, count: int, longest: int, seed: int = 0) -> list[Window]:
-    """Windows of up to `longest` tokens from a UTF-8 text with blank lines between its documents.
+def windows(path: Path, tokenizer: Tokenizer, count: int, most: int, seed: int = 0) -> list[Window]:
+    """Windows of LENGTHS and at most `most` tokens from a UTF-8 text with blank lines between its documents.
 
-    Every token is as likely as any other. Half of the windows have short blanks, a fifth of the text in all; of the
-    rest the end is a [gMASK], since both ways of use must survive. Raises CheckpointError for too little text.
+    Documents are drawn by their lengths, and lengths so that each doubling has as many windows. Half of the windows
+    have short blanks, a fifth of the text in all; of the rest the end is a [gMASK]: both ways of use, and positions
+    near and far, must survive. Raises CheckpointError for too little text.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not a readable UTF-8 text ({error})") from None
-    documents = [ids for part in re.split(r"\n\s*\n", text) if len(ids := tokenizer.encode(part)) >= SHORTEST]
+    documents = [ids for part in re.split(r"\n\s*\n", text) if len(ids := tokenizer.encode(part)) >= SHORTEST_DOCUMENT]
     if not documents:
-        raise CheckpointError(f"{path}: no document of {SHORTEST} tokens or more to calibrate on")
+        raise CheckpointError(f"{path}: no document of {SHORTEST_DOCUMENT} tokens or more to calibrate on")
+    shortest, longest = LENGTHS
     rng = Random(seed)
     chosen = rng.choices(documents, [len(ids) for ids in documents], k=count)
     result = []
     for number, ids in enumerate(chosen):
-        start = rng.randint(0, max(0, len(ids) - longest))
+        length = min(round(shortest * (longest / shortest) ** rng.random()), most)
+        start = rng.randint(0, max(0, len(ids) - length))
         lay_out = _with_blanks if number % 2 == 0 or "[gMASK]" not in tokenizer.masks else _with_continuation
-        result.append(lay_out(ids[start : start + longest], tokenizer, rng))
+        result.append(lay_out(ids[start : start + length], tokenizer, rng))
     return result
 
 
@@ -91,8 +93,9 @@ def _window(context: list[int], pieces: list[tuple[int, list[int]]], tokenizer: 
 class Calibration:
     """Compensated weights of a network's blocks, asked for in order; the folder is float.
 
-    Each matrix is compensated for its inputs as the matrices before it, already quantized, give them. In memory are
-    one block in float32, the windows' hidden states (4 bytes × hidden_size × tokens) and one Hessian.
+    Each matrix is compensated for its inputs as the matrices before it, already quantized, give them, and for what
+    these inputs would have been. In memory are one block in float32 twice, the windows' hidden states twice (8 bytes ×
+    hidden_size × tokens) and what `compensate` needs.
     """
 
     def __init__(
@@ -115,23 +118,34 @@ class Calibration:
     @torch.inference_mode()
     def _walk(self) -> Iterator[tuple[str, Tensors]]:
         hidden = self._embedded()
+        exact = list(hidden)  # as the float network has them
         for layer in range(self.config.num_layers):
             prefix = f"transformer.layers.{layer}."
-            with torch.device("meta"):
-                block = Block(self.config, layer, Float(), torch.float32)
-            fill(block, self.weights, torch.float32, torch.device("cpu"), prefix)
+            block, float_block = self._block(layer, prefix), self._block(layer, prefix)
             for path, module in matrices(block):
                 stored = self.finished(prefix + path)
                 if stored is None:
-                    hessian = self._hessian(block, module, hidden)
+                    hessian, drift = torch.zeros(2, module.in_features, module.in_features)
+                    float_module = float_block.get_submodule(path)
+                    for window, h, e in zip(self.windows, hidden, exact, strict=True):
+                        x, y = _inputs(module, block, h, window), _inputs(float_module, float_block, e, window)
+                        hessian.addmm_(x.t(), x)
+                        drift.addmm_((y - x).t(), x)
                     try:
-                        stored = compensate(module.packed()["weight"], hessian, self.scheme)
+                        stored = compensate(module.packed()["weight"], hessian, self.scheme, drift)
                     except ValueError as error:
                         raise CheckpointError(f"{prefix}{path}.weight: {error}") from None
                 module.assign({"weight": self.scheme.dequantize(stored)})
                 yield prefix + path, stored
             for number, window in enumerate(self.windows):
                 hidden[number] = block(hidden[number], _attention(window))
+                exact[number] = float_block(exact[number], _attention(window))
+
+    def _block(self, layer: int, prefix: str) -> Block:
+        with torch.device("meta"):
+            block = Block(self.config, layer, Float(), torch.float32)
+        fill(block, self.weights, torch.float32, torch.device("cpu"), prefix)
+        return block
 
     def _embedded(self) -> list[Tensor]:
         """Each window's [1, num_tokens, hidden_size] before the first block."""
@@ -146,25 +160,26 @@ class Calibration:
             hidden = [a + b for a, b in zip(hidden, rows, strict=True)] if hidden else rows
         return hidden
 
-    def _hessian(self, block: Block, module: Weight, hidden: list[Tensor]) -> Tensor:
-        """Σ x·xᵀ over a module's inputs, [in_features, in_features]."""
-        total = torch.zeros(module.in_features, module.in_features)
-
-        def add(_: object, inputs: tuple[Tensor]) -> None:
-            x = inputs[0].flatten(0, -2)
-            total.addmm_(x.t(), x)
-            raise _Reached
-
-        handle = module.register_forward_pre_hook(add)
-        for window, h in zip(self.windows, hidden, strict=True):
-            with suppress(_Reached):
-                block(h, _attention(window))
-        handle.remove()
-        return total
-
 
 class _Reached(Exception):
     """Ends a block's computation where a module's inputs are known."""
+
+
+def _inputs(module: nn.Module, block: Block, hidden: Tensor, window: Window) -> Tensor:
+    """What a module of a block sees, [num_tokens, in_features]."""
+
+    def stop(_: object, inputs: tuple[Tensor]) -> None:
+        raise _Reached(inputs[0])
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
+        block(hidden, _attention(window))
+    except _Reached as reached:
+        inputs: Tensor = reached.args[0]
+        return inputs.flatten(0, -2)
+    finally:
+        handle.remove()
+    raise AssertionError("a block that does not use its module")
 
 
 def _attention(window: Window) -> DenseAttention:

@@ -4,30 +4,23 @@ A folder's matrices are float, and quantized while they are read if that is aske
 `quantization_config` in its config.json names. Beside the network at most one tensor is in memory at a time.
 """
 
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from model.config import CheckpointError, GLMConfig
 from model.glm import GLM
+from model.storage import GROUP_SIZE, Storage
 from model.tokenizer import Tokenizer
+from model.weights import Entries, Weights
 from quant.linear import Weight
-from quant.schemes import Float, Head, Scheme, Tensors, build, build_head
+from quant.schemes import Float, Scheme, Tensors
 
 DEMO = Path(__file__).parent / "demo"
-METHOD = "glm-infill"
-GROUP_SIZE = 32
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CHUNK = 2**20  # numbers quantized at once: what is float32 for a moment stays small
-
-Entries = dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # dtype None: any floating point
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,62 +31,6 @@ class Checkpoint:
     model: GLM
     tokenizer: Tokenizer
     quant: str = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """How matrices are stored: names of schemes for the blocks' and for the embedding with the head."""
-
-    scheme: str = "none"
-    group_size: int = GROUP_SIZE
-    head: str = "none"
-
-    @classmethod
-    def read(cls, folder: Path) -> "Storage | None":
-        """The `quantization_config` of a folder's config.json, None for a float checkpoint. Raises CheckpointError."""
-        path = folder / "config.json"
-        data = json.loads(path.read_text(encoding="utf-8")).get("quantization_config")
-        if data is None:
-            return None
-        method = data.get("quant_method") if isinstance(data, dict) else data
-        if method != METHOD:
-            raise CheckpointError(f'{path}: quantization_config must have quant_method "{METHOD}", not {method!r}')
-        known = {name: data[name] for name in ("scheme", "group_size", "head") if name in data}
-        for name, value in known.items():
-            kind = int if name == "group_size" else str
-            if type(value) is not kind:
-                raise CheckpointError(f"{path}: {name} of quantization_config must be of type {kind.__name__}")
-        storage = cls(**known)
-        try:
-            storage.schemes(torch.float32, "cuda")  # what a file may hold, whatever this machine can read
-        except ValueError as error:
-            raise CheckpointError(f"{path}: quantization_config: {error}") from None
-        if storage.scheme == "none":
-            raise CheckpointError(f"{path}: quantization_config names no scheme")
-        return storage
-
-    def to_json(self) -> dict[str, Any]:
-        """The `quantization_config`, with what the scheme has a use for."""
-        grouped = {"group_size": self.group_size} if hasattr(build(self.scheme), "group_size") else {}
-        return {"quant_method": METHOD, "scheme": self.scheme, **grouped, "head": self.head}
-
-    def schemes(self, dtype: torch.dtype, device: str) -> tuple[Scheme, Head]:
-        """The blocks' scheme and the head's. Raises ValueError for what there is not, or not on the device."""
-        return build(self.scheme, dtype, self.group_size), build_head(self.head, dtype, device)
-
-    def changed(self, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":
-        """What someone who asks for these gets to see; None, and "none" for a scheme, ask for nothing."""
-        if scheme in (None, "none"):
-            scheme, group_size = self.scheme, self.group_size
-        return Storage(
-            scheme,
-            self.group_size if group_size is None else group_size,
-            self.head if head in (None, "none") else head,
-        )
-
-    def __str__(self) -> str:
-        shown = {k: v for k, v in self.to_json().items() if k not in ("quant_method", "scheme") and v != "none"}
-        return " ".join([self.scheme, *(f"{name} {value}" for name, value in shown.items())])
 
 
 def load(
@@ -118,7 +55,8 @@ def load(
         storage = Storage(quant or "none", GROUP_SIZE if group_size is None else group_size, head or "none")
     else:
         storage = weights.storage
-        if (asked := storage.changed(quant, group_size, head)) != storage:
+        asked = storage.changed(quant, group_size, head)
+        if asked.to_json() != storage.to_json():
             raise CheckpointError(f"{folder}: stored as {storage}, which cannot be loaded as {asked}")
     dtype = torch.float16 if device == "cuda" else torch.float32
     scheme, head_scheme = storage.schemes(dtype, device)
@@ -141,60 +79,6 @@ def read_description(folder: Path) -> tuple[GLMConfig, Tokenizer]:
             f"{folder}: the tokenizer has {tokenizer.size} tokens, the model {config.vocab_size} embeddings"
         )
     return config, tokenizer
-
-
-class Weights:
-    """The tensors of a folder: of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists.
-
-    `storage` tells how its matrices are stored, None for float. A file is opened anew for each tensor, so that the
-    pages of those read before do not count as memory in use.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-        self.storage = Storage.read(folder)
-        self.listing = index if index.exists() and not single.exists() else single
-        self.entries: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-        self._files: dict[str, Path] = {}
-        listed = _listed(index) if self.listing == index else None
-        for path in [single] if listed is None else sorted({folder / file for file in listed.values()}):
-            with opened(path) as file:
-                for name in file.keys():  # noqa: SIM118
-                    if listed is not None and listed.pop(name, None) != path.name:
-                        raise CheckpointError(f"{path.name} has {name}, which {index.name} does not place there")
-                    tensor = file.get_tensor(name)  # a view of the file: nothing is read
-                    self.entries[name], self._files[name] = (tuple(tensor.shape), tensor.dtype), path
-        if listed:
-            name = next(iter(listed))
-            raise CheckpointError(f"{listed[name]} lacks {name}, which {index.name} places there")
-
-    @property
-    def files(self) -> list[Path]:
-        return sorted(set(self._files.values()))
-
-    def check(self, wanted: Entries) -> None:
-        """Raises CheckpointError unless these are exactly the tensors wanted, in names, shapes and dtypes."""
-        names = self.entries.keys()
-        for problem, group in (("lacks", wanted.keys() - names), ("has unknown", names - wanted.keys())):
-            if group:
-                shown = ", ".join(sorted(group)[:3]) + (" …" if len(group) > 3 else "")
-                raise CheckpointError(f"{self.listing.name} {problem} {shown}")
-        for name, (shape, dtype) in wanted.items():
-            found = self.entries[name]
-            if found[0] != shape:
-                raise CheckpointError(f"{name} has shape {list(found[0])}, config.json asks for {list(shape)}")
-            if found[1] not in (_FLOATS if dtype is None else (dtype,)):
-                raise CheckpointError(f"{name} has type {found[1]}, expected {dtype or 'floating point'}")
-
-    def read(self, name: str) -> Tensor:
-        """A tensor as a view of its file. Raises CheckpointError for NaN and infinity."""
-        with opened(self._files[name]) as file:
-            tensor: Tensor = file.get_tensor(name)
-        if tensor.is_floating_point():
-            low, high = tensor.aminmax()  # NaN if there is one; unlike isfinite without a copy
-            if not bool(torch.isfinite(low) & torch.isfinite(high)):
-                raise CheckpointError(f"{name} holds NaN or infinity")
-        return tensor
 
 
 def entries(model: nn.Module) -> Entries:
@@ -262,26 +146,3 @@ def quantized(scheme: Scheme, weight: Tensor, name: str) -> Tensors:
     except ValueError as error:
         raise CheckpointError(f"{name}: {error}") from None
     return made
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file to read from. Raises CheckpointError."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-
-
-def _listed(index: Path) -> dict[str, str]:
-    """Tensor name → file name, of an index file. Raises CheckpointError."""
-    try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not all(Path(file).name == file for file in listed.values()):
-            raise ValueError("a file outside the folder")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not an index of safetensors files ({error!r})") from None
-    return dict(listed)

@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 
-from model.calibration import LENGTH, Calibration, Window, windows
-from model.checkpoint import Storage, Weights, check_sizes, entries, matrices, opened, quantized, read_description
+from model.calibration import Calibration, Window, windows
+from model.checkpoint import check_sizes, entries, matrices, quantized, read_description
 from model.config import CheckpointError
 from model.glm import GLM
 from model.shard import Shard, num_bytes
+from model.storage import Storage
+from model.weights import Weights, opened
 from quant.calibrate import check
 from quant.linear import Embedding
 from quant.schemes import Float, Scheme, Stored, Tensors
@@ -35,7 +37,7 @@ class Recipe:
 
     storage: Storage
     calibrate: Path | None = None
-    windows: int = 256
+    windows: int = 512
     shard_bytes: int = 4 * 10**9
 
 
@@ -64,9 +66,8 @@ class Conversion:
         self.weights = Weights(source)
         if self.weights.storage is not None:
             raise CheckpointError(f"{source}: quantized already, as {self.weights.storage}")
-        self.scheme, self.head = recipe.storage.schemes(
-            torch.float32, "cuda"
-        )  # every machine can write what a GPU reads
+        # As for a GPU: what this machine's own kernels can read is not asked.
+        self.scheme, self.head = recipe.storage.schemes(torch.float32, "cuda")
         if isinstance(self.scheme, Float):
             raise CheckpointError("the scheme none leaves nothing to convert")
         with torch.device("meta"):
@@ -76,8 +77,8 @@ class Conversion:
         self.windows: list[Window] = []
         if recipe.calibrate is not None:
             check(self.scheme)
-            longest = min(LENGTH, self.config.max_sequence_length - 2)
-            self.windows = windows(recipe.calibrate, self.tokenizer, recipe.windows, longest)
+            most = self.config.max_sequence_length - 2  # besides the first token and the last
+            self.windows = windows(recipe.calibrate, self.tokenizer, recipe.windows, most)
         self.shards = self._planned()
         self._state = self._identity()
         self._check_target()

@@ -1,7 +1,9 @@
 """Second-order error compensation: rounding a weight so that the layer's outputs, not its numbers, change least.
 
-GPTQ's method (arXiv 2210.17323): inputs are rounded one after another, and what rounding one of them changes in the
-outputs is taken back by the inputs that are still to come, as far as they are correlated on calibration text.
+GPTQ's method (arXiv 2210.17323): inputs are rounded one after another, those that matter most first, and what rounding
+one of them changes in the outputs is taken back by the inputs still to come, as far as they are correlated with it on
+calibration text. Scales are chosen beforehand, so that groups stay as they are stored. What the layers before have
+changed in the inputs is taken back too, as far as the inputs still tell it (as in Qronos, arXiv 2505.11695).
 """
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from quant.schemes import Int4, Int8, Scheme, Tensors, quantize_rows
 
-BLOCK = 128  # inputs whose errors are gathered before the inputs behind them are touched; a multiple of every group
+BLOCK = 128  # inputs whose errors are gathered before the inputs behind them are touched
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal
 CLIPPING = (1.0, 0.95, 0.9, 0.85, 0.8)  # shares of a group's absmax that its scale may stand for
 
@@ -21,79 +23,92 @@ def check(scheme: Scheme) -> Int8 | Int4:
     return scheme
 
 
-def compensate(weight: Tensor, hessian: Tensor, scheme: Scheme) -> Tensors:
+def compensate(weight: Tensor, hessian: Tensor, scheme: Scheme, drift: Tensor | None = None) -> Tensors:
     """The stored form of a float weight [out_features, in_features], rounded with compensation.
 
-    `hessian` [in_features, in_features] is Σ x·xᵀ over the layer's inputs, by any factor. Inputs that were always zero
-    are rounded plainly, and so is an output that compensation would serve worse: Σ ‖(W − Q)·x‖² is never larger than
-    plain rounding's. Needs about 24·in_features² bytes. Raises ValueError for NaN or infinity, for sizes that the
+    `hessian` is Σ x·xᵀ over the layer's inputs x, by any factor; `drift` is Σ (y − x)·xᵀ by the same factor, where y
+    are the inputs that the float network would have had. Both are [in_features, in_features].
+
+    Inputs that were always zero are rounded by themselves, and an output that compensation would serve worse is rounded
+    plainly: Σ ‖(W − Q)·x‖² is never larger than plain rounding's, with W as the drift has it. Needs about
+    32·in_features² + 32·in_features·out_features bytes. Raises ValueError for NaN or infinity, for sizes that the
     scheme cannot hold, and for schemes other than int8 and int4.
     """
     scheme = check(scheme)
     plain = scheme.quantize(weight)
     if not bool(torch.isfinite(hessian).all()):
         raise ValueError("the layer's inputs hold NaN or infinity")
-    weight = weight.float()
-    codes, scale = _rounded(weight, _sensitivity(hessian), scheme)
-    stored = scheme.stored(codes, scale) if isinstance(scheme, Int4) else {"weight": codes, "weight_scale": scale[:, 0]}
-    better = _loss(weight - scheme.dequantize(stored), hessian) < _loss(weight - scheme.dequantize(plain), hessian)
+    weight, hessian = weight.float(), hessian.float()
+    damped = _damped(hessian)
+    if drift is not None:
+        change = torch.cholesky_solve((weight @ drift).t().double(), torch.linalg.cholesky(damped))
+        weight = weight + change.t().float()
+    scale = _scale(weight, scheme)
+    codes = _codes(weight, scale.float(), damped, _most(scheme))
+    if isinstance(scheme, Int4):
+        stored = scheme.stored(codes, scale)
+    else:
+        stored = {"weight": codes, "weight_scale": scale.squeeze(1)}
+    worse = _loss(weight - scheme.dequantize(stored), hessian) >= _loss(weight - scheme.dequantize(plain), hessian)
     for name, tensor in stored.items():
-        tensor[~better] = plain[name][~better]
+        tensor[worse] = plain[name][worse]
     return stored
 
 
-def _sensitivity(hessian: Tensor) -> Tensor:
-    """The upper Cholesky factor of the damped hessian's inverse, float32 [in_features, in_features].
+def _damped(hessian: Tensor) -> Tensor:
+    """The Hessian in float64 with a positive diagonal; inputs that were always zero stand for themselves.
 
-    In float64: the damped condition number is at most 100·in_features, which float32 would not survive.
+    Its condition number is at most 100·in_features, which float32 would not survive.
     """
     damped = hessian.double()
-    diagonal = damped.diagonal().clone()
+    diagonal = damped.diagonal()  # a view
     dead = diagonal <= 0
+    diagonal += DAMPING * diagonal.mean()
+    damped[dead] = 0.0
+    damped[:, dead] = 0.0
     diagonal[dead] = 1.0
-    diagonal[~dead] += DAMPING * diagonal[~dead].mean() if bool((~dead).any()) else 0.0
-    damped = damped.masked_fill(dead[:, None] | dead, 0.0)
-    damped.diagonal().copy_(diagonal)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return upper.float()
+    return damped
 
 
-def _rounded(weight: Tensor, sensitivity: Tensor, scheme: Int8 | Int4) -> tuple[Tensor, Tensor]:
-    """Codes int8 [out_features, in_features] and scales [out_features, groups]."""
-    outputs, inputs = weight.shape
-    group = (scheme.group_size if isinstance(scheme, Int4) else 0) or inputs
-    weight, codes = weight.clone(), torch.empty(outputs, inputs, dtype=torch.int8)
-    most, scales = _most(scheme), list[Tensor]()
-    for first in range(0, inputs, BLOCK):
-        last = min(first + BLOCK, inputs)
-        errors = torch.empty(outputs, last - first)
-        for i in range(first, last):
-            if i % group == 0:
-                members = slice(i, i + group)
-                scales.append(_scale(weight[:, members], sensitivity.diagonal()[members], scheme))
-                step = scales[-1].float()
-            code = (weight[:, i : i + 1] / step).round().clamp(-most, most)
-            error = (weight[:, i : i + 1] - code * step) / sensitivity[i, i]
-            weight[:, i:last] -= error * sensitivity[i, i:last]
-            codes[:, i], errors[:, i - first] = code[:, 0], error[:, 0]
-        weight[:, last:] -= errors @ sensitivity[first:last, last:]
-    return codes, torch.cat(scales, dim=1)
-
-
-def _scale(group: Tensor, sensitivity: Tensor, scheme: Int8 | Int4) -> Tensor:
-    """Of the scales that CLIPPING allows, each output's [out_features, 1] with the least weighted error."""
-    most = _most(scheme)
+def _scale(weight: Tensor, scheme: Int8 | Int4) -> Tensor:
+    """Scales [out_features, groups]: of those that CLIPPING allows, each group's with the least squared error."""
+    grouped = scheme.grouped(weight) if isinstance(scheme, Int4) else weight[:, None]
     best, least = torch.empty(0), torch.empty(0)
     for share in CLIPPING:
-        scale = _absmax_scale(group * share, scheme)
-        step = scale.float()
-        codes = (group / step).round().clamp(-most, most)
-        error = ((group - codes * step) / sensitivity).square().sum(1, keepdim=True)
+        part = grouped * share
+        scale = scheme.scale(part) if isinstance(scheme, Int4) else quantize_rows(part)[1].squeeze(-1)
+        step = scale.float()[..., None]
+        error = (grouped - _rounded(grouped, step, _most(scheme)) * step).square().sum(-1)
         if share == CLIPPING[0]:
             best, least = scale, error
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
     return best
+
+
+def _codes(weight: Tensor, scale: Tensor, hessian: Tensor, most: int) -> Tensor:
+    """Codes int8 [out_features, in_features] for scales [out_features, groups] and a damped Hessian."""
+    outputs, inputs = weight.shape
+    order = hessian.diagonal().argsort(descending=True, stable=True)
+    # How an input's error goes to those behind it: the upper Cholesky factor of the inverse.
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
+    spread = torch.linalg.cholesky(inverse, upper=True).float()
+    rows = weight.t()[order]  # a copy, an input a row: what is not rounded yet takes up what rounding changes
+    steps = scale.t()[order // (inputs // scale.shape[1])]
+    codes = torch.empty(inputs, outputs, dtype=torch.int8)
+    for first in range(0, inputs, BLOCK):
+        last = min(first + BLOCK, inputs)
+        errors = torch.empty(last - first, outputs)
+        for i in range(first, last):
+            code = _rounded(rows[i], steps[i], most)
+            errors[i - first] = (rows[i] - code * steps[i]) / spread[i, i]
+            rows[i:last] -= spread[i, i:last, None] * errors[i - first]
+            codes[order[i]] = code.to(torch.int8)
+        rows[last:] -= spread[first:last, last:].t() @ errors
+    return codes.t().contiguous()
+
+
+def _rounded(weight: Tensor, step: Tensor, most: int) -> Tensor:
+    return (weight / step).round().clamp(-most, most)
 
 
 def _most(scheme: Int8 | Int4) -> int:
@@ -101,11 +116,6 @@ def _most(scheme: Int8 | Int4) -> int:
     return 7 if isinstance(scheme, Int4) else 127
 
 
-def _absmax_scale(group: Tensor, scheme: Int8 | Int4) -> Tensor:
-    """The scheme's own scale of one group, [out_features, 1]."""
-    return scheme.scale(group[:, None]) if isinstance(scheme, Int4) else quantize_rows(group)[1]
-
-
 def _loss(error: Tensor, hessian: Tensor) -> Tensor:
     """Σ (e·x)² of each output, [out_features]."""
-    return ((error @ hessian.float()) * error).sum(1)
+    return ((error @ hessian) * error).sum(1)

@@ -193,14 +193,14 @@ def quantize(
     calibrate: Annotated[
         Path | None, typer.Option(help="UTF-8 text, blank lines between documents: round with error compensation.")
     ] = None,
-    calibrate_windows: Annotated[int, typer.Option(min=1, help="Stretches of 256 tokens used of it.")] = 256,
+    calibrate_windows: Annotated[int, typer.Option(min=1, help="Stretches of 32 to 256 tokens used of it.")] = 512,
     shard_gb: Annotated[float, typer.Option(min=0.001, help="The most a file holds, 10⁹ bytes.")] = 4.0,
     as_json: AsJson = False,
 ) -> None:
     """Writes a quantized checkpoint, a tensor in memory at a time; the same command goes on after a kill."""
-    from model.checkpoint import Storage
     from model.config import CheckpointError
     from model.convert import Conversion, Recipe
+    from model.storage import Storage
 
     recipe = Recipe(Storage(scheme, group_size, head), calibrate, calibrate_windows, int(shard_gb * 1e9))
     try:
@@ -279,7 +279,8 @@ def doctor(as_json: AsJson = False) -> None:
         "gpus": _gpus(),
         "kernels": {
             "none": "torch linear in float32, rows padded to 16 so that bits do not depend on the batch",
-            "int8, int4": cpu.describe(),
+            "int8": cpu.describe(),
+            "int4": cpu.describe(),
             "attention": f"over cache blocks in place, {cpu.variant()}"
             if cpu.variant()
             else "torch over gathered blocks",

@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -386,6 +386,7 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
     ranks = Ranks.join()
     run = Run(args)
     special = special_ids(run.tokenizer)
+    mixture = replace(DEMO_MIXTURE, mask_ratio=args.mask_ratio)
     corpus = read_documents(args.corpora, run.tokenizer, mix)
     flat = [(d, mix[name]) for name, rows in corpus.items() for d in rows]
     rng = np.random.default_rng([args.seed, run.step, ranks.rank])
@@ -393,7 +394,7 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
     held = [d for rows in read_documents(args.corpora, run.tokenizer, mix, held_out=True).values() for d in rows]
     held_rng = np.random.default_rng(7)
     held_windows = windows(held, [1] * len(held), (args.shortest, args.longest), held_rng)
-    held_samples = [draw(next(held_windows), special, held_rng) for _ in range(192)]
+    held_samples = [draw(next(held_windows), mixture, special, held_rng) for _ in range(192)]
     held_out = [collate(b) for b in batches(held_samples, args.batch_tokens)]
     ready: list[list[Sample]] = []
     recent: list[float] = []
@@ -405,7 +406,8 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
             if not ready:
                 # Batches of like length waste little padding.
                 ready = batches(
-                    [draw(next(source), special, rng) for _ in range(args.batch_tokens // 8)], args.batch_tokens
+                    [draw(next(source), mixture, special, rng) for _ in range(args.batch_tokens // 8)],
+                    args.batch_tokens,
                 )
                 ready = [ready[i] for i in rng.permutation(len(ready))]
             batch = collate(ready.pop())
@@ -443,8 +445,8 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
         print("no loss plot: matplotlib is not installed")
 
 
-def draw(window: Document, special: SpecialIds, rng: Rng) -> Sample:
-    return sample(window.ids, sentences(window.ends), DEMO_MIXTURE, special, rng)
+def draw(window: Document, mixture: Mixture, special: SpecialIds, rng: Rng) -> Sample:
+    return sample(window.ids, sentences(window.ends), mixture, special, rng)
 
 
 def evaluate(model: GLM, held_out: list[Batch]) -> float:
@@ -465,6 +467,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=3072, help="tokens a step and rank, padding included")
     parser.add_argument("--shortest", type=int, default=48, help="tokens of the shortest window")
     parser.add_argument("--longest", type=int, default=384, help="tokens of the longest window")
+    parser.add_argument("--mask-ratio", type=float, default=DEMO_MIXTURE.mask_ratio, help="share of tokens in spans")
     parser.add_argument("--lr-matrix", type=float, default=0.02)
     parser.add_argument("--lr-other", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)

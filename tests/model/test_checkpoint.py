@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.checkpoint import Storage, load, quantized
+from model.checkpoint import load, quantized
 from model.config import CheckpointError, GLMConfig
 from model.convert import Conversion, Recipe
+from model.storage import Storage
 from quant.linear import Linear
 from quant.schemes import build
 from tests.conftest import TinyCheckpoint
@@ -287,6 +288,10 @@ class TestQuantizedFolder:
         asked = asked or "int4 group_size 32 head int8"
         message = f"{converted}: stored as int4 group_size 32, which cannot be loaded as {asked}"
         assert refusal(converted, quant, group_size, head) == message
+
+    def test_a_group_size_means_nothing_to_int8(self, original: Path, tmp_path: Path) -> None:
+        Conversion(original, tmp_path / "int8", Recipe(Storage("int8"))).run()
+        assert load(tmp_path / "int8", "int8", group_size=64).quant == "int8"
 
     def test_no_weight_becomes_float(self, converted: Path) -> None:
         sizes = {64 * 64, 3 * 64 * 64, 4 * 64 * 64}

@@ -46,6 +46,7 @@ def arguments(tmp_path: Path, tokenizer: Path, seconds: float) -> argparse.Names
         batch_tokens=192,
         shortest=24,
         longest=32,
+        mask_ratio=0.25,
         lr_matrix=0.02,
         lr_other=3e-3,
         seed=0,

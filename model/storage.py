@@ -1,0 +1,68 @@
+"""How a checkpoint's matrices are stored: the names of their schemes, as config.json has them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.config import CheckpointError
+from quant.schemes import Head, Scheme, build, build_head
+
+METHOD = "glm-infill"
+GROUP_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Names of schemes: of the blocks' matrices, and of the embedding that is also the head."""
+
+    scheme: str = "none"
+    group_size: int = GROUP_SIZE
+    head: str = "none"
+
+    @classmethod
+    def read(cls, folder: Path) -> "Storage | None":
+        """The `quantization_config` of a folder's config.json, None for a float checkpoint. Raises CheckpointError."""
+        path = folder / "config.json"
+        data = json.loads(path.read_text(encoding="utf-8")).get("quantization_config")
+        if data is None:
+            return None
+        method = data.get("quant_method") if isinstance(data, dict) else data
+        if method != METHOD:
+            raise CheckpointError(f'{path}: quantization_config must have quant_method "{METHOD}", not {method!r}')
+        known = {name: data[name] for name in ("scheme", "group_size", "head") if name in data}
+        for name, value in known.items():
+            kind = int if name == "group_size" else str
+            if type(value) is not kind:
+                raise CheckpointError(f"{path}: {name} of quantization_config must be of type {kind.__name__}")
+        storage = cls(**known)
+        try:
+            storage.schemes(torch.float32, "cuda")  # what a folder may hold, not what this machine can read
+        except ValueError as error:
+            raise CheckpointError(f"{path}: quantization_config: {error}") from None
+        if storage.scheme == "none":
+            raise CheckpointError(f"{path}: quantization_config names no scheme")
+        return storage
+
+    def to_json(self) -> dict[str, Any]:
+        """The `quantization_config`, with what the scheme has a use for."""
+        grouped = {"group_size": self.group_size} if hasattr(build(self.scheme), "group_size") else {}
+        return {"quant_method": METHOD, "scheme": self.scheme, **grouped, "head": self.head}
+
+    def schemes(self, dtype: torch.dtype, device: str) -> tuple[Scheme, Head]:
+        """The blocks' scheme and the head's. Raises ValueError for what there is not, or not on the device."""
+        return build(self.scheme, dtype, self.group_size), build_head(self.head, dtype, device)
+
+    def changed(self, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":
+        """As somebody asks for it; None, and "none" for a scheme, leave it as it is."""
+        if scheme in (None, "none"):
+            scheme, group_size = self.scheme, self.group_size
+        if head in (None, "none"):
+            head = self.head
+        return Storage(scheme, self.group_size if group_size is None else group_size, head)
+
+    def __str__(self) -> str:
+        shown = {k: v for k, v in self.to_json().items() if k not in ("quant_method", "scheme") and v != "none"}
+        return " ".join([self.scheme, *(f"{name} {value}" for name, value in shown.items())])
