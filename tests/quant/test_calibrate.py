@@ -70,6 +70,22 @@ def test_correlated_inputs_halve_the_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMES)
+def test_what_changed_the_inputs_is_taken_back(name: str) -> None:
+    """Inputs that come smaller and mixed: the weight undoes it before it is rounded."""
+    scheme, made = SCHEMES[name](), generator(2)
+    y, weight = correlated(0, 2000, 256), torch.randn(64, 256, generator=made)
+    x = 0.9 * y + 0.1 * y @ torch.randn(256, 256, generator=made) / 16
+    hessian, target = x.t() @ x, y.double() @ weight.double().t()
+
+    def error(drift: Tensor | None) -> float:
+        stored = compensate(weight, hessian, scheme, drift)
+        return float((target - x.double() @ scheme.dequantize(stored).double().t()).square().sum())
+
+    assert error((y - x).t() @ x) < error(None) / 2
+    assert error(torch.zeros(256, 256)) == error(None)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
 def test_inputs_that_never_came_are_rounded_plainly(name: str) -> None:
     scheme = SCHEMES[name]()
     weight = torch.randn(5, 128, generator=generator(0))
