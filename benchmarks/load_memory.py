@@ -35,7 +35,7 @@ print(json.dumps({{"peak": status("VmHWM"), "resident": status("VmRSS")}}))
 LOAD = "from pathlib import Path; from model.checkpoint import load; c = load(Path({path!r}), {quant!r}, head={head!r})"
 QUANTIZE = """
 from pathlib import Path
-from model.checkpoint import Storage
+from model.storage import Storage
 from model.convert import Conversion, Recipe
 recipe = Recipe(Storage("int4", 32, {head!r}), None, 256, 4 * 10**9)
 Conversion(Path({source!r}), Path({target!r}), recipe).run(lambda n: 0)

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant.schemes import Cut, Int8, Stored, Tensors, _finite
+from quant.schemes import _MIN_ROWS, Cut, Int8, Stored, Tensors, _finite
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)  # that bitsandbytes computes in
-_MIN_ROWS = 16  # as in quant.schemes: a BLAS sums in another order below
 _ROWS = 1024  # outputs repacked at once, a multiple of `Nf4._OUTPUTS`: what is unpacked for a moment stays small
 
 

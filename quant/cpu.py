@@ -13,6 +13,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from quant.packing import TILE
+
 VARIANTS = ("portable", "avx2", "avx-vnni", "avx512-vnni")  # by their numbers in cpu_kernels.cpp
 CHOICE = "GLM_INFILL_CPU_KERNEL"
 
@@ -193,24 +195,7 @@ def _rows_linear(
     bits: int,
     outputs: int,
 ) -> Tensor:
-    out = scales.new_empty((codes.shape[0], outputs))
-    bias = _checked(codes, weight, bias, bits, outputs)
-    by_group = weight_scale.dim() == 3
-    _call(
-        "linear", bits, by_group, None, 0, codes, scales, starts, *_sizes(codes, scales), weight, weight_scale, bias,
-        out, outputs,
-    )  # fmt: skip
-    return out
-
-
-def _checked(codes: Tensor, weight: Tensor, bias: Tensor | None, bits: int, outputs: int) -> Tensor | None:
-    """The bias as the library reads it. Raises ValueError for rows or outputs that the weight does not have."""
-    inputs = weight.shape[1] * (8 if bits == 4 else 4)
-    if codes.shape[1] != inputs or outputs > len(weight) * 16:
-        raise ValueError(
-            f"{codes.shape[1]} inputs and {outputs} outputs for a weight of {inputs} and {len(weight) * 16}"
-        )
-    return None if bias is None else bias.float().contiguous()
+    return _product(None, (codes, scales, starts), weight, weight_scale, bias, bits, outputs)
 
 
 def _like_rows_product(
@@ -230,13 +215,31 @@ def _quantized_linear(
     x: Tensor, group: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, bits: int, outputs: int
 ) -> Tensor:
     x = x.contiguous()
-    rows = _like_quantized(x, bits, group)
-    out = x.new_empty((len(x), outputs))
-    bias = _checked(rows[0], weight, bias, bits, outputs)
-    by_group = weight_scale.dim() == 3
+    return _product(x, _like_quantized(x, bits, group), weight, weight_scale, bias, bits, outputs)
+
+
+def _product(
+    x: Tensor | None,
+    rows: tuple[Tensor, Tensor, Tensor],
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    outputs: int,
+) -> Tensor:
+    """The product of `rows`, which the library first makes of x unless that is None.
+
+    Raises ValueError for inputs or outputs that the weight does not have.
+    """
+    codes, scales, _ = rows
+    inputs, most = weight.shape[1] * (8 if bits == 4 else 4), len(weight) * TILE
+    if codes.shape[1] != inputs or outputs > most:
+        raise ValueError(f"{codes.shape[1]} inputs and {outputs} outputs for a weight of {inputs} and {most}")
+    bias = None if bias is None else bias.float().contiguous()
+    out = scales.new_empty((len(codes), outputs))
     _call(
-        "linear", bits, by_group, x, x.shape[1], *rows, *_sizes(rows[0], rows[1]), weight, weight_scale, bias, out,
-        outputs,
+        "linear", bits, weight_scale.dim() == 3, x, 0 if x is None else x.shape[1], *rows, *_sizes(codes, scales),
+        weight, weight_scale, bias, out, outputs,
     )  # fmt: skip
     return out
 

@@ -246,7 +246,7 @@ struct Portable {
 #define AVXVNNI __attribute__((target("avx2,fma,f16c,avxvnni")))
 
 // acc + Σ over 4 neighbours of unsigned w × signed a. Without VNNI the 16-bit sums of two products must not
-// saturate: 15 · 127 · 2 is safe; for int8 the weight's own sign goes to the activation.
+// saturate: 15 · 127 · 2 is safe; int8 weights are widened to 16 bits, even and odd ones apart.
 struct Avx2 {
     ELEMENTWISE(AVX2)
 

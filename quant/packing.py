@@ -11,7 +11,7 @@ from torch import Tensor
 _HUGE = 2 * 1024 * 1024
 _MADV_HUGEPAGE = 14
 
-TILE = 16  # outputs of a tile of the CPU kernels
+TILE = 16  # outputs of a tile of the CPU kernels, and what torch's own wants a multiple of
 _ROWS = 1024  # outputs repacked at once: what is unpacked for a moment stays small
 
 
@@ -69,14 +69,12 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def untile(packed: Tensor, bits: int, outputs: int, inputs: int) -> Tensor:
-    """The codes int8 [outputs, inputs] of a tiled weight: the inverse of `tiles`, unpacked."""
-    if bits == 4:
-        halves = torch.stack([packed & 15, packed >> 4], dim=3).view(torch.int8) - 8  # [tiles, n/8, 16, 2, 4]
-        codes = halves.transpose(1, 2).flatten(2).flatten(0, 1)
-    else:
-        codes = (packed ^ 128).view(torch.int8).transpose(1, 2).flatten(2).flatten(0, 1)
-    return codes[:outputs, :inputs]
+def untile(packed: Tensor, bits: int, index: Tensor) -> Tensor:
+    """The codes int8 [..., inputs] of outputs `index` [...] of a tiled weight."""
+    row = packed[index // TILE, :, index % TILE]  # [..., inputs / 8 or inputs / 4, 4]
+    if bits == 8:
+        return (row ^ 128).view(torch.int8).flatten(-2)
+    return torch.stack([row & 15, row >> 4], dim=-2).view(torch.int8).flatten(-3) - 8
 
 
 def tiled_scale(scale: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quant import cpu
-from quant.packing import TILE, pack_nibbles, tiled_scale, tiles, unpack_nibbles
+from quant.packing import TILE, pack_nibbles, tiled_scale, tiles, unpack_nibbles, untile
 
 Tensors = dict[str, Tensor]
 Stored = dict[str, tuple[tuple[int, ...], torch.dtype]]
@@ -140,7 +140,7 @@ class Int8:
     def rows(self, packed: Mapping[str, Tensor], index: Tensor, in_features: int) -> Tensor:
         """Chosen rows of the weight, float32 [..., in_features]: an embedding that shares the head's weight."""
         weight, scale = packed["weight"], packed["weight_scale"]
-        codes = _decoded(weight, 8, index)[..., :in_features] if weight.dim() == 4 else weight[index]
+        codes = untile(weight, 8, index)[..., :in_features] if weight.dim() == 4 else weight[index]
         return codes.float() * scale[index, None]
 
 
@@ -241,7 +241,7 @@ class Int4:
             codes = unpack_nibbles(weight[index].reshape(-1, weight.shape[1])).reshape(*index.shape, -1)
             own = scale[index].reshape(*index.shape, -1)
         else:
-            codes = _decoded(weight, 4, index)[..., :in_features]
+            codes = untile(weight, 4, index)[..., :in_features]
             own = scale[index // TILE, :, index % TILE] if self.group_size else scale[index, None]
         grouped = (
             codes.float().reshape(*index.shape, own.shape[-1], codes.shape[-1] // own.shape[-1])
@@ -251,6 +251,7 @@ class Int4:
 
 
 Head = Float | Int8 | Int4  # what an embedding can be stored by: its rows are readable one by one
+HEADS = ("none", "int8", "int4")  # their names
 
 
 def build(name: str, dtype: torch.dtype = torch.float32, group_size: int = 32) -> Scheme:
@@ -276,17 +277,13 @@ def build(name: str, dtype: torch.dtype = torch.float32, group_size: int = 32) -
 
 def build_head(name: str, dtype: torch.dtype, device: str) -> Head:
     """The scheme of the embedding and head. Raises ValueError where the machine cannot read its rows."""
-    match name:
-        case "none":
-            return Float(dtype)
-        case "int8":
-            return Int8()
-        case "int4":
-            if device == "cpu" and cpu.variant() is None:
-                raise ValueError("an int4 embedding needs the CPU kernels, which this machine does not have")
-            return Int4()
-        case _:
-            raise ValueError(f"no such scheme for the embedding: {name}")
+    if name not in HEADS:
+        raise ValueError(f"no such scheme for the embedding: {name}")
+    if name == "int4" and device == "cpu" and cpu.variant() is None:
+        raise ValueError("an int4 embedding needs the CPU kernels, which this machine does not have")
+    scheme = build(name, dtype)
+    assert isinstance(scheme, Head)
+    return scheme
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -317,18 +314,10 @@ def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _decoded(packed: Tensor, bits: int, index: Tensor) -> Tensor:
-    """Rows of a tiled weight as codes int8 [..., inputs]."""
-    row = packed[index // TILE, :, index % TILE]  # [..., inputs / 8 or inputs / 4, 4]
-    if bits == 8:
-        return (row ^ 128).view(torch.int8).flatten(-2)
-    return torch.stack([row & 15, row >> 4], dim=-2).view(torch.int8).flatten(-3) - 8
-
-
 class _TorchInt4:
     """torch's own int4 product for a CPU without our kernels: float activations, groups of 32 inputs and more."""
 
-    TILE, GROUP = 16, 32
+    GROUP = 32
 
     @classmethod
     def pack(cls, weight: Tensor, scale: Tensor) -> Tensors:
@@ -336,8 +325,8 @@ class _TorchInt4:
         outputs, inputs = codes.shape
         scale = scale.float().reshape(outputs, -1)
         group = inputs // scale.shape[1] if scale.shape[1] > 1 or inputs in (32, 64, 128) else cls.GROUP
-        padded = F.pad(codes, (0, -inputs % group, 0, -outputs % cls.TILE))
-        scale = F.pad(scale.expand(-1, padded.shape[1] // group), (0, 0, 0, -outputs % cls.TILE))
+        padded = F.pad(codes, (0, -inputs % group, 0, -outputs % TILE))
+        scale = F.pad(scale.expand(-1, padded.shape[1] // group), (0, 0, 0, -outputs % TILE))
         pairs = torch.stack([scale.t(), torch.zeros_like(scale.t())], dim=-1).contiguous()
         return {"weight": torch._convert_weight_to_int4pack_for_cpu(padded.int() + 8, 1), "weight_scale": pairs}
 

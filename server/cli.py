@@ -188,7 +188,7 @@ def quantize(
     source: Annotated[Path, typer.Argument(help="Checkpoint folder to read.")],
     target: Annotated[Path, typer.Argument(help="Folder to write: new, or left unfinished by the same command.")],
     scheme: Annotated[str, typer.Option(help="int8, int4, nf4 or llm-int8.")],
-    group_size: Annotated[int, typer.Option(help="Inputs that share an int4 scale; 0 for one a row.")] = 32,
+    group_size: Annotated[int, _GROUP_SIZE] = 32,
     head: Annotated[str, typer.Option(help="The embedding and head: none, int8 or int4.")] = "none",
     calibrate: Annotated[
         Path | None, typer.Option(help="UTF-8 text, blank lines between documents: round with error compensation.")

@@ -277,13 +277,14 @@ class Ranks:
 
     def mean(self, parameters: Iterable[nn.Parameter]) -> None:
         """Each gradient becomes the mean over the ranks'."""
+        if self.size == 1:
+            return
         grads = [p.grad for p in parameters if p.grad is not None]
-        if self.size > 1:
-            flat = torch.cat([g.flatten() for g in grads])
-            dist.all_reduce(flat)
-            flat /= self.size
-            for grad, own in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
-                grad.copy_(own.view_as(grad))
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for grad, own in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
+            grad.copy_(own.view_as(grad))
 
     def first(self, value: float) -> float:
         """Rank 0's value, on every rank: by it they all stop at the same step."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from quant import bnb
 from quant.bnb import LlmInt8, Nf4
 from quant.linear import Linear
-from quant.schemes import Int8, Scheme, Tensors
+from quant.schemes import Int8, Scheme
+from tests.quant.conftest import product
 
 # Not importorskip: an import that is not the package's own might fetch a kernel.
 if importlib.util.find_spec("bitsandbytes") is None:
@@ -24,10 +25,6 @@ FUSED = bool(bnb._library().functional.has_avx512bf16())
 
 def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def product(scheme: Scheme, x: Tensor, stored: Tensors, bias: Tensor | None = None) -> Tensor:
-    return scheme.matmul(x, scheme.pack(stored), bias, len(stored["weight"]))
 
 
 def distance(out: Tensor, expected: Tensor) -> float:

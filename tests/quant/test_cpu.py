@@ -2,8 +2,6 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quant import cpu
 from quant.packing import unpack_nibbles
-from quant.schemes import Int4, Int8, Scheme, Tensors
+from quant.schemes import Int4, Int8, Tensors
+from tests.quant.conftest import drawn, product, running
 
 KERNELS = cpu.kernels().supported()
 SCHEMES: dict[str, Int4 | Int8] = {
@@ -28,31 +27,6 @@ needs_kernels = pytest.mark.skipif(not KERNELS, reason=f"no CPU kernels: {cpu.ke
 
 activation_groups = st.sampled_from([16, 32, 64, 128])
 seeds = st.integers(0, 2**31)
-
-
-@contextmanager
-def running(variant: str, num_threads: int = 1) -> Iterator[None]:
-    """What runs inside takes one variant of the kernels, or torch's own, with so many threads."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(cpu.CHOICE, variant)
-        torch.set_num_threads(num_threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
-def drawn(seed: int, *shape: int) -> Tensor:
-    """Normal numbers whose rows have very different magnitudes."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, generator=generator)
-    return x * 10.0 ** torch.randint(-3, 4, (*shape[:-1], 1), generator=generator)
-
-
-def product(scheme: Scheme, x: Tensor, stored: Tensors, bias: Tensor | None) -> Tensor:
-    """Through the packed form, as a layer does it."""
-    return scheme.matmul(x, scheme.pack(stored), bias, len(stored["weight"]))
 
 
 # ---- plain references

@@ -71,8 +71,8 @@ def test_tiles_untile_to_the_same(bits: int, outputs: int, count: int, group: in
     packed = tiles(pack_nibbles(codes) if bits == 4 else codes, bits, inputs)
     assert packed.dtype == torch.uint8
     assert packed.shape == (-(-outputs // TILE), inputs // (8 if bits == 4 else 4), TILE, 4)
-    assert torch.equal(untile(packed, bits, outputs, features), codes)
-    whole = untile(packed, bits, len(packed) * TILE, inputs)
+    assert torch.equal(untile(packed, bits, torch.arange(outputs))[:, :features], codes)
+    whole = untile(packed, bits, torch.arange(len(packed) * TILE))
     assert not whole[outputs:].any()
     assert not whole[:, features:].any()
 
@@ -82,7 +82,7 @@ def test_tiles_untile_to_the_same(bits: int, outputs: int, count: int, group: in
 def test_a_weight_of_many_outputs_is_repacked_in_pieces(bits: int, outputs: int) -> None:
     codes = random_codes(bits, outputs, 32, 0)
     packed = tiles(pack_nibbles(codes) if bits == 4 else codes, bits, 32)
-    assert torch.equal(untile(packed, bits, outputs, 32), codes)
+    assert torch.equal(untile(packed, bits, torch.arange(outputs)), codes)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -1,8 +1,5 @@
 """Schemes: small errors, what is stored and how it is cut, and rows that do not depend on their company."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +8,7 @@ from torch import Tensor
 
 from quant import cpu
 from quant.schemes import Float, Int4, Int8, Scheme, Tensors, build, build_head, linear
+from tests.quant.conftest import drawn, product, running
 
 SCHEMES: dict[str, Scheme] = {
     "none": Float(),
@@ -45,31 +43,6 @@ def widths(scheme: Scheme) -> st.SearchStrategy[int]:
 def width(scheme: Scheme) -> int:
     """One such number: two groups and more."""
     return 2 * scheme.group_size if isinstance(scheme, Int4) and scheme.group_size else 48
-
-
-@contextmanager
-def running(variant: str, num_threads: int = 1) -> Iterator[None]:
-    """What runs inside takes one variant of the kernels, or torch's own, with so many threads."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(cpu.CHOICE, variant)
-        torch.set_num_threads(num_threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
-def product(scheme: Scheme, x: Tensor, stored: Tensors, bias: Tensor | None) -> Tensor:
-    """Through the packed form, as a layer does it."""
-    return scheme.matmul(x, scheme.pack(stored), bias, len(stored["weight"]))
-
-
-def drawn(seed: int, *shape: int) -> Tensor:
-    """Normal numbers whose rows have very different magnitudes."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, generator=generator)
-    return x * 10.0 ** torch.randint(-3, 4, (*shape[:-1], 1), generator=generator)
 
 
 def steps(scheme: Scheme, stored: Tensors, in_features: int) -> Tensor:
