@@ -87,7 +87,8 @@ class Llama:
     """llama.cpp's own C interface: batches of tokens of several sequences."""
 
     def __init__(self, path: Path, threads: int, vocab: int) -> None:
-        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda *_: None), c_void_p(0))
+        self._silent = llama_cpp.llama_log_callback(lambda *_: None)  # the library keeps only its address
+        llama_cpp.llama_log_set(self._silent, c_void_p(0))
         options = llama_cpp.llama_model_default_params()
         options.use_mmap = False
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
