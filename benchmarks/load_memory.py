@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from model.checkpoint import DEMO, matrices
-from model.glm import GLM
-from model.presets import PRESETS
+from model.families import PRESETS
+from model.network import Network
 from model.shard import Shard
 
 MEASURED = """
@@ -44,9 +44,10 @@ Conversion(Path({source!r}), Path({target!r}), recipe).run(lambda n: 0)
 
 def write(folder: Path, preset: str, layers: int) -> tuple[int, int, int]:
     """The float16 checkpoint. Numbers of quantized weights, of embedding weights, bytes of the largest tensor."""
-    config = dataclasses.replace(PRESETS[preset], num_layers=layers)
+    family, config = PRESETS[preset]
+    architecture = dataclasses.replace(family.architecture(config), num_layers=layers)
     with torch.device("meta"):
-        model = GLM(config)
+        model = Network(architecture)
     tensors = {name: (tuple(p.shape), torch.float16) for name, p in model.named_parameters()}
     counts = {path: m.in_features * m.out_features for path, m in matrices(model)}
     embeddings = sum(p.numel() for n, p in model.named_parameters() if "embeddings" in n)
@@ -57,7 +58,7 @@ def write(folder: Path, preset: str, layers: int) -> tuple[int, int, int]:
         with Shard(folder / "model.safetensors", tensors) as shard:
             for name, (shape, dtype) in tensors.items():
                 shard.write(name, torch.randn(shape).mul_(0.02).to(dtype))
-        (folder / "config.json").write_text(config.to_json())
+        (folder / "config.json").write_text(json.dumps({**config.fields, "num_layers": layers}))
     weights = sum(counts.values()) - counts["word_embeddings"]
     return weights, embeddings, max(2 * p.numel() for p in model.parameters())
 

@@ -2,19 +2,22 @@
 
 from dataclasses import dataclass
 
+from engine.sequence import Want
 from model.attention import Span
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """New rows of one context or sequence. `targets` None: nothing is wanted; (): the row after the last one;
-    otherwise one target id a row, −1 for none."""
+    """New rows of one context or sequence, and what is wanted of them: nothing, or as `Sequence.want` says, with
+    `asked` rows (−1 is the last) or one target id a row (−1 for none)."""
 
     token_ids: tuple[int, ...]
     positions: tuple[int, ...]
     block_positions: tuple[int, ...]
     span: Span
-    targets: tuple[int, ...] | None
+    want: Want | None = None
+    asked: tuple[int, ...] = (-1,)
+    targets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

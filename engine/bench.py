@@ -10,9 +10,10 @@ import torch
 
 from engine.batch import Batch, Rows
 from engine.runner import Runner
+from engine.sequence import Want
+from model.architecture import Architecture
 from model.attention import Span, part_b_start
-from model.config import GLMConfig
-from model.glm import GLM
+from model.network import Network
 from model.synthetic import synthetic
 from quant import cpu
 from quant.linear import Weight
@@ -27,7 +28,7 @@ _BUFFER = 10**9  # bytes read to learn the memory's speed
 class DecodeBench:
     """What is measured: a network's sizes and storage, the numbers of rows, the length of a prefill."""
 
-    config: GLMConfig
+    architecture: Architecture
     quant: str
     group_size: int
     quant_head: str
@@ -39,7 +40,7 @@ class DecodeBench:
 def decode(bench: DecodeBench) -> dict[str, Any]:
     """The JSON document of INTERFACE's `bench decode`."""
     head = build_head(bench.quant_head, torch.float32, "cpu")
-    model = synthetic(bench.config, build(bench.quant, torch.float32, bench.group_size), head)
+    model = synthetic(bench.architecture, build(bench.quant, torch.float32, bench.group_size), head)
     weights = [module for module in model.modules() if isinstance(module, Weight)]
     macs = sum(w.in_features * w.out_features for w in weights)
     weight_bytes = sum(t.nbytes for w in weights for t in w.packed().values())
@@ -69,7 +70,7 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
     if bench.prefill:
         seconds = _prefill_seconds(model, bench.prefill)
         # The head is computed for the last row alone.
-        head_macs = bench.config.vocab_size * bench.config.hidden_size
+        head_macs = bench.architecture.vocab_size * bench.architecture.hidden_size
         total = (macs - head_macs) * bench.prefill + head_macs
         result[f"prefill_{bench.prefill}"] = {
             "tokens_per_s": round(bench.prefill / seconds, 1),
@@ -89,7 +90,7 @@ def read_bandwidth(rounds: int = 5) -> float:
     return buffer.nbytes / best
 
 
-def _step_seconds(model: GLM, num_rows: int, steps: int) -> float:
+def _step_seconds(model: Network, num_rows: int, steps: int) -> float:
     """The median time of a step in which each of `num_rows` sequences gets one more token."""
     first = part_b_start(_CONTEXT, _BLOCK)
     blocks_each = -(-(first + steps + 2) // _BLOCK)
@@ -99,7 +100,13 @@ def _step_seconds(model: GLM, num_rows: int, steps: int) -> float:
     seconds = []
     for step in range(steps + 2):
         rows = tuple(
-            Rows((_token(model, number + step),), (_CONTEXT - 1,), (1 + step,), Span(1, first + step, _CONTEXT, b), ())
+            Rows(
+                (_token(model, number + step),),
+                (_CONTEXT - 1,),
+                (1 + step,),
+                Span(1, first + step, _CONTEXT, b),
+                "token",
+            )
             for number, b in enumerate(own)
         )
         began = time.perf_counter()
@@ -108,26 +115,25 @@ def _step_seconds(model: GLM, num_rows: int, steps: int) -> float:
     return statistics.median(seconds[2:])
 
 
-def _prefill_seconds(model: GLM, length: int) -> float:
+def _prefill_seconds(model: Network, length: int) -> float:
     """The best of three encodings of one context, its last row's log-probabilities included."""
     blocks = tuple(range(-(-length // _BLOCK)))
     runner = Runner(model, len(blocks), _BLOCK)
     best = float("inf")
     for number in range(3):
-        rows = _context(model, length, blocks, number, targets=())
+        rows = _context(model, length, blocks, number, want="token")
         began = time.perf_counter()
         runner.run(Batch((rows,)), 0)
         best = min(best, time.perf_counter() - began)
     return best
 
 
-def _context(
-    model: GLM, length: int, blocks: tuple[int, ...], seed: int, targets: tuple[int, ...] | None = None
-) -> Rows:
+def _context(model: Network, length: int, blocks: tuple[int, ...], seed: int, want: Want | None = None) -> Rows:
     ids = tuple(_token(model, seed + i) for i in range(length))
-    return Rows(ids, tuple(range(length)), (0,) * length, Span(length, 0, length, blocks), targets)
+    causal = model.architecture.causal
+    return Rows(ids, tuple(range(length)), (0,) * length, Span(length, 0, length, blocks, causal), want)
 
 
-def _token(model: GLM, number: int) -> int:
+def _token(model: Network, number: int) -> int:
     """Ids all over the vocabulary, so that the embedding is read as in earnest."""
-    return number * 7919 % model.config.vocab_size
+    return number * 7919 % model.architecture.vocab_size

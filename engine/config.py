@@ -8,7 +8,8 @@ class EngineConfig:
     """`model` is a checkpoint folder, None the bundled demo; `kv_cache_gb` is 10⁹ bytes of keys and values.
 
     `quant`, `group_size` and `quant_head` (the embedding and head) say how matrices are stored; None is what the
-    checkpoint says, or float.
+    checkpoint says, or float. `preset` and `tokenizer` (a folder) stand in for a config.json and a tokenizer that the
+    folder lacks.
     """
 
     model: str | None = None
@@ -20,3 +21,5 @@ class EngineConfig:
     max_batch_tokens: int = 2048
     block_size: int = 16
     threads: int | None = None
+    preset: str | None = None
+    tokenizer: str | None = None

@@ -3,19 +3,20 @@
 import math
 import time
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.batch import Scored
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
 from engine.events import Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
-from engine.job import Counts, World
+from engine.job import Counts, Job, World
+from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.requests import Fill, Request, RequestError
-from engine.runner import Runner
+from engine.runner import Result, Runner
 from engine.scheduler import Scheduler
 from engine.scoring import ScoreJob
 from engine.sequence import Sequence
@@ -25,6 +26,8 @@ from quant import cpu
 
 # How long a batch request is passed over before it goes ahead of new interactive ones.
 BATCH_PATIENCE_S = 5.0
+# Tokens of context that there is always room for, however small the cache that was asked for.
+LONGEST_CONTEXT = 4096
 
 
 class Engine:
@@ -35,46 +38,56 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         path = Path(config.model) if config.model else None
-        loaded = checkpoint or load(path, config.quant, device, config.group_size, config.quant_head)
+        tokenizer = Path(config.tokenizer) if config.tokenizer else None
+        loaded = checkpoint or load(
+            path, config.quant, device, config.group_size, config.quant_head, config.preset, tokenizer
+        )
         model = loaded.model
-        c = model.config
-        bytes_per_block = 2 * c.num_layers * c.hidden_size * config.block_size * model.dtype.itemsize
-        num_blocks = max(int(config.kv_cache_gb * 1e9 // bytes_per_block), 1)
+        a, family = model.architecture, loaded.family
+        numbers = 2 * a.num_layers * a.num_key_value_heads * a.head_dim * config.block_size
+        num_blocks = max(int(config.kv_cache_gb * 1e9 // (numbers * model.dtype.itemsize)), 1)
         # A context and a span at the model's limits must fit, or a request could wait forever.
-        num_blocks = max(num_blocks, 2 * -(-(c.max_sequence_length + 1) // config.block_size) + 2)
+        longest = min(a.max_sequence_length, max(LONGEST_CONTEXT, (num_blocks - 2) * config.block_size // 2 - 1))
+        num_blocks = max(num_blocks, 2 * -(-(longest + 1) // config.block_size) + 2)
         self.tokenizer = loaded.tokenizer
-        self.scheduler = Scheduler(BlockPool(num_blocks, config.block_size), config.max_batch_tokens)
-        self.runner = Runner(model, num_blocks, config.block_size)
+        self.scheduler = Scheduler(BlockPool(num_blocks, config.block_size), config.max_batch_tokens, a.causal)
+        self.runner = Runner(model, num_blocks, config.block_size, self.tokenizer.aliases)
         self.card = ModelCard(
             name=loaded.name,
-            family="glm",
+            family=family.name,
             quant=loaded.quant,
             tp=1,
-            masks=list(self.tokenizer.masks),
-            max_context=c.max_sequence_length,
-            max_positions=c.max_sequence_length + 1,
-            max_span=c.max_sequence_length,
+            masks=list(family.layout.masks(self.tokenizer)),
+            max_context=longest,
+            max_positions=longest + 1,
+            max_span=longest,
             vocab_size=self.tokenizer.size,
-            strategy="append",
+            strategies=list(family.strategies),
+            causal=a.causal,
+            masked=a.head == "masked_lm",
+            next_sentence=a.next_sentence,
             num_parameters=model.num_parameters,
             kernels="triton" if device == "cuda" else cpu.describe(),
             created=int(time.time()),
         )
-        never = torch.ones(c.vocab_size, dtype=torch.bool)
-        never[: self.tokenizer.num_pieces] = False
-        never[[self.tokenizer.eop, self.tokenizer.eos]] = False
-        self.world = World(self.tokenizer, self.card, never)
+        never = torch.ones(a.vocab_size, dtype=torch.bool)
+        never[torch.tensor([*self.tokenizer.text_ids(), *self.tokenizer.ends], dtype=torch.long)] = False
+        self.world = World(self.tokenizer, family.layout, self.card, never)
         self._jobs: dict[str, _Entry] = {}
         self._of: dict[Sequence, _Entry] = {}
         self.last_stats: StepStats | None = None
 
-    def prepare(self, request: Request, request_id: str) -> "FillJob | ScoreJob":
+    def prepare(self, request: Request, request_id: str) -> Job:
         """Checks and lays out a request; may run in another thread. Raises RequestError."""
         _check_bias(request, self.world)
-        kind = FillJob if isinstance(request, Fill) else ScoreJob
-        return kind(request_id, request, self.world)  # type: ignore[arg-type]
+        masked = self.card.masked
+        if isinstance(request, Fill):
+            return (MaskedFillJob if masked else FillJob)(request_id, request, self.world)
+        if request.sentence_a is not None:
+            return NextSentenceJob(request_id, request, self.world)
+        return (MaskedScoreJob if masked else ScoreJob)(request_id, request, self.world)
 
-    def add(self, job: "FillJob | ScoreJob", request: Request) -> None:
+    def add(self, job: Job, request: Request) -> None:
         """Starts a prepared job."""
         now = time.monotonic()
         timeout = request.timeout_s
@@ -173,18 +186,16 @@ class Engine:
 
     def detokenize(self, token_ids: list[int]) -> str:
         """The text of ids, masks by name. Raises RequestError for an id outside the vocabulary."""
-        names = {i: name.encode() for name, i in self.tokenizer.masks.items()}
+        names = {i: name for name, i in self.tokenizer.masks.items()}
         for token_id in token_ids:
             if not 0 <= token_id < self.card.vocab_size:
                 raise RequestError(
                     f"token {token_id} is outside the vocabulary, ids 0 … {self.card.vocab_size - 1}", "tokens"
                 )
-        raw = b"".join(names.get(i) or self.tokenizer.decode_bytes([i]) for i in token_ids)
-        return raw.decode("utf-8", errors="replace")
+        runs = groupby(token_ids, names.get)
+        return "".join(name * len([*run]) if name else self.tokenizer.decode([*run]) for name, run in runs)
 
-    def _advance(
-        self, sequence: Sequence, result: "Tensor | list[Scored | None]", first: list[float], counts: Counts
-    ) -> list[Event]:
+    def _advance(self, sequence: Sequence, result: Result, first: list[float], counts: Counts) -> list[Event]:
         entry = self._of[sequence]
         if not _finite(result):
             return self.cancel(entry.job.id, "error", "the model gave a result that is not a finite number")
@@ -192,7 +203,11 @@ class Engine:
             entry.answered = True
             first.append(time.monotonic() - entry.arrived)
         # `num_top` is the batch's; a job gets its own number of alternatives.
-        new, events = entry.job.advance(self.scheduler, sequence, _trimmed(result, entry.job.num_top))
+        try:
+            new, events = entry.job.advance(self.scheduler, sequence, _trimmed(result, entry.job.num_top))
+        except RequestError as error:  # a text that grew over the limit by its fills
+            self.cancel(entry.job.id)
+            return [Failed(entry.job.id, "invalid", error.message, error.param, error.code)]
         if sequence.finished:
             self.scheduler.remove(sequence)
             entry.sequences.remove(sequence)
@@ -216,7 +231,7 @@ class Engine:
 class _Entry:
     """A job and what the engine keeps of it."""
 
-    job: "FillJob | ScoreJob"
+    job: Job
     arrived: float
     deadline: float | None
     sequences: list[Sequence] = field(default_factory=list)
@@ -224,13 +239,13 @@ class _Entry:
     answered: bool = False
 
 
-def _finite(result: "Tensor | list[Scored | None]") -> bool:
+def _finite(result: Result) -> bool:
     if isinstance(result, Tensor):
         return bool(torch.isfinite(result).all())
     return all(math.isfinite(item.logprob) for item in result if item is not None)
 
 
-def _trimmed(result: "Tensor | list[Scored | None]", num_top: int) -> "Tensor | list[Scored | None]":
+def _trimmed(result: Result, num_top: int) -> Result:
     if isinstance(result, Tensor):
         return result
     return [None if item is None else replace(item, top=item.top[:num_top]) for item in result]

@@ -102,8 +102,10 @@ class ModelCard:
     max_positions: int
     max_span: int
     vocab_size: int
-    strategy: str
+    strategies: list[str]  # the first is the default
     num_parameters: int
     kernels: str
     created: int
+    causal: bool = False
+    masked: bool = False  # a masked language model: it writes into the text itself
     next_sentence: bool = False

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from engine.batch import Scored
-from engine.events import BlankDelta, BlankDone, Done, Event, ResultDone
+from engine.events import BlankDelta, BlankDone, Done, Event, ModelCard, ResultDone
 from engine.job import Counts, Host, World, top_objects
 from engine.requests import Fill, Mask, RequestError, Sampling, Segments
 from engine.sampler import Sampler
 from engine.sequence import Sequence
-from model.layout import Blank, PartA, span_text
+from model.layout import Blank, Layout, span_text
 
 ORDERS = ("left_to_right", "right_to_left", "random", "confident")
 
@@ -42,7 +42,7 @@ class BlankFill:
 
     def accept(self, token: Scored, world: World) -> None:
         """Takes the next drawn token; sets `finish_reason` if it is the last."""
-        if token.token_id in (world.tokenizer.eop, world.tokenizer.eos):
+        if token.token_id in world.tokenizer.ends:
             self.end_logprob = token.logprob
             self.finish_reason = "stop"
             return
@@ -87,20 +87,21 @@ class BlankFill:
 class Sample:
     """One sample of one input: its blanks, the order they are filled in, and its running sequences."""
 
-    def __init__(self, fill: Fill, index: int, input_index: int, segments: Segments, part: PartA, world: World) -> None:
+    def __init__(
+        self, fill: Fill, index: int, input_index: int, segments: Segments, laid: Layout, world: World
+    ) -> None:
         self.fill = fill
         self.world = world
         self.index = index
         self.input_index = input_index
         self.segments = segments
-        self.part = part
         seed = fill.sampling.seed
         # Sample j of input i is the same whatever n and the other inputs are.
         self.seed = None if seed is None else seed + 1_000_003 * (index % fill.n)
-        count = len(part.blanks)
+        count = len(laid.blanks)
         limits, floors = _per_blank(fill.max_tokens, count), _per_blank(fill.min_tokens, count)
-        self.blanks = [BlankFill(i, b, limits[i], floors[i], fill.sampling.stop) for i, b in enumerate(part.blanks)]
-        self.strategy = fill.strategy or world.card.strategy
+        self.blanks = [BlankFill(i, b, limits[i], floors[i], fill.sampling.stop) for i, b in enumerate(laid.blanks)]
+        self.strategy = fill.strategy or world.card.strategies[0]
         self.confident = fill.order == "confident"
         self.queue = _order(fill.order, count, random.Random(self.seed))
         self.active: dict[Sequence, BlankFill] = {}
@@ -110,26 +111,29 @@ class Sample:
         self.samplers = [
             Sampler(fill.sampling, world.never, None if self.seed is None else self.seed + i) for i in range(count)
         ]
-        self.positions = [b.position for b in part.blanks]
+        # Where each blank is written: as first laid out, or as the text is by now.
+        self.places = list(laid.blanks)
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
         self.rank = rank
         if self.strategy == "parallel":
             queue, self.queue = self.queue, []
-            return [self._open(Sequence(host.context(self.part.token_ids), "token", rank), i) for i in queue]
-        return self._next(host, Sequence(host.context(self.part.token_ids), "token", rank))
+            return [self._open(self._fresh(host, i), i) for i in queue]
+        return self._next(host, None)
 
     def advance(self, host: Host, sequence: Sequence, logprobs: Tensor) -> tuple[list[Sequence], list[BlankFill]]:
         """Draws a token; gives new sequences, and the blanks that moved."""
         if sequence in self.probes:
             return self._probed(host, sequence, logprobs), []
         blank = self.active[sequence]
-        ends = (self.world.tokenizer.eop, self.world.tokenizer.eos)
-        banned = ends if len(blank.tokens) < blank.min_tokens else ()
+        banned = self.world.tokenizer.ends if len(blank.tokens) < blank.min_tokens else ()
         token = self.samplers[blank.index].draw(logprobs, blank.token_ids, banned, self.fill.logprobs or 0)
         blank.accept(token, self.world)
+        place = self.places[blank.index]
+        if blank.finish_reason is None and not self._room(place, len(blank.tokens)):
+            blank.finish_reason = "length"
         if blank.finish_reason is None:
-            sequence.push(token.token_id, self.positions[blank.index], len(blank.tokens) + 1)
+            sequence.push(token.token_id, *place.place(len(blank.tokens)))
             return [], [blank]
         del self.active[sequence]
         if not self.queue:
@@ -137,10 +141,11 @@ class Sample:
             return [], [blank]
         if self.strategy == "reencode":
             sequence.finished = True
-            sequence = Sequence(host.context(self._splice()), "token", self.rank)
-        elif blank.finish_reason != "stop" or blank.end_logprob is None:
+            self._splice()
+            return self._next(host, None), [blank]
+        if (blank.finish_reason != "stop" or blank.end_logprob is None) and self._room(place, len(blank.tokens)):
             # The last token of a blank that was cut short has not been fed, but later blanks are to see it.
-            sequence.push(token.token_id, self.positions[blank.index], len(blank.tokens) + 1)
+            sequence.push(token.token_id, *place.place(len(blank.tokens)))
         return self._next(host, sequence), [blank]
 
     @property
@@ -171,20 +176,19 @@ class Sample:
                 at += len(segment)
         return blank.wire(at, at + len(blank.blank.mask), self.world, self.fill.logprobs is not None)
 
-    def _next(self, host: Host, sequence: Sequence) -> list[Sequence]:
-        """Opens the next blank on a sequence, or first asks every blank left how sure it is of its first token."""
+    def _next(self, host: Host, sequence: Sequence | None) -> list[Sequence]:
+        """Opens the next blank on a sequence (None: on one of its own), or first asks every blank left how sure it is
+        of its first token."""
         if not (self.confident and len(self.queue) > 1):
-            return [self._open(sequence, self.queue.pop(0))]
-        probes = []
+            index = self.queue.pop(0)
+            return [self._open(sequence or self._fresh(host, index), index)]
         for index in self.queue:
-            probe = Sequence(sequence.context, "token", self.rank)
-            for row in zip(sequence.token_ids, sequence.positions, sequence.block_positions, strict=True):
-                probe.push(*row)
-            probe.push(self.world.tokenizer.sop, self.positions[index], 1)
+            probe = self._fresh(host, index) if sequence is None else _copy(sequence)
+            self._start(probe, index)
             self.probes[probe] = index, None
-            probes.append(probe)
-        sequence.finished = True
-        return probes
+        if sequence is not None:
+            sequence.finished = True
+        return list(self.probes)
 
     def _probed(self, host: Host, sequence: Sequence, logprobs: Tensor) -> list[Sequence]:
         """Notes a probe's surest token; when all are in, goes on with the surest blank."""
@@ -198,19 +202,28 @@ class Sample:
         probe, (index, _) = max(self.probes.items(), key=lambda item: (item[1][1] or 0.0, -item[1][0]))
         self.probes.clear()
         self.queue.remove(index)
-        again = Sequence(probe.context, "token", self.rank)
-        for row in zip(probe.token_ids, probe.positions, probe.block_positions, strict=True):
-            again.push(*row)
+        again = _copy(probe)
         self.active[again] = self.blanks[index]
         return [again]
 
+    def _fresh(self, host: Host, index: int) -> Sequence:
+        return Sequence(host.context(self.places[index].context), "token", self.rank)
+
     def _open(self, sequence: Sequence, index: int) -> Sequence:
-        sequence.push(self.world.tokenizer.sop, self.positions[index], 1)
+        self._start(sequence, index)
         self.active[sequence] = self.blanks[index]
         return sequence
 
-    def _splice(self) -> tuple[int, ...]:
-        """Part A with the fills so far in place of their masks; moves the open blanks' positions."""
+    def _start(self, sequence: Sequence, index: int) -> None:
+        sequence.push(self.places[index].start, *self.places[index].place(0))
+
+    def _room(self, place: Blank, number: int) -> bool:
+        """Whether the model has a position for a blank's row."""
+        position, block = place.place(number)
+        return max(position, block) < self.world.card.max_positions
+
+    def _splice(self) -> None:
+        """Lays the text out anew with the fills so far in place of their masks."""
         masks = iter(self.blanks)
         segments: list[str | Mask] = []
         for segment in self.segments:
@@ -219,15 +232,16 @@ class Sample:
                 segments.append(blank.text if blank.finish_reason else segment)
             else:
                 segments.append(segment)
-        part = self.world.lay_out(_merged(segments), "text")
+        laid = self.world.lay_out(_merged(segments), "text")
         left = [b.index for b in self.blanks if b.finish_reason is None]
-        for index, place in zip(left, part.blanks, strict=True):
-            self.positions[index] = place.position
-        return part.token_ids
+        for index, place in zip(left, laid.blanks, strict=True):
+            self.places[index] = place
 
 
 class FillJob:
     """All samples of a `Fill`."""
+
+    sample = Sample
 
     def __init__(self, request_id: str, fill: Fill, world: World) -> None:
         self.id = request_id
@@ -240,10 +254,12 @@ class FillJob:
         card = world.card
         for number, given in enumerate(fill.inputs):
             segments = _with_mask(given, card.masks)
-            part = world.lay_out(segments, "text")
-            _check(fill, part, card.max_span)
-            self.counts.prompt_tokens += len(part)
-            self.samples += [Sample(fill, number * fill.n + j, number, segments, part, world) for j in range(fill.n)]
+            laid = world.lay_out(segments, "text")
+            check_fill(fill, laid, card)
+            self.counts.prompt_tokens += len(laid)
+            self.samples += [
+                self.sample(fill, number * fill.n + j, number, segments, laid, world) for j in range(fill.n)
+            ]
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
         return [self._own(s, sample) for sample in self.samples for s in sample.start(host, rank)]
@@ -314,6 +330,14 @@ def _merged(segments: Items[str | Mask]) -> Segments:
     return tuple(merged)
 
 
+def _copy(sequence: Sequence) -> Sequence:
+    """Another sequence with the same rows, to be computed on its own."""
+    copy = Sequence(sequence.context, sequence.want, sequence.rank)
+    for row in zip(sequence.token_ids, sequence.positions, sequence.block_positions, strict=True):
+        copy.push(*row)
+    return copy
+
+
 def _per_blank(values: tuple[int, ...], count: int) -> tuple[int, ...]:
     return values * count if len(values) == 1 else values
 
@@ -329,14 +353,17 @@ def _order(order: str | tuple[int, ...], count: int, rng: random.Random) -> list
     return indices
 
 
-def _check(fill: Fill, part: PartA, max_span: int) -> None:
-    """Raises RequestError for what does not fit the number of blanks or the model's limits."""
-    count = len(part.blanks)
+def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
+    """Raises RequestError for what does not fit the number of blanks, the family or the model's limits."""
+    count = len(laid.blanks)
+    if fill.strategy is not None and fill.strategy not in card.strategies:
+        known = ", ".join(card.strategies)
+        raise RequestError(f"this model cannot fill by {fill.strategy}, only by {known}", "strategy", "unsupported")
     for name, values in (("max_tokens", fill.max_tokens), ("min_tokens", fill.min_tokens)):
         if len(values) not in (1, count):
             raise RequestError(f"{name} has {len(values)} numbers for {count} blanks", name)
-        if max(values) > max_span:
-            raise RequestError(f"{name} is {max(values)}, this model takes at most {max_span}", name)
+        if max(values) > card.max_span:
+            raise RequestError(f"{name} is {max(values)}, this model takes at most {card.max_span}", name)
     if any(a > b for a, b in zip(_per_blank(fill.min_tokens, count), _per_blank(fill.max_tokens, count), strict=True)):
         raise RequestError("min_tokens is larger than max_tokens", "min_tokens")
     if isinstance(fill.order, str):

@@ -10,7 +10,7 @@ from engine.batch import Scored
 from engine.events import Event, ModelCard
 from engine.requests import Mask, RequestError, Segments
 from engine.sequence import Context, Sequence
-from model.layout import LayoutError, PartA, part_a
+from model.layout import Layout, LayoutError, LayoutRules
 from model.tokenizer import Tokenizer
 
 
@@ -31,22 +31,28 @@ class World:
     """What a job may use: the tokenizer, the model's limits, the engine's contexts, and its own rank."""
 
     tokenizer: Tokenizer
+    rules: LayoutRules
     card: ModelCard
     never: Tensor  # ids that are never drawn
 
-    def lay_out(self, segments: Segments, param: str) -> PartA:
-        """Part A of segments. Raises RequestError for unknown masks and texts over the limit."""
+    def lay_out(self, segments: Segments, param: str, scored: bool = False) -> Layout:
+        """Segments laid out. Raises RequestError for unknown masks and texts over the limit."""
+        plain = [(s.name,) if isinstance(s, Mask) else s for s in segments]
         try:
-            part = part_a([(s.name,) if isinstance(s, Mask) else s for s in segments], self.tokenizer)
+            laid = self.rules.lay_out(plain, self.tokenizer, scored)
         except LayoutError as error:
             raise RequestError(str(error), param, "unsupported_mask") from None
-        if len(part) > self.card.max_context:
+        self.check_length(len(laid), param)
+        return laid
+
+    def check_length(self, num_tokens: int, param: str) -> None:
+        """Raises RequestError for a text over the limit."""
+        if num_tokens > self.card.max_context:
             raise RequestError(
-                f"the text has {len(part)} tokens, this model takes at most {self.card.max_context}",
+                f"the text has {num_tokens} tokens, this model takes at most {self.card.max_context}",
                 param,
                 "context_length_exceeded",
             )
-        return part
 
 
 class Host(Protocol):

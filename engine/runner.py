@@ -1,67 +1,64 @@
 """The runner: the only part of the engine that touches tensors of the network and its cache."""
 
+from collections.abc import Collection, Iterator
+
 import torch
 from torch import Tensor
 
 from engine.batch import Batch, Scored
 from model.attention import KVCache, PagedAttention
-from model.glm import GLM
+from model.network import Network
 
 # Rows of the vocabulary-wide log-softmax held at once: 128 × 150528 float32 are 77 MB.
 _LOGIT_ROWS = 128
+_NEVER = -1e9  # a logit that is finite, of a probability that is 0
+
+Result = Tensor | list[Scored | None]
 
 
 class Runner:
     """A network and its cache."""
 
-    def __init__(self, model: GLM, num_blocks: int, block_size: int) -> None:
+    def __init__(self, model: Network, num_blocks: int, block_size: int, aliases: Collection[int] = ()) -> None:
+        """`aliases` are tokens with the row of another one, which a distribution would count twice."""
         self.model = model
-        c = model.config
-        self.device = model.transformer.final_layernorm.weight.device
+        self.aliases = list(aliases)
+        a = model.architecture
+        self.device = model.device
         self.cache = KVCache(
-            c.num_layers,
-            num_blocks,
-            block_size,
-            c.num_attention_heads,
-            c.head_dim,
-            model.dtype,
-            self.device,
+            a.num_layers, num_blocks, block_size, a.num_key_value_heads, a.head_dim, model.dtype, self.device
         )
 
     @torch.inference_mode()
-    def run(self, batch: Batch, num_top: int) -> tuple[list[Tensor | list[Scored | None]], int]:
-        """One iteration: for each `Rows` that wants something, in order, the log-probabilities [vocab_size] after
-        its last row, or its targets scored with the `num_top` best tokens of each row. Also the number of rows
-        whose log-probabilities are not finite; those come back as NaN."""
+    def run(self, batch: Batch, num_top: int) -> tuple[list[Result], int]:
+        """One iteration: for each `Rows` that wants something, in order,
+
+        - token: log-probabilities [vocab_size], or [asked, vocab_size] where several rows are asked;
+        - scores: its targets scored, with the `num_top` best tokens of each row;
+        - pair: log-probabilities [2].
+
+        Also the number of rows whose log-probabilities are not finite; those come back as NaN.
+        """
         attend = PagedAttention(self.cache, [r.span for r in batch.rows])
         ids, positions, blocks = (
             torch.tensor([v for r in batch.rows for v in getattr(r, name)], device=self.device)
             for name in ("token_ids", "positions", "block_positions")
         )
         hidden = self.model(ids, positions, blocks, attend)
-        wanted: list[int] = []
-        targets: list[int] = []
-        first = 0
+        wanted = list(_wanted(batch))
+        scored = self._scored(hidden[[index for index, _ in wanted]], [target for _, target in wanted], num_top)
+        results: list[Result] = []
+        bad = first = 0
         for rows in batch.rows:
-            if rows.targets == ():
-                wanted.append(first + len(rows.token_ids) - 1)
-                targets.append(-1)
-            elif rows.targets is not None:
-                for offset, target in enumerate(rows.targets):
-                    if target >= 0:
-                        wanted.append(first + offset)
-                        targets.append(target)
-            first += len(rows.token_ids)
-        scored = self._scored(hidden[wanted], targets, num_top)
-        results: list[Tensor | list[Scored | None]] = []
-        bad = 0
-        for rows in batch.rows:
-            if rows.targets == ():
-                row = next(scored)
-                assert isinstance(row, Tensor)
-                bad += not bool(torch.isfinite(row.amin()))  # log-probabilities have no upper end; NaN is the least
-                results.append(row)
-            elif rows.targets is not None:
+            if rows.want == "pair":
+                results.append(torch.log_softmax(self.model.next_sentence_logits(hidden[first]), dim=-1))
+            elif rows.want == "token":
+                found = [next(scored) for _ in rows.asked]
+                tensors = [row for row in found if isinstance(row, Tensor)]
+                # Log-probabilities have no upper end; NaN is the least.
+                bad += sum(not bool(torch.isfinite(row.amin())) for row in tensors)
+                results.append(tensors[0] if len(tensors) == 1 else torch.stack(tensors))
+            elif rows.want == "scores":
                 line: list[Scored | None] = []
                 for target in rows.targets:
                     item = next(scored) if target >= 0 else None
@@ -69,12 +66,16 @@ class Runner:
                     bad += item is not None and item.logprob != item.logprob
                     line.append(item)
                 results.append(line)
+            first += len(rows.token_ids)
         return results, bad
 
-    def _scored(self, hidden: Tensor, targets: list[int], num_top: int):  # type: ignore[no-untyped-def]
-        """Yields, row by row, log-probabilities (target −1) or a Scored, a few rows' logits at a time."""
+    def _scored(self, hidden: Tensor, targets: list[int], num_top: int) -> Iterator[Tensor | Scored]:
+        """Row by row log-probabilities (target −1) or a Scored, a few rows' logits at a time."""
         for start in range(0, len(targets), _LOGIT_ROWS):
-            logprobs = torch.log_softmax(self.model.logits(hidden[start : start + _LOGIT_ROWS]), dim=-1)
+            logits = self.model.logits(hidden[start : start + _LOGIT_ROWS])
+            if self.aliases:
+                logits[:, self.aliases] = _NEVER
+            logprobs = torch.log_softmax(logits, dim=-1)
             chunk = targets[start : start + _LOGIT_ROWS]
             index = torch.tensor(chunk, device=logprobs.device).clamp(min=0)
             picked = logprobs.gather(1, index[:, None]).flatten().tolist()
@@ -87,3 +88,15 @@ class Runner:
                     if values is not None and tops is not None:
                         top = tuple(zip(tops[row].tolist(), values[row].tolist(), strict=True))
                     yield Scored(target, picked[row], top)
+
+
+def _wanted(batch: Batch) -> Iterator[tuple[int, int]]:
+    """The packed rows whose logits are needed, each with its target, −1 where all of them are wanted."""
+    first = 0
+    for rows in batch.rows:
+        count = len(rows.token_ids)
+        if rows.want == "token":
+            yield from ((first + (row if row >= 0 else count + row), -1) for row in rows.asked)
+        elif rows.want == "scores":
+            yield from ((first + offset, target) for offset, target in enumerate(rows.targets) if target >= 0)
+        first += count

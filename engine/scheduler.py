@@ -17,11 +17,12 @@ from model.attention import Span, part_b_start
 class Scheduler:
     """Runs what is running, oldest first, then admits what waits, by rank, within a budget of rows.
 
-    An item larger than the budget runs alone rather than never.
+    An item larger than the budget runs alone rather than never. `causal` contexts are prompts of a causal model.
     """
 
-    def __init__(self, pool: BlockPool, max_batch_tokens: int) -> None:
+    def __init__(self, pool: BlockPool, max_batch_tokens: int, causal: bool = False) -> None:
         self.pool = pool
+        self.causal = causal
         self.max_batch_tokens = max_batch_tokens
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
@@ -81,7 +82,7 @@ class Scheduler:
             rows = sequence.pending + (len(sequence.context) if new else 0)
             if (rows > budget and (chosen or encode)) or not self._admit(sequence):
                 break
-            if new:
+            if new and len(sequence.context):
                 encode.append(sequence.context)
             self.running.append(self.waiting.pop(0))
             chosen.append(sequence)
@@ -160,17 +161,20 @@ class Scheduler:
 
     def _context_rows(self, context: Context) -> Rows:
         length = len(context)
-        span = Span(length, 0, length, context.blocks or ())
-        return Rows(context.token_ids, tuple(range(length)), (0,) * length, span, None)
+        span = Span(length, 0, length, context.blocks or (), self.causal)
+        return Rows(context.token_ids, tuple(range(length)), (0,) * length, span)
 
     def _sequence_rows(self, sequence: Sequence) -> Rows:
         done = sequence.computed
         start = part_b_start(len(sequence.context), self.pool.block_size) + done
-        span = Span(sequence.pending, start, len(sequence.context), (*sequence.held, *sequence.blocks))
+        visible = len(sequence.token_ids) if sequence.whole else len(sequence.context)
+        span = Span(sequence.pending, start, visible, (*sequence.held, *sequence.blocks), self.causal)
         return Rows(
             tuple(sequence.token_ids[done:]),
             tuple(sequence.positions[done:]),
             tuple(sequence.block_positions[done:]),
             span,
+            sequence.want,
+            sequence.asked,
             tuple(sequence.targets[done:]),
         )

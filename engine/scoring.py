@@ -17,14 +17,14 @@ from torch import Tensor
 from engine.batch import Scored
 from engine.events import Done, Event, ResultDone
 from engine.job import Counts, Host, World, top_objects
-from engine.requests import Mask, RequestError, Score
+from engine.requests import Mask, RequestError, Score, Segments
 from engine.sequence import Sequence
-from model.layout import PartA, span_ids
+from model.layout import Blank, Layout, span_ids
 
 MAX_ORDERS = 120  # 5 blanks in all orders
 
 Order = tuple[int, ...]
-Spans = list[list[Scored]]  # each blank's tokens, the end token last
+Spans = list[list[Scored | None]]  # each blank's tokens, and the end token where the family has one; None: to come
 
 
 @dataclass(slots=True)
@@ -36,8 +36,24 @@ class Candidate:
     scored: dict[Order, Spans]
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sequence to score: its rows over a context, what each is to predict (−1: nothing), and to which token of
+    which span of the candidate's order each prediction belongs."""
+
+    candidate: Candidate
+    order: Order
+    context: tuple[int, ...]
+    rows: list[tuple[int, int, int]]  # token, position, block position
+    targets: list[int]
+    slots: list[tuple[int, int]]
+    whole: bool = False
+
+
 class ScoreJob:
     """All candidates of a `Score` in all orders."""
+
+    has_end = True  # spans have an end token, as all but those of masked language models
 
     def __init__(self, request_id: str, score: Score, world: World) -> None:
         self.id = request_id
@@ -45,82 +61,102 @@ class ScoreJob:
         self.world = world
         self.num_top = score.logprobs or 0
         self.counts = Counts()
-        self.part, texts, param = self._read()
-        self.orders = _orders(score, len(self.part.blanks))
+        self.segments, self.laid, texts, param = self._read()
+        self.orders = _orders(score, len(self.laid.blanks))
         self.candidates = [Candidate(t, self._tokens(t, param), {}) for t in texts]
-        self._of: dict[Sequence, tuple[Candidate, Order]] = {}
-        self.counts.prompt_tokens = len(self.part)
+        self._plans = [plan for c in self.candidates for order in self.orders for plan in self._planned(c, order)]
+        self._of: dict[Sequence, Plan] = {}
+        self.counts.prompt_tokens = len(self.laid)
         self.counts.score_candidates = len(self.candidates)
         self.counts.score_tokens = sum(len(ids) for c in self.candidates for ids in c.ids)
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
-        for candidate in self.candidates:
-            for order in self.orders:
-                sequence = Sequence(host.context(self.part.token_ids), "scores", rank)
-                for number in order:
-                    ids = candidate.ids[number]
-                    position = self.part.blanks[number].position
-                    for block, token in enumerate([self.world.tokenizer.sop, *ids]):
-                        sequence.push(token, position, block + 1)
-                    sequence.targets += [*ids, self.world.tokenizer.eop]
-                self._of[sequence] = candidate, order
+        for plan in self._plans:
+            sequence = Sequence(host.context(plan.context), "scores", rank, targets=plan.targets, whole=plan.whole)
+            for row in plan.rows:
+                sequence.push(*row)
+            self._of[sequence] = plan
         return list(self._of)
+
+    def _planned(self, candidate: Candidate, order: Order) -> Iterator[Plan]:
+        """The sequences of an order: one, or of a causal model one a span, which reads the spans before it in the
+        order as text and those behind it as empty."""
+        if not self.world.card.causal:
+            yield self._plan(candidate, order, [(n, self.laid.blanks[n]) for n in order])
+            return
+        for step, number in enumerate(order):
+            known = set(order[:step])
+            counted = itertools.count()
+            segments: list[str | Mask] = []
+            for segment in self.segments:
+                own = next(counted) if isinstance(segment, Mask) else -1
+                segments.append(candidate.texts[own] if own in known else segment)
+            left = [n for n in range(len(order)) if n not in known]
+            blank = self.world.lay_out(tuple(segments), "text", scored=True).blanks[left.index(number)]
+            yield self._plan(candidate, order, [(number, blank)])
+
+    def _plan(self, candidate: Candidate, order: Order, spans: list[tuple[int, Blank]]) -> Plan:
+        """Spans written one after the other."""
+        plan = Plan(candidate, order, spans[0][1].context, [], [], [])
+        for number, blank in spans:
+            ids = candidate.ids[number]
+            plan.rows.extend((token, *blank.place(row)) for row, token in enumerate([blank.start, *ids]))
+            plan.targets.extend([*ids, self.world.tokenizer.ends[0]])
+            plan.slots.extend((number, index) for index in range(len(ids) + 1))
+        return plan
 
     def advance(
         self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]
     ) -> tuple[list[Sequence], list[Event]]:
         assert not isinstance(result, Tensor)
         sequence.finished = True
-        candidate, order = self._of.pop(sequence)
-        row = iter(item for item in result if item is not None)
-        spans: dict[int, list[Scored]] = {}
-        for number in order:
-            spans[number] = list(itertools.islice(row, len(candidate.ids[number]) + 1))
-        candidate.scored[order] = [spans[n] for n in range(len(order))]
+        plan = self._of.pop(sequence)
+        empty: Spans = [[None] * (len(ids) + self.has_end) for ids in plan.candidate.ids]
+        spans = plan.candidate.scored.setdefault(plan.order, empty)
+        scored = (item for item in result if item is not None)
+        for (number, index), item in zip(plan.slots, scored, strict=True):
+            spans[number][index] = item
         return [], list(self._finish()) if self.done else []
 
     @property
     def done(self) -> bool:
         return not self._of
 
-    def _read(self) -> tuple[PartA, list[tuple[str, ...]], str]:
-        """The context, each candidate's strings, and the field they came from."""
+    def _read(self) -> tuple[Segments, Layout, list[tuple[str, ...]], str]:
+        """The context and how it is laid out, each candidate's strings, and the field they came from."""
         s = self.score
-        if s.sentence_a is not None:
-            raise RequestError(
-                "sentence_a and sentence_b need a model with a next-sentence head; this one has none",
-                "sentence_a",
-                "unsupported",
-            )
         if s.context is not None and s.targets is not None:
             masks = [m for m in s.context if isinstance(m, Mask)]
             if len(masks) > 1:
                 raise RequestError(f"context has {len(masks)} masks, at most one is allowed", "context")
             context = s.context if masks else (*s.context, self._open_mask())
-            return self.world.lay_out(context, "context"), [(t,) for t in s.targets], "targets"
+            return context, self.world.lay_out(context, "context", scored=True), [(t,) for t in s.targets], "targets"
         assert s.text is not None
         if s.spans is None:
             if any(isinstance(m, Mask) for m in s.text):
                 raise RequestError("text has blanks, so spans must say what stands in them", "spans")
             whole = "".join(t for t in s.text if isinstance(t, str))
-            return self.world.lay_out((self._open_mask(),), "text"), [(whole,)], "text"
-        part = self.world.lay_out(s.text, "text")
+            context = (self._open_mask(),)
+            return context, self.world.lay_out(context, "text", scored=True), [(whole,)], "text"
+        laid = self.world.lay_out(s.text, "text", scored=True)
         for spans in s.spans:
-            if len(spans) != len(part.blanks):
-                raise RequestError(f"text has {len(part.blanks)} blanks, spans has {len(spans)} strings", "spans")
-        if not part.blanks:
+            if len(spans) != len(laid.blanks):
+                raise RequestError(f"text has {len(laid.blanks)} blanks, spans has {len(spans)} strings", "spans")
+        if not laid.blanks:
             raise RequestError("text has no blank for spans to stand in", "text")
-        return part, list(s.spans), "spans"
+        return s.text, laid, list(s.spans), "spans"
 
     def _open_mask(self) -> Mask:
         return Mask("[gMASK]" if "[gMASK]" in self.world.card.masks else "[MASK]")
 
     def _tokens(self, texts: tuple[str, ...], param: str) -> list[list[int]]:
-        rows = [span_ids(t, b, self.world.tokenizer) for t, b in zip(texts, self.part.blanks, strict=True)]
-        for text, ids in zip(texts, rows, strict=True):
-            if not text:
+        blanks = self.laid.blanks
+        rows = [span_ids(t, b, self.world.tokenizer) for t, b in zip(texts, blanks, strict=True)]
+        for text, ids, blank in zip(texts, rows, blanks, strict=True):
+            if not text or not ids:
                 raise RequestError(f"{param} holds an empty string; there is nothing to score", param)
-            limit = self.world.card.max_span
+            last = self.world.card.max_positions - 1
+            limit = min([self.world.card.max_span, *((last - blank.position) // s for s in blank.stride[:1] if s)])
             if len(ids) > limit:
                 raise RequestError(
                     f"{param} holds a string of {len(ids)} tokens, this model takes at most {limit}",
@@ -149,26 +185,26 @@ class ScoreJob:
         """The object of `results[]`. Log-probabilities of tokens and spans are means over the orders too."""
         spans = []
         for number, ids in enumerate(candidate.ids):
-            runs = [candidate.scored[order][number] for order in self.orders]
+            runs = [[t for t in candidate.scored[order][number] if t is not None] for order in self.orders]
             tokens = [_mean(run[i].logprob for run in runs) for i in range(len(ids))]
-            end = _mean(run[-1].logprob for run in runs)
+            end = _mean(run[-1].logprob for run in runs) if self.has_end else 0.0
             spans.append(
                 {
                     "index": number,
                     "text": candidate.texts[number],
-                    "logprob": math.fsum(tokens) + (end if self.score.include_end else 0.0),
+                    "logprob": math.fsum(tokens) + end * self.score.include_end,
                     "token_ids": ids,
                     "tokens": [self.world.tokenizer.piece(i) for i in ids],
                     "token_logprobs": tokens,
                     "top_logprobs": (
-                        top_objects([t.top for t in runs[0][:-1]], self.world.tokenizer)
+                        top_objects([t.top for t in runs[0][: len(ids)]], self.world.tokenizer)
                         if self.score.logprobs is not None
                         else None
                     ),
-                    "end_logprob": end,
+                    "end_logprob": end if self.has_end else None,
                 }
             )
-        totals = [self._total(candidate.scored[o]) for o in self.orders]
+        totals = [self._total(candidate, o) for o in self.orders]
         logprob = _mean(iter(totals))
         num_tokens = sum(len(ids) + self.score.include_end for ids in candidate.ids)
         length = {"none": 1, "token": num_tokens, "char": sum(map(len, candidate.texts))}[self.score.normalize]
@@ -182,8 +218,10 @@ class ScoreJob:
             "orders": [{"order": list(o), "logprob": t} for o, t in zip(self.orders, totals, strict=True)],
         }
 
-    def _total(self, spans: Spans) -> float:
-        return math.fsum(t.logprob for span in spans for t in (span if self.score.include_end else span[:-1]))
+    def _total(self, candidate: Candidate, order: Order) -> float:
+        counted = [len(ids) + self.score.include_end for ids in candidate.ids]
+        spans = zip(candidate.scored[order], counted, strict=True)
+        return math.fsum(t.logprob for span, count in spans for t in span[:count] if t is not None)
 
 
 def _orders(score: Score, count: int) -> list[Order]:

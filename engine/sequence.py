@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Want = Literal["token", "scores"]
+Want = Literal["token", "scores", "pair"]
 
 
 @dataclass(slots=True, eq=False)
@@ -21,8 +21,10 @@ class Context:
 class Sequence:
     """Rows of part B over a context: some computed, the rest waiting to be.
 
-    A sequence wants either the next token after its last row, or the log-probabilities of `targets`, one per
-    row (−1 for none). `held` are the context's blocks that it shares, `blocks` its own; both empty while it waits.
+    A sequence wants the log-probabilities of what follows its last row ("token"), those of `targets`, one per row,
+    −1 for none ("scores"), or of its two sentences being neighbours ("pair"). One that is `whole` has an empty
+    context, and all its rows see each other (a masked language model's text); its "token" is what stands at each of
+    the rows `asked`. `held` are the context's blocks that it shares, `blocks` its own; both empty while it waits.
     """
 
     context: Context
@@ -32,6 +34,8 @@ class Sequence:
     positions: list[int] = field(default_factory=list)
     block_positions: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
+    whole: bool = False
+    asked: tuple[int, ...] = (-1,)
     computed: int = 0
     held: tuple[int, ...] = ()
     blocks: list[int] = field(default_factory=list)

@@ -18,7 +18,8 @@ from quant import cpu
 
 
 class Attend(Protocol):
-    """Takes a layer's queries, keys and values, each [..., heads, head_dim]; gives the mixed values, likewise."""
+    """Takes a layer's queries [..., heads, head_dim], keys and values [..., kv_heads, head_dim]; gives the mixed values
+    as the queries are. Query heads h·g … h·g + g − 1 share key and value head h."""
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
@@ -42,25 +43,27 @@ class DenseAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).transpose(1, 2)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1]
+        ).transpose(1, 2)
 
 
 class KVCache:
-    """Keys and values of all layers in blocks: two tensors [layers, blocks × block_size, heads, head_dim]."""
+    """Keys and values of all layers in blocks: two tensors [layers, blocks × block_size, kv_heads, head_dim]."""
 
     def __init__(
         self,
         num_layers: int,
         num_blocks: int,
         block_size: int,
-        num_heads: int,
+        num_kv_heads: int,
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.block_size = block_size
         self.num_blocks = num_blocks
-        shape = (num_layers, num_blocks * block_size, num_heads, head_dim)
+        shape = (num_layers, num_blocks * block_size, num_kv_heads, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
@@ -70,13 +73,15 @@ class Span:
     """Rows of one sequence in a step: `num_rows` new tokens at slots `start`…
 
     `blocks` are the sequence's cache blocks in order; slot i lies in blocks[i // block_size]. Part A fills slots
-    0 … context_len − 1, part B begins at the next block border, so that sequences share part A's blocks whole.
+    0 … context_len − 1, part B begins at the next block border, so that sequences share part A's blocks whole. In a
+    `causal` model part A is a prompt, whose rows see only those before them.
     """
 
     num_rows: int
     start: int
     context_len: int
     blocks: tuple[int, ...]
+    causal: bool = False
 
 
 class PagedAttention:
@@ -131,21 +136,31 @@ class PagedAttention:
         keys[self.write_slots] = k.to(keys.dtype)
         values[self.write_slots] = v.to(values.dtype)
         if not self.groups:
-            return cpu.attention(q, keys, values, *self.single, self.cache.block_size)
+            return self._in_place(q, keys, values)
         out = torch.empty_like(q)
         if len(self.single_rows):
-            out[self.single_rows] = cpu.attention(
-                q[self.single_rows], keys, values, *self.single, self.cache.block_size
-            )
+            out[self.single_rows] = self._in_place(q[self.single_rows], keys, values)
         for num_rows, rows, slots, mask in self.groups:
             mixed = F.scaled_dot_product_attention(
                 q[rows].transpose(1, 2),  # [sequences, heads, rows, head_dim]
                 keys[slots].transpose(1, 2).to(q.dtype),
                 values[slots].transpose(1, 2).to(q.dtype),
                 attn_mask=mask,
+                enable_gqa=q.shape[1] != keys.shape[1],
             )
             out[rows[:, :num_rows]] = mixed.transpose(1, 2)[:, :num_rows]
         return out
+
+    def _in_place(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Rows of part B by the CPU kernel, which knows as many heads of queries as of keys: where queries share a
+        key, a row becomes as many rows as queries share one."""
+        rows, blocks = self.single
+        sharing = q.shape[1] // keys.shape[1]
+        if sharing > 1:
+            rows = rows.repeat_interleave(sharing, dim=0)
+            q = q.view(len(q), -1, sharing, q.shape[2]).transpose(1, 2).flatten(0, 1)
+        out = cpu.attention(q, keys, values, rows, blocks, self.cache.block_size)
+        return out.view(-1, sharing, *out.shape[1:]).transpose(1, 2).flatten(1, 2) if sharing > 1 else out
 
 
 def part_b_start(context_len: int, block_size: int) -> int:
@@ -158,4 +173,7 @@ def _slot_mask(span: Span, num_slots: int, block_size: int) -> Tensor:
     slot = torch.arange(num_slots)
     row = torch.arange(span.start, span.start + span.num_rows)[:, None]
     first = part_b_start(span.context_len, block_size)
-    return (slot < span.context_len) | ((slot >= first) & (slot <= row))
+    context = slot < span.context_len
+    if span.causal:
+        context = context & (slot <= row)
+    return context | ((slot >= first) & (slot <= row))

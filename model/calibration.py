@@ -2,20 +2,23 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import torch
 from torch import Tensor, nn
 
+from model.architecture import Architecture
 from model.attention import DenseAttention, visible
-from model.checkpoint import fill, matrices
-from model.config import CheckpointError, GLMConfig
-from model.glm import Block
-from model.tokenizer import Tokenizer
+from model.checkpoint import Description, fill, matrices
+from model.config import CheckpointError
+from model.layout import Segment, span_ids
+from model.network import Block, Network
+from model.rotary import Rotation, rotation
 from model.weights import Weights
 from quant.calibrate import compensate
+from quant.linear import Embedding
 from quant.schemes import Float, Scheme, Tensors
 
 LENGTHS = (32, 256)  # tokens of the shortest and of the longest window
@@ -34,13 +37,16 @@ class Window:
     context_len: int
 
 
-def windows(path: Path, tokenizer: Tokenizer, count: int, most: int, seed: int = 0) -> list[Window]:
-    """Windows of LENGTHS and at most `most` tokens from a UTF-8 text with blank lines between its documents.
+def windows(path: Path, description: Description, count: int, seed: int = 0) -> list[Window]:
+    """Windows of LENGTHS tokens, laid out as the family has it, from a UTF-8 text with blank lines between documents.
 
     Documents are drawn by their lengths, and lengths so that each doubling has as many windows. Half of the windows
     have short blanks, a fifth of the text in all; of the rest the end is a [gMASK]: both ways of use, and positions
-    near and far, must survive. Raises CheckpointError for too little text.
+    near and far, must survive. A causal model reads its windows plainly. Raises CheckpointError for too little text.
     """
+    tokenizer, rules = description.tokenizer, description.family.layout
+    known = rules.masks(tokenizer)
+    most = description.architecture.max_sequence_length - 2  # besides the first token and the last
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -55,39 +61,46 @@ def windows(path: Path, tokenizer: Tokenizer, count: int, most: int, seed: int =
     for number, ids in enumerate(chosen):
         length = min(round(shortest * (longest / shortest) ** rng.random()), most)
         start = rng.randint(0, max(0, len(ids) - length))
-        lay_out = _with_blanks if number % 2 == 0 or "[gMASK]" not in tokenizer.masks else _with_continuation
-        result.append(lay_out(ids[start : start + length], tokenizer, rng))
+        own = ids[start : start + length]
+        blanks = "[gMASK]" not in known or (number % 2 == 0 and not description.architecture.causal)
+        parts = _with_blanks(own, rng) if blanks else _with_continuation(own, rng)
+        result.append(
+            _window([tokenizer.decode(part) for part in parts], "[MASK]" if blanks else "[gMASK]", description)
+        )
     return result
 
 
-def _with_blanks(ids: list[int], tokenizer: Tokenizer, rng: Random) -> Window:
-    """One blank of 1 … LONGEST_BLANK tokens in each stretch of TOKENS_PER_BLANK."""
-    context, pieces, end = [tokenizer.cls], [], 0
+def _with_blanks(ids: list[int], rng: Random) -> list[list[int]]:
+    """One blank of 1 … LONGEST_BLANK tokens in each stretch of TOKENS_PER_BLANK: text and spans in turn."""
+    parts, end = [], 0
     for first in range(0, max(len(ids) - LONGEST_BLANK, 1), TOKENS_PER_BLANK):
         stretch = min(TOKENS_PER_BLANK, len(ids) - first)
         size = rng.randint(1, min(LONGEST_BLANK, stretch))
         start = first + rng.randint(0, stretch - size)
-        context += ids[end:start]
+        parts += [ids[end:start], ids[start : start + size]]
         end = start + size
-        pieces.append((len(context), ids[start:end]))
-        context.append(tokenizer.masks["[MASK]"])
-    return _window([*context, *ids[end:], tokenizer.eos], pieces, tokenizer)
+    return [*parts, ids[end:]]
 
 
-def _with_continuation(ids: list[int], tokenizer: Tokenizer, rng: Random) -> Window:
-    """A quarter to three quarters of the window, and [gMASK] for the rest."""
+def _with_continuation(ids: list[int], rng: Random) -> list[list[int]]:
+    """A quarter to three quarters of the window, the rest as a span, and no text behind it."""
     cut = round(len(ids) * rng.uniform(0.25, 0.75))
-    context = [tokenizer.cls, *ids[:cut], tokenizer.masks["[gMASK]"]]
-    return _window(context, [(len(context) - 1, ids[cut:])], tokenizer)
+    return [ids[:cut], ids[cut:], []]
 
 
-def _window(context: list[int], pieces: list[tuple[int, list[int]]], tokenizer: Tokenizer) -> Window:
-    """Part A and, for each blank's position, its span as part B."""
-    rows = [(token, position, 0) for position, token in enumerate(context)]
-    for position, span in pieces:
-        rows += [(token, position, block) for block, token in enumerate([tokenizer.sop, *span], 1)]
+def _window(parts: list[str], mask: str, description: Description) -> Window:
+    """What the family encodes of texts and spans in turn, and the rows that it writes for each span."""
+    tokenizer = description.tokenizer
+    segments: list[Segment] = [(mask,) if number % 2 else text for number, text in enumerate(parts)]
+    laid = description.family.layout.lay_out(segments, tokenizer)
+    rows = [(token, position, 0) for position, token in enumerate(laid.token_ids)]
+    masked_lm = description.architecture.head == "masked_lm"  # writes nothing beside the text
+    for blank, span in zip(laid.blanks, () if masked_lm else parts[1::2], strict=not masked_lm):
+        written = [blank.start, *span_ids(span, blank, tokenizer)]
+        rows += [(token, *blank.place(number)) for number, token in enumerate(written)]
     token_ids, positions, block_positions = torch.tensor(rows).t().contiguous()
-    return Window(token_ids, positions, block_positions, len(context))
+    context_len = 0 if description.architecture.causal else len(laid)
+    return Window(token_ids, positions, block_positions, context_len)
 
 
 class Calibration:
@@ -100,14 +113,14 @@ class Calibration:
 
     def __init__(
         self,
-        config: GLMConfig,
+        architecture: Architecture,
         weights: Weights,
         windows: list[Window],
         scheme: Scheme,
         finished: Callable[[str], Tensors | None],
     ) -> None:
         """`finished` gives the stored form of a path that an earlier run wrote, None for one that is to be made."""
-        self.config, self.weights, self.windows, self.scheme = config, weights, windows, scheme
+        self.architecture, self.weights, self.windows, self.scheme = architecture, weights, windows, scheme
         self.finished = finished
         self._stored = self._walk()
 
@@ -119,7 +132,7 @@ class Calibration:
     def _walk(self) -> Iterator[tuple[str, Tensors]]:
         hidden = self._embedded()
         exact = list(hidden)  # as the float network has them
-        for layer in range(self.config.num_layers):
+        for layer in range(self.architecture.num_layers):
             prefix = f"transformer.layers.{layer}."
             block, float_block = self._block(layer, prefix), self._block(layer, prefix)
             for path, module in matrices(block):
@@ -128,7 +141,10 @@ class Calibration:
                     hessian, drift = torch.zeros(2, module.in_features, module.in_features)
                     float_module = float_block.get_submodule(path)
                     for window, h, e in zip(self.windows, hidden, exact, strict=True):
-                        x, y = _inputs(module, block, h, window), _inputs(float_module, float_block, e, window)
+                        x, y = (
+                            self._inputs(module, block, h, window),
+                            self._inputs(float_module, float_block, e, window),
+                        )
                         hessian.addmm_(x.t(), x)
                         drift.addmm_((y - x).t(), x)
                     try:
@@ -138,48 +154,67 @@ class Calibration:
                 module.assign({"weight": self.scheme.dequantize(stored)})
                 yield prefix + path, stored
             for number, window in enumerate(self.windows):
-                hidden[number] = block(hidden[number], _attention(window))
-                exact[number] = float_block(exact[number], _attention(window))
+                hidden[number] = self._through(block, hidden[number], window)
+                exact[number] = self._through(float_block, exact[number], window)
 
     def _block(self, layer: int, prefix: str) -> Block:
         with torch.device("meta"):
-            block = Block(self.config, layer, Float(), torch.float32)
+            block = Block(self.architecture, layer, Float(), torch.float32)
         fill(block, self.weights, torch.float32, torch.device("cpu"), prefix)
         return block
 
     def _embedded(self) -> list[Tensor]:
-        """Each window's [1, num_tokens, hidden_size] before the first block."""
-        hidden: list[Tensor] = []
-        for name, field in (
-            ("word_embeddings", "token_ids"),
-            ("transformer.position_embeddings", "positions"),
-            ("transformer.block_position_embeddings", "block_positions"),
-        ):
-            table = self.weights.read(f"{name}.weight")
-            rows = [table[getattr(window, field)].float()[None] for window in self.windows]
-            hidden = [a + b for a, b in zip(hidden, rows, strict=True)] if hidden else rows
+        """Each window's [1, num_tokens, hidden_size] before the first block; of the tables only the rows needed."""
+        with torch.device("meta"):
+            network = Network(replace(self.architecture, num_layers=1, head="tied", next_sentence=False))
+        tables = {
+            name: self.weights.read(f"{name}.weight")
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Embedding | Embedding)
+        }
+        norm = getattr(network.transformer, "embedding_layernorm", None)
+        if norm is not None:
+            fill(norm, self.weights, torch.float32, torch.device("cpu"), "transformer.embedding_layernorm")
+        hidden = []
+        for window in self.windows:
+            columns = {
+                "word_embeddings": window.token_ids,
+                "transformer.position_embeddings": window.positions,
+                "transformer.block_position_embeddings": window.block_positions,
+            }
+            rows = torch.stack([table[columns[name]].float() for name, table in tables.items()])
+            hidden.append((rows.sum(0) if norm is None else norm(rows.sum(0)))[None])
         return hidden
+
+    def _through(self, block: Block, hidden: Tensor, window: Window) -> Tensor:
+        out: Tensor = block(hidden, self._turned(window), _attention(window))
+        return out
+
+    def _turned(self, window: Window) -> Rotation | None:
+        a = self.architecture
+        if a.rotary is None:
+            return None
+        return rotation(a.rotary, a.max_sequence_length + 1, window.positions, window.block_positions, torch.float32)
+
+    def _inputs(self, module: nn.Module, block: Block, hidden: Tensor, window: Window) -> Tensor:
+        """What a module of a block sees, [num_tokens, in_features]."""
+
+        def stop(_: object, inputs: tuple[Tensor]) -> None:
+            raise _Reached(inputs[0])
+
+        handle = module.register_forward_pre_hook(stop)
+        try:
+            self._through(block, hidden, window)
+        except _Reached as reached:
+            inputs: Tensor = reached.args[0]
+            return inputs.flatten(0, -2)
+        finally:
+            handle.remove()
+        raise AssertionError("a block that does not use its module")
 
 
 class _Reached(Exception):
     """Ends a block's computation where a module's inputs are known."""
-
-
-def _inputs(module: nn.Module, block: Block, hidden: Tensor, window: Window) -> Tensor:
-    """What a module of a block sees, [num_tokens, in_features]."""
-
-    def stop(_: object, inputs: tuple[Tensor]) -> None:
-        raise _Reached(inputs[0])
-
-    handle = module.register_forward_pre_hook(stop)
-    try:
-        block(hidden, _attention(window))
-    except _Reached as reached:
-        inputs: Tensor = reached.args[0]
-        return inputs.flatten(0, -2)
-    finally:
-        handle.remove()
-    raise AssertionError("a block that does not use its module")
 
 
 def _attention(window: Window) -> DenseAttention:

@@ -11,12 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.config import CheckpointError, GLMConfig
-from model.glm import GLM
+from model.architecture import Architecture
+from model.config import CheckpointError, Config
+from model.cuts import cuts
+from model.families import PRESETS, family_of
+from model.family import Family
+from model.network import Network
 from model.storage import GROUP_SIZE, Storage
 from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
-from quant.linear import Weight
+from quant.linear import Embedding, Weight
 from quant.schemes import Float, Scheme, Tensors
 
 DEMO = Path(__file__).parent / "demo"
@@ -28,9 +32,44 @@ class Checkpoint:
     """A loaded folder; `quant` is the scheme of its blocks' matrices, as loaded."""
 
     name: str
-    model: GLM
+    family: Family
+    model: Network
     tokenizer: Tokenizer
     quant: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Everything of a folder but its weights: what its config.json, or a preset, says, and its tokenizer."""
+
+    family: Family
+    architecture: Architecture
+    config: Config
+    tokenizer: Tokenizer
+
+    @staticmethod
+    def read(folder: Path, preset: str | None = None, tokenizer: Path | None = None) -> "Description":
+        """`preset` names family and sizes of a folder without config.json, `tokenizer` is a folder in place of it.
+
+        Raises CheckpointError.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no such folder")
+        if preset is None:
+            config = Config.read(folder)
+            family = family_of(config)
+        elif (folder / "config.json").exists():
+            raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
+        elif preset not in PRESETS:
+            raise CheckpointError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+        else:
+            family, config = PRESETS[preset]
+        architecture, tokens = family.architecture(config), family.tokenizer(tokenizer or folder)
+        if tokens.size > architecture.vocab_size:
+            raise CheckpointError(
+                f"{folder}: the tokenizer has {tokens.size} tokens, the model {architecture.vocab_size} embeddings"
+            )
+        return Description(family, architecture, config, tokens)
 
 
 def load(
@@ -39,18 +78,20 @@ def load(
     device: str = "cpu",
     group_size: int | None = None,
     head: str | None = None,
+    preset: str | None = None,
+    tokenizer: Path | None = None,
 ) -> Checkpoint:
     """Loads a folder (default: the bundled demo), a float one quantized by the named schemes while it is read.
 
     A folder that is quantized already says itself how it is stored: `quant` None and "none" take it as it is,
-    `group_size` and `head` (the embedding's scheme) may be left out; anything else must agree with it. Computes in
-    float32 on a CPU and float16 on a GPU. Raises CheckpointError, in one line, for a folder that is incomplete,
-    inconsistent or not of this family.
+    `group_size` and `head` (the embedding's scheme) may be left out; anything else must agree with it. `preset` and
+    `tokenizer` are for folders that lack config.json or tokenizer. Computes in float32 on a CPU and float16 on a GPU.
+    Raises CheckpointError, in one line, for a folder that is incomplete, inconsistent or of no known family.
     """
     name = "glm-demo" if folder is None else folder.resolve().name
     folder = folder or DEMO
-    config, tokenizer = read_description(folder)
-    weights = Weights(folder)
+    description = Description.read(folder, preset, tokenizer)
+    weights = description_weights(folder, description)
     if weights.storage is None:
         storage = Storage(quant or "none", GROUP_SIZE if group_size is None else group_size, head or "none")
     else:
@@ -61,24 +102,19 @@ def load(
     dtype = torch.float16 if device == "cuda" else torch.float32
     scheme, head_scheme = storage.schemes(dtype, device)
     with torch.device("meta"):
-        plain = GLM(config)
+        plain = Network(description.architecture)
         check_sizes(plain, scheme, head_scheme)
-        model = GLM(config, scheme, dtype, head_scheme)
+        model = Network(description.architecture, scheme, dtype, head_scheme)
     weights.check(entries(plain if weights.storage is None else model))
     fill(model, weights, dtype, torch.device(device))
-    return Checkpoint(name, model.eval().requires_grad_(False), tokenizer, storage.scheme)
+    model.eval().requires_grad_(False)
+    return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme)
 
 
-def read_description(folder: Path) -> tuple[GLMConfig, Tokenizer]:
-    """Everything of a folder but its weights. Raises CheckpointError."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder")
-    config, tokenizer = GLMConfig.read(folder), Tokenizer.read(folder)
-    if tokenizer.size > config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.size} tokens, the model {config.vocab_size} embeddings"
-        )
-    return config, tokenizer
+def description_weights(folder: Path, description: Description) -> Weights:
+    """The folder's tensors by the network's names."""
+    a = description.architecture
+    return Weights(folder, description.family.namings, cuts(a.qkv_sections, 1 + a.gated))
 
 
 def entries(model: nn.Module) -> Entries:
@@ -95,7 +131,7 @@ def check_sizes(model: nn.Module, scheme: Scheme, head: Scheme) -> None:
     """Raises CheckpointError, naming the tensor, where a float network's matrix does not fit its scheme."""
     for path, module in matrices(model):
         try:
-            (head if path == "word_embeddings" else scheme).tensors(module.out_features, module.in_features)
+            (head if isinstance(module, Embedding) else scheme).tensors(module.out_features, module.in_features)
         except ValueError as error:
             raise CheckpointError(f"{path}.weight: {error}") from None
 

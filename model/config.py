@@ -1,48 +1,24 @@
-"""The sizes of a GLM, as its config.json has them."""
+"""Reading config.json: the numbers and choices of a checkpoint, each checked."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one line and names file, field or tensor."""
 
 
-@dataclass(frozen=True, slots=True)
-class GLMConfig:
-    """GLM v1 (arXiv 2103.10360). Field names are those of the published `config.json`.
+class Config:
+    """The fields of a config.json; whatever is missing or of a wrong kind is a CheckpointError that names it."""
 
-    `vocab_size` counts embedding rows, which may be padded past the tokenizer's last id. The position tables
-    have `max_sequence_length + 1` rows.
-    """
-
-    num_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    vocab_size: int
-    max_sequence_length: int
-    layernorm_epsilon: float = 1e-5
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value, kind = getattr(self, field.name), (float, int) if field.type is float else int
-            if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < 2**31:
-                whole = "" if field.type is float else " without a fraction"
-                raise CheckpointError(f"config.json: {field.name} must be a positive number{whole}, not {value!r}")
-        if self.hidden_size % self.num_attention_heads:
-            raise CheckpointError(
-                f"config.json: hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+    def __init__(self, fields: Mapping[str, Any], source: str = "config.json") -> None:
+        self.fields = fields
+        self.source = source
 
     @classmethod
-    def read(cls, folder: Path) -> "GLMConfig":
-        """Reads `config.json`. Raises CheckpointError naming what is missing or wrong."""
+    def read(cls, folder: Path) -> "Config":
         path = folder / "config.json"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -50,15 +26,45 @@ class GLMConfig:
             raise CheckpointError(f"{path}: no such file") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path}: not JSON ({error})") from None
-        if not isinstance(data, dict) or data.get("model_type") != "glm":
-            raise CheckpointError(f'{path}: model_type must be "glm"')
-        known = {f.name for f in fields(cls)}
-        try:
-            return cls(**{k: v for k, v in data.items() if k in known})
-        except TypeError as error:
-            missing = sorted(known - data.keys() - {"layernorm_epsilon"})
-            raise CheckpointError(f"{path}: missing {', '.join(missing)}") from error
+        if not isinstance(data, dict):
+            raise CheckpointError(f"{path}: not a JSON object")
+        return cls(data, str(path))
 
-    def to_json(self) -> str:
-        """The text of `config.json`."""
-        return json.dumps({"model_type": "glm", "architectures": ["GLMModel"], **asdict(self)}, indent=2) + "\n"
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field as it is, `default` where it is missing or null."""
+        value = self.fields.get(name)
+        return default if value is None else value
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """A positive whole number."""
+        value = self._given(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+            raise CheckpointError(f"{self.source}: {name} must be a positive number without a fraction, not {value!r}")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A positive number."""
+        value = self._given(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 2**31:
+            raise CheckpointError(f"{self.source}: {name} must be a positive number, not {value!r}")
+        return float(value)
+
+    def heads(self, hidden_size: int, num_heads: int) -> int:
+        """Numbers a head, where a head's share of the width is not given."""
+        if hidden_size % num_heads:
+            raise CheckpointError(
+                f"{self.source}: hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}"
+            )
+        return hidden_size // num_heads
+
+    def only(self, name: str, *values: object) -> None:
+        """Refuses a choice that there is no network for."""
+        if self.get(name, values[0]) not in values:
+            known = " or ".join(map(repr, values))
+            raise CheckpointError(f"{self.source}: {name} is {self.fields[name]!r}, only {known} is supported")
+
+    def _given(self, name: str, default: Any) -> Any:
+        value = self.get(name, default)
+        if value is None:
+            raise CheckpointError(f"{self.source}: missing {name}")
+        return value

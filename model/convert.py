@@ -17,28 +17,32 @@ from typing import Any
 import torch
 
 from model.calibration import Calibration, Window, windows
-from model.checkpoint import check_sizes, entries, matrices, quantized, read_description
+from model.checkpoint import Description, check_sizes, description_weights, entries, matrices, quantized
 from model.config import CheckpointError
-from model.glm import GLM
+from model.network import Network
+from model.safetensors_file import opened
 from model.shard import Shard, num_bytes
 from model.storage import Storage
-from model.weights import Weights, opened
+from model.tokenizer import FILES
 from quant.calibrate import check
 from quant.linear import Embedding
 from quant.schemes import Float, Scheme, Stored, Tensors
 
 STATE = "quantize.json"
-COPIED = ("*.model", "tokenizer*", "LICENSE*", "NOTICE*")
+LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to convert to. `calibrate` is a text for `model.calibration`; shards hold up to `shard_bytes`."""
+    """What to convert to. `calibrate` is a text for `model.calibration`; shards hold up to `shard_bytes`. `preset` and
+    `tokenizer` are for a source that lacks config.json or tokenizer."""
 
     storage: Storage
     calibrate: Path | None = None
     windows: int = 512
     shard_bytes: int = 4 * 10**9
+    preset: str | None = None
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ class Conversion:
         self.source, self.target, self.recipe = source, target, recipe
         if target.resolve() == source.resolve():
             raise CheckpointError(f"{target}: cannot be converted in place")
-        self.config, self.tokenizer = read_description(source)
-        self.weights = Weights(source)
+        self.description = Description.read(source, recipe.preset, recipe.tokenizer)
+        self.weights = description_weights(source, self.description)
         if self.weights.storage is not None:
             raise CheckpointError(f"{source}: quantized already, as {self.weights.storage}")
         # As for a GPU: what this machine's own kernels can read is not asked.
@@ -71,14 +75,13 @@ class Conversion:
         if isinstance(self.scheme, Float):
             raise CheckpointError("the scheme none leaves nothing to convert")
         with torch.device("meta"):
-            self.model = GLM(self.config)
+            self.model = Network(self.description.architecture)
         check_sizes(self.model, self.scheme, self.head)
         self.weights.check(entries(self.model))
         self.windows: list[Window] = []
         if recipe.calibrate is not None:
             check(self.scheme)
-            most = self.config.max_sequence_length - 2  # besides the first token and the last
-            self.windows = windows(recipe.calibrate, self.tokenizer, recipe.windows, most)
+            self.windows = windows(recipe.calibrate, self.description, recipe.windows)
         self.shards = self._planned()
         self._state = self._identity()
         self._check_target()
@@ -137,7 +140,7 @@ class Conversion:
         if unit.scheme is None:
             return {unit.source: self.weights.read(unit.source)}
         path = unit.source.removesuffix(".weight")
-        if calibration is not None and unit.scheme is self.scheme:
+        if calibration is not None and path.startswith("transformer.layers."):
             stored = calibration.stored(path)
         else:
             stored = quantized(unit.scheme, self.weights.read(unit.source), unit.source)
@@ -160,18 +163,18 @@ class Conversion:
             with opened(shard) as file:
                 return {name.removeprefix(f"{path}."): file.get_tensor(name) for name in unit.tensors}
 
-        return Calibration(self.config, self.weights, self.windows, self.scheme, finished)
+        return Calibration(self.model.architecture, self.weights, self.windows, self.scheme, finished)
 
     def _finish(self) -> None:
         """Everything beside the shards; config.json last."""
-        for pattern in COPIED:
-            for path in sorted(self.source.glob(pattern)):
+        tokenizer = self.recipe.tokenizer or self.source
+        for folder, patterns in ((tokenizer, FILES), (self.source, LICENCES)):
+            for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
                 shutil.copyfile(path, self.target / path.name)
         places = {key: name for name, units in self.shards.items() for unit in units for key in unit.tensors}
         index = {"metadata": {"total_size": self.num_bytes}, "weight_map": dict(sorted(places.items()))}
         _write(self.target / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
-        config = json.loads((self.source / "config.json").read_text(encoding="utf-8"))
-        config["quantization_config"] = self.recipe.storage.to_json()
+        config = {**self.description.config.fields, "quantization_config": self.recipe.storage.to_json()}
         _write(self.target / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         (self.target / STATE).unlink()
 
@@ -192,12 +195,13 @@ class Conversion:
     def _identity(self) -> dict[str, Any]:
         """The arguments, and sizes and times of the files that are read: all that can be had without reading them."""
         text = self.recipe.calibrate
-        paths = [*self.weights.files, self.source / "config.json", self.source / "tokenizer.model"]
-        stats = {str(path.resolve()): path.stat() for path in paths}
+        paths = [*self.weights.files, *self.source.glob("*.json"), *self.source.glob("*.model")]
+        stats = {str(path.resolve()): path.stat() for path in sorted(paths)}
         return {
             "source": {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()},
             **asdict(self.recipe),
             "calibrate": None if text is None else hashlib.sha256(text.read_bytes()).hexdigest(),
+            "tokenizer": str(self.recipe.tokenizer),
         }
 
     def _check_target(self) -> None:

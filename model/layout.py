@@ -1,17 +1,20 @@
-"""Where everything of a blank-infilling sequence stands: part A, its blanks, part B's positions.
+"""Where everything of a text with blanks stands: what is encoded, and what is written for each blank.
 
-Part A is [CLS], the text with one mask token a blank, and the end token unless the text ends in `[gMASK]`
-(GLM's generate_samples.py). A piece of part B is the start token and the span's tokens; all of it carries its
-mask's position and counts block positions 1, 2, … (arXiv 2103.10360, section 2.1). Does not import torch.
+GLM reads part A, the text with one token a blank, and writes part B: for each blank a start token and the span's
+tokens (arXiv 2103.10360, section 2.1). The families differ in the tokens around the text and in the positions of
+part B; a `BlankLayout` says how. An `InfillLayout` makes prompts for causal models. Does not import torch.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from model.tokenizer import Tokenizer
 
 MASK_PATTERN = re.compile(r"\[[sg]?MASK\]")
+
+Segment = str | tuple[str, ...]  # plain text, or a tuple whose first item is a mask's name
 
 
 class LayoutError(ValueError):
@@ -20,26 +23,188 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Blank:
-    """A mask in a text.
+    """A mask in a text, and what is written in its place.
 
-    `position` is its index in part A. `spaced` tells that the text has a space before the mask: the mask
-    token swallows it, so that a fill begins with it, as the spans did in training.
+    `context` is encoded before it, one for all blanks of a text in GLM. The first token fed is `start`, at `position`
+    and `block`; those behind it go on by `stride` (positions, block positions) a token. `spaced` tells that the text
+    has a space before the mask which the mask token swallows, so that a fill begins with it, as in training.
     """
 
     mask: str
-    position: int
     spaced: bool
+    context: tuple[int, ...]
+    start: int
+    position: int
+    block: int
+    stride: tuple[int, int]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Position and block position of a row: 0 is the start token, n the span's n-th token."""
+        return self.position + number * self.stride[0], self.block + number * self.stride[1]
 
 
 @dataclass(frozen=True, slots=True)
-class PartA:
-    """The bidirectional part of a sequence: token ids at positions 0, 1, … with block position 0."""
+class Layout:
+    """A text laid out; `token_ids` is part A, at positions 0, 1, … (of a causal model, its longest prompt)."""
 
     token_ids: tuple[int, ...]
     blanks: tuple[Blank, ...]
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+class LayoutRules(Protocol):
+    """How a family lays out a text."""
+
+    def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
+        """Raises LayoutError for a mask that there is not. `scored`: the spans are known, and asked for."""
+
+    def masks(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        """The masks that a text may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlankLayout:
+    """Part A is `first` (roles), the text with its masks, and the end token as `end` says.
+
+    A span's tokens stay at their mask's position; those of a mask in `counting` go on counting behind part A. With
+    `blocks` they count block positions 1, 2, …, else these are 0. `end_when_scored` is false for a family whose
+    evaluation has no end token where its generation has one.
+    """
+
+    first: tuple[str, ...] = ("cls",)
+    end: Literal["unless_gmask", "unless_mask", "never"] = "unless_gmask"
+    end_when_scored: bool = True
+    counting: tuple[str, ...] = ()
+    blocks: bool = True
+
+    def masks(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        return tuple(tokenizer.masks)
+
+    def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
+        ids = [tokenizer.special[role] for role in self.first]
+        found: list[tuple[str, bool, int]] = []
+        for segment, spaced in _spaced(segments, tokenizer):
+            if isinstance(segment, str):
+                ids += tokenizer.encode(segment)
+                continue
+            mask = segment[0]
+            if mask not in tokenizer.masks:
+                raise LayoutError(f"this checkpoint has no {mask} token; it has {', '.join(tokenizer.masks)}")
+            found.append((mask, spaced, len(ids)))
+            ids.append(tokenizer.masks[mask])
+        if self._ends(found, len(ids), scored):
+            ids.append(tokenizer.special["eos"])
+        context = tuple(ids)
+        return Layout(context, tuple(self._blank(*f, context, tokenizer) for f in found))
+
+    def _ends(self, found: list[tuple[str, bool, int]], length: int, scored: bool) -> bool:
+        """Whether the end token follows."""
+        if self.end == "never" or (scored and not self.end_when_scored):
+            return False
+        last = found[-1][0] if found and found[-1][2] == length - 1 else None
+        return last is None if self.end == "unless_mask" else last != "[gMASK]"
+
+    def _blank(self, mask: str, spaced: bool, index: int, context: tuple[int, ...], tokenizer: Tokenizer) -> Blank:
+        counts = mask in self.counting
+        return Blank(
+            mask,
+            spaced,
+            context,
+            tokenizer.special["sop"],
+            len(context) if counts else index,
+            int(self.blocks),
+            (int(counts), int(self.blocks)),
+        )
+
+
+def _spaced(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[tuple[Segment, bool]]:
+    """Segments, and for each mask whether a space stands before it; what a mask swallows is taken off the text."""
+    result: list[tuple[Segment, bool]] = []
+    kept = [s for s in segments if s != ""]
+    for number, segment in enumerate(kept):
+        if isinstance(segment, str):
+            before_mask = number + 1 < len(kept) and not isinstance(kept[number + 1], str)
+            result.append((tokenizer.before_mask(segment) if before_mask else segment, False))
+        else:
+            before = kept[number - 1] if number else ""
+            result.append((segment, isinstance(before, str) and before.endswith(" ")))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class InfillLayout:
+    """Prompts of a causal model: `[gMASK]` at a text's end goes on from it; another mask stands between a prefix and
+    a suffix, which a code model reads as CodeGeeX4's Infilling guideline has it, if the tokenizer has the tokens.
+
+    The prompt's last token is a blank's start token. Of several blanks each has a prompt of its own, in which the
+    others are empty.
+    """
+
+    first: tuple[str, ...] = ("gmask", "sop")
+    modes: tuple[tuple[str, str], ...] = (("[MASK]", "BLOCK"), ("[sMASK]", "LINE"))
+    roles: tuple[str, ...] = ("user", "code_suffix", "code_prefix", "code_middle", "assistant")
+
+    def masks(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        infills = all(role in tokenizer.special for role in self.roles)
+        return ("[gMASK]", *(mask for mask, _ in self.modes if infills))
+
+    def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
+        known = self.masks(tokenizer)
+        blanks = []
+        for number, segment in enumerate(segments):
+            if isinstance(segment, str):
+                continue
+            mask = segment[0]
+            if mask not in known:
+                raise LayoutError(f"this checkpoint cannot fill {mask}; it can fill {', '.join(known)}")
+            before, after = ("".join(s for s in part if isinstance(s, str)) for part in _parted(segments, number))
+            if mask == "[gMASK]" and after:
+                raise LayoutError("this model is causal: [gMASK] must be the text's end")
+            prompt = self._prompt(mask, before, after, tokenizer)
+            blanks.append(Blank(mask, False, prompt[:-1], prompt[-1], len(prompt) - 1, 0, (1, 0)))
+        longest = max((b.context for b in blanks), key=len, default=())
+        return Layout(longest, tuple(blanks))
+
+    def _prompt(self, mask: str, before: str, after: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+        first = [tokenizer.special[role] for role in self.first]
+        if mask == "[gMASK]":
+            return (*first, *tokenizer.encode(before))
+        user, suffix, prefix, middle, assistant = (tokenizer.special[role] for role in self.roles)
+        mode = dict(self.modes)[mask]
+        head = tokenizer.encode(f"\n###MODE:{mode}\n")
+        text = suffix, *tokenizer.encode(after), prefix, *tokenizer.encode(before)
+        return (*first, user, *head, *text, middle, assistant, *tokenizer.encode("\n"))
+
+
+def _parted(segments: Sequence[Segment], number: int) -> tuple[Sequence[Segment], Sequence[Segment]]:
+    return segments[:number], segments[number + 1 :]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedLayout:
+    """[CLS] text [SEP] of a masked language model, which writes each mask in its own place: there is no part B, and a
+    blank's `position` is the row that predicts it."""
+
+    def masks(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        return ("[MASK]",)
+
+    def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
+        ids = [tokenizer.special["cls"]]
+        places = []
+        for segment in segments:
+            if isinstance(segment, str):
+                ids += tokenizer.encode(segment)
+            elif segment[0] != "[MASK]":
+                raise LayoutError(f"this checkpoint has no {segment[0]} token; it has [MASK]")
+            else:
+                places.append(len(ids))
+                ids.append(tokenizer.special["mask"])
+        ids.append(tokenizer.special["sep"])
+        context = tuple(ids)
+        blanks = (Blank("[MASK]", False, context, tokenizer.special["mask"], p, 0, (0, 0)) for p in places)
+        return Layout(context, tuple(blanks))
 
 
 def parse(text: str) -> list[str | tuple[str, int, int]]:
@@ -50,30 +215,6 @@ def parse(text: str) -> list[str | tuple[str, int, int]]:
         parts += [text[end : match.start()], (match.group(), match.start(), match.end())]
         end = match.end()
     return [*parts, text[end:]]
-
-
-def part_a(segments: Sequence[str | tuple[str, ...]], tokenizer: Tokenizer) -> PartA:
-    """Lays out segments, each a string of plain text or a tuple whose first item is a mask's name.
-
-    Raises LayoutError for a mask that the tokenizer does not have.
-    """
-    segments = [s for s in segments if s != ""]
-    ids = [tokenizer.cls]
-    blanks: list[Blank] = []
-    for number, segment in enumerate(segments):
-        if isinstance(segment, str):
-            before_mask = number + 1 < len(segments) and not isinstance(segments[number + 1], str)
-            ids += tokenizer.encode(segment[:-1] if before_mask and segment.endswith(" ") else segment)
-            continue
-        mask = segment[0]
-        if mask not in tokenizer.masks:
-            raise LayoutError(f"this checkpoint has no {mask} token; it has {', '.join(tokenizer.masks)}")
-        before = segments[number - 1] if number else ""
-        blanks.append(Blank(mask, len(ids), isinstance(before, str) and before.endswith(" ")))
-        ids.append(tokenizer.masks[mask])
-    if not (blanks and blanks[-1].mask == "[gMASK]" and blanks[-1].position == len(ids) - 1):
-        ids.append(tokenizer.eos)
-    return PartA(tuple(ids), tuple(blanks))
 
 
 def span_ids(text: str, blank: Blank, tokenizer: Tokenizer) -> list[int]:

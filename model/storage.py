@@ -24,11 +24,18 @@ class Storage:
 
     @classmethod
     def read(cls, folder: Path) -> "Storage | None":
-        """The `quantization_config` of a folder's config.json, None for a float checkpoint. Raises CheckpointError."""
+        """The `quantization_config` of a folder's config.json, or what ChatGLM-6B's `quantization_bit` stands for.
+
+        None for a float checkpoint. Raises CheckpointError.
+        """
         path = folder / "config.json"
-        data = json.loads(path.read_text(encoding="utf-8")).get("quantization_config")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        data = config.get("quantization_config")
         if data is None:
-            return None
+            bits = config.get("quantization_bit") or 0
+            if type(bits) is not int or bits not in (0, 4, 8):
+                raise CheckpointError(f"{path}: quantization_bit must be 0, 4 or 8, not {bits!r}")
+            return cls.published(bits, bool(config.get("quantization_embeddings"))) if bits else None
         method = data.get("quant_method") if isinstance(data, dict) else data
         if method != METHOD:
             raise CheckpointError(f'{path}: quantization_config must have quant_method "{METHOD}", not {method!r}')
@@ -45,6 +52,12 @@ class Storage:
         if storage.scheme == "none":
             raise CheckpointError(f"{path}: quantization_config names no scheme")
         return storage
+
+    @classmethod
+    def published(cls, bits: int, embeddings: bool) -> "Storage":
+        """How GLM-130B's and ChatGLM-6B's quantized folders are stored: one scale a row."""
+        scheme = {4: "int4", 8: "int8"}[bits]
+        return cls(scheme, 0 if bits == 4 else GROUP_SIZE, scheme if embeddings else "none")
 
     def to_json(self) -> dict[str, Any]:
         """The `quantization_config`, with what the scheme has a use for."""

@@ -3,26 +3,26 @@
 import torch
 from torch import Tensor, nn
 
-from model.config import GLMConfig
-from model.glm import GLM
+from model.architecture import Architecture
+from model.network import Network, Norm
 from quant.linear import Weight
 from quant.schemes import Head, Scheme
 
 _SPREAD = 0.02  # the standard deviation that such weights are initialized with
 
 
-def synthetic(config: GLMConfig, scheme: Scheme, head: Head, seed: int = 0) -> GLM:
+def synthetic(architecture: Architecture, scheme: Scheme, head: Head, seed: int = 0) -> Network:
     """A network filled tensor by tensor in its stored form; no float copy of a quantized weight is made."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
-        model = GLM(config, scheme, torch.float32, head)
+        model = Network(architecture, scheme, torch.float32, head)
     for module in model.modules():
         if isinstance(module, Weight):
             stored = module.scheme.tensors(module.out_features, module.in_features)
             module.assign({name: _random(shape, kind, generator) for name, (shape, kind) in stored.items()})
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:
-                norm = isinstance(module, nn.LayerNorm) and name == "weight"
+                norm = isinstance(module, Norm) and name == "weight"
                 filled = torch.ones(parameter.shape) if norm else _random(parameter.shape, torch.float32, generator)
                 setattr(module, name, nn.Parameter(filled, requires_grad=False))
     return model.eval().requires_grad_(False)

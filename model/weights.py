@@ -1,55 +1,72 @@
-"""The tensors of a checkpoint folder, read one at a time from its safetensors files."""
+"""The tensors of a checkpoint folder under the network's names, read one at a time, in every published layout."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.config import CheckpointError
+from model.cuts import Cut, Cuts
+from model.naming import COPIES, SPARE, Naming, arranged, placed
+from model.pickle_file import PickleFile
+from model.safetensors_file import SafetensorsFile
+from model.sat import TRACKERS, SatFolder
+from model.scales import Scales, inferred
+from model.sharded import Sharded
+from model.source import Source
 from model.storage import Storage
+from quant.schemes import Stored
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LAYER = re.compile(r"transformer\.layers\.(\d+)\.")
 
 Entries = dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # dtype None: any floating point
 
 
 class Weights:
-    """The tensors of a folder: of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists.
+    """The tensors of a folder, by canonical name.
 
-    `storage` tells how its matrices are stored, None for float. A file is opened anew for each tensor, so that the
-    pages of those read before do not count as memory in use.
+    `namings` are the layouts of names that it may be in, `cuts` says how model-parallel ranks divide the canonical
+    tensors, and is needed for folders of several ranks. `storage` tells how matrices are stored, None for float.
     """
 
-    def __init__(self, folder: Path) -> None:
-        single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-        self.storage = Storage.read(folder)
-        self.listing = index if index.exists() and not single.exists() else single
-        self.entries: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-        self._files: dict[str, Path] = {}
-        listed = _listed(index) if self.listing == index else None
-        for path in [single] if listed is None else sorted({folder / file for file in listed.values()}):
-            with opened(path) as file:
-                for name in file.keys():  # noqa: SIM118
-                    if listed is not None and listed.pop(name, None) != path.name:
-                        raise CheckpointError(f"{path.name} has {name}, which {index.name} does not place there")
-                    tensor = file.get_tensor(name)  # a view of the file: nothing is read
-                    self.entries[name], self._files[name] = (tuple(tensor.shape), tensor.dtype), path
-        if listed:
-            name = next(iter(listed))
-            raise CheckpointError(f"{listed[name]} lacks {name}, which {index.name} places there")
+    def __init__(self, folder: Path, namings: Sequence[Naming] = (), cuts: Cuts | None = None) -> None:
+        """Raises CheckpointError."""
+
+        def cut(name: str) -> Cut | None:
+            return None if cuts is None else cuts(placed(name, namings).name)
+
+        self._source = _source(folder, cut)
+        if cuts is None and len(self._source.files) > 1 and isinstance(self._source, SatFolder):
+            raise CheckpointError(f"{self._source.listing}: of {self._source.size} ranks, which cannot be merged here")
+        self._parts = arranged(self._source.entries, namings)
+        entries = {name: self._joined(name, parts) for name, parts in self._parts.items()}
+        described = (folder / "config.json").exists()
+        self._scales = Scales(Storage.read(folder) if described else inferred(entries), entries)
+        self.storage = self._scales.storage
+        self.entries: Stored = self._scales.entries
+
+    @property
+    def listing(self) -> Path:
+        """The file to name for what is missing."""
+        return self._source.listing
 
     @property
     def files(self) -> list[Path]:
-        return sorted(set(self._files.values()))
+        return sorted(self._source.files)
 
     def check(self, wanted: Entries) -> None:
-        """Raises CheckpointError unless these are exactly the tensors wanted, in names, shapes and dtypes."""
-        names = self.entries.keys()
+        """Raises CheckpointError unless these are exactly the tensors wanted, in names, shapes and dtypes.
+
+        Copies of others may be there too, if they are equal to them; `naming.SPARE` without further conditions.
+        """
+        copies = [name for name in COPIES if name in self.entries and name not in wanted]
+        names = self.entries.keys() - copies - set(SPARE).difference(wanted)
+        layers, asked = _num_layers(names), _num_layers(wanted)
+        if layers != asked and layers:
+            raise CheckpointError(f"{self.listing.name} has {layers} layers, config.json asks for {asked}")
         for problem, group in (("lacks", wanted.keys() - names), ("has unknown", names - wanted.keys())):
             if group:
                 shown = ", ".join(sorted(group)[:3]) + (" …" if len(group) > 3 else "")
@@ -60,36 +77,52 @@ class Weights:
                 raise CheckpointError(f"{name} has shape {list(found[0])}, config.json asks for {list(shape)}")
             if found[1] not in (_FLOATS if dtype is None else (dtype,)):
                 raise CheckpointError(f"{name} has type {found[1]}, expected {dtype or 'floating point'}")
+        for name in copies:
+            same = COPIES[name]
+            if self.entries[name] != self.entries.get(same) or not torch.equal(self._read(name), self._read(same)):
+                raise CheckpointError(f"{name} differs from {same}, which it is a copy of in this network")
 
     def read(self, name: str) -> Tensor:
-        """A tensor as a view of its file. Raises CheckpointError for NaN and infinity."""
-        with opened(self._files[name]) as file:
-            tensor: Tensor = file.get_tensor(name)
-        if tensor.is_floating_point():
+        """A tensor, not to be written to: it can be a view of its file. Raises CheckpointError for NaN and infinity."""
+        tensor = self._read(name)
+        if tensor.is_floating_point() and tensor.numel():
             low, high = tensor.aminmax()  # NaN if there is one; unlike isfinite without a copy
             if not bool(torch.isfinite(low) & torch.isfinite(high)):
                 raise CheckpointError(f"{name} holds NaN or infinity")
         return tensor
 
+    def _read(self, name: str) -> Tensor:
+        parts = [self._source.read(part) for part in self._parts[name]]
+        return self._scales.stored(name, parts[0] if len(parts) == 1 else torch.cat(parts))
 
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file to read from. Raises CheckpointError."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+    def _joined(self, name: str, parts: tuple[str, ...]) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and dtype of a tensor of several parts."""
+        (shape, dtype), *rest = (self._source.entries[part] for part in parts)
+        for part, (other, kind) in zip(parts[1:], rest, strict=True):
+            if (other[1:], kind, len(other)) != (shape[1:], dtype, len(shape)) or not shape:
+                raise CheckpointError(
+                    f"{part} is {list(other)} {kind}, {parts[0]} {list(shape)} {dtype}: no parts of one {name}"
+                )
+        return (
+            ((sum(self._source.entries[part][0][0] for part in parts), *shape[1:]), dtype) if rest else (shape, dtype)
+        )
 
 
-def _listed(index: Path) -> dict[str, str]:
-    """Tensor name → file name, of an index file. Raises CheckpointError."""
-    try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not all(Path(file).name == file for file in listed.values()):
-            raise ValueError("a file outside the folder")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not an index of safetensors files ({error!r})") from None
-    return dict(listed)
+def _source(folder: Path, cuts: Cuts) -> Source:
+    """The folder's files: safetensors before pickles before ranks."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    pickled, pickled_index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
+    if not single.exists():
+        if index.exists():
+            return Sharded(index, SafetensorsFile)
+        if pickled.exists():
+            return PickleFile(pickled)
+        if pickled_index.exists():
+            return Sharded(pickled_index, PickleFile)
+        if any((folder / name).exists() for name in TRACKERS):
+            return SatFolder(folder, cuts)
+    return SafetensorsFile(single)
+
+
+def _num_layers(names: Iterable[str]) -> int:
+    return 1 + max((int(match[1]) for name in names if (match := _LAYER.match(name))), default=-1)

@@ -47,10 +47,10 @@ def compensate(weight: Tensor, hessian: Tensor, scheme: Scheme, drift: Tensor | 
         weight = weight + change.t().float()
     if isinstance(scheme, Int4):
         scale = scheme.scale(scheme.grouped(weight))
-        stored = scheme.stored(_codes(weight, scale.float(), damped, 7), scale)
+        stored = scheme.stored(_codes(weight, scale.float(), damped, scheme.codes), scale)
     else:
         scale = quantize_rows(weight)[1]
-        stored = {"weight": _codes(weight, scale, damped, 127), "weight_scale": scale.squeeze(1)}
+        stored = {"weight": _codes(weight, scale, damped, (-127, 127)), "weight_scale": scale.squeeze(1)}
     worse = _loss(weight - scheme.dequantize(stored), hessian) >= _loss(weight - scheme.dequantize(plain), hessian)
     for name, tensor in stored.items():
         tensor[worse] = plain[name][worse]
@@ -72,8 +72,9 @@ def _damped(hessian: Tensor) -> Tensor:
     return damped
 
 
-def _codes(weight: Tensor, scale: Tensor, hessian: Tensor, most: int) -> Tensor:
-    """Codes −most … most, int8 [out_features, in_features], for scales [out_features, groups] and a damped Hessian."""
+def _codes(weight: Tensor, scale: Tensor, hessian: Tensor, ends: tuple[int, int]) -> Tensor:
+    """Codes between two ends, int8 [out_features, in_features], for scales [out_features, groups] and a damped
+    Hessian."""
     outputs, inputs = weight.shape
     order = hessian.diagonal().argsort(descending=True, stable=True)
     # How an input's error goes to those behind it: the upper Cholesky factor of the inverse.
@@ -86,7 +87,7 @@ def _codes(weight: Tensor, scale: Tensor, hessian: Tensor, most: int) -> Tensor:
         last = min(first + BLOCK, inputs)
         errors = torch.empty(last - first, outputs)
         for i in range(first, last):
-            code = (rows[i] / steps[i]).round().clamp(-most, most)
+            code = (rows[i] / steps[i]).round().clamp(*ends)
             errors[i - first] = (rows[i] - code * steps[i]) / spread[i, i]
             rows[i:last] -= spread[i, i:last, None] * errors[i - first]
             codes[order[i]] = code.to(torch.int8)

@@ -50,6 +50,7 @@ struct Attention {
     int64_t rows, heads, size, block_size;
 };
 
+constexpr int kSlots = 4;     // whose values are read side by side
 constexpr int64_t kHeads = 8;  // heads of a task: with 128 numbers each, a page of every slot
 
 // Sixteen floats, in whatever registers the surrounding function may use.
@@ -75,11 +76,12 @@ BODY void exponential(Floats& x) {
     x = y * (Floats)((k + 127) << 23);
 }
 
-BODY float total(const Floats& x) {
-    float half[8], quarter[4];
-    for (int i = 0; i < 8; ++i) half[i] = x[i] + x[i + 8];
-    for (int i = 0; i < 4; ++i) quarter[i] = half[i] + half[i + 4];
-    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+BODY float total(const Floats& lanes) {
+    Floats x = lanes;
+    x += __builtin_shuffle(x, Ints{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+    x += __builtin_shuffle(x, Ints{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+    x += __builtin_shuffle(x, Ints{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+    return x[0] + x[1];
 }
 
 BODY float dot(const float* a, const float* b, int64_t size) {
@@ -91,6 +93,19 @@ BODY float dot(const float* a, const float* b, int64_t size) {
     return rest;
 }
 
+// Adds the values of some slots, weighted, to the output at `first`: in the slots' order, whatever their number.
+template <int Slots>
+BODY void mix(const float* weight, const float* const* value, int64_t first, int64_t size, float* out) {
+    int64_t i = first;
+    for (; i + 16 <= first + size; i += 16) {
+        Floats sum = *(const Floats*)(out + i);
+        for (int k = 0; k < Slots; ++k) sum += weight[k] * *(const Floats*)(value[k] + i);
+        *(Floats*)(out + i) = sum;
+    }
+    for (; i < first + size; ++i)
+        for (int k = 0; k < Slots; ++k) out[i] += weight[k] * value[k][i];
+}
+
 BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, float* scores, int64_t stride) {
     const int64_t* info = p.row + 4 * row;
     const int64_t *blocks = p.blocks + info[0], context = info[1], first = info[2], last = info[3];
@@ -98,9 +113,12 @@ BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, floa
     const float* query = p.query + row * step;
     float* out = p.out + row * step;
     const float factor = 1.0f / std::sqrt(float(p.size));
-    for (int64_t j = 0; j < seen; ++j) {
+    auto offset = [&](int64_t j) {
         int64_t slot = j < context ? j : first + j - context;
-        const float* key = p.keys + (blocks[slot / p.block_size] * p.block_size + slot % p.block_size) * step;
+        return (blocks[slot / p.block_size] * p.block_size + slot % p.block_size) * step;
+    };
+    for (int64_t j = 0; j < seen; ++j) {
+        const float* key = p.keys + offset(j);
         for (int64_t h = from; h < to; ++h)
             scores[(h - from) * stride + j] = dot(query + h * p.size, key + h * p.size, p.size) * factor;
     }
@@ -121,17 +139,15 @@ BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, floa
         inverse[h - from] = 1.0f / total(sum);
     }
     std::memset(out + from * p.size, 0, (to - from) * p.size * sizeof(float));
-    for (int64_t j = 0; j < seen; ++j) {
-        int64_t slot = j < context ? j : first + j - context;
-        const float* value = p.values + (blocks[slot / p.block_size] * p.block_size + slot % p.block_size) * step;
-        for (int64_t h = from; h < to; ++h) {
-            const float weight = scores[(h - from) * stride + j];
-            const float* v = value + h * p.size;
-            float* o = out + h * p.size;
-            int64_t i = 0;
-            for (; i + 16 <= p.size; i += 16) *(Floats*)(o + i) += weight * *(const Floats*)(v + i);
-            for (; i < p.size; ++i) o[i] += weight * v[i];
-        }
+    int64_t j = 0;
+    for (; j + kSlots <= seen; j += kSlots) {
+        const float* value[kSlots];
+        for (int k = 0; k < kSlots; ++k) value[k] = p.values + offset(j + k);
+        for (int64_t h = from; h < to; ++h) mix<kSlots>(scores + (h - from) * stride + j, value, h * p.size, p.size, out);
+    }
+    for (; j < seen; ++j) {
+        const float* value = p.values + offset(j);
+        for (int64_t h = from; h < to; ++h) mix<1>(scores + (h - from) * stride + j, &value, h * p.size, p.size, out);
     }
     for (int64_t h = from; h < to; ++h)
         for (int64_t i = 0; i < p.size; ++i) out[h * p.size + i] *= inverse[h - from];
@@ -176,8 +192,9 @@ float half_to_float(uint16_t h) {
 
 struct Portable {
     ELEMENTWISE()
+    static constexpr int kTiles = 1;
 
-    template <int Bits, bool ByGroup, int Rows>
+    template <int Bits, bool ByGroup, int Rows, int Tiles>
     static void tile(const Product& p, int64_t row, int64_t t) {
         constexpr int kInputs = Bits == 4 ? 8 : 4;
         const uint8_t* w = p.weight + t * (p.inputs / kInputs) * 64;
@@ -249,6 +266,7 @@ struct Portable {
 // saturate: 15 · 127 · 2 is safe; int8 weights are widened to 16 bits, even and odd ones apart.
 struct Avx2 {
     ELEMENTWISE(AVX2)
+    static constexpr int kTiles = 1;
 
     template <int Bits>
     AVX2 static inline __m256i dot(__m256i acc, __m256i w, __m256i a) {
@@ -266,6 +284,7 @@ struct Avx2 {
 
 struct AvxVnni {
     ELEMENTWISE(AVXVNNI)
+    static constexpr int kTiles = 1;
 
     template <int Bits>
     AVXVNNI static inline __m256i dot(__m256i acc, __m256i w, __m256i a) {
@@ -283,74 +302,95 @@ struct AvxVnni {
 struct Avx512 {
     ELEMENTWISE(AVX512)
 
-    // One accumulator a row gives a chain of dependent sums; few rows take several and add them, which is exact.
-    template <int Bits, bool ByGroup, int Rows>
+    static constexpr int kTiles = 2;  // the most at once
+
+    // One accumulator gives a chain of dependent sums: few rows take several of them and add them, which is exact, or
+    // two tiles at once.
+    template <int Bits, bool ByGroup, int Rows, int Tiles>
     AVX512 static void tile(const Product& p, int64_t row, int64_t t) {
         constexpr int kInputs = Bits == 4 ? 8 : 4;
-        constexpr int kSplit = Rows == 1 ? 4 : Rows <= 3 ? 2 : 1;
+        constexpr int kSplit = Tiles == 2 ? 1 : Rows == 1 ? 4 : Rows <= 3 ? 2 : 1;
         const __m512i low = _mm512_set1_epi8(15);
-        const uint8_t* w = p.weight + t * (p.inputs / kInputs) * 64;
+        const int64_t tile_bytes = p.inputs / kInputs * 64;
+        const uint8_t* w = p.weight + t * tile_bytes;
         const uint16_t* by_group = static_cast<const uint16_t*>(p.weight_scale) + t * p.groups * kTile;
         const int8_t* a = p.codes + row * p.inputs;
         const float* scales = p.scales + row * p.groups;
         const int32_t* starts = p.starts + row * p.groups;
-        __m512 sum[Rows];
+        __m512 sum[Rows][Tiles];
 #pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r) sum[r] = _mm512_setzero_ps();
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (int n = 0; n < Tiles; ++n) sum[r][n] = _mm512_setzero_ps();
         for (int64_t g = 0; g < p.groups; ++g) {
-            __m512i acc[Rows][kSplit];
+            __m512i acc[Rows][Tiles][kSplit];
 #pragma GCC unroll 8
-            for (int r = 0; r < Rows; ++r) {
-                acc[r][0] = _mm512_set1_epi32(starts[r * p.groups + g]);
+            for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+                for (int n = 0; n < Tiles; ++n) {
+                    acc[r][n][0] = _mm512_set1_epi32(starts[r * p.groups + g]);
 #pragma GCC unroll 4
-                for (int s = 1; s < kSplit; ++s) acc[r][s] = _mm512_setzero_si512();
-            }
+                    for (int s = 1; s < kSplit; ++s) acc[r][n][s] = _mm512_setzero_si512();
+                }
             for (int j = 0; j < p.group; j += 2 * kInputs, w += 128) {
 #pragma GCC unroll 2
                 for (int half = 0; half < 2; ++half) {
-                    __m512i packed = _mm512_loadu_si512(w + 64 * half);
-                    _mm_prefetch(reinterpret_cast<const char*>(w + 64 * half + 4096), _MM_HINT_T0);
-                    if (Bits == 4) {
-                        __m512i first = _mm512_and_si512(packed, low);
-                        __m512i second = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+                    __m512i first[Tiles], second[Tiles];
+#pragma GCC unroll 2
+                    for (int n = 0; n < Tiles; ++n) {
+                        __m512i packed = _mm512_loadu_si512(w + n * tile_bytes + 64 * half);
+                        _mm_prefetch(reinterpret_cast<const char*>(w + n * tile_bytes + 64 * half + 4096), _MM_HINT_T0);
+                        first[n] = Bits == 4 ? _mm512_and_si512(packed, low) : packed;
+                        if (Bits == 4) second[n] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+                    }
 #pragma GCC unroll 8
-                        for (int r = 0; r < Rows; ++r) {
-                            const int8_t* at = a + r * p.inputs + j + 8 * half;
-                            constexpr int kLast = kSplit - 1;
-                            int even = (2 * half) & kLast, odd = (2 * half + 1) & kLast;
-                            acc[r][even] = _mm512_dpbusd_epi32(acc[r][even], first, broadcast(at));
-                            acc[r][odd] = _mm512_dpbusd_epi32(acc[r][odd], second, broadcast(at + 4));
-                        }
-                    } else {
-#pragma GCC unroll 8
-                        for (int r = 0; r < Rows; ++r) {
-                            int s = half & (kSplit - 1);
-                            acc[r][s] = _mm512_dpbusd_epi32(acc[r][s], packed, broadcast(a + r * p.inputs + j + 4 * half));
+                    for (int r = 0; r < Rows; ++r) {
+                        const int8_t* at = a + r * p.inputs + j + kInputs * half;
+                        constexpr int kLast = kSplit - 1;
+                        int even = (Bits == 4 ? 2 * half : half) & kLast, odd = (2 * half + 1) & kLast;
+                        __m512i four = broadcast(at);
+#pragma GCC unroll 2
+                        for (int n = 0; n < Tiles; ++n)
+                            acc[r][n][even] = _mm512_dpbusd_epi32(acc[r][n][even], first[n], four);
+                        if (Bits == 4) {
+                            four = broadcast(at + 4);
+#pragma GCC unroll 2
+                            for (int n = 0; n < Tiles; ++n)
+                                acc[r][n][odd] = _mm512_dpbusd_epi32(acc[r][n][odd], second[n], four);
                         }
                     }
                 }
             }
             a += p.group;
-            __m512 weight_scale;
-            if (ByGroup)
-                weight_scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(by_group + g * kTile)));
+            __m512 weight_scale[Tiles];
+#pragma GCC unroll 2
+            for (int n = 0; n < Tiles; ++n)
+                if (ByGroup)
+                    weight_scale[n] = _mm512_cvtph_ps(_mm256_loadu_si256(
+                        reinterpret_cast<const __m256i*>(by_group + (n * p.groups + g) * kTile)));
 #pragma GCC unroll 8
-            for (int r = 0; r < Rows; ++r) {
+            for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+                for (int n = 0; n < Tiles; ++n) {
 #pragma GCC unroll 4
-                for (int s = 1; s < kSplit; ++s) acc[r][0] = _mm512_add_epi32(acc[r][0], acc[r][s]);
-                __m512 scale = _mm512_set1_ps(scales[r * p.groups + g]);
-                if (ByGroup) scale = _mm512_mul_ps(scale, weight_scale);
-                sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][0]), scale, sum[r]);
-            }
+                    for (int s = 1; s < kSplit; ++s) acc[r][n][0] = _mm512_add_epi32(acc[r][n][0], acc[r][n][s]);
+                    __m512 scale = _mm512_set1_ps(scales[r * p.groups + g]);
+                    if (ByGroup) scale = _mm512_mul_ps(scale, weight_scale[n]);
+                    sum[r][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][n][0]), scale, sum[r][n]);
+                }
         }
-        int64_t first = t * kTile;
-        __mmask16 mask = p.outputs - first >= kTile ? 0xffff : __mmask16((1u << (p.outputs - first)) - 1);
-        __m512 bias = p.bias ? _mm512_maskz_loadu_ps(mask, p.bias + first) : _mm512_setzero_ps();
-        __m512 by_row = _mm512_set1_ps(1.0f);
-        if (!ByGroup) by_row = _mm512_loadu_ps(static_cast<const float*>(p.weight_scale) + first);
+#pragma GCC unroll 2
+        for (int n = 0; n < Tiles; ++n) {
+            int64_t first = (t + n) * kTile;
+            __mmask16 mask = p.outputs - first >= kTile ? 0xffff : __mmask16((1u << (p.outputs - first)) - 1);
+            __m512 bias = p.bias ? _mm512_maskz_loadu_ps(mask, p.bias + first) : _mm512_setzero_ps();
+            __m512 by_row = _mm512_set1_ps(1.0f);
+            if (!ByGroup) by_row = _mm512_loadu_ps(static_cast<const float*>(p.weight_scale) + first);
 #pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r)
-            _mm512_mask_storeu_ps(p.out + (row + r) * p.outputs + first, mask, _mm512_fmadd_ps(sum[r], by_row, bias));
+            for (int r = 0; r < Rows; ++r)
+                _mm512_mask_storeu_ps(p.out + (row + r) * p.outputs + first, mask,
+                                      _mm512_fmadd_ps(sum[r][n], by_row, bias));
+        }
     }
 
     AVX512 static inline __m512i broadcast(const int8_t* at) {
@@ -391,17 +431,17 @@ struct Avx512 {
 
 // ---- all variants ---------------------------------------------------------------------------------------------
 
-template <class Variant, int Bits, bool ByGroup>
+template <class Variant, int Bits, bool ByGroup, int Tiles = 1>
 void block(const Product& p, int64_t row, int64_t rows, int64_t t) {
     switch (rows) {
-        case 1: return Variant::template tile<Bits, ByGroup, 1>(p, row, t);
-        case 2: return Variant::template tile<Bits, ByGroup, 2>(p, row, t);
-        case 3: return Variant::template tile<Bits, ByGroup, 3>(p, row, t);
-        case 4: return Variant::template tile<Bits, ByGroup, 4>(p, row, t);
-        case 5: return Variant::template tile<Bits, ByGroup, 5>(p, row, t);
-        case 6: return Variant::template tile<Bits, ByGroup, 6>(p, row, t);
-        case 7: return Variant::template tile<Bits, ByGroup, 7>(p, row, t);
-        default: return Variant::template tile<Bits, ByGroup, 8>(p, row, t);
+        case 1: return Variant::template tile<Bits, ByGroup, 1, 1>(p, row, t);
+        case 2: return Variant::template tile<Bits, ByGroup, 2, 1>(p, row, t);
+        case 3: return Variant::template tile<Bits, ByGroup, 3, 1>(p, row, t);
+        case 4: return Variant::template tile<Bits, ByGroup, 4, Tiles>(p, row, t);
+        case 5: return Variant::template tile<Bits, ByGroup, 5, Tiles>(p, row, t);
+        case 6: return Variant::template tile<Bits, ByGroup, 6, Tiles>(p, row, t);
+        case 7: return Variant::template tile<Bits, ByGroup, 7, 1>(p, row, t);
+        default: return Variant::template tile<Bits, ByGroup, 8, 1>(p, row, t);
     }
 }
 
@@ -409,6 +449,16 @@ void block(const Product& p, int64_t row, int64_t rows, int64_t t) {
 template <class Variant, int Bits, bool ByGroup>
 void product(const Product& p) {
     const int64_t tiles = (p.outputs + kTile - 1) / kTile;
+    if constexpr (Variant::kTiles == 2 && Bits == 4)
+        if (p.rows >= 4 && p.rows <= 6) {  // as many rows as leave registers for two tiles, and gain by them
+#pragma omp for schedule(guided) nowait
+            for (int64_t t = 0; t < tiles; t += 2)
+                if (t + 1 < tiles)
+                    block<Variant, Bits, ByGroup, 2>(p, 0, p.rows, t);
+                else
+                    block<Variant, Bits, ByGroup>(p, 0, p.rows, t);
+            return;
+        }
     int64_t near = kCache / p.inputs / kMaxRows * kMaxRows;
     near = near < kMaxRows ? kMaxRows : near;
     for (int64_t from = 0; from < p.rows; from += near) {

@@ -1,11 +1,11 @@
 // The body of the two 256-bit variants, included inside each; TARGET and dot<Bits> differ.
 
-template <int Bits, bool ByGroup, int Rows>
+template <int Bits, bool ByGroup, int Rows, int Tiles>
 TARGET static void tile(const Product& p, int64_t row, int64_t t) {
     // Sixteen registers hold two halves of a tile for two rows at most; more rows pass one after the other.
     if constexpr (Rows > 2) {
-        tile<Bits, ByGroup, 2>(p, row, t);
-        tile<Bits, ByGroup, Rows - 2>(p, row + 2, t);
+        tile<Bits, ByGroup, 2, 1>(p, row, t);
+        tile<Bits, ByGroup, Rows - 2, 1>(p, row + 2, t);
     } else {
         constexpr int kInputs = Bits == 4 ? 8 : 4;
         const __m256i low = _mm256_set1_epi8(15);

@@ -39,11 +39,13 @@ class Weight(nn.Module):
 
 
 class Linear(Weight):
-    """y = x·Wᵀ + b."""
+    """y = x·Wᵀ + b, or without the b."""
 
-    def __init__(self, in_features: int, out_features: int, scheme: Scheme, dtype: torch.dtype) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, scheme: Scheme, dtype: torch.dtype, bias: bool = True
+    ) -> None:
         super().__init__(in_features, out_features, scheme)
-        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] → [..., out_features]."""

@@ -145,10 +145,12 @@ class Int8:
 
 
 class Int4:
-    """INT4 weights −7 … 7, symmetric absmax: scale = max|group| / 7 in float16, a group of inputs or a whole row.
+    """INT4 weights, one float16 scale for a group of inputs or for a whole row; two numbers a byte, element 2i in the
+    high nibble.
 
-    Two numbers a byte, element 2i in the high nibble: with `group_size` 0 exactly GLM-130B's and ChatGLM-6B's form
-    (130B/quantization/layers.py). On a CPU the kernels take int8 activations, one scale per row and group.
+    With `group_size` 0 exactly GLM-130B's and ChatGLM-6B's form (130B/quantization/layers.py): codes −7 … 7, scale =
+    max|row| / 7. A group has codes −8 … 7 and a scale whose sign gives its larger side the code −8. On a CPU the
+    kernels take int8 activations, one scale per row and group.
     """
 
     name = "int4"
@@ -172,23 +174,33 @@ class Int4:
         self.tensors(*weight.shape)
         grouped = self.grouped(_finite(weight))
         scale = self.scale(grouped)
-        codes = (grouped / scale.float()[..., None]).round().clamp(-7, 7).to(torch.int8)
+        codes = (grouped / scale.float()[..., None]).round().clamp(*self.codes).to(torch.int8)
         return self.stored(codes.flatten(1), scale)
 
     def grouped(self, weight: Tensor) -> Tensor:
         """[out_features, in_features] → [out_features, groups, inputs a group]"""
         return weight.view(len(weight), -1, self.group_size or weight.shape[1])
 
-    @staticmethod
-    def scale(grouped: Tensor) -> Tensor:
-        """max|group| / 7 in float16, [out_features, groups]; 1 for a group of zeros, and never less than float16's
-        smallest number."""
-        most = grouped.abs().amax(-1) / 7
+    @property
+    def codes(self) -> tuple[int, int]:
+        """The lowest and the highest code."""
+        return (-8 if self.group_size else -7), 7
+
+    def scale(self, grouped: Tensor) -> Tensor:
+        """The least in float16 with which the codes reach both ends of a group, [out_features, groups]; 1 for zeros.
+
+        Negative where a group has codes −8 … 7 and its largest number is positive. Raises ValueError for a weight too
+        large for float16.
+        """
+        lowest, highest = self.codes
+        high, low = grouped.amax(-1), -grouped.amin(-1)
+        most = torch.maximum(torch.maximum(high, low) / -lowest, torch.minimum(high, low) / highest)
         if bool((most > torch.finfo(torch.float16).max).any()):
             raise ValueError("the weight is too large for float16 scales")
-        steps = (most * 2.0**24).ceil()  # below 8 of float16's smallest steps, rounding down would cut the largest
-        most = torch.where(steps < 8, steps * 2.0**-24, most)
-        return torch.where(most == 0, 1.0, most).to(torch.float16)
+        steps = (most * 2.0**24).ceil()  # of these few of float16's smallest steps, rounding down would cut the largest
+        most = torch.where(steps <= -lowest, steps * 2.0**-24, most)
+        signed = torch.where((high > low) & (lowest != -highest), -most, most)
+        return torch.where(most == 0, 1.0, signed).to(torch.float16)
 
     def stored(self, codes: Tensor, scale: Tensor) -> Tensors:
         """The stored form of codes int8 [out_features, in_features] with scales [out_features, groups]."""

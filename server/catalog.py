@@ -31,7 +31,8 @@ def _entry(card: ModelCard, limits: Limits) -> dict[str, Any]:
             "score": True,
             "stream": True,
             "masks": card.masks,
-            "strategy": card.strategy,
+            "strategy": card.strategies[0],
+            "strategies": card.strategies,
             "next_sentence": card.next_sentence,
         },
         "limits": {

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import aclosing
@@ -54,6 +55,13 @@ class QuantHead(StrEnum):
     int4 = "int4"
 
 
+class Format(StrEnum):
+    """What a checkpoint's files are."""
+
+    hf = "hf"
+    sat = "sat"
+
+
 class Device(StrEnum):
     """Where the model runs."""
 
@@ -69,6 +77,12 @@ _QUANT_HEAD = typer.Option("--quant-head", help="Storage of the embedding and he
 Quantization = Annotated[Quant | None, _QUANT]
 GroupSize = Annotated[int | None, _GROUP_SIZE]
 Head = Annotated[QuantHead | None, _QUANT_HEAD]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="Published model whose sizes a folder without config.json has.")
+]
+TokenizerFolder = Annotated[
+    Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer, where the checkpoint's has none.")
+]
 Url = Annotated[str | None, typer.Option("--url", help="Ask this server instead of loading a model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -81,6 +95,8 @@ def serve(
     quant: Quantization = None,
     group_size: GroupSize = None,
     quant_head: Head = None,
+    preset: Preset = None,
+    tokenizer: TokenizerFolder = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
     kv_cache_gb: Annotated[float | None, typer.Option(help="Memory for keys and values, 10⁹ bytes.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Rows of one iteration.")] = None,
@@ -94,6 +110,8 @@ def serve(
         "quant": quant.value if quant else None,
         "group_size": group_size,
         "quant_head": quant_head.value if quant_head else None,
+        "preset": preset,
+        "tokenizer": tokenizer,
         "kv_cache_gb": kv_cache_gb,
         "max_batch_tokens": max_batch_tokens,
         "max_queue": max_queue,
@@ -111,6 +129,8 @@ def serve(
         device=device.value,
         kv_cache_gb=settings.kv_cache_gb or EngineConfig().kv_cache_gb,
         max_batch_tokens=settings.max_batch_tokens,
+        preset=settings.preset,
+        tokenizer=None if settings.tokenizer is None else str(settings.tokenizer),
     )
     raise typer.Exit(run_server(settings, EngineProcess(config)))
 
@@ -129,6 +149,10 @@ def fill(
     seed: Annotated[int | None, typer.Option()] = None,
     model: Model = None,
     quant: Quantization = None,
+    group_size: GroupSize = None,
+    quant_head: Head = None,
+    preset: Preset = None,
+    tokenizer: TokenizerFolder = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -143,7 +167,8 @@ def fill(
         "order": order,
     }
     body |= {k: v for k, v in {"strategy": strategy, "stop": stop, "seed": seed}.items() if v is not None}
-    answer = ask("infill", body, lambda b: InfillRequest.model_validate(b).fill(Limits()), url, model, quant)
+    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer)
+    answer = ask("infill", body, lambda b: InfillRequest.model_validate(b).fill(Limits()), url, config)
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
         return
@@ -163,6 +188,10 @@ def score(
     normalize: Annotated[str, typer.Option(help="none, token or char.")] = "none",
     model: Model = None,
     quant: Quantization = None,
+    group_size: GroupSize = None,
+    quant_head: Head = None,
+    preset: Preset = None,
+    tokenizer: TokenizerFolder = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -172,7 +201,8 @@ def score(
     if span:
         one_blank = sum(text.count(mask) for mask in ("[MASK]", "[sMASK]", "[gMASK]")) == 1
         body["spans"] = [[s] for s in span] if one_blank else span
-    answer = ask("score", body, lambda b: ScoreRequest.model_validate(b).score(Limits()), url, model, quant)
+    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer)
+    answer = ask("score", body, lambda b: ScoreRequest.model_validate(b).score(Limits()), url, config)
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
         return
@@ -189,12 +219,17 @@ def quantize(
     target: Annotated[Path, typer.Argument(help="Folder to write: new, or left unfinished by the same command.")],
     scheme: Annotated[str, typer.Option(help="int8, int4, nf4 or llm-int8.")],
     group_size: Annotated[int, _GROUP_SIZE] = 32,
-    head: Annotated[str, typer.Option(help="The embedding and head: none, int8 or int4.")] = "none",
+    quant_head: Annotated[QuantHead, _QUANT_HEAD] = QuantHead.none,
+    head: Annotated[
+        QuantHead | None, typer.Option("--head", hidden=True, help="The former name of --quant-head.")
+    ] = None,
     calibrate: Annotated[
         Path | None, typer.Option(help="UTF-8 text, blank lines between documents: round with error compensation.")
     ] = None,
     calibrate_windows: Annotated[int, typer.Option(min=1, help="Stretches of 32 to 256 tokens used of it.")] = 512,
     shard_gb: Annotated[float, typer.Option(min=0.001, help="The most a file holds, 10⁹ bytes.")] = 4.0,
+    preset: Preset = None,
+    tokenizer: TokenizerFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Writes a quantized checkpoint, a tensor in memory at a time; the same command goes on after a kill."""
@@ -202,7 +237,8 @@ def quantize(
     from model.convert import Conversion, Recipe
     from model.storage import Storage
 
-    recipe = Recipe(Storage(scheme, group_size, head), calibrate, calibrate_windows, int(shard_gb * 1e9))
+    storage = Storage(scheme, group_size, (head or quant_head).value)
+    recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), preset, tokenizer)
     try:
         with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
             task = progress.add_task("reading", total=None)
@@ -224,6 +260,48 @@ def quantize(
     )
 
 
+@app.command()
+def synth(
+    preset: Annotated[str, typer.Argument(help="Published model, such as glm-10b.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write, new or empty.")],
+    layers: Annotated[int | None, typer.Option(min=1, help="Other than the preset's.")] = None,
+    tp: Annotated[int, typer.Option(min=1, help="Model-parallel ranks of the format sat.")] = 1,
+    format: Annotated[Format | None, typer.Option(help="As the original is published when left out.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of a tokenizer, whose files are copied.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a checkpoint of a published model's names, shapes and layout with random weights."""
+    from model.config import CheckpointError
+    from model.families import PRESETS
+    from model.synth import of_preset, published_format, write_synthetic
+    from model.tokenizer import FILES
+
+    kind = published_format(preset) if format is None else format.value
+    try:
+        made = of_preset(preset, layers, kind, seed)
+        if tokenizer is not None:
+            PRESETS[preset][0].tokenizer(tokenizer)
+        with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
+            task = progress.add_task("writing", total=made.num_bytes)
+            write_synthetic(target, made, kind, tp, lambda num_bytes: progress.advance(task, num_bytes))
+        for path in () if tokenizer is None else (tokenizer / name for name in FILES):
+            if path.exists():
+                shutil.copyfile(path, target / path.name)
+    except (CheckpointError, OSError) as error:
+        fail(str(error))
+    except ValueError as error:
+        fail(str(error), code=2)
+    needs = {"--preset": preset if made.config is None else None, "--tokenizer": None if tokenizer else "FOLDER"}
+    options = [f"{option} {value}" for option, value in needs.items() if value is not None]
+    if as_json:
+        facts = {"model": str(target), "preset": preset, "format": kind, "tp": tp, "bytes": made.num_bytes}
+        print(json.dumps(facts | {"options": options}))
+        return
+    hint = f", to be read with {' '.join(options)}" if options else ""
+    output.print(f"{target}: {made.num_bytes / 1e6:.1f} MB{hint}", highlight=False, markup=False)
+
+
 @bench.command("decode")
 def bench_decode(
     preset: Annotated[str, typer.Option(help="Sizes of a published model.")] = "chatglm-6b",
@@ -237,7 +315,7 @@ def bench_decode(
 ) -> None:
     """Times decode steps and a prefill of a network with invented weights, beside the memory's own speed."""
     from engine.bench import DecodeBench, decode
-    from model.presets import PRESETS
+    from model.families import PRESETS
 
     if preset not in PRESETS:
         fail(f"--preset: one of {', '.join(PRESETS)}", code=2)
@@ -247,12 +325,13 @@ def bench_decode(
             raise ValueError
     except ValueError:
         fail(f"--rows: positive numbers with commas, not {rows!r}", code=2)
-    config = PRESETS[preset]
-    config = dataclasses.replace(config, num_layers=layers or config.num_layers)
+    family, config = PRESETS[preset]
+    architecture = family.architecture(config)
+    architecture = dataclasses.replace(architecture, num_layers=layers or architecture.num_layers)
     try:
         with errors.status("measuring"):
-            wanted = DecodeBench(config, quant.value, group_size, quant_head.value, counts, prefill)
-            result = {"preset": preset, "layers": config.num_layers, **decode(wanted)}
+            wanted = DecodeBench(architecture, quant.value, group_size, quant_head.value, counts, prefill)
+            result = {"preset": preset, "layers": architecture.num_layers, **decode(wanted)}
     except ValueError as error:
         fail(str(error), code=2)
     if not as_json:
@@ -300,13 +379,31 @@ def doctor(as_json: AsJson = False) -> None:
     output.print(table)
 
 
+def engine_config(
+    model: Path | None,
+    quant: Quant | None,
+    group_size: int | None,
+    quant_head: QuantHead | None,
+    preset: str | None,
+    tokenizer: Path | None,
+) -> EngineConfig:
+    """The engine of a single command."""
+    return EngineConfig(
+        model=None if model is None else str(model),
+        quant=None if quant is None else quant.value,
+        group_size=group_size,
+        quant_head=None if quant_head is None else quant_head.value,
+        preset=preset,
+        tokenizer=None if tokenizer is None else str(tokenizer),
+    )
+
+
 def ask(
     route: str,
     body: dict[str, Any],
     build: Callable[[dict[str, Any]], Request],
     url: str | None,
-    model: Path | None,
-    quant: Quant | None,
+    config: EngineConfig,
 ) -> dict[str, Any]:
     """The answer of `/v1/{route}`, from a server or from a model loaded here."""
     if url is not None:
@@ -318,7 +415,6 @@ def ask(
         fail(f"{first['loc'][0] if first['loc'] else 'request'}: {first['msg']}", code=2)
     except RequestError as error:
         fail(error.message, code=2)
-    config = EngineConfig(None if model is None else str(model), quant=None if quant is None else quant.value)
     with errors.status("loading the model"):
         return asyncio.run(_answer(config, request))
 

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GLM_INFILL_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     model: Path | None = Field(None, description="checkpoint folder; the bundled demo when absent")
+    preset: str | None = Field(None, description="family and sizes of a folder without config.json")
+    tokenizer: Path | None = Field(None, description="folder of the tokenizer, where it is not the model's")
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     quant: Literal["none", "int8", "int4", "nf4", "llm-int8"] | None = Field(None, description="None: as stored")

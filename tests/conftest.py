@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,10 @@ import sentencepiece
 import torch
 from safetensors.torch import save_file
 
-from model.config import GLMConfig
-from model.glm import GLM
-from model.tokenizer import Tokenizer
+from model.families import glm
+from model.network import Network
+from model.tokenizer import Tokenizer, read_tokenizer
+from model.tokenizers.sentence_pieces import SentencePieces
 
 ROLES = ("eos", "cls", "mask", "smask", "gmask", "sop", "eop")
 WORDS = "the a red blue tin old cat dog bird fish river hill boat saw found sang under over near and then".split()  # noqa: SIM905
@@ -57,12 +57,12 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tokenizer_folder: Path) -> TinyTokenizer:
     """`tiny_tokenizer(without=("smask", …))`: about 400 pieces and the special tokens, less those named."""
-    whole = Tokenizer.read(tokenizer_folder)
+    whole = read_tokenizer(tokenizer_folder)
 
     def make(without: tuple[str, ...] = ()) -> Tokenizer:
         special = {role: i for role, i in whole.special.items() if role not in without}
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_folder / "tokenizer.model"))
-        return Tokenizer(pieces, special)
+        return SentencePieces(pieces, special)
 
     return make
 
@@ -70,17 +70,19 @@ def tiny_tokenizer(tokenizer_folder: Path) -> TinyTokenizer:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoint:
     """`tiny_checkpoint(num_layers=3, …)`: a new folder with a random GLM, the same one for the same sizes."""
-    size = Tokenizer.read(tokenizer_folder).size
-    default = GLMConfig(num_layers=2, hidden_size=64, num_attention_heads=2, vocab_size=size, max_sequence_length=256)
+    size = read_tokenizer(tokenizer_folder).size
+    default = {
+        "num_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "vocab_size": size, "max_sequence_length": 256
+    }  # fmt: skip
 
     def make(**sizes: int) -> Path:
         folder = tmp_path_factory.mktemp("checkpoint")
         shutil.copytree(tokenizer_folder, folder, dirs_exist_ok=True)
-        config = replace(default, **sizes)
-        (folder / "config.json").write_text(config.to_json())
+        architecture = glm.architecture(**default | sizes)
+        (folder / "config.json").write_text(json.dumps(glm.config(architecture)))
         generator = torch.Generator().manual_seed(0)
         tensors = {}
-        for name, parameter in GLM(config).named_parameters():
+        for name, parameter in Network(architecture).named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             norm = "layernorm" in name and name.endswith("weight")
             tensors[name] = (noise * 0.1 + (1 if norm else 0)).half()

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from model.attention import DenseAttention, visible
 from model.checkpoint import load
-from model.glm import GLM
-from model.layout import part_a, span_ids
+from model.families.glm import FAMILY
+from model.layout import span_ids
+from model.network import Network
 from model.tokenizer import Tokenizer
 from training.blocklm import Mixture, Rng, Sample, sample
 from training.corpus import MIX, documents, held_out_documents
@@ -151,12 +152,12 @@ def _choices(rows: Sequence[str], chosen: Candidate, pool: Sequence[Candidate], 
 
 def sequence(item: Item, choice: str, tokenizer: Tokenizer) -> Sample:
     """A choice in its blank, laid out as the server does; the targets are its tokens and the end token."""
-    layout = part_a([item.before, ("[MASK]",), item.after], tokenizer)
-    blank = layout.blanks[0]
+    laid = FAMILY.layout.lay_out([item.before, ("[MASK]",), item.after], tokenizer)
+    blank = laid.blanks[0]
     span = span_ids(choice, blank, tokenizer)
-    length = len(layout)
+    length = len(laid)
     return Sample(
-        np.array([*layout.token_ids, tokenizer.sop, *span]),
+        np.array([*laid.token_ids, tokenizer.sop, *span]),
         np.array([*range(length), *[blank.position] * (len(span) + 1)]),
         np.array([*[0] * length, *range(1, len(span) + 2)]),
         np.array([*[-1] * length, *span, tokenizer.eop]),
@@ -164,7 +165,7 @@ def sequence(item: Item, choice: str, tokenizer: Tokenizer) -> Sample:
     )
 
 
-def log_probs(model: GLM, samples: Sequence[Sample], batch_size: int, title: str = "") -> list[Tensor]:
+def log_probs(model: Network, samples: Sequence[Sample], batch_size: int, title: str = "") -> list[Tensor]:
     """The log-probabilities of each sample's targets; samples of like length go together."""
     order = sorted(range(len(samples)), key=lambda i: len(samples[i].token_ids))
     result: list[Tensor] = [torch.empty(0)] * len(samples)
@@ -190,7 +191,7 @@ def _rows(values: Tensor, chosen: Tensor) -> Iterator[Tensor]:
         end += count
 
 
-def accuracy(model: GLM, tokenizer: Tokenizer, rows: Sequence[Item], batch_size: int) -> Accuracy:
+def accuracy(model: Network, tokenizer: Tokenizer, rows: Sequence[Item], batch_size: int) -> Accuracy:
     """How often the true choice has the highest sum of log-probabilities."""
     samples = [sequence(item, choice, tokenizer) for item in rows for choice in item.choices]
     logs = log_probs(model, samples, batch_size, "cloze items")
@@ -211,7 +212,7 @@ def masked_windows(texts: Sequence[str], tokenizer: Tokenizer, kind: str, length
             yield sample(window.ids, borders, KINDS[kind], special, rng)
 
 
-def perplexity(model: GLM, samples: Sequence[Sample], batch_size: int) -> float:
+def perplexity(model: Network, samples: Sequence[Sample], batch_size: int) -> float:
     return math.exp(-float(torch.cat(log_probs(model, samples, batch_size, "windows")).mean()))
 
 

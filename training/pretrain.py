@@ -29,13 +29,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.attention import DenseAttention, visible
-from model.config import GLMConfig
-from model.glm import GLM
+from model.checkpoint import load
+from model.families import glm
+from model.network import Network
 from model.tokenizer import Tokenizer
+from model.tokenizers.sentence_pieces import SentencePieces
 from training.blocklm import Mixture, Rng, Sample, Span, SpecialIds, sample
 from training.corpus import MIX, held_out_documents, training_documents
 
 SENTENCE_ENDS = ".?!;:。？！；：…\n"
+CLAUSE_ENDS = SENTENCE_ENDS + ",，、"
+# The share of windows that begin and end where a clause does, as the texts do that people type.
+WHOLE_CLAUSES = 0.5
+SHORTEST_WINDOW = 4
 # The share of a pass in which each kind of sample is drawn, and a denser mask than GLM's 15 %: a small model on
 # a small budget learns more from a step with more targets.
 DEMO_MIXTURE = Mixture(token=0.62, sentence=0.08, document=0.3, mask_ratio=0.25, continuation=0.1)
@@ -47,17 +53,22 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The ids of a text, and which of them end a sentence."""
+    """The ids of a text, which of them end a sentence, and which end a clause."""
 
     ids: NDArray[np.int64]
     ends: NDArray[np.bool_]
+    clauses: NDArray[np.bool_]
+
+    def window(self, start: int, end: int) -> "Document":
+        return Document(self.ids[start:end], self.ends[start:end], self.clauses[start:end])
 
 
 def tokenized(texts: Iterable[str], tokenizer: Tokenizer) -> list[Document]:
     """Texts as ids, without those too short to learn from."""
-    ender = np.array([any(c in tokenizer.piece(i) for c in SENTENCE_ENDS) for i in range(tokenizer.num_pieces)])
+    pieces = [tokenizer.piece(i) for i in range(tokenizer.num_pieces)]
+    sentence, clause = (np.array([any(c in p for c in ends) for p in pieces]) for ends in (SENTENCE_ENDS, CLAUSE_ENDS))
     rows = (np.array(tokenizer.encode(text)) for text in texts)
-    return [Document(ids, ender[ids]) for ids in rows if len(ids) >= 8]
+    return [Document(ids, sentence[ids], clause[ids]) for ids in rows if len(ids) >= 8]
 
 
 def read_documents(
@@ -68,8 +79,12 @@ def read_documents(
     return {name: tokenized(choose(folder, name), tokenizer) for name in mix}
 
 
-def windows(documents: list[Document], weights: list[int], lengths: tuple[int, int], rng: Rng) -> Iterator[Document]:
+def windows(
+    documents: list[Document], weights: list[int], lengths: tuple[int, int], rng: Rng, clauses: bool = False
+) -> Iterator[Document]:
     """Endless windows in proportion to the documents' weighted lengths, of `lengths` (shortest, longest) tokens.
+
+    With `clauses` some are moved to the borders of clauses.
 
     A length's density falls with its square, so that short and long windows hold like numbers of tokens: most
     steps are cheap, and every position is learned all along.
@@ -86,7 +101,26 @@ def windows(documents: list[Document], weights: list[int], lengths: tuple[int, i
             start = int(rng.integers(0, max(1, len(document.ids) - length // 2)))
             if len(document.ids) <= length:
                 start = 0
-            yield Document(document.ids[start : start + length], document.ends[start : start + length])
+            end = min(start + length, len(document.ids))
+            yield document.window(*(whole_clauses(document, start, end, rng) if clauses else (start, end)))
+
+
+def whole_clauses(document: Document, start: int, end: int, rng: Rng) -> Span:
+    """A window moved, in a share of cases, to begin where a clause does and to end where one does.
+
+    Half of those end before the mark that ends the clause. A window is at most twice as long as it was, and stays
+    where it is if it holds no two borders.
+    """
+    if rng.random() >= WHOLE_CLAUSES:
+        return start, end
+    first = max(0, 2 * start - end)
+    before = np.flatnonzero(document.clauses[first:start])
+    begin = first + int(before[-1]) + 1 if len(before) else first
+    borders = np.flatnonzero(document.clauses[begin:end])
+    if not len(borders) or (len(before) == 0 and first > 0):
+        return start, end
+    stop = begin + int(borders[-1]) + int(rng.integers(0, 2))
+    return (begin, stop) if stop - begin >= SHORTEST_WINDOW else (start, end)
 
 
 def sentences(ends: NDArray[np.bool_]) -> list[Span]:
@@ -123,7 +157,7 @@ def batches(samples: list[Sample], num_tokens: int) -> list[list[Sample]]:
     return result
 
 
-def loss(model: GLM, batch: Batch) -> Tensor:
+def loss(model: Network, batch: Batch) -> Tensor:
     """Mean cross-entropy over the target tokens; the head is computed for those alone."""
     ids, positions, blocks, targets, context_len = batch
     attend = DenseAttention(visible(ids.shape[1], context_len))
@@ -171,7 +205,7 @@ def offset_head(pairs: list[tuple[int, float, int]], width: int) -> tuple[Tensor
     return query, key
 
 
-def initialize(model: GLM) -> None:
+def initialize(model: Network) -> None:
     """Normal matrices, the last one of each branch scaled down by depth; attention that starts out near.
 
     Learned position tables know no nearness, and a run of some hours spends them on finding it. So both tables
@@ -180,7 +214,7 @@ def initialize(model: GLM) -> None:
     behind (1 token away, 2 in odd layers), and the token before in the same span. The rest start at random, and
     all of them are learned.
     """
-    config = model.config
+    config = model.architecture
     width, size = config.hidden_size, config.head_dim
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -221,7 +255,7 @@ class Optimizers:
 
     QUERY_KEY = 0.3
 
-    def __init__(self, model: GLM) -> None:
+    def __init__(self, model: Network) -> None:
         matrices: list[nn.Parameter] = []
         queries_keys: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
@@ -307,12 +341,12 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     )
 
 
-def save_checkpoint(model: GLM, tokenizer_folder: Path, folder: Path) -> None:
+def save_checkpoint(model: Network, tokenizer_folder: Path, folder: Path) -> None:
     """Writes a folder that `glm-infill serve` loads: float16 weights, sizes, tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {n: p.detach().to(torch.float16).contiguous() for n, p in model.named_parameters()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(model.config.to_json())
+    (folder / "config.json").write_text(json.dumps(glm.config(model.architecture), indent=2) + "\n")
     for name in ("tokenizer.model", "tokenizer_config.json"):
         (folder / name).write_bytes((tokenizer_folder / name).read_bytes())
 
@@ -343,17 +377,22 @@ class Run:
     def __init__(self, args: argparse.Namespace) -> None:
         self.out: Path = args.out
         self.tokenizer_folder: Path = args.tokenizer
-        self.tokenizer = Tokenizer.read(args.tokenizer)
-        config = GLMConfig(
-            num_layers=args.layers,
-            hidden_size=args.hidden,
-            num_attention_heads=args.hidden // 64,
-            vocab_size=-(-self.tokenizer.size // 128) * 128,
-            max_sequence_length=512,
-        )
+        self.tokenizer = SentencePieces.read(args.tokenizer)
         torch.manual_seed(args.seed)
-        self.model = GLM(config)
-        initialize(self.model)
+        if args.init is None:
+            architecture = glm.architecture(
+                num_layers=args.layers,
+                hidden_size=args.hidden,
+                num_attention_heads=args.hidden // 64,
+                vocab_size=-(-self.tokenizer.size // 128) * 128,
+                max_sequence_length=512,
+            )
+            self.model = Network(architecture)
+            initialize(self.model)
+        else:
+            learned = load(args.init).model
+            self.model = Network(learned.architecture)
+            self.model.load_state_dict(learned.state_dict())
         self.optimizers = Optimizers(self.model)
         self.step, self.tokens, self.elapsed = 0, 0, 0.0
         state = self.out / "state.pt"
@@ -391,7 +430,7 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
     corpus = read_documents(args.corpora, run.tokenizer, mix)
     flat = [(d, mix[name]) for name, rows in corpus.items() for d in rows]
     rng = np.random.default_rng([args.seed, run.step, ranks.rank])
-    source = windows([d for d, _ in flat], [w for _, w in flat], (args.shortest, args.longest), rng)
+    source = windows([d for d, _ in flat], [w for _, w in flat], (args.shortest, args.longest), rng, clauses=True)
     held = [d for rows in read_documents(args.corpora, run.tokenizer, mix, held_out=True).values() for d in rows]
     held_rng = np.random.default_rng(7)
     held_windows = windows(held, [1] * len(held), (args.shortest, args.longest), held_rng)
@@ -450,7 +489,7 @@ def draw(window: Document, mixture: Mixture, special: SpecialIds, rng: Rng) -> S
     return sample(window.ids, sentences(window.ends), mixture, special, rng)
 
 
-def evaluate(model: GLM, held_out: list[Batch]) -> float:
+def evaluate(model: Network, held_out: list[Batch]) -> float:
     """Mean held-out loss."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         return sum(loss(model, b).item() for b in held_out) / len(held_out)
@@ -461,6 +500,7 @@ def main() -> None:
     parser.add_argument("--corpora", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.model and its config")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="checkpoint folder to go on from; its sizes are taken")
     parser.add_argument("--minutes", type=float, default=240.0)
     parser.add_argument("--decay", type=float, default=0.4, help="share of the time over which the rate falls")
     parser.add_argument("--layers", type=int, default=6)

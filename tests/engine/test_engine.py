@@ -15,8 +15,9 @@ from engine.events import TERMINAL, BlankDelta, Done, Event, Failed, ResultDone
 from engine.requests import Fill, Mask, Request, RequestError, Sampling, Score, Segments
 from model.attention import DenseAttention, visible
 from model.checkpoint import load
-from model.glm import GLM
-from model.layout import PartA, parse, part_a, span_ids
+from model.families.glm import FAMILY
+from model.layout import Layout, parse, span_ids
+from model.network import Network
 
 TWO = "the river [MASK] under a bridge and the [MASK] sang"
 CONTEXTS = ["[MASK] of the hill", "one day the [MASK] came", TWO, "the end of the tale is [gMASK]"]
@@ -42,7 +43,7 @@ def engine(request: pytest.FixtureRequest, folder: Path) -> Engine:
     return Engine(EngineConfig(str(folder), quant=request.param, kv_cache_gb=0.01))
 
 
-def next_logprobs(model: GLM, part: PartA, rows: list[tuple[int, int, int]]) -> torch.Tensor:
+def next_logprobs(model: Network, part: Layout, rows: list[tuple[int, int, int]]) -> torch.Tensor:
     """The reference: log-probabilities after `rows` (token, position, block), everything computed from scratch."""
     ids = [*part.token_ids, *(r[0] for r in rows)]
     positions = [*range(len(part)), *(r[1] for r in rows)]
@@ -56,7 +57,7 @@ def next_logprobs(model: GLM, part: PartA, rows: list[tuple[int, int, int]]) -> 
 def reference(engine: Engine, text: str, spans: tuple[str, ...], order: tuple[int, ...]) -> dict[int, list[float]]:
     """Each blank's token log-probabilities with the end token last, one token at a time."""
     tokenizer = engine.tokenizer
-    part = part_a([p if isinstance(p, str) else (p[0],) for p in parse(text)], tokenizer)
+    part = FAMILY.layout.lay_out([p if isinstance(p, str) else (p[0],) for p in parse(text)], tokenizer)
     rows: list[tuple[int, int, int]] = []
     found: dict[int, list[float]] = {}
     for number in order:
@@ -97,7 +98,7 @@ def test_all_orders_are_the_mean_of_the_explicit_ones(engine: Engine) -> None:
 
 def test_a_greedy_fill_takes_the_argmax_of_the_scorer_at_every_step(engine: Engine) -> None:
     (result,) = results(engine.run(Fill((segments(TWO),), max_tokens=(5,), min_tokens=(5,))))
-    part = part_a([p if isinstance(p, str) else (p[0],) for p in parse(TWO)], engine.tokenizer)
+    part = FAMILY.layout.lay_out([p if isinstance(p, str) else (p[0],) for p in parse(TWO)], engine.tokenizer)
     allowed = ~engine.world.never
     allowed[[engine.tokenizer.eop, engine.tokenizer.eos]] = False
     rows: list[tuple[int, int, int]] = []

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model.architecture import Architecture
 from model.attention import DenseAttention, KVCache, PagedAttention, Span, part_b_start, visible
-from model.config import GLMConfig
-from model.glm import GLM
+from model.families import glm
+from model.network import Network
 from quant.linear import Linear
 from quant.schemes import Float, Scheme, build
 
@@ -215,9 +216,9 @@ def test_attention_has_the_same_bits_alone_and_amid_63_others(head_dim: int, num
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("quant", ["none", "int8", "int4"])
 def test_a_network_has_the_same_bits_alone_and_amid_63_others(quant: str) -> None:
-    config = GLMConfig(2, 64, 8, 101, 128)
+    architecture = glm.architecture(2, 64, 8, 101, 128)
     generator = torch.Generator().manual_seed(0)
-    model = random_network(config, build(quant), generator)
+    model = random_network(architecture, build(quant), generator)
     batch = [Shape(1 + (number * 7) % 40, number % 9, 9) for number in range(64)]
     ids = [torch.randint(0, 101, (len(shape),), generator=generator) for shape in batch]
     amid = logits(model, batch, ids, generator)
@@ -234,14 +235,14 @@ def test_a_network_has_the_same_bits_alone_and_amid_63_others(quant: str) -> Non
 @pytest.mark.parametrize("num_rows", [17, 64])
 def test_feed_forward_rows_have_the_same_bits_alone_and_together(num_rows: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    mlp = random_network(GLMConfig(1, 512, 2, 5, 4), Float(), generator).transformer.layers[0].mlp
+    mlp = random_network(glm.architecture(1, 512, 2, 5, 4), Float(), generator).transformer.layers[0].mlp
     x = torch.randn(num_rows, 512, generator=generator) * 0.1  # in the GELU's bend
     together = mlp(x)
     assert [row for row in range(num_rows) if not torch.equal(mlp(x[row : row + 1])[0], together[row])] == []
 
 
-def random_network(config: GLMConfig, scheme: Scheme, generator: torch.Generator) -> GLM:
-    model = GLM(config, scheme).requires_grad_(False)
+def random_network(architecture: Architecture, scheme: Scheme, generator: torch.Generator) -> Network:
+    model = Network(architecture, scheme).requires_grad_(False)
     for name, parameter in model.named_parameters():
         if parameter.dtype == torch.int8:
             parameter.data = torch.randint(-127, 128, parameter.shape, generator=generator, dtype=torch.int8)
@@ -254,18 +255,18 @@ def random_network(config: GLMConfig, scheme: Scheme, generator: torch.Generator
     return model
 
 
-def logits(model: GLM, batch: list[Shape], ids: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+def logits(model: Network, batch: list[Shape], ids: list[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Logits of every row of every sequence: part A of all in a step, then part B."""
-    config = model.config
+    a = model.architecture
     counts = [sum(num_blocks(shape, 16)) for shape in batch]
     order = torch.randperm(sum(counts), generator=generator).tolist()
-    heads, head_dim = config.num_attention_heads, config.head_dim
-    cache = KVCache(config.num_layers, len(order), 16, heads, head_dim, torch.float32, torch.device("cpu"))
+    heads, head_dim = a.num_key_value_heads, a.head_dim
+    cache = KVCache(a.num_layers, len(order), 16, heads, head_dim, torch.float32, torch.device("cpu"))
     queues = []
     for shape, count in zip(batch, counts, strict=True):
         queues.append(pieces(shape, 16, tuple(order[:count])))
         order = order[count:]
-    outs = [torch.full((len(shape), config.vocab_size), torch.nan) for shape in batch]
+    outs = [torch.full((len(shape), a.vocab_size), torch.nan) for shape in batch]
     while any(queues):
         step = [(number, *queue.pop(0)) for number, queue in enumerate(queues) if queue]
         token_ids = torch.cat([ids[number][rows] for number, rows, _ in step])

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.checkpoint import load, quantized
-from model.config import CheckpointError, GLMConfig
+from model.config import CheckpointError, Config
 from model.convert import Conversion, Recipe
+from model.families import glm
 from model.storage import Storage
 from quant.linear import Linear
 from quant.schemes import build
@@ -99,9 +100,9 @@ def test_a_loaded_network_wants_no_gradients(original: Path, quant: str) -> None
 
 
 def test_the_config_comes_back_from_its_json(tmp_path: Path) -> None:
-    config = GLMConfig(3, 128, 4, 500, 64, 1e-6)
-    (tmp_path / "config.json").write_text(config.to_json())
-    assert GLMConfig.read(tmp_path) == config
+    architecture = glm.architecture(3, 128, 4, 500, 64, 1e-6)
+    (tmp_path / "config.json").write_text(json.dumps(glm.config(architecture)))
+    assert glm.FAMILY.architecture(Config.read(tmp_path)) == architecture
 
 
 @pytest.mark.parametrize("quant", ["none", "int8", "int4"])
@@ -144,10 +145,15 @@ class TestRefusal:
     def test_missing_folder(self, tmp_path: Path, quant: str) -> None:
         assert refusal(tmp_path / "nothing", quant) == f"{tmp_path / 'nothing'}: no such folder"
 
-    @pytest.mark.parametrize("model_type", ["chatglm", "bert", None, ...])
-    def test_wrong_model_type(self, folder: Path, quant: str, model_type: object) -> None:
+    @pytest.mark.parametrize("model_type", ["llama", None, ..., ["glm"]])
+    def test_model_type_of_no_known_family(self, folder: Path, quant: str, model_type: object) -> None:
         edit_config(folder, model_type=model_type)
-        assert refusal(folder, quant) == f'{folder / "config.json"}: model_type must be "glm"'
+        assert refusal(folder, quant).startswith(f"{folder / 'config.json'}: no known family has model_type ")
+
+    @pytest.mark.parametrize("model_type", ["chatglm", "bert", "glm-130b"])
+    def test_model_type_of_another_family(self, folder: Path, quant: str, model_type: object) -> None:
+        edit_config(folder, model_type=model_type)
+        assert refusal(folder, quant)
 
     def test_config_that_is_not_json(self, folder: Path, quant: str) -> None:
         (folder / "config.json").write_text("{")
@@ -157,7 +163,7 @@ class TestRefusal:
         edit_config(folder, hidden_size=...)
         assert refusal(folder, quant) == f"{folder / 'config.json'}: missing hidden_size"
 
-    @pytest.mark.parametrize("value", [0, -2, "64", None, True, [64]])
+    @pytest.mark.parametrize("value", [0, -2, "64", True, [64]])
     def test_config_with_an_impossible_size(self, folder: Path, quant: str, value: object) -> None:
         edit_config(folder, num_layers=value)
         assert "num_layers must be a positive number" in refusal(folder, quant)

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.layout import Blank, LayoutError, PartA, parse, part_a, span_ids, span_text
+from model.layout import Blank, BlankLayout, Layout, LayoutError, Segment, parse, span_ids, span_text
 from model.tokenizer import Tokenizer
 from tests.conftest import TinyTokenizer
 
-Segment = str | tuple[str, ...]
+LAYOUT = BlankLayout()
 MASK, SMASK, GMASK = ("[MASK]",), ("[sMASK]",), ("[gMASK]",)
 
 
@@ -17,7 +17,7 @@ def tokenizer(tiny_tokenizer: TinyTokenizer) -> Tokenizer:
     return tiny_tokenizer()
 
 
-def shown(part: PartA, tokenizer: Tokenizer) -> str:
+def shown(part: Layout, tokenizer: Tokenizer) -> str:
     """Part A as a text in which special tokens are named."""
     return "".join(tokenizer.piece(i) for i in part.token_ids)
 
@@ -46,7 +46,7 @@ def shown(part: PartA, tokenizer: Tokenizer) -> str:
     ],
 )
 def test_part_a(segments: list[Segment], expected: str, spaced: list[bool], tokenizer: Tokenizer) -> None:
-    part = part_a(segments, tokenizer)
+    part = LAYOUT.lay_out(segments, tokenizer)
     assert shown(part, tokenizer) == expected
     assert [blank.spaced for blank in part.blanks] == spaced
     assert [part.token_ids[b.position] for b in part.blanks] == [tokenizer.masks[b.mask] for b in part.blanks]
@@ -55,14 +55,14 @@ def test_part_a(segments: list[Segment], expected: str, spaced: list[bool], toke
 
 
 def test_positions_count_tokens_with_the_start_token_at_0(tokenizer: Tokenizer) -> None:
-    part = part_a(["the ", MASK, " sang ", GMASK], tokenizer)
+    part = LAYOUT.lay_out(["the ", MASK, " sang ", GMASK], tokenizer)
     the, sang = tokenizer.encode("the"), tokenizer.encode(" sang")
     assert part.token_ids == (
         tokenizer.cls, *the, tokenizer.masks["[MASK]"], *sang, tokenizer.masks["[gMASK]"]
     )  # fmt: skip
     assert part.blanks == (
-        Blank("[MASK]", 1 + len(the), True),
-        Blank("[gMASK]", 2 + len(the) + len(sang), True),
+        Blank("[MASK]", True, part.token_ids, tokenizer.sop, 1 + len(the), 1, (0, 1)),
+        Blank("[gMASK]", True, part.token_ids, tokenizer.sop, 2 + len(the) + len(sang), 1, (0, 1)),
     )
     assert len(part) == 3 + len(the) + len(sang)
 
@@ -70,7 +70,7 @@ def test_positions_count_tokens_with_the_start_token_at_0(tokenizer: Tokenizer) 
 def test_a_mask_that_the_tokenizer_lacks_is_refused(tiny_tokenizer: TinyTokenizer) -> None:
     tokenizer = tiny_tokenizer(without=("smask", "gmask"))
     with pytest.raises(LayoutError, match=r"^this checkpoint has no \[gMASK\] token; it has \[MASK\]$"):
-        part_a(["the ", GMASK], tokenizer)
+        LAYOUT.lay_out(["the ", GMASK], tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_parse_splits_at_masks(text: str, parts: list[str | tuple[str, int, int]
 @given(text=st.text(st.characters(exclude_categories=["Cs"])), spaced=st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_a_span_s_text_comes_back_from_its_tokens(tiny_tokenizer: TinyTokenizer, text: str, spaced: bool) -> None:
-    tokenizer, blank = tiny_tokenizer(), Blank("[MASK]", 3, spaced)
+    tokenizer, blank = tiny_tokenizer(), Blank("[MASK]", spaced, (), 0, 3, 1, (0, 1))
     assert span_text(span_ids(text, blank, tokenizer), blank, tokenizer) == text
 
 
@@ -101,7 +101,7 @@ def test_tokens_around_a_blank_spell_the_text_with_the_span_in_it(
     tiny_tokenizer: TinyTokenizer, before: str, span: str
 ) -> None:
     tokenizer = tiny_tokenizer()
-    part = part_a([before, MASK, " sang"], tokenizer)
+    part = LAYOUT.lay_out([before, MASK, " sang"], tokenizer)
     (blank,) = part.blanks
     ids = list(part.token_ids)
     ids[blank.position : blank.position + 1] = span_ids(span, blank, tokenizer)
@@ -109,4 +109,4 @@ def test_tokens_around_a_blank_spell_the_text_with_the_span_in_it(
 
 
 def test_a_fill_without_the_swallowed_space_is_kept_whole(tokenizer: Tokenizer) -> None:
-    assert span_text(tokenizer.encode("cat"), Blank("[MASK]", 2, True), tokenizer) == "cat"
+    assert span_text(tokenizer.encode("cat"), Blank("[MASK]", True, (), 0, 2, 1, (0, 1)), tokenizer) == "cat"

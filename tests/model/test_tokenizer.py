@@ -1,4 +1,4 @@
-"""The tokenizer: every text comes back whole, and no text is read as a special token."""
+"""The demo's own tokenizer: every text comes back whole, and no text is read as a special token."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model.config import CheckpointError
-from model.tokenizer import Tokenizer
+from model.tokenizer import read_tokenizer
 from tests.conftest import TinyTokenizer
 
 CHARACTERS = " \n\t\r\0\u2581\u2047\ufeff\ufffd\u3000\u00a0\u200b\u2028\u0301\u200dＡ①，。é😀👩𝔘船the"
@@ -66,6 +66,26 @@ def test_masks_are_those_of_the_configuration(tiny_tokenizer: TinyTokenizer) -> 
     assert tokenizer.masks == {"[MASK]": tokenizer.special["mask"]}
 
 
+def test_the_end_of_a_span_comes_before_the_end_of_a_text(tiny_tokenizer: TinyTokenizer) -> None:
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.ends == (tokenizer.eop, tokenizer.eos)
+
+
+def test_text_ids_are_those_before_the_special_tokens(tiny_tokenizer: TinyTokenizer) -> None:
+    tokenizer = tiny_tokenizer()
+    assert list(tokenizer.text_ids()) == list(range(tokenizer.num_pieces))
+
+
+def test_a_mask_swallows_one_space(tiny_tokenizer: TinyTokenizer) -> None:
+    tokenizer = tiny_tokenizer()
+    assert [tokenizer.before_mask(text) for text in ("the", "the ", "the  ", "the\n")] == [
+        "the",
+        "the",
+        "the ",
+        "the\n",
+    ]
+
+
 def test_size_counts_pieces_and_special_tokens(tiny_tokenizer: TinyTokenizer) -> None:
     tokenizer = tiny_tokenizer()
     assert tokenizer.size == tokenizer.num_pieces + 7
@@ -101,5 +121,5 @@ def test_an_unusable_file_is_refused_in_one_line(
     if content is not None:
         (folder / file).write_bytes(content)
     with pytest.raises(CheckpointError) as error:
-        Tokenizer.read(folder)
+        read_tokenizer(folder)
     assert "\n" not in str(error.value)

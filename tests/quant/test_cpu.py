@@ -157,7 +157,8 @@ def test_products_are_exact_in_their_codes_and_variants_agree(
 @needs_kernels
 @every_scheme
 @pytest.mark.parametrize(
-    ("num_rows", "out_features", "groups"), [(1, 1, 1), (1, 15, 3), (2, 17, 1), (9, 1, 33), (300, 35, 2), (300, 33, 16)]
+    ("num_rows", "out_features", "groups"),
+    [(1, 1, 1), (1, 15, 3), (2, 17, 1), (4, 31, 2), (5, 33, 1), (6, 16, 3), (9, 1, 33), (300, 35, 2), (300, 33, 16)],
 )
 def test_sizes_at_the_borders_of_tiles_and_blocks(
     scheme: Int4 | Int8, num_rows: int, out_features: int, groups: int
@@ -181,25 +182,20 @@ def test_sizes_at_the_borders_of_tiles_and_blocks(
 
 @every_scheme
 @every_kernel
-def test_codes_that_absmax_never_gives_are_multiplied_too(scheme: Int4 | Int8, variant: str) -> None:
-    weight = drawn(0, 20, 128)
-    stored = scheme.quantize(weight)
-    stored["weight"] = torch.full_like(stored["weight"], -128 if isinstance(scheme, Int8) else -120)  # −128, or −8 −8
-    x = drawn(1, 9, 128)
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("lowest", [True, False])
+def test_sums_of_the_largest_codes_do_not_saturate(scheme: Int4 | Int8, variant: str, sign: int, lowest: bool) -> None:
+    """Activations ±127 times the lowest or the highest code everywhere, −128 among them, scales of either sign."""
+    stored = scheme.quantize(drawn(0, 20, 128))
+    byte = (-128 if lowest else 127) if isinstance(scheme, Int8) else (-120 if lowest else 0x77)  # −8 −8, 7 7
+    stored["weight"] = torch.full_like(stored["weight"], byte)
+    stored["weight_scale"] = stored["weight_scale"].abs() * sign
+    x = drawn(1, 9, 1).abs().expand(-1, 128)
+    x = torch.cat([x, -x, x * torch.tensor([1.0, -1.0]).repeat(64)])
     with running(variant):
         out = product(scheme, x, stored, None)
     expected = plain_product(scheme, x, stored, None)
     assert ((out - expected).abs() <= 1e-6 * magnitude(x, scheme.dequantize(stored), None)).all()
-
-
-@every_kernel
-def test_sums_of_the_largest_codes_do_not_saturate(variant: str) -> None:
-    x, weight = torch.ones(3, 256), torch.ones(17, 256)
-    x[1], weight[1] = -1, -1
-    for scheme in SCHEMES.values():
-        with running(variant):
-            out = product(scheme, x, scheme.quantize(weight), None)
-        torch.testing.assert_close(out, x @ weight.t(), rtol=1e-3, atol=0)
 
 
 @needs_kernels

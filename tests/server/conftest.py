@@ -19,7 +19,8 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "cached_
 BLANK = {"index": 0, "mask": "[MASK]", "start": 2, "end": 8, "text": "b", "finish_reason": "stop"}
 CARD = ModelCard(
     name="demo", family="glm", quant="int8", tp=1, masks=["[MASK]", "[gMASK]"], max_context=512,
-    max_positions=1024, max_span=512, vocab_size=100, strategy="append", num_parameters=7, kernels="plain",
+    max_positions=1024, max_span=512, vocab_size=100, strategies=["append", "reencode", "parallel"],
+    num_parameters=7, kernels="plain",
     created=1,
 )  # fmt: skip
 

@@ -33,6 +33,16 @@ def test_score_ranks_candidates_for_one_blank(folder: str) -> None:
     assert sum(answer["probabilities"]) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("command_line", [("fill", "a [MASK]"), ("score", "a [MASK]", "--span", "b")])
+def test_fill_and_score_take_the_storage_of_the_weights(folder: str, command_line: tuple[str, ...]) -> None:
+    quant = ("--quant", "int4", "--quant-head", "int8", "--model", folder, "--json")
+    done = command(*command_line, *quant, "--group-size", "64")
+    assert done.returncode == 0, done.stderr
+    done = command(*command_line, *quant, "--group-size", "128")
+    assert done.returncode == 1
+    assert "group_size 128 does not divide the 64 inputs" in done.stderr
+
+
 def test_doctor_tells_the_kernels() -> None:
     done = command("doctor", "--json")
     assert done.returncode == 0

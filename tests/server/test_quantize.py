@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from model.checkpoint import load
+from server.cli import app
 
 
 def command(*args: object) -> subprocess.CompletedProcess[str]:
@@ -32,6 +34,16 @@ def test_writes_a_folder_and_says_what_it_holds(source: Path, tmp_path: Path) ->
     assert facts["calibrated"]
     assert facts["bytes_per_quantized_weight"] == 0.5625
     assert load(tmp_path / "out").quant == "int4"
+
+
+@pytest.mark.parametrize("option", ["--quant-head", "--head"])
+def test_the_embedding_s_storage_has_the_name_of_the_other_commands_and_its_former_one(
+    source: Path, tmp_path: Path, option: str
+) -> None:
+    line = ["quantize", str(source), str(tmp_path / "out"), "--scheme", "int8", option, "int8", "--json"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["storage"]["head"] == "int8"
 
 
 @pytest.mark.parametrize(

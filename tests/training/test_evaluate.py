@@ -8,9 +8,9 @@ import torch
 
 from model.attention import DenseAttention, visible
 from model.checkpoint import load
-from model.config import GLMConfig
-from model.glm import GLM
-from model.tokenizer import Tokenizer
+from model.families import glm
+from model.network import Network
+from model.tokenizer import read_tokenizer
 from training.evaluate import (
     Item,
     accuracy,
@@ -41,9 +41,9 @@ TEXTS = {
 
 
 def checkpoint(folder: Path, tokenizer_folder: Path) -> Path:
-    size = -(-Tokenizer.read(tokenizer_folder).size // 128) * 128
+    size = -(-read_tokenizer(tokenizer_folder).size // 128) * 128
     torch.manual_seed(0)
-    model = GLM(GLMConfig(2, 64, 1, size, 512))
+    model = Network(glm.architecture(2, 64, 1, size, 512))
     initialize(model)
     save_checkpoint(model, tokenizer_folder, folder)
     return folder
@@ -118,7 +118,7 @@ def test_file_of_one_document_gives_no_items() -> None:
 
 
 def test_sequence_scores_the_space_that_the_mask_swallows(tokenizer_folder: Path) -> None:
-    tokenizer = Tokenizer.read(tokenizer_folder)
+    tokenizer = read_tokenizer(tokenizer_folder)
     sample = sequence(Item("the ", ("ship", "town", "men", "night"), " went"), "ship", tokenizer)
     span = tokenizer.encode(" ship")
     left = [tokenizer.cls, *tokenizer.encode("the"), tokenizer.masks["[MASK]"]]

@@ -50,6 +50,7 @@ def arguments(tmp_path: Path, tokenizer: Path, seconds: float) -> argparse.Names
         lr_matrix=0.02,
         lr_other=3e-3,
         seed=0,
+        init=None,
     )
 
 
@@ -114,7 +115,7 @@ def test_sentences_cover_a_window() -> None:
 
 
 def test_windows_lie_within_one_document() -> None:
-    documents = [Document(np.full(n, number), np.zeros(n, dtype=bool)) for number, n in enumerate((5, 30, 200))]
+    documents = [Document(np.full(n, number), *np.zeros((2, n), dtype=bool)) for number, n in enumerate((5, 30, 200))]
     source = windows(documents, [1, 1, 1], (20, 40), np.random.default_rng(0))
     drawn = [next(source) for _ in range(500)]
     assert all(len(set(window.ids.tolist())) == 1 and len(window.ids) <= 40 for window in drawn)

@@ -1,0 +1,151 @@
+"""Jobs of a masked language model (BERT): it writes into the text itself, and there is no part B.
+
+Fills: `parallel` takes what stands at every mask in one pass, `reencode` one mask after the other, each seeing the
+fills before it. Scores: the masked words of a text (the masked-LM loss of the named positions), a whole text with
+each token masked in turn (its pseudo-log-likelihood, arXiv 1910.14659), or whether a sentence follows another
+(arXiv 1810.04805, task 2).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.batch import Scored
+from engine.events import Done, Event, ResultDone
+from engine.filling import BlankFill, FillJob, Sample
+from engine.job import Counts, Host, World
+from engine.requests import RequestError, Sampling, Score
+from engine.sampler import Sampler
+from engine.scoring import Candidate, Order, Plan, ScoreJob
+from engine.sequence import Sequence
+
+
+class MaskedSample(Sample):
+    """One sample of one input: passes over its text, each filling all masks that it asks for, or the surest."""
+
+    def start(self, host: Host, rank: float) -> list[Sequence]:
+        self.rank = rank
+        return [self._pass(host)]
+
+    def advance(self, host: Host, sequence: Sequence, logprobs: Tensor) -> tuple[list[Sequence], list[BlankFill]]:
+        """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass."""
+        sequence.finished = True
+        rows = dict(zip(self._asked, logprobs.view(len(self._asked), -1), strict=True))
+        if self.confident and self.strategy == "reencode":
+            greedy = Sampler(Sampling(), self.world.never, 0)
+            sure = {index: greedy.draw(row, (), (), 0).logprob for index, row in rows.items()}
+            index = max(sure, key=lambda i: (sure[i], -i))  # among equals the leftmost
+            rows = {index: rows[index]}
+        moved = [self._filled(index, row) for index, row in rows.items()]
+        if not self.queue:
+            return [], moved
+        self._splice()
+        return [self._pass(host)], moved
+
+    def _pass(self, host: Host) -> Sequence:
+        """The text with the masks that are left, asked for the next of them or for all."""
+        self._asked = self.queue[:1] if self.strategy == "reencode" and not self.confident else list(self.queue)
+        places = [self.places[index] for index in self._asked]
+        asked = tuple(place.position for place in places)
+        sequence = Sequence(host.context(()), "token", self.rank, whole=True, asked=asked)
+        for position, token in enumerate(places[0].context):
+            sequence.push(token, position, 0)
+        return sequence
+
+    def _filled(self, index: int, logprobs: Tensor) -> BlankFill:
+        blank = self.blanks[index]
+        self.queue.remove(index)
+        blank.accept(self.samplers[index].draw(logprobs, (), (), self.fill.logprobs or 0), self.world)
+        blank.finish_reason = "stop"  # a mask is one token
+        return blank
+
+
+class MaskedFillJob(FillJob):
+    """All samples of a `Fill`."""
+
+    sample = MaskedSample
+
+
+class MaskedScoreJob(ScoreJob):
+    """All candidates of a `Score`: their tokens masked together, or those of a whole text one by one."""
+
+    has_end = False
+
+    def __init__(self, request_id: str, score: Score, world: World) -> None:
+        if score.include_end:
+            raise RequestError("this model has no end token to include", "include_end", "unsupported")
+        if score.orders != "left_to_right":
+            raise RequestError("this model predicts all spans at once; there are no orders", "orders", "unsupported")
+        super().__init__(request_id, score, world)
+
+    def _planned(self, candidate: Candidate, order: Order) -> Iterator[Plan]:
+        mask = self.world.tokenizer.special["mask"]
+        places = {blank.position: number for number, blank in enumerate(self.laid.blanks)}
+        whole: list[int] = []
+        slots: dict[int, tuple[int, int]] = {}  # row → span and token
+        for position, token in enumerate(self.laid.token_ids):
+            number = places.get(position)
+            if number is None:
+                whole.append(token)
+                continue
+            slots |= {len(whole) + index: (number, index) for index in range(len(candidate.ids[number]))}
+            whole += candidate.ids[number]
+        self.world.check_length(len(whole), "text")
+        # Alone, a text's tokens are masked in turn; the spans of a text with blanks all at once.
+        passes = [[row] for row in slots] if self.score.spans is None and self.score.context is None else [list(slots)]
+        for masked in passes:
+            chosen = set(masked)
+            rows = [(mask if row in chosen else token, row, 0) for row, token in enumerate(whole)]
+            targets = [token if row in chosen else -1 for row, token in enumerate(whole)]
+            yield Plan(candidate, order, (), rows, targets, [slots[row] for row in masked], whole=True)
+
+
+class NextSentenceJob:
+    """A `Score` of two sentences: the log-probability that the second follows the first."""
+
+    num_top = 0
+
+    def __init__(self, request_id: str, score: Score, world: World) -> None:
+        if not world.card.next_sentence:
+            raise RequestError(
+                "sentence_a and sentence_b need a model with a next-sentence head; this one has none",
+                "sentence_a",
+                "unsupported",
+            )
+        self.id = request_id
+        self.done = False
+        tokenizer = world.tokenizer
+        first = [tokenizer.special["cls"], *tokenizer.encode(score.sentence_a or ""), tokenizer.special["sep"]]
+        second = [*tokenizer.encode(score.sentence_b or ""), tokenizer.special["sep"]]
+        self.rows = [(token, 0) for token in first] + [(token, 1) for token in second]
+        world.check_length(len(self.rows), "sentence_b")
+        self.counts = Counts(prompt_tokens=len(self.rows), score_candidates=1)
+
+    def start(self, host: Host, rank: float) -> list[Sequence]:
+        sequence = Sequence(host.context(()), "pair", rank, whole=True)
+        for position, (token, sentence) in enumerate(self.rows):
+            sequence.push(token, position, sentence)
+        return [sequence]
+
+    def advance(
+        self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]
+    ) -> tuple[list[Sequence], list[Event]]:
+        assert isinstance(result, torch.Tensor)
+        sequence.finished = self.done = True
+        follows = result[0].item()
+        scored: dict[str, Any] = {
+            "index": 0,
+            "logprob": follows,
+            "normalized": follows,
+            "perplexity": math.exp(min(-follows, 700.0)),
+            "num_tokens": len(self.rows),
+            "spans": [],
+            "orders": [],
+        }
+        count = self.counts.prompt_tokens
+        usage = {"prompt_tokens": count, "completion_tokens": 0, "total_tokens": count, "cached_tokens": 0}
+        extra = {"best": 0, "probabilities": [1.0]}
+        return [], [ResultDone(self.id, scored), Done(self.id, usage, extra)]

@@ -1,0 +1,157 @@
+"""GLM-4-9B, GLM-4-0414 and CodeGeeX4: causal models with grouped queries, RMSNorm and SwiGLU.
+
+Files come under two sets of names and two forms of config.json: the original's (ChatGLMModel) and transformers' own
+(GlmForCausalLM, Glm4ForCausalLM). CodeGeeX4 fills blanks in code, between a prefix and a suffix.
+"""
+
+from typing import Any
+
+from model.architecture import Architecture, Rotary
+from model.config import CheckpointError, Config
+from model.family import Family
+from model.layout import InfillLayout
+from model.naming import Naming
+from model.tokenizers.glm4 import read_glm4
+
+
+def _read(c: Config) -> Architecture:
+    return _original(c) if "padded_vocab_size" in c.fields else _transformers(c)
+
+
+def _original(c: Config) -> Architecture:
+    c.only("rmsnorm", True)
+    c.only("post_layer_norm", True)
+    c.only("apply_residual_connection_post_layernorm", False)
+    c.only("multi_query_attention", True)
+    c.only("original_rope", True)
+    head_dim = c.whole("kv_channels", 128)
+    return Architecture(
+        num_layers=c.whole("num_layers"),
+        hidden_size=c.whole("hidden_size"),
+        num_attention_heads=c.whole("num_attention_heads"),
+        num_key_value_heads=c.whole("multi_query_group_num"),
+        head_dim=head_dim,
+        inner_hidden_size=c.whole("ffn_hidden_size"),
+        vocab_size=c.whole("padded_vocab_size"),
+        max_sequence_length=c.whole("seq_length"),
+        epsilon=c.number("layernorm_epsilon", 1e-5),
+        rotary=Rotary(head_dim // 2, 10000.0 * c.number("rope_ratio", 1), interleaved=True),
+        norm="rms",
+        activation="swiglu",
+        qkv_bias=bool(c.get("add_qkv_bias", False) or c.get("add_bias_linear", False)),
+        bias=bool(c.get("add_bias_linear", False)),
+        head="own",
+        causal=True,
+    )
+
+
+def _transformers(c: Config) -> Architecture:
+    c.only("hidden_act", "silu")
+    c.only("tie_word_embeddings", False, True)
+    heads = c.whole("num_attention_heads")
+    head_dim = c.whole("head_dim", 128)
+    rope = c.get("rope_parameters", {})
+    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
+        raise CheckpointError(f"{c.source}: rope_parameters {rope!r} are not supported, only rope_type default")
+    turned = rope.get("partial_rotary_factor", c.get("partial_rotary_factor", 0.5))
+    return Architecture(
+        num_layers=c.whole("num_hidden_layers"),
+        hidden_size=c.whole("hidden_size"),
+        num_attention_heads=heads,
+        num_key_value_heads=c.whole("num_key_value_heads", heads),
+        head_dim=head_dim,
+        inner_hidden_size=c.whole("intermediate_size"),
+        vocab_size=c.whole("vocab_size"),
+        max_sequence_length=c.whole("max_position_embeddings"),
+        epsilon=c.number("rms_norm_eps", 1.5625e-7),
+        rotary=Rotary(
+            int(head_dim * turned), rope.get("rope_theta", c.number("rope_theta", 10000.0)), interleaved=True
+        ),
+        norm="rms",
+        residual="sandwich" if c.get("model_type") == "glm4" else "pre",
+        activation="swiglu",
+        qkv_bias=bool(c.get("attention_bias", False)),
+        bias=False,
+        head="tied" if c.get("tie_word_embeddings", False) else "own",
+        causal=True,
+    )
+
+
+def _recognises(c: Config) -> bool:
+    kind = c.get("model_type")
+    if kind == "chatglm":
+        return "padded_vocab_size" in c.fields
+    return kind == "glm4" or (kind == "glm" and "num_hidden_layers" in c.fields)
+
+
+_CONFIG: dict[str, Any] = {
+    "model_type": "chatglm",
+    "architectures": ["ChatGLMModel"],
+    "num_layers": 40,
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "kv_channels": 128,
+    "ffn_hidden_size": 13696,
+    "padded_vocab_size": 151552,
+    "seq_length": 131072,
+    "layernorm_epsilon": 1.5625e-07,
+    "rope_ratio": 500,
+    "original_rope": True,
+    "rmsnorm": True,
+    "add_qkv_bias": True,
+    "add_bias_linear": False,
+    "post_layer_norm": True,
+    "tie_word_embeddings": False,
+}
+
+# GLM-4 as published first: its modeling_chatglm.py.
+GLM4_NAMING = Naming(
+    {
+        "word_embeddings": "transformer.embedding.word_embeddings",
+        "transformer.layers.{i}.input_layernorm": "transformer.encoder.layers.{i}.input_layernorm",
+        "transformer.layers.{i}.attention.query_key_value": (
+            "transformer.encoder.layers.{i}.self_attention.query_key_value"
+        ),
+        "transformer.layers.{i}.attention.dense": "transformer.encoder.layers.{i}.self_attention.dense",
+        "transformer.layers.{i}.post_attention_layernorm": "transformer.encoder.layers.{i}.post_attention_layernorm",
+        "transformer.layers.{i}.mlp.dense_h_to_4h": "transformer.encoder.layers.{i}.mlp.dense_h_to_4h",
+        "transformer.layers.{i}.mlp.dense_4h_to_h": "transformer.encoder.layers.{i}.mlp.dense_4h_to_h",
+        "transformer.final_layernorm": "transformer.encoder.final_layernorm",
+        "lm_head": "transformer.output_layer",
+    },
+    unused=("*rotary_pos_emb.inv_freq",),
+)
+
+# GLM-4 in transformers: models/glm and models/glm4; the first half of gate_up_proj is the gate.
+GLM4_HF_NAMING = Naming(
+    {
+        "word_embeddings": "model.embed_tokens",
+        "transformer.layers.{i}.input_layernorm": "model.layers.{i}.input_layernorm",
+        "transformer.layers.{i}.attention.query_key_value": (
+            "model.layers.{i}.self_attn.q_proj",
+            "model.layers.{i}.self_attn.k_proj",
+            "model.layers.{i}.self_attn.v_proj",
+        ),
+        "transformer.layers.{i}.attention.dense": "model.layers.{i}.self_attn.o_proj",
+        "transformer.layers.{i}.post_attention_layernorm": "model.layers.{i}.post_attention_layernorm",
+        "transformer.layers.{i}.post_self_attn_layernorm": "model.layers.{i}.post_self_attn_layernorm",
+        "transformer.layers.{i}.post_mlp_layernorm": "model.layers.{i}.post_mlp_layernorm",
+        "transformer.layers.{i}.mlp.dense_h_to_4h": "model.layers.{i}.mlp.gate_up_proj",
+        "transformer.layers.{i}.mlp.dense_4h_to_h": "model.layers.{i}.mlp.down_proj",
+        "transformer.final_layernorm": "model.norm",
+    },
+    unused=("*rotary_emb.inv_freq", "score.*"),
+)
+
+FAMILY = Family(
+    name="glm-4",
+    recognises=_recognises,
+    architecture=_read,
+    tokenizer=read_glm4,
+    layout=InfillLayout(),
+    strategies=("reencode", "parallel"),
+    namings=(GLM4_NAMING, GLM4_HF_NAMING),
+    presets={"glm-4-9b": _CONFIG, "codegeex4-9b": _CONFIG},
+)

@@ -1,0 +1,254 @@
+"""The network of every family: embeddings, transformer blocks, head, put together as an `Architecture` says.
+
+Parameter names are those of GLM's published checkpoints. Where keys and values live is the caller's business
+(`model.attention`). Sources of the families' choices are in `model.families`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.architecture import Architecture
+from model.attention import Attend
+from model.rotary import Rotation, rotate, rotation
+from quant import cpu
+from quant.linear import Embedding, Linear, Weight
+from quant.schemes import Float, Head, Scheme
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention, with fewer key and value heads than queries where the architecture says so."""
+
+    def __init__(self, architecture: Architecture, layer: int, scheme: Scheme, dtype: torch.dtype) -> None:
+        super().__init__()
+        a = architecture
+        self.layer = layer
+        self.heads, self.kv_heads, self.head_dim = a.num_attention_heads, a.num_key_value_heads, a.head_dim
+        self.by_head = a.qkv_rows == "heads"
+        self.rotary = a.rotary
+        self.query_key_value = Linear(a.hidden_size, sum(a.qkv_sections), scheme, dtype, a.qkv_bias)
+        self.dense = Linear(a.num_attention_heads * a.head_dim, a.hidden_size, scheme, dtype, a.bias)
+
+    def forward(self, x: Tensor, turned: Rotation | None, attend: Attend) -> Tensor:
+        q, k, v = self._split(self.query_key_value(x))
+        if turned is not None and self.rotary is not None:
+            q, k = rotate(q, turned, self.rotary), rotate(k, turned, self.rotary)
+        mixed: Tensor = self.dense(attend(self.layer, q, k, v).flatten(-2))
+        return mixed
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [..., heads, head_dim], and keys and values [..., kv_heads, head_dim]."""
+        if self.by_head:
+            q, k, v = qkv.reshape(*qkv.shape[:-1], self.heads, 3 * self.head_dim).chunk(3, dim=-1)
+            return q, k, v
+        heads = qkv.reshape(*qkv.shape[:-1], -1, self.head_dim)
+        first, second = self.heads, self.heads + self.kv_heads
+        return heads[..., :first, :], heads[..., first:second, :], heads[..., second:, :]
+
+
+# On a CPU torch's own gelu and silu compute the last elements of each thread's share by another formula than the rest,
+# so that a row's bits would depend on the rows beside it. These are made of operations that do not; torch's own serve
+# for training, which needs their gradients fast.
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU."""
+    if x.requires_grad:
+        return F.gelu(x, approximate="tanh")
+    if x.device.type == "cpu" and x.dtype == torch.float32 and cpu.variant() is not None:
+        return cpu.gelu(x)
+    return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU itself, by the error function."""
+    return F.gelu(x) if x.requires_grad else 0.5 * x * (1.0 + torch.erf(x * math.sqrt(0.5)))
+
+
+def silu(x: Tensor) -> Tensor:
+    return F.silu(x) if x.requires_grad else x / (1.0 + torch.exp(-x))
+
+
+class MLP(nn.Module):
+    """Two linears with an activation between; a gated one has the gate and the gated values as two halves of rows."""
+
+    def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype) -> None:
+        super().__init__()
+        a = architecture
+        self.activation = a.activation
+        self.dense_h_to_4h = Linear(a.hidden_size, (1 + a.gated) * a.inner_hidden_size, scheme, dtype, a.bias)
+        self.dense_4h_to_h = Linear(a.inner_hidden_size, a.hidden_size, scheme, dtype, a.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dense_4h_to_h(self._activated(self.dense_h_to_4h(x)))
+        return out
+
+    def _activated(self, x: Tensor) -> Tensor:
+        if self.activation == "gelu_tanh":
+            return gelu_tanh(x)
+        if self.activation == "gelu":
+            return gelu(x)
+        first, second = x.chunk(2, dim=-1)
+        # GLM-130B gates by the second half, GLM-4 by the first.
+        return first * gelu(second) if self.activation == "geglu" else silu(first) * second
+
+
+class Norm(nn.Module):
+    """LayerNorm, or RMSNorm (arXiv 1910.07467)."""
+
+    def __init__(self, architecture: Architecture, dtype: torch.dtype) -> None:
+        super().__init__()
+        width = architecture.hidden_size
+        self.epsilon = architecture.epsilon
+        self.weight = nn.Parameter(torch.ones(width, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(width, dtype=dtype)) if architecture.norm == "layer" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
+        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.epsilon)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each a branch beside the residual stream; see `Architecture.residual`."""
+
+    def __init__(self, architecture: Architecture, layer: int, scheme: Scheme, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.residual, self.alpha = architecture.residual, architecture.alpha
+        self.input_layernorm = Norm(architecture, dtype)
+        self.attention = SelfAttention(architecture, layer, scheme, dtype)
+        self.post_attention_layernorm = Norm(architecture, dtype)
+        self.mlp = MLP(architecture, scheme, dtype)
+        if self.residual == "sandwich":
+            self.post_self_attn_layernorm = Norm(architecture, dtype)
+            self.post_mlp_layernorm = Norm(architecture, dtype)
+
+    def forward(self, h: Tensor, turned: Rotation | None, attend: Attend) -> Tensor:
+        if self.residual == "post":
+            h = self.input_layernorm(h + self.attention(h, turned, attend))
+            out: Tensor = self.post_attention_layernorm(h + self.mlp(h))
+            return out
+        x: Tensor = self.input_layernorm(h)
+        branch: Tensor = self.attention(x, turned, attend)
+        if self.residual == "sandwich":
+            branch = self.post_self_attn_layernorm(branch)
+        h = self.alpha * x + branch if self.residual == "deep" else h + branch
+        x = self.post_attention_layernorm(h)
+        branch = self.mlp(x)
+        if self.residual == "sandwich":
+            branch = self.post_mlp_layernorm(branch)
+        out = self.alpha * x + branch if self.residual == "deep" else h + branch
+        return out
+
+
+class Transformer(nn.Module):
+    """Learned position tables, blocks and the final norm, as far as the architecture has them."""
+
+    def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype) -> None:
+        super().__init__()
+        a = architecture
+        if a.position_rows:
+            self.position_embeddings = nn.Embedding(a.position_rows, a.hidden_size, dtype=dtype)
+        if a.block_rows:
+            self.block_position_embeddings = nn.Embedding(a.block_rows, a.hidden_size, dtype=dtype)
+        if a.residual == "post":
+            self.embedding_layernorm = Norm(a, dtype)
+        self.layers = nn.ModuleList(Block(a, i, scheme, dtype) for i in range(a.num_layers))
+        if a.residual != "post":
+            self.final_layernorm = Norm(a, dtype)
+
+
+class MaskedLMHead(nn.Module):
+    """BERT's transform before its tied head, and that head's bias."""
+
+    def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype) -> None:
+        super().__init__()
+        a = architecture
+        self.dense = Linear(a.hidden_size, a.hidden_size, scheme, dtype)
+        self.layernorm = Norm(a, dtype)
+        self.bias = nn.Parameter(torch.zeros(a.vocab_size, dtype=dtype))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.layernorm(gelu(self.dense(hidden)))
+        return out
+
+
+class Network(nn.Module):
+    """Token ids, positions and block positions, each [...], to hidden states [..., hidden_size]."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        scheme: Scheme | None = None,
+        dtype: torch.dtype = torch.float32,
+        head: Head | None = None,
+    ) -> None:
+        """`scheme` stores the blocks' matrices, `head` the embedding and head; both are `dtype` when left out."""
+        super().__init__()
+        a = architecture
+        scheme, head = scheme or Float(dtype), head or Float(dtype)
+        self.architecture = a
+        self.dtype = dtype
+        self.word_embeddings = Embedding(a.vocab_size, a.hidden_size, head, dtype)
+        self.transformer = Transformer(a, scheme, dtype)
+        if a.head == "own":
+            self.lm_head = Embedding(a.vocab_size, a.hidden_size, head, dtype)
+        if a.head == "masked_lm":
+            self.mlm_head = MaskedLMHead(a, scheme, dtype)
+        if a.next_sentence:
+            self.pooler = nn.Linear(a.hidden_size, a.hidden_size, dtype=dtype)
+            self.next_sentence = nn.Linear(a.hidden_size, 2, dtype=dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.transformer.parameters()).device
+
+    def forward(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor, attend: Attend) -> Tensor:
+        h = self.embedded(token_ids, positions, block_positions)
+        turned = self.rotation(positions, block_positions)
+        for block in self.transformer.layers:
+            h = block(h, turned, attend)
+        return self.transformer.final_layernorm(h) if self.architecture.residual != "post" else h
+
+    def embedded(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor) -> Tensor:
+        """What the first block takes, [..., hidden_size]."""
+        t = self.transformer
+        h = self.word_embeddings(token_ids)
+        if self.architecture.position_rows:
+            h = h + t.position_embeddings(positions)
+        if self.architecture.block_rows:
+            h = h + t.block_position_embeddings(block_positions)
+        out: Tensor = t.embedding_layernorm(h) if self.architecture.residual == "post" else h
+        return out
+
+    def rotation(self, positions: Tensor, block_positions: Tensor) -> Rotation | None:
+        """By how much every row's queries and keys are turned; None where positions are learned tables."""
+        a = self.architecture
+        if a.rotary is None:
+            return None
+        return rotation(a.rotary, a.max_sequence_length + 1, positions, block_positions, self.dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., hidden_size] → [..., vocab_size] float32"""
+        if self.architecture.head == "own":
+            return self.lm_head.logits(hidden)
+        if self.architecture.head == "masked_lm":
+            return self.word_embeddings.logits(self.mlm_head(hidden)) + self.mlm_head.bias.float()
+        return self.word_embeddings.logits(hidden)
+
+    def next_sentence_logits(self, hidden: Tensor) -> Tensor:
+        """[..., hidden_size] of the first token → [..., 2] float32: that the second sentence follows, that not."""
+        out: Tensor = self.next_sentence(torch.tanh(self.pooler(hidden))).float()
+        return out
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights, however they are stored."""
+        count = 0
+        for module in self.modules():
+            own = module.packed() if isinstance(module, Weight) else {}
+            count += module.in_features * module.out_features if isinstance(module, Weight) else 0
+            count += sum(p.numel() for n, p in module.named_parameters(recurse=False) if n not in own)
+        return count

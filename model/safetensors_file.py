@@ -1,0 +1,44 @@
+"""A safetensors file, read tensor by tensor."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.config import CheckpointError
+from quant.schemes import Stored
+
+
+class SafetensorsFile:
+    """The tensors of one file, each a view of a mapping of its own.
+
+    The file is opened anew for each tensor, so that the pages of those read before do not count as memory in use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.listing, self.files = path, [path]
+        self.entries: Stored = {}
+        with opened(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                tensor = file.get_tensor(name)  # a view: nothing is read
+                self.entries[name] = tuple(tensor.shape), tensor.dtype
+
+    def read(self, name: str) -> Tensor:
+        with opened(self.listing) as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file to read from. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None

@@ -1,0 +1,184 @@
+"""Checkpoint folders of true names, shapes and layout with random weights: to try out what cannot be had or shared."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from model.config import CheckpointError, Config
+from model.cuts import Cut, Cuts, cuts, shard
+from model.families import PRESETS
+from model.families.glm import GLM_SAT_NAMING
+from model.families.glm130b import GLM130B_NAMING
+from model.naming import Naming
+from model.network import Network
+from model.shard import Shard, num_bytes
+from quant.schemes import Stored
+
+Format = Literal["hf", "bin", "sat"]
+Progress = Callable[[int], object]
+_SPREAD = 0.02  # the standard deviation that such weights are initialized with
+_ITERATION = "1"
+_RANKED = {"glm": GLM_SAT_NAMING, "glm-130b": GLM130B_NAMING}  # families published as model-parallel ranks
+_DTYPES = {"glm-4": torch.bfloat16, "bert": torch.float32}  # the others' is float16
+
+
+@dataclass(frozen=True, slots=True)
+class Synthetic:
+    """A checkpoint to be made up: shapes by canonical name, the names and cuts it is published with, and its sizes.
+
+    `config` is what config.json says, None for a folder without. The weights depend on `seed` and on nothing of the
+    layout, so that folders of several layouts hold the same network.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    naming: Naming
+    cuts: Cuts
+    config: Mapping[str, Any] | None = None
+    dtype: torch.dtype = torch.float16
+    seed: int = 0
+    shard_bytes: int = 2 * 10**9
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensors, as one rank has them."""
+        return num_bytes({name: (shape, self.dtype) for name, shape in self.shapes.items()})
+
+
+def of_preset(preset: str, layers: int | None = None, format: Format = "hf", seed: int = 0) -> Synthetic:
+    """The checkpoint of a published model, or the first `layers` of it, under the names of that format.
+
+    A folder of ranks has no config.json, as published, unless a number of layers is given, which no preset tells.
+    Raises ValueError for a preset that there is not, or that was not published in the format.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    family, config = PRESETS[preset]
+    if format == "sat" and family.name not in _RANKED:
+        raise ValueError(f"{preset} is not published in the format sat")
+    fields = dict(config.fields)
+    if layers is not None:
+        count = "num_layers" if "num_layers" in fields else "num_hidden_layers"
+        fields[count] = layers
+    a = family.architecture(Config(fields))
+    with torch.device("meta"):
+        shapes = {name: tuple(parameter.shape) for name, parameter in Network(a).named_parameters()}
+    return Synthetic(
+        shapes,
+        _RANKED[family.name] if format == "sat" else family.namings[0],
+        cuts(a.qkv_sections, 1 + a.gated),
+        fields if format != "sat" or layers is not None else None,
+        _DTYPES.get(family.name, torch.float16),
+        seed,
+    )
+
+
+def published_format(preset: str) -> Format:
+    """What a preset's original comes in, of what can be written."""
+    return "sat" if preset == "glm-130b" else "hf"
+
+
+def write_synthetic(
+    folder: Path,
+    made: Synthetic,
+    format: Format = "hf",
+    tp: int = 1,
+    progress: Progress = lambda num_bytes: None,
+) -> None:
+    """Writes a new folder; `progress` is told the bytes of what is made.
+
+    The format is hf, safetensors shards, with one tensor in memory at a time; bin, pytorch_model shards, with one shard
+    in memory; or sat, `tp` model-parallel ranks, with one rank in memory. Raises ValueError where `tp` does not divide
+    the tensors, or the format is not divided, and CheckpointError for a folder with something in it or on a full disk.
+    """
+    if tp > 1 and format != "sat":
+        raise ValueError(f"only the format sat is divided among ranks, not {format}")
+    if format == "sat":
+        for name, shape in made.shapes.items():
+            shard(torch.empty(shape, device="meta"), made.cuts(name), 0, tp)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: not an empty folder")
+    free = shutil.disk_usage(next(path for path in folder.resolve().parents if path.exists())).free
+    if made.num_bytes > free:
+        raise CheckpointError(f"{folder}: needs {made.num_bytes / 1e9:.1f} GB, {free / 1e9:.1f} are free")
+    folder.mkdir(parents=True, exist_ok=True)
+    if format == "sat":
+        _write_ranks(folder, made, tp, progress)
+    else:
+        _write_shards(folder, made, format, progress)
+    if made.config is not None:
+        (folder / "config.json").write_text(json.dumps(made.config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _write_ranks(folder: Path, made: Synthetic, size: int, progress: Progress) -> None:
+    (folder / _ITERATION).mkdir(exist_ok=True)
+    for rank in range(size):
+        tensors = {}
+        for name in made.shapes:
+            for published, tensor in _tensors(made, name):
+                # A copy: torch.save would write all of what a view is a part of.
+                tensors[published] = shard(tensor, made.cuts(name), rank, size).clone()
+                progress(tensor.nbytes // size)
+        torch.save({"module": tensors}, folder / _ITERATION / f"mp_rank_{rank:02}_model_states.pt")
+    (folder / "latest").write_text(_ITERATION, encoding="utf-8")
+
+
+def _write_shards(folder: Path, made: Synthetic, format: Format, progress: Progress) -> None:
+    stem, end = ("model", "safetensors") if format == "hf" else ("pytorch_model", "bin")
+    planned: list[dict[str, Stored]] = [{}]  # canonical name → what it becomes
+    for name, shape in made.shapes.items():
+        tensors = _entries(made, name, shape)
+        if planned[-1] and sum(map(num_bytes, planned[-1].values())) + num_bytes(tensors) > made.shard_bytes:
+            planned.append({})
+        planned[-1][name] = tensors
+    places = dict[str, str]()
+    for number, group in enumerate(planned, 1):
+        file = f"{stem}-{number:05}-of-{len(planned):05}.{end}"
+        entries = {published: entry for tensors in group.values() for published, entry in tensors.items()}
+        places |= dict.fromkeys(entries, file)
+        produced = ((published, tensor) for name in group for published, tensor in _tensors(made, name))
+        if format == "bin":
+            torch.save({published: tensor.clone() for published, tensor in produced}, folder / file)
+            progress(num_bytes(entries))
+        else:
+            with Shard(folder / file, entries) as writer:
+                for published, tensor in produced:
+                    writer.write(published, tensor)
+                    progress(tensor.nbytes)
+    total = sum(num_bytes(tensors) for group in planned for tensors in group.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    (folder / f"{stem}.{end}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _tensors(made: Synthetic, name: str) -> Iterator[tuple[str, Tensor]]:
+    """A canonical tensor's published parts, made anew."""
+    tensor = _random(name, made.shapes[name], made.seed).to(made.dtype)
+    names = made.naming.published(name)
+    yield from zip(names, torch.split(tensor, _rows(made, name, len(tensor))), strict=True)
+
+
+def _entries(made: Synthetic, name: str, shape: tuple[int, ...]) -> Stored:
+    names = made.naming.published(name)
+    rows = _rows(made, name, shape[0])
+    return {published: ((own, *shape[1:]), made.dtype) for published, own in zip(names, rows, strict=True)}
+
+
+def _rows(made: Synthetic, name: str, rows: int) -> list[int]:
+    """Rows of the published parts of a tensor: the sections of its cut, where there are several."""
+    cut = made.cuts(name)
+    sections = cut.sections if isinstance(cut, Cut) and len(made.naming.published(name)) > 1 else (1,)
+    return [rows * section // sum(sections) for section in sections]
+
+
+def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """float16 numbers that depend on name and seed; a norm's weight lies about 1."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    tensor = torch.empty(shape, dtype=torch.float16).normal_(0, _SPREAD, generator=generator)
+    return tensor.add_(1) if name.endswith("norm.weight") else tensor

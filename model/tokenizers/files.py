@@ -1,0 +1,81 @@
+"""Reading a tokenizer's files, each error one line that names the file."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from model.config import CheckpointError
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file. Raises CheckpointError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: unreadable ({error})") from None
+
+
+def read_json(path: Path, default: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON object; the default, if there is one, where there is no such file. Raises CheckpointError."""
+    if default is not None and not path.exists():
+        return dict(default)
+    try:
+        data = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return data
+
+
+def read_ids(path: Path, default: Mapping[str, int] | None = None) -> dict[str, int]:
+    """A JSON object of tokens and their ids. Raises CheckpointError."""
+    return checked_ids(read_json(path, default), str(path))
+
+
+def vocab_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """The pieces of a `tokenizer.json`. Raises CheckpointError."""
+    model = data.get("model")
+    return checked_ids(model.get("vocab") if isinstance(model, dict) else None, f"{path}: model.vocab")
+
+
+def checked_ids(ids: object, where: str) -> dict[str, int]:
+    """The same mapping if it maps names to ids, else a CheckpointError."""
+    if not isinstance(ids, dict) or not ids or any(type(i) is not int or i < 0 for i in ids.values()):
+        raise CheckpointError(f"{where}: must map tokens to ids")
+    return ids
+
+
+def check_roles(special: Mapping[str, int], roles: Iterable[str], where: Path) -> None:
+    """Raises CheckpointError unless there is a special token for every role."""
+    missing = [role for role in roles if role not in special]
+    if missing:
+        raise CheckpointError(f"{where}: no special token for {', '.join(missing)}")
+
+
+def read_pieces(path: Path) -> sentencepiece.SentencePieceProcessor:
+    """A sentencepiece model. Raises CheckpointError."""
+    return pieces_of(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file. Raises CheckpointError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: unreadable ({error})") from None
+
+
+def pieces_of(proto: bytes, path: Path) -> sentencepiece.SentencePieceProcessor:
+    """A sentencepiece model from its bytes, read from `path`. Raises CheckpointError."""
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=proto or b"empty")
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: not a sentencepiece model ({error})") from None

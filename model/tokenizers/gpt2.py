@@ -1,0 +1,62 @@
+"""The tokenizers of glm-2b and glm-10b (GPT-2's BPE) and of glm-roberta-* (the same merges, RoBERTa's ids).
+
+Both read `vocab.json` and `merges.txt`, and the ids of GLM's own tokens from `added_tokens.json`; without that file
+they are those of GLM's data_utils/tokenization.py. Nothing is lost. The originals give no ids for a text of white
+space alone; here it has ids like any other.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from model.config import CheckpointError
+from model.tokenizers.byte_level import ByteLevelBPE, piece_bytes
+from model.tokenizers.files import check_roles, read_ids, read_text
+from model.tokenizers.interface import roles_of
+
+_EOS = "<|endoftext|>"
+_GPT2_ADDED = ("<|startofpiece|>", "<|endofpiece|>", "[CLS]", "[MASK]", "[SEP]", "[UNK]", "[gMASK]", "[sMASK]")
+_ROBERTA_ADDED = ("<|startofpiece|>", "<|endofpiece|>")
+_ROBERTA = {"cls": "<s>", "pad": "</s>", "eos": "</s>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+# Rows that never were a text's: fairseq's padding of the vocabulary, and what GPT-2 ends its documents with.
+_ROBERTA_UNUSED = re.compile(r"<s>|<pad>|</s>|<unk>|<mask>|<\|endoftext\|>|madeupword\d+")
+
+
+def read_gpt2(folder: Path) -> ByteLevelBPE:
+    """Reads GPT-2's files, and RoBERTa's, which have a <mask>. Raises CheckpointError."""
+    path = folder / "vocab.json"
+    vocab = read_ids(path)
+    model = bpe(vocab, folder / "merges.txt")
+    roberta = "<mask>" in vocab
+    given = _ROBERTA_ADDED if roberta else _GPT2_ADDED
+    added = read_ids(folder / "added_tokens.json", {name: len(vocab) + n for n, name in enumerate(given)})
+    base = _ROBERTA if roberta else {"pad": _EOS, "eos": _EOS}
+    missing = [name for name in base.values() if name not in vocab]
+    if missing:
+        raise CheckpointError(f"{path}: lacks {', '.join(dict.fromkeys(missing))}")
+    special = {role: vocab[name] for role, name in base.items()} | roles_of(added)
+    check_roles(special, ("cls", "mask", "sop", "eop"), folder / "added_tokens.json")
+    names = {vocab[name]: name for name in base.values()} | {i: name for name, i in added.items()}
+    if roberta:
+        names[special["mask"]] = "[MASK]"
+        text = {piece: i for piece, i in vocab.items() if not _ROBERTA_UNUSED.fullmatch(piece)}
+    else:
+        text = {piece: i for piece, i in vocab.items() if piece != _EOS}
+    text = {piece: i for piece, i in text.items() if i not in names}
+    return ByteLevelBPE(model, piece_bytes(text, str(path)), special, names)
+
+
+def bpe(vocab: Mapping[str, int], merges: Path) -> tokenizers.Tokenizer:
+    """GPT-2's splitting of text and the merges of a `merges.txt`. Raises CheckpointError."""
+    lines = [line.split() for line in read_text(merges).split("\n") if line and not line.startswith("#version")]
+    if any(len(line) != 2 for line in lines):
+        raise CheckpointError(f"{merges}: a merge is two pieces")
+    try:
+        model = tokenizers.Tokenizer(models.BPE(dict(vocab), [(first, second) for first, second in lines]))
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{merges}: does not fit vocab.json ({error})") from None
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return model

@@ -1,0 +1,116 @@
+"""What every tokenizer can do, and what a new kind has to say: ids of a text, bytes of an id, which ids are text."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from model.config import CheckpointError
+
+MASKS = {"[MASK]": "mask", "[sMASK]": "smask", "[gMASK]": "gmask"}
+_ROLES = {"endoftext": "eos", "startofpiece": "sop", "endofpiece": "eop"}
+
+
+class Tokenizer(ABC):
+    """Plain text to ids and back, special tokens apart: text that spells a special token is text.
+
+    Ids are 0 … `size` - 1. `special` has the special tokens' ids by role (eos, cls, mask, sop, …), as far as the
+    vocabulary has them; `masks` those of the masks by name; `ends` the ids that end a span, that of training first.
+    `aliases` maps an id that has the same embedding row as another to that one: it is never to be drawn.
+    `mask_strips` tells that in the original's layout a mask token swallows the white space to its left.
+    """
+
+    mask_strips = False
+
+    def __init__(
+        self,
+        special: Mapping[str, int],
+        names: Mapping[int, str],
+        num_text: int,
+        ends: Sequence[str] = ("eop", "eos"),
+    ) -> None:
+        """`names` has how special tokens are spelled, `num_text` is one past the last id of text, `ends` has roles."""
+        self.special = special
+        self.size: int = max(num_text, *(i + 1 for i in special.values()))
+        self.masks = {name: special[role] for name, role in MASKS.items() if role in special}
+        self.ends = tuple(dict.fromkeys(special[role] for role in ends if role in special))
+        self.aliases: Mapping[int, int] = {}
+        self._names = names
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of a plain text."""
+
+    @abstractmethod
+    def text_ids(self) -> Sequence[int]:
+        """Ids that stand for text and may be drawn: no special, padding or untrained ones; in ascending order."""
+
+    @abstractmethod
+    def _bytes(self, token_id: int) -> bytes:
+        """What an id adds to a text; nothing for special tokens and ids past the vocabulary."""
+
+    def _opens_text(self, token_id: int) -> bool:
+        """Whether an id's leading space is there only because texts are encoded as if a space stood before them."""
+        return False
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD.
+
+        More ids never change what fewer gave, but for U+FFFD at its end.
+        """
+        text = self.decode_bytes(token_ids).decode("utf-8", errors="replace")
+        first = next((i for i in token_ids if self._bytes(i)), None)
+        return text[1:] if first is not None and self._opens_text(first) else text
+
+    def decode_bytes(self, token_ids: Sequence[int]) -> bytes:
+        """The bytes of ids, one after the other, which may end within a character; a first leading space is kept."""
+        return b"".join(self._bytes(i) for i in token_ids)
+
+    def piece(self, token_id: int) -> str:
+        """What one token looks like: its text, or the name of a special token."""
+        if token_id in self._names:
+            return self._names[token_id]
+        raw = self._bytes(token_id)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "".join(f"<0x{byte:02X}>" for byte in raw)
+
+    def before_mask(self, text: str) -> str:
+        """What is left of a text that stands before a mask."""
+        return text.rstrip() if self.mask_strips else text
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces of the demo's own kind, which come before its special tokens."""
+        raise CheckpointError("only the demo's kind of tokenizer counts pieces; others have text_ids()")
+
+    @property
+    def eos(self) -> int:
+        return self._role("eos")
+
+    @property
+    def cls(self) -> int:
+        return self._role("cls")
+
+    @property
+    def sop(self) -> int:
+        return self._role("sop")
+
+    @property
+    def eop(self) -> int:
+        return self._role("eop")
+
+    def _role(self, role: str) -> int:
+        if role not in self.special:
+            raise CheckpointError(f"this tokenizer has no {role} token; it has {', '.join(self.special)}")
+        return self.special[role]
+
+
+def role_of(name: str) -> str:
+    """The role of a special token as it is spelled: [gMASK] → gmask, <|startofpiece|> → sop, <|user|> → user."""
+    plain = name.strip("[]<>|").lower()
+    return _ROLES.get(plain, plain)
+
+
+def roles_of(ids: Mapping[str, int]) -> dict[str, int]:
+    """Special tokens by role."""
+    return {role_of(name): i for name, i in ids.items()}

@@ -1,0 +1,148 @@
+"""BERT's wordpieces: the vocabulary of glm-base and glm-large with GLM's two tokens, and of plain BERT folders.
+
+What decode(encode(text)) loses: how much and which white space there was, spaces around punctuation and Chinese
+characters, control characters, in uncased vocabularies case and accents, and every word that has a character
+outside the vocabulary ([UNK]). Spaces before ``. , ? ! '`` and behind ``'`` are left out again.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import CheckpointError
+from model.tokenizers.files import check_roles, read_ids, read_json, read_text, vocab_of
+from model.tokenizers.interface import Tokenizer, roles_of
+
+_BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_GLM_ADDED = ("<|startofpiece|>", "<|endofpiece|>")
+_LONGEST_WORD = 100  # characters; a longer word is [UNK]
+_WHITE_SPACE = " \t\n\r"
+_NO_SPACE_BEFORE = frozenset(".,?!'")
+_IDEOGRAPHS = (
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Splitter:
+    """How a text falls into words (google-research/bert, tokenization.py)."""
+
+    lower: bool = True
+    strip_accents: bool = True
+    ideographs_apart: bool = True
+
+    def words(self, text: str) -> Iterator[str]:
+        """Words and punctuation marks, without white space."""
+        for word in "".join(map(self._character, text)).split():
+            if self.lower:
+                word = word.lower()
+            if self.strip_accents:
+                word = "".join(c for c in unicodedata.normalize("NFD", word) if unicodedata.category(c) != "Mn")
+            yield from "".join(f" {c} " if _is_punctuation(c) else c for c in word).split()
+
+    def _character(self, c: str) -> str:
+        if c in _WHITE_SPACE:
+            return " "
+        category = unicodedata.category(c)
+        if category[0] == "C" or c == "\ufffd":
+            return ""
+        if category == "Zs":
+            return " "
+        apart = self.ideographs_apart and any(low <= ord(c) <= high for low, high in _IDEOGRAPHS)
+        return f" {c} " if apart else c
+
+
+class WordPieces(Tokenizer):
+    """The longest pieces of each word from the left; pieces that go on with a word begin with ##."""
+
+    def __init__(self, vocab: Mapping[str, int], special: Mapping[str, int], splitter: Splitter) -> None:
+        self._vocab = vocab
+        self._splitter = splitter
+        self._pieces = {i: piece for piece, i in vocab.items()}
+        given = {special[role]: name for name, role in zip(_BERT, map(_role, _BERT), strict=True) if role in special}
+        extra = {"sop": "<|startofpiece|>", "eop": "<|endofpiece|>", "smask": "[sMASK]", "gmask": "[gMASK]"}
+        names = given | {special[role]: name for role, name in extra.items() if role in special}
+        super().__init__(special, names, max(vocab.values()) + 1)
+        self._text_ids = [i for i, piece in sorted(self._pieces.items()) if i not in names and not _is_unused(piece)]
+
+    @classmethod
+    def read(cls, folder: Path, glm: bool = False) -> "WordPieces":
+        """Reads `vocab.txt`, else `tokenizer.json`, with GLM's tokens or without. Raises CheckpointError.
+
+        `added_tokens.json` has the ids of GLM's tokens; without that file they follow the vocabulary.
+        """
+        if (folder / "vocab.txt").exists():
+            lines = read_text(folder / "vocab.txt").removesuffix("\n").split("\n")
+            vocab = {line.strip(): i for i, line in enumerate(lines)}
+            config = read_json(folder / "tokenizer_config.json", {})
+            lower, accents = config.get("do_lower_case", True), config.get("strip_accents")
+            apart = config.get("tokenize_chinese_chars", True)
+        else:
+            path = folder / "tokenizer.json"
+            data = read_json(path)
+            vocab, rules = vocab_of(data, path), data.get("normalizer")
+            rules = rules if isinstance(rules, dict) else {}
+            lower, accents = rules.get("lowercase", True), rules.get("strip_accents")
+            apart = rules.get("handle_chinese_chars", True)
+        missing = [name for name in _BERT if name not in vocab]
+        if missing:
+            raise CheckpointError(f"{folder}: the vocabulary lacks {', '.join(missing)}")
+        special = {_role(name): vocab[name] for name in _BERT}
+        if glm:
+            default = {name: len(vocab) + n for n, name in enumerate(_GLM_ADDED)}
+            special |= {"eos": special["pad"]} | roles_of(read_ids(folder / "added_tokens.json", default))
+            check_roles(special, ("sop", "eop"), folder / "added_tokens.json")
+        return cls(vocab, special, Splitter(lower, lower if accents is None else accents, apart))
+
+    def encode(self, text: str) -> list[int]:
+        return [i for word in self._splitter.words(text) for i in self._word(word)]
+
+    def text_ids(self) -> Sequence[int]:
+        return self._text_ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return super().decode(token_ids).replace("' ", "'")
+
+    def _word(self, word: str) -> list[int]:
+        if len(word) > _LONGEST_WORD:
+            return [self.special["unk"]]
+        ids: list[int] = []
+        start = 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            ends = range(len(word), start, -1)
+            end = next((e for e in ends if prefix + word[start:e] in self._vocab), None)
+            if end is None:
+                return [self.special["unk"]]
+            ids.append(self._vocab[prefix + word[start:end]])
+            start = end
+        return ids
+
+    def _bytes(self, token_id: int) -> bytes:
+        if token_id == self.special["unk"]:
+            return b" [UNK]"
+        if token_id in self._names or token_id not in self._pieces:
+            return b""
+        piece = self._pieces[token_id]
+        if piece.startswith("##") and len(piece) > 2:
+            return piece[2:].encode()
+        return piece.encode() if piece in _NO_SPACE_BEFORE else f" {piece}".encode()
+
+    def _opens_text(self, token_id: int) -> bool:
+        return self._bytes(token_id).startswith(b" ")
+
+
+def _role(name: str) -> str:
+    return name.strip("[]").lower()
+
+
+def _is_unused(piece: str) -> bool:
+    """Rows that BERT keeps free."""
+    return piece.startswith("[unused") and piece.endswith("]")
+
+
+def _is_punctuation(c: str) -> bool:
+    """Unicode's punctuation, and of ASCII everything that is neither letter, digit nor white space."""
+    return ("!" <= c <= "~" and not c.isalnum()) or unicodedata.category(c)[0] == "P"

@@ -1,0 +1,256 @@
+"""Fills and scores of every family against the references' goldens: layout, positions, scheduling and all.
+
+A tokenizer whose words are numbered (w12 is token 12) lets a request spell the golden's own sequence.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.events import Done, ResultDone
+from engine.requests import Fill, Mask, Request, RequestError, Score, Segments
+from model.checkpoint import Checkpoint
+from model.config import Config
+from model.families import family_of
+from model.layout import parse
+from model.network import Network
+from model.tokenizers.interface import Tokenizer
+from tests.model.test_references import TOLERANCE, config_of, golden, read
+
+SPECIAL: dict[str, dict[str, int]] = {
+    "glm_sat": dict(zip(("cls", "eos", "mask", "smask", "gmask", "sop", "eop"), range(88, 95), strict=True)),
+    "glm130b_sat": {"eos": 2, "mask": 110, "gmask": 111, "smask": 112, "sop": 114, "eop": 115},
+    "chatglm_sat": {"mask": 104, "gmask": 105, "smask": 106, "sop": 108, "eop": 109, "eos": 109},
+    "glm4": {
+        "eos": 105, "mask": 106, "gmask": 107, "smask": 108, "sop": 109, "user": 112, "assistant": 113,
+        "observation": 114, "code_prefix": 115, "code_suffix": 116, "code_middle": 117,
+    },
+    "bert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
+}  # fmt: skip
+ENDS = {"glm4": ("eos", "user", "observation"), "bert": ()}
+
+
+class NumberedWords(Tokenizer):
+    """Token n is the word w<n>; other words are token 9."""
+
+    def __init__(self, special: dict[str, int], size: int, ends: Sequence[str]) -> None:
+        super().__init__(special, {i: f"[{role}]" for role, i in special.items()}, size, ends)
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word[1:]) if word[1:].isdigit() else 9 for word in text.split()]
+
+    def text_ids(self) -> list[int]:
+        return [i for i in range(self.size) if i not in self.special.values()]
+
+    def _opens_text(self, token_id: int) -> bool:
+        return True
+
+    def _bytes(self, token_id: int) -> bytes:
+        return f" w{token_id}".encode() if token_id in self.text_ids() else b""
+
+
+Engines = dict[str, Engine]
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Engines:
+    made = {}
+    for file, special in SPECIAL.items():
+        model = read(tmp_path_factory.mktemp(file), config_of(file), golden(file, "weights")).requires_grad_(False)
+        tokenizer = NumberedWords(special, model.architecture.vocab_size, ENDS.get(file, ("eop", "eos")))
+        checkpoint = Checkpoint(file, family_of(Config(config_of(file))), model, tokenizer)
+        made[file] = Engine(EngineConfig(kv_cache_gb=0.01), checkpoint)
+    return made
+
+
+def segments(text: str) -> Segments:
+    return tuple(p if isinstance(p, str) else Mask(p[0]) for p in parse(text) if p != "")
+
+
+def words(ids: Sequence[int]) -> str:
+    return " ".join(f"w{i}" for i in ids)
+
+
+def results(engine: Engine, request: Request) -> list[dict[str, Any]]:
+    events = engine.run(request)
+    assert isinstance(events[-1], Done), events[-1]
+    return [e.result for e in events if isinstance(e, ResultDone)]
+
+
+@pytest.mark.parametrize("strategy", [None, "parallel"])
+@pytest.mark.parametrize(
+    ("file", "tokens", "first", "last"),
+    [
+        ("glm_sat", "glm_greedy", 1, -1),
+        ("glm130b_sat", "glm130b_sat", 0, -1),
+        ("chatglm_sat", "chatglm_sat", 0, -1),
+        ("glm4", "glm4", 2, None),
+    ],
+)
+def test_a_greedy_fill_writes_the_reference_s_64_tokens(
+    engines: Engines, file: str, tokens: str, first: int, last: int | None, strategy: Any
+) -> None:
+    expected = golden(tokens, "greedy")
+    text = words(expected["context"].tolist()[first:last])
+    count = 40 if file == "glm_sat" else 64  # as many as the golden's network has positions for
+    fill = Fill((segments(f"{text} [gMASK]"),), max_tokens=(count,), strategy=strategy)
+    (result,) = results(engines[file], fill)
+    (blank,) = result["blanks"]
+    assert blank["token_ids"] == expected["tokens"].tolist()[:count]
+    assert blank["token_logprobs"] == pytest.approx(expected["token_logprobs"].tolist()[:count], abs=TOLERANCE)
+    assert result["text"] == f"{text} {words(blank['token_ids'])}"
+
+
+@pytest.mark.parametrize(
+    ("file", "case", "text", "spans", "order"),
+    [
+        ("glm_sat", "one_span", "w11 w40 [MASK] w62 w9 w33", ("w25 w71 w8",), (0,)),
+        ("glm_sat", "gmask", "w70 w28 w19 w4 w55 w12 w66 w41 [gMASK]", (words(range(10, 60, 3)),), (0,)),
+        ("glm130b_sat", "gmask", "w70 w28 w19 w4 w55 w12 w66 w41 [gMASK]", (words(range(10, 60, 5)),), (0,)),
+        ("chatglm_sat", "mask", "w44 w80 [MASK] w62 w9 w33 w27", ("w25 w71 w8",), (0,)),
+        ("chatglm_sat", "two_spans", "[MASK] w14 w52 w83 [MASK] w77 w6 w36", ("w60 w12", "w31 w31 w87"), (1, 0)),
+    ],
+)
+def test_a_score_is_the_reference_s(
+    engines: Engines, file: str, case: str, text: str, spans: tuple[str, ...], order: tuple[int, ...]
+) -> None:
+    engine, expected = engines[file], golden(file, case)
+    (result,) = results(engine, Score(text=segments(text), spans=(spans,), orders=(order,), include_end=True))
+    rows = expected["logprobs"][int(expected["context_len"]) :]
+    fed = expected["token_ids"][int(expected["context_len"]) :].tolist()
+    targets = [*fed[1:], engine.tokenizer.eop]
+    targets = [engine.tokenizer.eop if token == engine.tokenizer.sop else token for token in targets]
+    wanted = [float(row[target]) for row, target in zip(rows, targets, strict=True)]
+    found = [p for n in order for p in (*result["spans"][n]["token_logprobs"], result["spans"][n]["end_logprob"])]
+    assert found == pytest.approx(wanted, abs=TOLERANCE)
+    assert result["logprob"] == pytest.approx(sum(wanted), abs=1e-3)
+
+
+def test_a_causal_model_scores_a_text_from_its_prefix(engines: Engines) -> None:
+    expected = golden("glm4", "prefixed")
+    ids = expected["token_ids"].tolist()
+    (result,) = results(engines["glm4"], Score(text=(words(ids[2:]),)))
+    wanted = [float(expected["logprobs"][row, ids[row + 1]]) for row in range(1, len(ids) - 1)]
+    assert result["spans"][0]["token_logprobs"] == pytest.approx(wanted, abs=TOLERANCE)
+
+
+def test_a_causal_model_fills_between_prefix_and_suffix(engines: Engines) -> None:
+    engine = engines["glm4"]
+    (result,) = results(engine, Fill((segments("w5 w6 [MASK] w7"),), max_tokens=(3,)))
+    s = SPECIAL["glm4"]
+    infix = [s["code_suffix"], 7, s["code_prefix"], 5, 6, s["code_middle"]]
+    prompt = [s["gmask"], s["sop"], s["user"], 9, *infix, s["assistant"]]
+    whole = torch.tensor([*prompt, *result["blanks"][0]["token_ids"][:-1]])
+    allowed = engine.world.never.logical_not()
+    best = (
+        reference(engine.runner.model, whole, 0)[len(prompt) - 1 :].where(allowed, torch.tensor(-torch.inf)).argmax(-1)
+    )
+    assert result["blanks"][0]["token_ids"] == best.tolist()
+    assert result["text"] == f"w5 w6 {words(best.tolist())} w7"
+
+
+def test_a_causal_model_s_second_blank_sees_the_first_as_text(engines: Engines) -> None:
+    engine = engines["glm4"]
+    spans = ("w8 w9", "w10")
+    (result,) = results(engine, Score(text=segments("w5 [MASK] w6 [MASK] w7"), spans=(spans,)))
+    (first,) = results(engine, Score(text=segments("w5 [MASK] w6 w7"), spans=(spans[:1],)))
+    (second,) = results(engine, Score(text=segments("w5 w8 w9 w6 [MASK] w7"), spans=(spans[1:],)))
+    assert result["logprob"] == pytest.approx(first["logprob"] + second["logprob"], abs=1e-5)
+
+
+def reference(model: Network, ids: torch.Tensor, context_len: int) -> torch.Tensor:
+    from model.attention import DenseAttention, visible
+
+    with torch.inference_mode():
+        attend = DenseAttention(visible(len(ids), torch.tensor([context_len])))
+        hidden = model(ids[None], torch.arange(len(ids))[None], torch.zeros_like(ids)[None], attend)
+        return torch.log_softmax(model.logits(hidden), dim=-1)[0]
+
+
+class TestMaskedLM:
+    TEXT = "w30 [MASK] [MASK] w76 w14 [MASK] w58 [MASK] [MASK] [MASK] w91"
+
+    @pytest.mark.parametrize(
+        ("name", "strategy", "order"),
+        [
+            ("parallel", None, "left_to_right"),
+            ("parallel", "parallel", "right_to_left"),
+            ("left_to_right", "reencode", "left_to_right"),
+            ("confident", "reencode", "confident"),
+        ],
+    )
+    def test_fills_are_the_reference_s(self, engines: Engines, name: str, strategy: Any, order: str) -> None:
+        (result,) = results(engines["bert"], Fill((segments(self.TEXT),), strategy=strategy, order=order))
+        assert result["text"] == words(golden("bert", "fill")[name].tolist()[1:-1])
+        assert {blank["finish_reason"] for blank in result["blanks"]} == {"stop"}
+
+    def test_masked_words(self, engines: Engines) -> None:
+        expected = golden("bert", "single")["logprobs"]
+        spans = (("w21", "w22 w23"),)
+        (result,) = results(engines["bert"], Score(text=segments("w40 w7 [MASK] w33 w88 [MASK] w12"), spans=spans))
+        wanted = [float(expected[row, token]) for row, token in ((3, 21), (6, 22), (7, 23))]
+        found = [p for span in result["spans"] for p in span["token_logprobs"]]
+        assert found == pytest.approx(wanted, abs=TOLERANCE)
+        assert result["spans"][0]["end_logprob"] is None
+
+    def test_pseudo_log_likelihood_of_a_text(self, engines: Engines) -> None:
+        expected = golden("bert", "pll")
+        (result,) = results(engines["bert"], Score(text=(words(expected["token_ids"].tolist()[1:-1]),)))
+        assert result["spans"][0]["token_logprobs"] == pytest.approx(expected["logprobs"].tolist(), abs=TOLERANCE)
+        assert result["logprob"] == pytest.approx(float(expected["sum"]), abs=1e-3)
+
+    @pytest.mark.parametrize("name", ["pair", "other_pair"])
+    def test_next_sentence(self, engines: Engines, name: str) -> None:
+        expected = golden("bert", name)
+        both = list(zip(expected["token_ids"].tolist(), expected["token_types"].tolist(), strict=True))
+        first, second = (words([i for i, own in both if own == kind and i not in (2, 3)]) for kind in (0, 1))
+        (result,) = results(engines["bert"], Score(sentence_a=first, sentence_b=second))
+        assert result["logprob"] == pytest.approx(float(expected["nsp"][0]), abs=TOLERANCE)
+
+    @pytest.mark.parametrize(
+        ("request_", "field"),
+        [
+            (Fill((segments("w5 [MASK]"),), strategy="append"), "strategy"),
+            (Fill((segments("w5 [gMASK]"),)), "text"),
+            (Score(text=segments("w5 [MASK]"), spans=(("w6",),), include_end=True), "include_end"),
+            (Score(text=segments("w5 [MASK]"), spans=(("w6",),), orders="all"), "orders"),
+            (Score(text=(words([7] * 400),)), "text"),
+        ],
+    )
+    def test_what_it_cannot_do_is_refused(self, engines: Engines, request_: Request, field: str) -> None:
+        with pytest.raises(RequestError) as error:
+            engines["bert"].prepare(request_, "r")
+        assert error.value.param == field
+
+
+def test_counting_blanks_end_at_the_last_position(engines: Engines) -> None:
+    engine = engines["glm130b_sat"]
+    text = words([5, 6, 7] * 80)
+    (result,) = results(engine, Fill((segments(f"{text} [gMASK]"),), max_tokens=(200,), min_tokens=(200,)))
+    (blank,) = result["blanks"]
+    assert blank["finish_reason"] == "length"
+    assert len(blank["token_ids"]) == engine.card.max_positions - 241
+
+
+@pytest.mark.parametrize("file", list(SPECIAL))
+def test_bits_are_those_of_a_request_alone(engines: Engines, file: str) -> None:
+    engine = engines[file]
+    mask = "[MASK]"
+    texts = [f"{words(range(10, 13 + n % 7))} {mask} {words([20 + n])}" for n in range(16)]
+    requests: list[Request] = [Fill((segments(t),), max_tokens=(4,)) for t in texts]
+    requests += [Score(text=segments(t), spans=(("w30 w31",), ("w33",))) for t in texts]
+    alone = [results(engine, r) for r in requests]
+    engine.scheduler.clear_contexts()
+    for number, request in enumerate(requests):
+        engine.add(engine.prepare(request, str(number)), request)
+    together: dict[str, list[dict[str, Any]]] = {}
+    while not engine.idle:
+        for event in engine.step():
+            if isinstance(event, ResultDone):
+                together.setdefault(event.id, []).append(event.result)
+    assert [together[str(n)] for n in range(len(requests))] == alone
+    engine.scheduler.check()

@@ -1,0 +1,73 @@
+"""Made-up checkpoints: read back, they are the same network in every layout."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.cuts import cuts
+from model.naming import BERT_NAMING, GLM130B_NAMING, Naming
+from model.synth import Format, Synthetic, write_synthetic
+from model.weights import Weights
+
+WIDTH = 32
+SHAPES: dict[str, tuple[int, ...]] = {
+    "word_embeddings.weight": (64, WIDTH),
+    "transformer.layers.0.input_layernorm.weight": (WIDTH,),
+    "transformer.layers.0.attention.query_key_value.weight": (3 * WIDTH, WIDTH),
+    "transformer.layers.0.attention.query_key_value.bias": (3 * WIDTH,),
+    "transformer.layers.0.attention.dense.weight": (WIDTH, WIDTH),
+    "transformer.layers.0.attention.dense.bias": (WIDTH,),
+    "transformer.layers.0.mlp.dense_h_to_4h.weight": (8 * WIDTH, WIDTH),
+    "transformer.layers.0.mlp.dense_4h_to_h.weight": (WIDTH, 4 * WIDTH),
+}
+CUTS = cuts((WIDTH, WIDTH, WIDTH), 2)
+
+
+def made(naming: Naming = GLM130B_NAMING) -> Synthetic:
+    return Synthetic(SHAPES, naming, CUTS, {"model_type": "glm-130b"}, seed=3, shard_bytes=20_000)
+
+
+@pytest.mark.parametrize(
+    ("naming", "format", "tp"),
+    [
+        (GLM130B_NAMING, "hf", 1),
+        (GLM130B_NAMING, "bin", 1),
+        (GLM130B_NAMING, "sat", 1),
+        (GLM130B_NAMING, "sat", 4),
+        (BERT_NAMING, "hf", 1),
+        (BERT_NAMING, "bin", 1),
+    ],
+)
+def test_every_layout_holds_the_same_network(tmp_path: Path, naming: Naming, format: Format, tp: int) -> None:
+    write_synthetic(tmp_path / "hf", made())
+    write_synthetic(tmp_path / "other", made(naming), format, tp)
+    expected, weights = Weights(tmp_path / "hf", [GLM130B_NAMING]), Weights(tmp_path / "other", [naming], CUTS)
+    weights.check({name: (shape, torch.float16) for name, shape in SHAPES.items()})
+    for name in SHAPES:
+        assert torch.equal(weights.read(name), expected.read(name)), name
+    assert json.loads((tmp_path / "other" / "config.json").read_text()) == {"model_type": "glm-130b"}
+
+
+def test_weights_are_of_the_usual_size(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, made())
+    weights = Weights(tmp_path, [GLM130B_NAMING])
+    assert weights.read("word_embeddings.weight").float().std() == pytest.approx(0.02, rel=0.1)
+    assert weights.read("transformer.layers.0.input_layernorm.weight").float().mean() == pytest.approx(1, abs=0.05)
+
+
+def test_the_published_names_are_in_the_files(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, made(), "sat", 2)
+    assert (tmp_path / "latest").read_text() == "1"
+    module = torch.load(tmp_path / "1" / "mp_rank_01_model_states.pt", weights_only=True)["module"]
+    assert module["transformer.word_embeddings.weight"].shape == (32, WIDTH)
+    assert module["transformer.layers.0.attention.dense.weight"].shape == (WIDTH, WIDTH // 2)
+
+
+def test_ranks_that_do_not_divide_the_tensors_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="are not divided by 3"):
+        write_synthetic(tmp_path / "new", made(), "sat", 3)
+    with pytest.raises(ValueError, match="only the format sat is divided among ranks, not hf"):
+        write_synthetic(tmp_path / "new", made(), "hf", 2)
+    assert not (tmp_path / "new").exists()
