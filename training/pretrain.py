@@ -35,7 +35,7 @@ from model.network import Network
 from model.tokenizer import Tokenizer
 from model.tokenizers.sentence_pieces import SentencePieces
 from training.blocklm import Mixture, Rng, Sample, Span, SpecialIds, sample
-from training.corpus import MIX, held_out_documents, training_documents
+from training.corpus import BY_HEART_WEIGHT, MIX, by_heart, held_out_documents, training_documents
 
 SENTENCE_ENDS = ".?!;:。？！；：…\n"
 CLAUSE_ENDS = SENTENCE_ENDS + ",，、"
@@ -429,6 +429,8 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
     mixture = replace(DEMO_MIXTURE, mask_ratio=args.mask_ratio)
     corpus = read_documents(args.corpora, run.tokenizer, mix)
     flat = [(d, mix[name]) for name, rows in corpus.items() for d in rows]
+    for name in mix:
+        flat += [(d, BY_HEART_WEIGHT) for d in tokenized(by_heart(args.corpora, name), run.tokenizer)]
     rng = np.random.default_rng([args.seed, run.step, ranks.rank])
     source = windows([d for d, _ in flat], [w for _, w in flat], (args.shortest, args.longest), rng, clauses=True)
     held = [d for rows in read_documents(args.corpora, run.tokenizer, mix, held_out=True).values() for d in rows]
