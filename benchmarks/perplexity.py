@@ -116,8 +116,8 @@ def measured(folder: Path, texts: Mapping[str, Sequence[str]], windows: int, len
 
 def step_ms(folder: Path, storage: Storage) -> dict[str, float]:
     """Milliseconds a row of steps with different numbers of rows."""
-    config = load(folder).model.config
-    steps = decode(DecodeBench(config, storage.scheme, storage.group_size, storage.head, ROWS, 0))["decode"]
+    architecture = load(folder).model.architecture
+    steps = decode(DecodeBench(architecture, storage.scheme, storage.group_size, storage.head, ROWS, 0))["decode"]
     return {rows: step["step_ms"] / int(rows) for rows, step in steps.items()}
 
 

@@ -30,7 +30,9 @@ class Scheduler:
         self.context_queries = self.context_hits = self.preemptions = 0
 
     def context(self, token_ids: tuple[int, ...]) -> Context:
-        """The context of these tokens: the cached one if there is one."""
+        """The context of these tokens: the cached one if there is one. That of none is nobody's hit."""
+        if not token_ids:
+            return Context((), ())
         self.context_queries += 1
         found = self._contexts.get(token_ids)
         if found is None:

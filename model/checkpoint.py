@@ -21,6 +21,7 @@ from model.storage import GROUP_SIZE, Storage
 from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
 from quant.linear import Embedding, Weight
+from quant.packing import give_back
 from quant.schemes import Float, Scheme, Tensors
 
 DEMO = Path(__file__).parent / "demo"
@@ -107,6 +108,7 @@ def load(
         model = Network(description.architecture, scheme, dtype, head_scheme)
     weights.check(entries(plain if weights.storage is None else model))
     fill(model, weights, dtype, torch.device(device))
+    give_back()
     model.eval().requires_grad_(False)
     return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme)
 

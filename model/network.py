@@ -143,6 +143,11 @@ class Block(nn.Module):
         return out
 
 
+def table(rows: int, width: int, dtype: torch.dtype) -> nn.Embedding:
+    """A learned table to be filled: torch's own would draw numbers, for which it imports its compiler on `meta`."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width, dtype=dtype), freeze=False)
+
+
 class Transformer(nn.Module):
     """Learned position tables, blocks and the final norm, as far as the architecture has them."""
 
@@ -150,9 +155,9 @@ class Transformer(nn.Module):
         super().__init__()
         a = architecture
         if a.position_rows:
-            self.position_embeddings = nn.Embedding(a.position_rows, a.hidden_size, dtype=dtype)
+            self.position_embeddings = table(a.position_rows, a.hidden_size, dtype)
         if a.block_rows:
-            self.block_position_embeddings = nn.Embedding(a.block_rows, a.hidden_size, dtype=dtype)
+            self.block_position_embeddings = table(a.block_rows, a.hidden_size, dtype)
         if a.residual == "post":
             self.embedding_layernorm = Norm(a, dtype)
         self.layers = nn.ModuleList(Block(a, i, scheme, dtype) for i in range(a.num_layers))

@@ -24,7 +24,7 @@ namespace {
 
 constexpr int kTile = 16;       // outputs of a tile
 constexpr int kMaxRows = 8;     // activation rows that share one pass over a tile
-constexpr int64_t kCache = 512 * 1024;  // bytes of activations kept near while all tiles pass by
+constexpr int64_t kCache = 1024 * 1024;  // bytes of activations kept near while all tiles pass by
 
 struct Product {
     const int8_t* codes;    // [rows, inputs]

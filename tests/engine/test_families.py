@@ -197,6 +197,12 @@ class TestMaskedLM:
         assert found == pytest.approx(wanted, abs=TOLERANCE)
         assert result["spans"][0]["end_logprob"] is None
 
+    def test_no_token_is_said_to_be_cached(self, engines: Engines) -> None:
+        for _ in range(2):
+            *_, done = engines["bert"].run(Fill((segments(self.TEXT),)))
+            assert isinstance(done, Done)
+            assert done.usage["cached_tokens"] == 0
+
     def test_pseudo_log_likelihood_of_a_text(self, engines: Engines) -> None:
         expected = golden("bert", "pll")
         (result,) = results(engines["bert"], Score(text=(words(expected["token_ids"].tolist()[1:-1]),)))

