@@ -145,7 +145,7 @@ class Block(nn.Module):
 
 def table(rows: int, width: int, dtype: torch.dtype) -> nn.Embedding:
     """A learned table to be filled: torch's own would draw numbers, for which it imports its compiler on `meta`."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, width, dtype=dtype), freeze=False)
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width, dtype=dtype))
 
 
 class Transformer(nn.Module):

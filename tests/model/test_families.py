@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sentencepiece
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.config import EngineConfig
@@ -125,6 +125,15 @@ def segments(text: str) -> Segments:
     return tuple(part if isinstance(part, str) else Mask(part[0]) for part in parse(text) if part != "")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small only wait for a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Vocabularies:
     """A folder of each family's kind of tokenizer, with few pieces."""
@@ -222,6 +231,29 @@ def test_quantization_changes_little(expected: Answer, name: str) -> None:
     for quant, most in (("int8", 1e-3), ("int4", 5e-2)):
         divergence = (floats.exp() * (floats - expected(name, quant))).sum(-1)
         assert 0 < divergence.abs().max() < most
+
+
+@pytest.mark.parametrize("quant", QUANTS[1:])
+def test_chatglm_s_own_quantized_files_are_loaded_as_stored(
+    canonical: Canonical, vocabularies: Vocabularies, tmp_path: Path, quant: str
+) -> None:
+    """One scale a row in float16, and `quantization_bit` for a description."""
+    recipe = Recipe(Storage(quant, group_size=0), tokenizer=vocabularies["chatglm"])
+    Conversion(canonical("chatglm"), tmp_path / "quantized", recipe).run()
+    converted = load(tmp_path / "quantized")
+    (shard,) = (tmp_path / "quantized").glob("*.safetensors")
+    tensors = {name.replace("word", "transformer.word"): tensor for name, tensor in load_file(shard).items()}
+    halved = {name: tensor.half() if name.endswith("scale") else tensor for name, tensor in tensors.items()}
+    own = tmp_path / "own"
+    own.mkdir()
+    torch.save(halved, own / "pytorch_model.bin")
+    (own / "config.json").write_text(json.dumps(CONFIGS["chatglm"] | {"quantization_bit": int(quant[3:])}))
+    loaded = load(own, tokenizer=vocabularies["chatglm"])
+    assert loaded.quant == quant
+    if quant == "int4":
+        assert torch.equal(logprobs(loaded), logprobs(converted))
+    else:  # our own scales are float32
+        torch.testing.assert_close(logprobs(loaded), logprobs(converted), rtol=0, atol=1e-2)
 
 
 class TestPreset:
