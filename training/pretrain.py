@@ -426,7 +426,7 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
     ranks = Ranks.join()
     run = Run(args)
     special = special_ids(run.tokenizer)
-    mixture = replace(DEMO_MIXTURE, mask_ratio=args.mask_ratio)
+    mixture = replace(DEMO_MIXTURE, mask_ratio=args.mask_ratio, mean_span=args.mean_span)
     corpus = read_documents(args.corpora, run.tokenizer, mix)
     flat = [(d, mix[name]) for name, rows in corpus.items() for d in rows]
     for name in mix:
@@ -511,6 +511,7 @@ def main() -> None:
     parser.add_argument("--shortest", type=int, default=48, help="tokens of the shortest window")
     parser.add_argument("--longest", type=int, default=384, help="tokens of the longest window")
     parser.add_argument("--mask-ratio", type=float, default=DEMO_MIXTURE.mask_ratio, help="share of tokens in spans")
+    parser.add_argument("--mean-span", type=float, default=DEMO_MIXTURE.mean_span, help="tokens of a [MASK] span")
     parser.add_argument("--lr-matrix", type=float, default=0.02)
     parser.add_argument("--lr-other", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)

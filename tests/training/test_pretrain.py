@@ -47,6 +47,7 @@ def arguments(tmp_path: Path, tokenizer: Path, seconds: float) -> argparse.Names
         shortest=24,
         longest=32,
         mask_ratio=0.25,
+        mean_span=3.0,
         lr_matrix=0.02,
         lr_other=3e-3,
         seed=0,
