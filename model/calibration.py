@@ -46,7 +46,7 @@ def windows(path: Path, description: Description, count: int, seed: int = 0) -> 
     """
     tokenizer, rules = description.tokenizer, description.family.layout
     known = rules.masks(tokenizer)
-    most = description.architecture.max_sequence_length - 2  # besides the first token and the last
+    most = description.architecture.max_sequence_length // 2  # laid out, and cut into tokens anew, they grow
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -415,6 +415,13 @@ class Run:
         os.replace(self.out / "state.new", self.out / "state.pt")
         save_checkpoint(self.model, self.tokenizer_folder, self.out / "model")
 
+    def cut_log(self) -> None:
+        """Leaves out what an interrupted run logged after the checkpoint that this one goes on from."""
+        path = self.out / "log.jsonl"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+
     def log(self, **values: float) -> None:
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps({"step": self.step, "tokens": self.tokens, **values}) + "\n")
@@ -425,6 +432,8 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     ranks = Ranks.join()
     run = Run(args)
+    if ranks.rank == 0:
+        run.cut_log()
     special = special_ids(run.tokenizer)
     mixture = replace(DEMO_MIXTURE, mask_ratio=args.mask_ratio, mean_span=args.mean_span)
     corpus = read_documents(args.corpora, run.tokenizer, mix)

@@ -17,7 +17,8 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import ResultDone
 from engine.requests import Fill, Mask, Score, Segments
-from model.checkpoint import Checkpoint, load, matrices
+from model.calibration import windows
+from model.checkpoint import Checkpoint, Description, load, matrices
 from model.config import Config
 from model.convert import Conversion, Recipe
 from model.cuts import cuts
@@ -478,3 +479,21 @@ class TestTraps:
         meant = unpack_nibbles(own[path]) * own[f"{path}_scale"][:, None]
         half = own[f"{path}_scale"].float().max() / 2
         assert (meant - floats[path]).abs().max() <= half * 1.01
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_calibration_lowers_the_error_in_every_family(
+    name: str, canonical: Canonical, vocabularies: Vocabularies, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(" ".join(WORDS[n:] + WORDS[:n]) + "." for n in range(20)))
+    exact = load(canonical(name), tokenizer=vocabularies[name]).model
+    fresh = windows(text, Description.read(canonical(name), tokenizer=vocabularies[name]), 12, seed=9)
+    error = {}
+    for kind, calibrate in (("plain", None), ("calibrated", text)):
+        recipe = Recipe(Storage("int4", 32), calibrate, windows=24, tokenizer=vocabularies[name])
+        assert Conversion(canonical(name), tmp_path / kind, recipe).run()["calibrated"] == (calibrate is not None)
+        other = load(tmp_path / kind).model
+        cases = [Case(w.token_ids, w.positions, w.block_positions, w.context_len, torch.empty(0)) for w in fresh]
+        error[kind] = sum(float((whole(exact, case) - whole(other, case)).square().sum()) for case in cases)
+    assert error["calibrated"] < error["plain"]

@@ -72,6 +72,8 @@ def test_run_learns_stops_resumes_and_writes_a_loadable_folder(tmp_path: Path, t
     assert first["step"] > 0
     assert first["elapsed"] >= 0.2
 
+    with (tmp_path / "run" / "log.jsonl").open("a") as file:  # of steps that were lost
+        file.write(json.dumps({"step": 10**6, "tokens": 1, "loss": 0.0}) + "\n")
     train(arguments(tmp_path, tokenizer_folder, 4.0), MIX)
     second = state(tmp_path)
     assert isinstance(second["step"], int)
