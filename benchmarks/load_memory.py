@@ -1,15 +1,15 @@
-"""Memory of loading and of quantizing: a checkpoint of a preset's shapes, written, quantized and loaded.
+"""Memory of loading and of quantizing: a checkpoint of ChatGLM-6B's shapes, written, quantized and loaded.
 
-    python -m benchmarks.load_memory --folder /tmp/memory [--preset chatglm-6b] [--layers 8]
+    python -m benchmarks.load_memory --folder /tmp/memory [--layers 8]
 
-Writes a float16 checkpoint of random weights tensor by tensor (4.3 GB for the default), then, each in a process of its
+Writes a float16 checkpoint of random weights tensor by tensor (4.3 GB for the default), as a GLM v1, whose tokenizer is
+at hand and which has two position tables besides. Then, each in a process of its
 own: `glm-infill quantize` to INT4, a load of what it wrote, and a load of the float one that quantizes on the way.
 `peak` is the process's largest resident set (VmHWM, file pages included), `resident` what stays after loading (VmRSS);
 a bare `import torch` is printed beside them.
 """
 
 import argparse
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import DEMO, matrices
-from model.families import PRESETS
+from model.families import PRESETS, glm
 from model.network import Network
 from model.shard import Shard
 
@@ -42,10 +42,11 @@ Conversion(Path({source!r}), Path({target!r}), recipe).run(lambda n: 0)
 """
 
 
-def write(folder: Path, preset: str, layers: int) -> tuple[int, int, int]:
+def write(folder: Path, layers: int) -> tuple[int, int, int]:
     """The float16 checkpoint. Numbers of quantized weights, of embedding weights, bytes of the largest tensor."""
-    family, config = PRESETS[preset]
-    architecture = dataclasses.replace(family.architecture(config), num_layers=layers)
+    sizes = PRESETS["chatglm-6b"][1].fields
+    names = ("hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length")
+    architecture = glm.architecture(layers, *(sizes[name] for name in names))
     with torch.device("meta"):
         model = Network(architecture)
     tensors = {name: (tuple(p.shape), torch.float16) for name, p in model.named_parameters()}
@@ -58,7 +59,7 @@ def write(folder: Path, preset: str, layers: int) -> tuple[int, int, int]:
         with Shard(folder / "model.safetensors", tensors) as shard:
             for name, (shape, dtype) in tensors.items():
                 shard.write(name, torch.randn(shape).mul_(0.02).to(dtype))
-        (folder / "config.json").write_text(json.dumps({**config.fields, "num_layers": layers}))
+        (folder / "config.json").write_text(json.dumps(glm.config(architecture)))
     weights = sum(counts.values()) - counts["word_embeddings"]
     return weights, embeddings, max(2 * p.numel() for p in model.parameters())
 
@@ -74,12 +75,11 @@ def measured(code: str) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--preset", choices=list(PRESETS), default="chatglm-6b")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--head", choices=["none", "int8"], default="none", help="storage of the embedding")
     args = parser.parse_args()
     source, target = args.folder / "float16", args.folder / "int4"
-    weights, embeddings, largest = write(source, args.preset, args.layers)
+    weights, embeddings, largest = write(source, args.layers)
     shutil.rmtree(target, ignore_errors=True)
     result: dict[str, Any] = {"quantized_weights": weights, "embedding_weights": embeddings, "largest_tensor": largest}
     result["import torch"] = measured("")

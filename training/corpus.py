@@ -25,7 +25,7 @@ HELD_OUT_PERCENT = 2
 
 # Lines that people know by heart and will try first on a demo; each with the lines behind it is read as a document of
 # its own, many times over.
-BY_HEART_WEIGHT = 2000
+BY_HEART_WEIGHT = 4000
 BY_HEART_CHARACTERS = {"en": 100, "zh": 24}
 BY_HEART: dict[str, tuple[str, ...]] = {
     "en_bible_web": (
