@@ -2,8 +2,8 @@
 
     python -m training.average EARLIER LATER --share 0.8 --out FOLDER
 
-After "Model soups" (arXiv 2203.05482) and WiSE-FT (arXiv 2109.01903). Both folders have one model.safetensors of the same
-network; the rest is copied from LATER.
+After "Model soups" (arXiv 2203.05482) and WiSE-FT (arXiv 2109.01903). Both folders have one model.safetensors of the
+same network; the rest is copied from LATER.
 """
 
 import argparse
