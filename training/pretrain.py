@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -427,8 +427,11 @@ class Run:
             file.write(json.dumps({"step": self.step, "tokens": self.tokens, **values}) + "\n")
 
 
-def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
-    """Trains on the mix's files (name → weight) until the time budget is spent; see this module's first lines."""
+def train(
+    args: argparse.Namespace, mix: Mapping[str, int] = MIX, clock: Callable[[], float] = time.perf_counter
+) -> None:
+    """Trains on the mix's files (name → weight) until the time budget is spent by the clock (seconds); see this
+    module's first lines."""
     args.out.mkdir(parents=True, exist_ok=True)
     ranks = Ranks.join()
     run = Run(args)
@@ -453,7 +456,7 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
     with Progress(disable=ranks.rank > 0) as progress:
         task = progress.add_task("pretraining", total=budget, completed=int(run.elapsed))
         while run.elapsed < budget:
-            began = time.perf_counter()
+            began = clock()
             if not ready:
                 # Batches of like length waste little padding.
                 ready = batches(
@@ -474,7 +477,7 @@ def train(args: argparse.Namespace, mix: Mapping[str, int] = MIX) -> None:
             run.tokens += batch[0].numel() * ranks.size
             recent.append(value.item())
             # A step that was paused counts as a few seconds, so that the schedule follows work done.
-            run.elapsed = ranks.first(run.elapsed + min(time.perf_counter() - began, 5.0))
+            run.elapsed = ranks.first(run.elapsed + min(clock() - began, 5.0))
             if ranks.rank > 0:
                 continue
             progress.update(task, completed=run.elapsed, description=f"step {run.step} loss {recent[-1]:.3f}")
