@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.config import CheckpointError
 from model.storage import Storage
+from quant.packing import unpack_nibbles
 from quant.schemes import Int4, Stored
 
 _HEADS = ("word_embeddings.", "lm_head.")
@@ -17,12 +18,14 @@ class Scales:
     """Brings a folder's scales, by canonical name, to the shapes and dtypes of its storage, without any loss.
 
     Published are float16 scales, one a row; of a matrix that was quantized after its inputs were divided among
-    model-parallel ranks one a row and rank, which int4 can hold: as groups that divide a rank's inputs.
+    model-parallel ranks one a row and rank, which int4 can hold: as groups that divide a rank's inputs. Where no scheme
+    holds them, the folder is a float one: of the float32 numbers that codes and scales mean.
     """
 
     def __init__(self, storage: Storage | None, entries: Stored) -> None:
-        """Raises CheckpointError for scales of which no scheme has the like."""
         self.entries = dict(entries)
+        self._scale_of: dict[str, str] = {}  # of the weights that are given as float32
+        self._bits = 8
         self._groups: dict[str, int] = {}  # scales a row, where they are repeated
         self.storage = storage
         if storage is None:
@@ -32,12 +35,14 @@ class Scales:
         divided = [name for name in blocks if len(entries[name][0]) == 2]
         if storage.scheme == "int8":
             if divided:
-                raise _undivided(divided[0], entries)
+                self._mean(names, 8)
+                return
         elif storage.scheme == "int4" and not storage.group_size and divided:
             spans = [self._inputs(name) // (*entries[name][0], 1)[1] for name in blocks]
             size = next((size for size in sorted(Int4.GROUPS)[:0:-1] if gcd(*spans) % size == 0), None)
             if size is None:
-                raise _undivided(divided[0], entries)
+                self._mean(names, 4)
+                return
             self.storage = replace(storage, group_size=size)
             self._groups = {name: self._inputs(name) // size for name in blocks}
         _, head = storage.schemes(torch.float32, "cuda")
@@ -50,6 +55,26 @@ class Scales:
                 self.entries[name] = (shape[0], self._groups[name]), dtype
             elif self._widened(name) and dtype == torch.float16:
                 self.entries[name] = shape, torch.float32
+
+    def _mean(self, names: list[str], bits: int) -> None:
+        """Makes the folder a float one."""
+        self.storage, self._bits = None, bits
+        for name in names:
+            weight = name.removesuffix("_scale")
+            rows, width = self.entries[weight][0]
+            self.entries[weight] = (rows, width * 8 // bits), torch.float32
+            del self.entries[name]
+            self._scale_of[weight] = name
+
+    def scale_of(self, name: str) -> str | None:
+        """The scales of a weight that is given as the numbers it means."""
+        return self._scale_of.get(name)
+
+    def meant(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """The float32 numbers of a matrix with scales [rows] or [rows, ranks], exactly."""
+        numbers = (unpack_nibbles(codes) if self._bits == 4 else codes).float()
+        ranks = scale.float().reshape(len(scale), -1)
+        return numbers.mul_(ranks.repeat_interleave(numbers.shape[1] // ranks.shape[1], dim=1))
 
     def stored(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor of the folder as the scheme has it."""
@@ -84,8 +109,3 @@ def inferred(entries: Stored) -> Storage | None:
     if bits is None:
         raise CheckpointError(f"{layer}attention.query_key_value.weight has shape {list(weight[0])}, in no known form")
     return Storage.published(bits, "word_embeddings.weight_scale" in entries)
-
-
-def _undivided(name: str, entries: Stored) -> CheckpointError:
-    size = entries[name][0][1]
-    return CheckpointError(f"{name} is of one scale a row and rank: it can be read at model-parallel size {size} only")

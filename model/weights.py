@@ -92,8 +92,15 @@ class Weights:
         return tensor
 
     def _read(self, name: str) -> Tensor:
+        scale = self._scales.scale_of(name)
+        if scale is not None:
+            return self._scales.meant(self._whole(name), self._whole(scale))
+        return self._scales.stored(name, self._whole(name))
+
+    def _whole(self, name: str) -> Tensor:
+        """A tensor of the files, its parts joined."""
         parts = [self._source.read(part) for part in self._parts[name]]
-        return self._scales.stored(name, parts[0] if len(parts) == 1 else torch.cat(parts))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _joined(self, name: str, parts: tuple[str, ...]) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and dtype of a tensor of several parts."""

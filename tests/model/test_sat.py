@@ -1,6 +1,5 @@
 """Folders of model-parallel ranks, read as one checkpoint."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -209,10 +208,14 @@ class TestQuantized:
             assert torch.equal(scheme.dequantize(read), tensor), name
 
     @pytest.mark.parametrize(("bits", "size"), [(8, 2), (4, 4)])  # groups of 16 inputs are not to be had
-    def test_what_no_scheme_holds_is_refused(self, tmp_path: Path, bits: int, size: int) -> None:
-        folder, _ = self.folder(tmp_path, bits, size)
-        says = f"of one scale a row and rank: it can be read at model-parallel size {size} only"
-        assert re.fullmatch(rf"{re.escape(DENSE)}.weight_scale is {says}", refusal(folder))
+    def test_what_no_scheme_holds_is_read_as_the_numbers_it_means(self, tmp_path: Path, bits: int, size: int) -> None:
+        folder, meant = self.folder(tmp_path, bits, size)
+        weights = Weights(folder, [GLM130B_NAMING], CUTS)
+        assert weights.storage is None
+        for name, tensor in meant.items():
+            assert weights.entries[f"{name}.weight"] == (tuple(tensor.shape), torch.float32)
+            assert f"{name}.weight_scale" not in weights.entries
+            assert torch.equal(weights.read(f"{name}.weight"), tensor), name
 
     def test_of_no_known_width(self, tmp_path: Path) -> None:
         folder, _ = self.folder(tmp_path, 8, 1)
