@@ -282,14 +282,7 @@ class FillJob:
             self.counts.generated_tokens += sum(len(b.tokens) for b in sample.blanks)
             events.append(ResultDone(self.id, sample.wire()))
         if self.done and moved:
-            c = self.counts
-            usage = {
-                "prompt_tokens": c.prompt_tokens,
-                "completion_tokens": c.generated_tokens,
-                "total_tokens": c.prompt_tokens + c.generated_tokens,
-                "cached_tokens": c.cached_tokens,
-            }
-            events.append(Done(self.id, usage))
+            events.append(Done(self.id, self.counts.usage()))
         return [self._own(s, sample) for s in new], events
 
     @property

@@ -25,6 +25,16 @@ class Counts:
     score_candidates: int = 0
     score_tokens: int = 0
 
+    def usage(self) -> dict[str, int]:
+        """The wire's `usage`: a job either generates or scores."""
+        completion = self.generated_tokens + self.score_tokens
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self.prompt_tokens + completion,
+            "cached_tokens": self.cached_tokens,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class World:

@@ -145,7 +145,5 @@ class NextSentenceJob:
             "spans": [],
             "orders": [],
         }
-        count = self.counts.prompt_tokens
-        usage = {"prompt_tokens": count, "completion_tokens": 0, "total_tokens": count, "cached_tokens": 0}
         extra = {"best": 0, "probabilities": [1.0]}
-        return [], [ResultDone(self.id, scored), Done(self.id, usage, extra)]
+        return [], [ResultDone(self.id, scored), Done(self.id, self.counts.usage(), extra)]

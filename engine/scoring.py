@@ -171,15 +171,8 @@ class ScoreJob:
         normalized = [r["normalized"] for r in results]
         top = max(normalized)
         weights = [math.exp(n - top) for n in normalized]
-        c = self.counts
-        usage = {
-            "prompt_tokens": c.prompt_tokens,
-            "completion_tokens": c.score_tokens,
-            "total_tokens": c.prompt_tokens + c.score_tokens,
-            "cached_tokens": c.cached_tokens,
-        }
         extra = {"best": normalized.index(top), "probabilities": [w / sum(weights) for w in weights]}
-        yield Done(self.id, usage, extra)
+        yield Done(self.id, self.counts.usage(), extra)
 
     def _result(self, index: int, candidate: Candidate) -> dict[str, Any]:
         """The object of `results[]`. Log-probabilities of tokens and spans are means over the orders too."""
