@@ -193,8 +193,7 @@ class Sample:
     def _probed(self, host: Host, sequence: Sequence, logprobs: Tensor) -> list[Sequence]:
         """Notes a probe's surest token; when all are in, goes on with the surest blank."""
         index, _ = self.probes[sequence]
-        greedy = Sampler(Sampling(), self.world.never, 0)
-        self.probes[sequence] = index, greedy.draw(logprobs, (), (), 0).logprob
+        self.probes[sequence] = index, self._sureness(logprobs)
         sequence.finished = True
         if any(p is None for _, p in self.probes.values()):
             return []
@@ -205,6 +204,10 @@ class Sample:
         again = _copy(probe)
         self.active[again] = self.blanks[index]
         return [again]
+
+    def _sureness(self, logprobs: Tensor) -> float:
+        """The log-probability of the best token that may be drawn."""
+        return Sampler(Sampling(), self.world.never, 0).draw(logprobs, (), (), 0).logprob
 
     def _fresh(self, host: Host, index: int) -> Sequence:
         return Sequence(host.context(self.places[index].context), "token", self.rank)

@@ -17,8 +17,7 @@ from engine.batch import Scored
 from engine.events import Done, Event, ResultDone
 from engine.filling import BlankFill, FillJob, Sample
 from engine.job import Counts, Host, World
-from engine.requests import RequestError, Sampling, Score
-from engine.sampler import Sampler
+from engine.requests import RequestError, Score
 from engine.scoring import Candidate, Order, Plan, ScoreJob
 from engine.sequence import Sequence
 
@@ -35,8 +34,7 @@ class MaskedSample(Sample):
         sequence.finished = True
         rows = dict(zip(self._asked, logprobs.view(len(self._asked), -1), strict=True))
         if self.confident and self.strategy == "reencode":
-            greedy = Sampler(Sampling(), self.world.never, 0)
-            sure = {index: greedy.draw(row, (), (), 0).logprob for index, row in rows.items()}
+            sure = {index: self._sureness(row) for index, row in rows.items()}
             index = max(sure, key=lambda i: (sure[i], -i))  # among equals the leftmost
             rows = {index: rows[index]}
         moved = [self._filled(index, row) for index, row in rows.items()]
