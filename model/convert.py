@@ -21,12 +21,12 @@ from model.checkpoint import Description, check_sizes, description_weights, entr
 from model.config import CheckpointError
 from model.network import Network
 from model.safetensors_file import opened
-from model.shard import Shard, num_bytes
+from model.shard import Shard
 from model.storage import Storage
 from model.tokenizer import FILES
 from quant.calibrate import check
 from quant.linear import Embedding
-from quant.schemes import Float, Scheme, Stored, Tensors
+from quant.schemes import Float, Scheme, Stored, Tensors, num_bytes
 
 STATE = "quantize.json"
 LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
