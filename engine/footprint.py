@@ -7,13 +7,13 @@ built, and counted as often as there are layers.
 from dataclasses import dataclass, replace
 
 import torch
-from model.parallel import Ranks
 from torch import nn
 
 from engine.deployment import Deployment
 from engine.workspace import dtype_of, workspace
 from model.checkpoint import check_sizes
 from model.network import Block, Network
+from model.parallel import Ranks
 from quant.linear import Weight
 
 # What a process takes before it holds any tensor, bytes. On a CPU, torch imported: 230 MB measured, and the rest of the
@@ -48,11 +48,11 @@ def footprint(deployment: Deployment, rank: int) -> Footprint:
     network = _network(d, rank)
     block = network.transformer.layers[0]
     assert isinstance(block, Block)
-    head = [network.lm_head] if a.head == "own" else [network.word_embeddings]
+    head: list[nn.Module] = [network.lm_head] if a.head == "own" else [network.word_embeddings]
     head += [network.mlm_head] if a.head == "masked_lm" else []
     weights = _bytes(network, kind) + (a.num_layers - 1) * _bytes(block, kind)
     # Tables of which a row is read, and what is read for pairs of sentences only.
-    tables = [network.word_embeddings] if a.head == "own" else []
+    tables: list[nn.Module] = [network.word_embeddings] if a.head == "own" else []
     tables += [m for n, m in network.named_modules() if n.endswith("position_embeddings")]
     tables += [network.pooler, network.next_sentence] if a.next_sentence else []
     attention = block.attention
@@ -81,7 +81,7 @@ def _network(d: Deployment, rank: int) -> Network:
     dtype, ranks = dtype_of(kind), Ranks(rank, d.ranks)
     scheme, head = d.storage.schemes(dtype, kind)
     with torch.device("meta"):
-        check_sizes(Network(a, ranks=ranks), scheme, head)
+        check_sizes(Network(a, ranks=ranks), scheme, head, d.ranks)
         return Network(a, scheme, dtype, head, ranks)
 
 

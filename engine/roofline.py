@@ -10,6 +10,7 @@ from engine.cards import Card
 from engine.deployment import Deployment
 from engine.footprint import Footprint
 from engine.workspace import dtype_of
+from model.parallel import _SMALL
 
 # Of the nominal bandwidth, where weights are read once and in order. The CPU kernels here reach 85 % of what the memory
 # was measured to give, which is 80-85 % of nominal; llama.cpp is reported at 65-70 % of nominal on a desktop; a GPU's
@@ -29,7 +30,6 @@ STEP_KERNELS = 40  # of a step, outside the blocks
 # float32 and float16, each written and read again.
 _COPIED_BYTES = 14
 _COPIED_ROWS = 64
-_ONE_ROUND = 2**16  # numbers up to which model/parallel.py sends partial sums whole to all
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Roofline:
         a, ranks = self.deployment.architecture, self.deployment.ranks
         numbers = rows * a.hidden_size
         num_bytes = numbers * dtype_of(self.card.kind).itemsize
-        if ranks > 2 and numbers <= _ONE_ROUND:
+        if ranks > 2 and numbers <= _SMALL:
             one = self._exchanged(num_bytes * (ranks - 1), ranks - 1)
         else:
             one = self._exchanged(2 * num_bytes * (ranks - 1) / ranks, 2 * (ranks - 1))

@@ -48,8 +48,8 @@ class Outline:
 
     def storage(self, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
         """How the weights are held if they are asked for so. Raises CheckpointError for what cannot be."""
+        storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
         try:
-            storage = Storage.chosen(self.stored, scheme, group_size, head)
             storage.schemes(torch.float16, "cuda")
         except ValueError as error:
             raise CheckpointError(f"{self.name}: {error}") from None

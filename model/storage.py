@@ -78,17 +78,22 @@ class Storage:
 
     @classmethod
     def chosen(
-        cls, stored: "Storage | None", scheme: str | None, group_size: int | None, head: str | None
+        cls,
+        source: object,
+        stored: "Storage | None",
+        scheme: str | None,
+        group_size: int | None,
+        head: str | None,
     ) -> "Storage":
-        """How weights are held that are stored so, None for float ones, and asked for so; see `model.checkpoint.load`.
+        """How a source's weights are held that are stored so, None for float ones, and asked for so.
 
-        Raises ValueError where what is stored cannot become what is asked for.
+        Raises CheckpointError, naming the source, where what is stored cannot become what is asked for.
         """
         if stored is None:
             return cls(scheme or "none", GROUP_SIZE if group_size is None else group_size, head or "none")
         asked = stored.changed(scheme, group_size, head)
         if asked.to_json() != stored.to_json():
-            raise ValueError(f"stored as {stored}, which cannot be loaded as {asked}")
+            raise CheckpointError(f"{source}: stored as {stored}, which cannot be loaded as {asked}")
         return stored
 
     def __str__(self) -> str:
