@@ -148,7 +148,7 @@ def _notes(d: Deployment, prints: list[Footprint], blocks: int, requantize: bool
         roomy = [
             options
             for options, other in _single_changes(d, requantize)
-            if other.tokens == d.tokens and _blocks(other, _footprints(other)) >= least
+            if other.tokens == d.tokens and _room(other) >= least
         ]
         yield (
             f"serve sets up a cache of {least * d.block_size} tokens or more, for a context and a span of {longest} "
@@ -160,8 +160,11 @@ def _notes(d: Deployment, prints: list[Footprint], blocks: int, requantize: bool
 
 def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
     """Deployments like this one that fit, as the options that make the difference."""
-    found = [options for options, other in _single_changes(d, requantize) if _fits(other)]
+    changes = dict(_single_changes(d, requantize))
+    found = [options for options, other in changes.items() if _fits(other)]
     found += _other_ranks(d)
+    if "--quant int4" in changes and "--quant int4" not in found:
+        found += [f"--quant int4 {ranks}" for ranks in _other_ranks(changes["--quant int4"])]
     if not found:
         smallest, options = replace(d, kv_cache_type="int8"), ["--kv-cache-type int8"]
         if requantize:
@@ -198,10 +201,15 @@ def _other_ranks(d: Deployment) -> list[str]:
 
 
 def _fits(d: Deployment) -> bool:
+    return _room(d) >= d.request_blocks
+
+
+def _room(d: Deployment) -> int:
+    """Cache blocks that there is room for, none where the model cannot be divided or stored so."""
     try:
-        return _blocks(d, _footprints(d)) >= d.request_blocks
+        return _blocks(d, _footprints(d))
     except ValueError:
-        return False
+        return 0
 
 
 def _gb(num_bytes: float) -> str:

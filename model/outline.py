@@ -47,10 +47,10 @@ class Outline:
         return Outline(folder.name, architecture, Weights(folder, family.namings, cuts_of(architecture)).storage)
 
     def storage(self, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
-        """How the weights are held if they are asked for so. Raises CheckpointError for what cannot be."""
+        """How the weights are held if they are asked for so.
+
+        Raises ValueError for what there is not, CheckpointError for what these weights cannot become.
+        """
         storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
-        try:
-            storage.schemes(torch.float16, "cuda")
-        except ValueError as error:
-            raise CheckpointError(f"{self.name}: {error}") from None
+        storage.schemes(torch.float16, "cuda")
         return storage

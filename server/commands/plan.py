@@ -62,6 +62,8 @@ def plan(
         )
     except CheckpointError as error:
         fail(str(error))
+    except ValueError as error:
+        fail(str(error), code=2)
     limit = outline.architecture.max_sequence_length
     if context is not None and context > limit:
         fail(f"--context: the model has {limit} positions, not {context}", code=2)
@@ -79,8 +81,8 @@ def _show(deployment: "Deployment", result: "Plan") -> None:
         output.print(_times(result))
     if result.fits:
         lines = [
-            f"fits: {result.max_tokens:,} tokens of keys and values, that is {result.max_requests:,} requests of "
-            f"{result.request_tokens:,} at a time"
+            f"fits: {result.max_tokens:,} tokens of keys and values; full-length requests at a time, of "
+            f"{result.request_tokens:,}: {result.max_requests:,}"
         ]
         tp = f"--tp {deployment.ranks} " if deployment.ranks > 1 else ""
         # Rounded down: a little more would not fit.
