@@ -24,8 +24,8 @@ from model.cuts import Part, cuts_of
 from model.network import Network
 from model.parallel import Ranks
 from model.rank_folders import INDEX, rank_folder
+from model.ranked import Ranked
 from model.safetensors_file import SafetensorsFile
-from model.sat import Ranked
 from model.shard import Shard, num_bytes
 from model.share import Share
 from model.storage import Storage

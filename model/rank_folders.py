@@ -5,8 +5,8 @@ from pathlib import Path
 
 from model.config import CheckpointError
 from model.cuts import Cuts
+from model.ranked import Ranked
 from model.safetensors_file import SafetensorsFile
-from model.sat import Ranked
 from model.sharded import Sharded
 
 INDEX = "model.safetensors.index.json"

@@ -12,8 +12,9 @@ from model.cuts import Cut, Cuts, Part
 from model.naming import COPIES, SPARE, Naming, arranged, placed
 from model.pickle_file import PickleFile
 from model.rank_folders import num_ranks, ranked
+from model.ranked import Ranked
 from model.safetensors_file import SafetensorsFile
-from model.sat import TRACKERS, Ranked, sat_folder
+from model.sat import TRACKERS, sat_folder
 from model.scales import Scales, inferred
 from model.sharded import Sharded
 from model.source import Source
