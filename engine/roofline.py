@@ -13,11 +13,11 @@ from engine.workspace import dtype_of
 from model.parallel import _SMALL
 
 # Of the nominal bandwidth, where weights are read once and in order. The CPU kernels here reach 85 % of what the memory
-# was measured to give, which is 80-85 % of nominal; llama.cpp is reported at 65-70 % of nominal on a desktop; a GPU's
-# copies are at 85-90 %, and numbers that are dequantized on the way somewhat below.
+# was measured to give, which is less than nominal; llama.cpp is reported at 65-70 % of nominal on a desktop; in float16
+# FasterTransformer reached 56 % on eight A100 with all else that a step does.
 BANDWIDTH_SHARE = 0.7
-# Of the rate at boost clock, over a whole encoding: products alone get 60-75 % of it within a card's power limit, and
-# norms, activations and attention between them run at the memory's speed.
+# Of the rate at boost clock, over a whole encoding: no card keeps that clock in products, and norms, activations and
+# attention between them run at the memory's speed. Megatron was at 46-56 % on eight A100.
 RATE_SHARE = 0.5
 # Of a link's nominal rate: packets, and messages that are too short to fill it.
 LINK_SHARE = 0.7
