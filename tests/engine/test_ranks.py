@@ -61,6 +61,7 @@ STORAGES: dict[str, dict[str, Any]] = {
     "int4": {"quant": "int4"},
     "int4-rows": {"quant": "int4", "group_size": 0, "head": "int4"},
 }
+BITSANDBYTES: dict[str, dict[str, Any]] = {"nf4": {"quant": "nf4"}, "llm-int8": {"quant": "llm-int8"}}
 # Float sums in another order change the last bit of an activation, and with it, where that was halfway between two
 # codes, what it is quantized to: one part in 254 of one number in many.
 TOLERANCES = {"none": 1e-4}
@@ -94,7 +95,7 @@ def described(name: str) -> Description:
 
 
 def checkpoint(folder: Path, name: str, storage: str, ranks: Ranks) -> Checkpoint:
-    return assembled("tiny", folder, described(name), ranks=ranks, **STORAGES[storage])
+    return assembled("tiny", folder, described(name), ranks=ranks, **(STORAGES | BITSANDBYTES)[storage])
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ STORAGES: dict[str, dict[str, Any]] = {
     "int4": {"quant": "int4"},
     "int4-rows": {"quant": "int4", "group_size": 0, "head": "int4"},
 }
+BITSANDBYTES: dict[str, dict[str, Any]] = {"nf4": {"quant": "nf4"}, "llm-int8": {"quant": "llm-int8"}}
 # Float sums in another order change the last bit of an activation, and with it, where that was halfway between two
 # codes, what it is quantized to: one part in 254 of one number in many.
 TOLERANCES = {"none": 1e-4}
@@ -205,6 +207,26 @@ def test_ranks_give_what_one_gives(folders: dict[str, Path], name: str, storage:
     found = serve(lambda ranks: checkpoint(folders[name], name, storage, ranks), size, requests_of(name, storage))
     assert found.tp == size
     assert_alike(found.events, expected.events, TOLERANCES.get(storage, ROUNDING))
+    assert_same_numbers(found, expected)
+
+
+@pytest.mark.parametrize("storage", ["nf4", "llm-int8"])
+def test_ranks_have_bitsandbytes_own_numbers(folders: dict[str, Path], storage: str) -> None:
+    """What they compute differs: products in bfloat16, or inputs with one scale a row of each rank's own."""
+    requests = requests_of("glm_sat", storage)
+    found = serve(lambda ranks: checkpoint(folders["glm_sat"], "glm_sat", storage, ranks), 2, requests)
+    expected = alone(folders["glm_sat"], "glm_sat", storage)
+    assert_same_numbers(found, expected)
+    totals = [
+        {(e.id, e.result["index"]): e.result["logprob"] for e in events if isinstance(e, ResultDone)}
+        for events in (found.events, expected.events)
+    ]
+    scores = [key for key in totals[0] if isinstance(requests[int(key[0])], Score)]
+    assert [totals[0][key] for key in scores] == pytest.approx([totals[1][key] for key in scores], abs=0.2)
+
+
+def assert_same_numbers(found: Served, expected: Served) -> None:
+    """Every rank's tensors are those of the one, or together hold just its numbers."""
     for key, tensor in expected.tensors[0].items():
         own = [tensors[key] for tensors in found.tensors]
         if own[0].shape == tensor.shape:
