@@ -2,9 +2,9 @@
 
     python -m benchmarks.parallel_memory FOLDER --tp 8 --quant int4 [--tokenizer FOLDER] [--kv-cache-gb 0.2]
 
-Starts the ranks, asks for fills and scores until every block of the cache has been written, and reads /proc.
-`resident` is a rank's own memory after that (RssAnon and RssShmem), `peak` the largest resident set while loading, mapped
-pages of the files included; `bare` is a process that has imported what a rank imports.
+Starts the ranks, asks for fills and scores until every block of the cache has been written, and reads /proc. `resident`
+is a rank's own memory after that (RssAnon and RssShmem), `peak` the largest resident set while loading, mapped pages of
+the files included; `bare` is a process that has imported what a rank imports.
 """
 
 import argparse

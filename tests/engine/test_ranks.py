@@ -27,6 +27,7 @@ from model.config import CheckpointError, Config
 from model.families import family_of
 from model.network import Network
 from model.parallel import Ranks
+from quant.schemes import build
 from tests.engine.test_families import ENDS, SPECIAL, NumberedWords, segments, words
 from tests.ranks import on_ranks
 
@@ -213,6 +214,7 @@ def test_ranks_give_what_one_gives(folders: dict[str, Path], name: str, storage:
 @pytest.mark.parametrize("storage", ["nf4", "llm-int8"])
 def test_ranks_have_bitsandbytes_own_numbers(folders: dict[str, Path], storage: str) -> None:
     """What they compute differs: products in bfloat16, or inputs with one scale a row of each rank's own."""
+    build(storage)  # imports bitsandbytes once, not in several threads
     requests = requests_of("glm_sat", storage)
     found = serve(lambda ranks: checkpoint(folders["glm_sat"], "glm_sat", storage, ranks), 2, requests)
     expected = alone(folders["glm_sat"], "glm_sat", storage)
