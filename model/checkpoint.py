@@ -21,7 +21,7 @@ from model.storage import GROUP_SIZE, Storage
 from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
 from quant.linear import Embedding, Weight
-from quant.packing import give_back
+from quant.memory import give_back
 from quant.schemes import Float, Scheme, Tensors
 
 DEMO = Path(__file__).parent / "demo"

@@ -56,8 +56,8 @@ def loop(q: Tensor, k: Tensor, v: Tensor, context_len: int) -> Tensor:
 
 def empty_cache(num_blocks: int, block_size: int, num_layers: int = 1) -> KVCache:
     cache = KVCache(num_layers, num_blocks, block_size, HEADS, HEAD_DIM, torch.float32, torch.device("cpu"))
-    cache.keys.fill_(100.0)  # left over from others
-    cache.values.fill_(-100.0)
+    cache.keys.numbers.fill_(100.0)  # left over from others
+    cache.values.numbers.fill_(-100.0)
     return cache
 
 
@@ -173,8 +173,8 @@ def test_layers_keep_their_keys_apart() -> None:
     first, second = drawn(5, generator), drawn(5, generator)
     torch.testing.assert_close(attend(0, *first), loop(*first, 5), **TOLERANCE)
     torch.testing.assert_close(attend(1, *second), loop(*second, 5), **TOLERANCE)
-    torch.testing.assert_close(cache.keys[0, 4:8], first[1][:4])
-    torch.testing.assert_close(cache.keys[1, 4:8], second[1][:4])
+    torch.testing.assert_close(cache.keys.numbers[0, 4:8], first[1][:4])
+    torch.testing.assert_close(cache.keys.numbers[1, 4:8], second[1][:4])
 
 
 # A request gets the same bits alone and in a batch of 64. Where they were lost: at 1 and 3 rows with heads of 64 and
@@ -199,8 +199,8 @@ def test_attention_has_the_same_bits_alone_and_amid_63_others(head_dim: int, num
     heads, start = 4, 32
     blocks = torch.randperm(64 * (count + 1), generator=generator).view(64, count + 1).tolist()
     cache = KVCache(1, 64 * (count + 1), 16, heads, head_dim, torch.float32, torch.device("cpu"))
-    cache.keys.copy_(torch.randn(cache.keys.shape, generator=generator))
-    cache.values.copy_(torch.randn(cache.values.shape, generator=generator))
+    cache.keys.numbers.copy_(torch.randn(cache.keys.numbers.shape, generator=generator))
+    cache.values.numbers.copy_(torch.randn(cache.values.numbers.shape, generator=generator))
     spans = [Span(num_rows, start, 20, tuple(b)) for b in blocks]
     q, k, v = (torch.randn(64 * num_rows, heads, head_dim, generator=generator) for _ in range(3))
     amid = PagedAttention(cache, spans)(0, q, k, v)

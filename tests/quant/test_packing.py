@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quant.packing import TILE, give_back, pack_nibbles, tiled_scale, tiles, unpack_nibbles, untile
+from quant.memory import give_back
+from quant.packing import TILE, pack_nibbles, tiled_scale, tiles, unpack_nibbles, untile
 
 counts = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 128]))
 seeds = st.integers(0, 2**31)
