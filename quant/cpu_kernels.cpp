@@ -68,7 +68,15 @@ struct Attention {
 };
 
 constexpr int kSlots = 4;     // whose values are read side by side
-constexpr int64_t kHeads = 8;  // heads of a task: with 128 float numbers each, a page of every slot
+
+// 64 bytes of keys or values are one register of floats, or four of int8 codes.
+template <class Number>
+constexpr int kParts = 4 / sizeof(Number);
+
+// Heads of a task: with 128 numbers each, a page of every slot, which is read fastest; fewer where tasks are few.
+constexpr int64_t kFewHeads = 8;
+template <class Number>
+constexpr int64_t kHeads = kFewHeads * kParts<Number>;
 
 // Sixteen floats, in whatever registers the surrounding function may use.
 typedef float Floats __attribute__((vector_size(64), aligned(4)));
@@ -101,11 +109,8 @@ BODY float total(const Floats& lanes) {
     return x[0] + x[1];
 }
 
-// 64 bytes of keys or values are one register of floats, or four of codes: of these, lane i of register n is number
-// 4 · i + n, which takes two shifts. `ordered` brings other numbers into the order of these registers, `original` back.
-template <class Number>
-constexpr int kParts = 4 / sizeof(Number);
-
+// Of four registers of codes, lane i of register n is number 4 · i + n, which takes two shifts. `ordered` brings other
+// numbers into this order, `original` back.
 BODY Floats part(const float* x, int) { return *(const Floats*)x; }
 BODY Floats part(const int8_t* x, int n) {
     return __builtin_convertvector(*(const Ints*)x << (24 - 8 * n) >> 24, Floats);
@@ -165,7 +170,7 @@ BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, floa
     const int64_t* info = p.row + 4 * row;
     const int64_t *blocks = p.blocks + info[0], context = info[1], first = info[2];
     const int64_t seen = p.seen(row), step = p.heads * p.size, count = to - from;
-    float *scores = scratch, *query = scratch + kHeads * stride, *out = query + kHeads * p.size;
+    float *scores = scratch, *query = scratch + count * stride, *out = query + count * p.size;
     const float factor = 1.0f / std::sqrt(float(p.size));
     auto place = [&](int64_t j) {
         int64_t slot = j < context ? j : first + j - context;
@@ -181,7 +186,7 @@ BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, floa
             scores[h * stride + j] = kScaled ? score * p.key_scales[slot * p.heads + from + h] : score;
         }
     }
-    float inverse[kHeads];
+    float inverse[kHeads<Number>];
     for (int64_t h = 0; h < count; ++h) {
         float* score = scores + h * stride;
         float most = score[0];
@@ -577,15 +582,16 @@ void linear(int bits, bool by_group, const Source& source, const Product& p, int
 
 template <class Variant, class Number>
 void attend_all(const Attention& p, int threads) {
-    const int64_t groups = (p.heads + kHeads - 1) / kHeads, tasks = p.rows * groups;
+    const int64_t heads = p.rows < 4 * threads ? kFewHeads : kHeads<Number>;
+    const int64_t groups = (p.heads + heads - 1) / heads, tasks = p.rows * groups;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         std::vector<float> scratch;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < tasks; ++task) {
-            const int64_t row = task / groups, from = task % groups * kHeads;
-            const int64_t to = from + kHeads < p.heads ? from + kHeads : p.heads;
-            const int64_t stride = (p.seen(row) + 15) / 16 * 16, floats = kHeads * (stride + 2 * p.size);
+            const int64_t row = task / groups, from = task % groups * heads;
+            const int64_t to = from + heads < p.heads ? from + heads : p.heads;
+            const int64_t stride = (p.seen(row) + 15) / 16 * 16, floats = (to - from) * (stride + 2 * p.size);
             if (int64_t(scratch.size()) < floats) scratch.resize(floats);
             Variant::template attend_row<Number>(p, row, from, to, scratch.data(), stride);
         }
