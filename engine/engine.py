@@ -20,9 +20,11 @@ from engine.runner import Result, Runner
 from engine.scheduler import Scheduler
 from engine.scoring import ScoreJob
 from engine.sequence import Sequence
+from model.attention import KVCache
 from model.checkpoint import Checkpoint, load
 from model.layout import parse
 from quant import cpu
+from quant.vectors import kept_dtype
 
 # How long a batch request is passed over before it goes ahead of new interactive ones.
 BATCH_PATIENCE_S = 5.0
@@ -44,14 +46,15 @@ class Engine:
         )
         model = loaded.model
         a, family = model.architecture, loaded.family
-        numbers = 2 * a.num_layers * a.num_key_value_heads * a.head_dim * config.block_size
-        num_blocks = max(int(config.kv_cache_gb * 1e9 // (numbers * model.dtype.itemsize)), 1)
+        kept = kept_dtype(config.kv_cache_type, model.dtype)
+        token_bytes = KVCache.bytes_per_token(a.num_layers, a.num_key_value_heads, a.head_dim, kept)
+        num_blocks = max(int(config.kv_cache_gb * 1e9 // (token_bytes * config.block_size)), 1)
         # A context and a span at the model's limits must fit, or a request could wait forever.
         longest = min(a.max_sequence_length, max(LONGEST_CONTEXT, (num_blocks - 2) * config.block_size // 2 - 1))
         num_blocks = max(num_blocks, 2 * -(-(longest + 1) // config.block_size) + 2)
         self.tokenizer = loaded.tokenizer
         self.scheduler = Scheduler(BlockPool(num_blocks, config.block_size), config.max_batch_tokens, a.causal)
-        self.runner = Runner(model, num_blocks, config.block_size, self.tokenizer.aliases)
+        self.runner = Runner(model, num_blocks, config.block_size, self.tokenizer.aliases, config.kv_cache_type)
         self.card = ModelCard(
             name=loaded.name,
             family=family.name,
@@ -69,6 +72,8 @@ class Engine:
             num_parameters=model.num_parameters,
             kernels="triton" if device == "cuda" else cpu.describe(),
             created=int(time.time()),
+            kv_cache_type=str(kept).removeprefix("torch."),
+            kv_cache_tokens=num_blocks * config.block_size,
         )
         never = torch.ones(a.vocab_size, dtype=torch.bool)
         never[torch.tensor([*self.tokenizer.text_ids(), *self.tokenizer.ends], dtype=torch.long)] = False

@@ -171,9 +171,9 @@ class PagedAttention:
             rows = rows.repeat_interleave(sharing, dim=0)
             q = q.view(len(q), -1, sharing, q.shape[2]).transpose(1, 2).flatten(0, 1)
         size = self.cache.block_size
-        out = cpu.attention(
-            q.float(), keys.numbers, values.numbers, rows, blocks, size, keys.scales, values.scales
-        ).to(q.dtype)
+        out = cpu.attention(q.float(), keys.numbers, values.numbers, rows, blocks, size, keys.scales, values.scales).to(
+            q.dtype
+        )
         return out.view(-1, sharing, *out.shape[1:]).transpose(1, 2).flatten(1, 2) if sharing > 1 else out
 
 

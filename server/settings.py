@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     quant_head: Literal["none", "int8", "int4"] | None = Field(None, description="storage of the embedding and head")
     max_batch_tokens: Count = 2048
     kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    kv_cache_type: Literal["auto", "int8"] = "auto"
 
     max_body_bytes: Count = 2 * 1024 * 1024
     max_queue: Count = 256
