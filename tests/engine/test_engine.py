@@ -145,7 +145,7 @@ def test_a_cache_in_int8_holds_more_tokens(folder: Path) -> None:
 
 
 def test_an_unknown_cache_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="^kv_cache_type: one of auto, int8, not 'int3'$"):
+    with pytest.raises(ValueError, match=r"^kv_cache_type: one of auto, int8, not 'int3'$"):
         Engine(EngineConfig(str(folder), kv_cache_type="int3"))
 
 
@@ -203,9 +203,7 @@ def test_preempted_work_comes_to_the_same_end(folder: Path, kv_cache_type: str) 
     many = results(engine.run(request))
     assert engine.scheduler.preemptions > 0
     roomy = results(Engine(replace(config, kv_cache_gb=0.05)).run(request))
-    # Preempted rows are computed again in one piece, so the last bits may differ; greedy tokens do not.
-    assert [r["text"] for r in many] == [r["text"] for r in roomy]
-    print("SAME", many == roomy)
+    assert sorted(many, key=lambda r: r["index"]) == sorted(roomy, key=lambda r: r["index"])
     engine.scheduler.check()
 
 
