@@ -5,8 +5,8 @@ weights and of keys and values.
     python -m benchmarks.perplexity --corpora FOLDER --text-only calibration.txt
 
 Quantizes into a temporary folder, plainly and calibrated on training documents of the corpus, which are never held out.
-All schemes are measured on the same windows, through the engine's runner: part A is encoded in one step, part B reads its
-keys and values from the cache in the next. ± is the standard error of the paired difference, windows being
+All schemes are measured on the same windows, through the engine's runner: part A is encoded in one step, part B reads
+its keys and values from the cache in the next. ± is the standard error of the paired difference, windows being
 independent. Decode times are of whole steps of a network with these sizes. Prints a table in Markdown and, as the last
 line, JSON.
 """

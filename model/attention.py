@@ -71,6 +71,11 @@ class KVCache:
         self.keys = Vectors.zeros(shape, dtype, device)
         self.values = Vectors.zeros(shape, dtype, device)
 
+    @property
+    def kind(self) -> str:
+        """The name of the dtype that keys and values are kept as."""
+        return str(self.keys.numbers.dtype).removeprefix("torch.")
+
     @staticmethod
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         """Of all layers, scales included."""
