@@ -62,7 +62,7 @@ class Engine:
             causal=a.causal,
             masked=a.head == "masked_lm",
             next_sentence=a.next_sentence,
-            num_parameters=model.num_parameters,
+            num_parameters=loaded.checkpoint.num_parameters,
             kernels="triton" if loaded.device == "cuda" else cpu.describe(),
             created=int(time.time()),
             kv_cache_type=loaded.runner.cache.kind,

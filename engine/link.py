@@ -1,15 +1,17 @@
 """A rank's line to its supervisor: JSON frames over a socket, and a beat that tells that the process lives.
 
-The beat goes out every second from a thread of its own, with the age of the step that is running.
+The beat goes out every second from a thread of its own, with the age of the step that is running. `NoLink` is that of a
+rank whose launcher, such as torchrun, looks after it.
 """
 
 import faulthandler
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from engine.wire import frame
 
@@ -17,8 +19,40 @@ HEARTBEAT_S = 1.0
 PROGRESS_S = 0.2  # between two reports of how far loading is
 
 
+class Line(Protocol):
+    """What a rank tells of itself."""
+
+    def send(self, **message: Any) -> None: ...
+
+    def loading(self, done: float) -> None:
+        """Which share of the weights is read."""
+
+    def step(self, running: bool) -> None:
+        """A step begins, or has ended."""
+
+    def wait_for_end(self) -> None:
+        """Ends the process when nobody needs it any more; called in a thread of its own."""
+
+
+class NoLink:
+    """To nobody: what is wrong goes to standard error."""
+
+    def send(self, **message: Any) -> None:
+        if "detail" in message:
+            print(f"{message['op']}: {message['detail']}", file=sys.stderr)
+
+    def loading(self, done: float) -> None:
+        pass
+
+    def step(self, running: bool) -> None:
+        pass
+
+    def wait_for_end(self) -> None:
+        pass
+
+
 class Link:
-    """The rank's end."""
+    """To `engine.process`."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -38,18 +72,17 @@ class Link:
                 os._exit(0)  # the supervisor is gone, and nobody is left to answer to
 
     def loading(self, done: float) -> None:
-        """Tells which share of the weights is read, not too often."""
+        # Not for each of thousands of tensors.
         now = time.monotonic()
         if now - self._told >= PROGRESS_S or done >= 1:
             self._told = now
             self.send(op="loading", done=round(done, 3))
 
     def step(self, running: bool) -> None:
-        """A step begins, or has ended."""
         self._step_began = time.monotonic() if running else None
 
     def wait_for_end(self) -> None:
-        """Reads what comes, which is nothing, until the supervisor is gone; then ends the process."""
+        # Nothing comes until the supervisor is gone.
         while self.connection.recv(4096):
             pass
         os._exit(0)

@@ -17,7 +17,7 @@ from typing import Any
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Failed, StepStats
-from engine.link import Link
+from engine.link import Line, Link, NoLink
 from engine.loaded import Loaded, is_cuda, load_runner, prepare_threads
 from engine.place import Place
 from engine.ranks import Channel, follow, join
@@ -105,7 +105,7 @@ class Worker:
 class Rank:
     """One process of those that serve a model: loads its part, then leads or follows."""
 
-    def __init__(self, link: Link, config: EngineConfig, place: Place) -> None:
+    def __init__(self, link: Line, config: EngineConfig, place: Place) -> None:
         self.link = link
         self.config = config
         self.place = place
@@ -140,9 +140,15 @@ class Rank:
             threading.Thread(target=self.link.wait_for_end, daemon=True).start()
             follow(loaded.runner, channel, self.link.step)
             return
+        assert isinstance(self.link, Link), "rank 0 has a supervisor"
         engine = Engine(self.config, loaded=loaded, channel=channel)
         self.link.send(op="ready", card=asdict(engine.card))
         Worker(self.link, engine, channel).run()
+
+
+def follow_launched(config: EngineConfig, place: Place) -> int:
+    """A rank other than the first that a launcher such as torchrun has started; the exit code."""
+    return Rank(NoLink(), config, place).run()
 
 
 def main() -> int:
