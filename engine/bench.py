@@ -100,29 +100,39 @@ def read_bandwidth(rounds: int = 5) -> float:
     return buffer.nbytes / best
 
 
-def _step_seconds(model: Network, num_rows: int, bench: DecodeBench) -> float:
-    """The median time of a step in which each of `num_rows` sequences gets one more token."""
-    first = part_b_start(bench.context, _BLOCK)
-    blocks_each = -(-(first + bench.steps + 2) // _BLOCK)
-    runner = Runner(model, num_rows * blocks_each, _BLOCK, kv_cache_type=bench.kv_cache_type)
-    own = [tuple(range(i * blocks_each, (i + 1) * blocks_each)) for i in range(num_rows)]
-    _invent(runner.cache, bench.context, [blocks[0] for blocks in own])
-    seconds = []
-    for step in range(bench.steps + 2):
+class Steps:
+    """Sequences over contexts of their own, each of which gets one more token a step."""
+
+    def __init__(self, model: Network, num_rows: int, context: int, num_steps: int, kv_cache_type: str) -> None:
+        first = part_b_start(context, _BLOCK)
+        blocks_each = -(-(first + num_steps) // _BLOCK)
+        self.context, self.first, self.done = context, first, 0
+        self.runner = Runner(model, num_rows * blocks_each, _BLOCK, kv_cache_type=kv_cache_type)
+        self.blocks = [tuple(range(i * blocks_each, (i + 1) * blocks_each)) for i in range(num_rows)]
+        _invent(self.runner.cache, context, [blocks[0] for blocks in self.blocks])
+
+    def seconds(self) -> float:
+        """How long the next step takes."""
         rows = tuple(
             Rows(
-                (_token(model, number + step),),
-                (bench.context - 1,),
-                (1 + step,),
-                Span(1, first + step, bench.context, b),
+                (_token(self.runner.model, number + self.done),),
+                (self.context - 1,),
+                (1 + self.done,),
+                Span(1, self.first + self.done, self.context, blocks),
                 "token",
             )
-            for number, b in enumerate(own)
+            for number, blocks in enumerate(self.blocks)
         )
+        self.done += 1
         began = time.perf_counter()
-        runner.run(Batch(rows), 0)
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[2:])
+        self.runner.run(Batch(rows), 0)
+        return time.perf_counter() - began
+
+
+def _step_seconds(model: Network, num_rows: int, bench: DecodeBench) -> float:
+    """The median time of a step, after two that are not counted."""
+    steps = Steps(model, num_rows, bench.context, bench.steps + 2, bench.kv_cache_type)
+    return statistics.median([steps.seconds() for _ in range(bench.steps + 2)][2:])
 
 
 def _invent(cache: KVCache, context: int, first_blocks: Sequence[int]) -> None:
