@@ -53,7 +53,7 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
     macs = sum(w.in_features * w.out_features for w in weights)
     weight_bytes = sum(t.nbytes for w in weights for t in w.packed().values())
     bandwidth = read_bandwidth()
-    steps = {rows: _step_seconds(model, rows, bench) for rows in bench.rows}
+    steps = {rows: step_seconds(model, rows, bench.steps, bench.context, bench.kv_cache_type) for rows in bench.rows}
     # The memory may have become slower or faster meanwhile: a share refers to the mean of before and after.
     bandwidth = (bandwidth + read_bandwidth()) / 2
     result: dict[str, Any] = {
@@ -129,10 +129,11 @@ class Steps:
         return time.perf_counter() - began
 
 
-def _step_seconds(model: Network, num_rows: int, bench: DecodeBench) -> float:
-    """The median time of a step, after two that are not counted."""
-    steps = Steps(model, num_rows, bench.context, bench.steps + 2, bench.kv_cache_type)
-    return statistics.median([steps.seconds() for _ in range(bench.steps + 2)][2:])
+def step_seconds(model: Network, num_rows: int, steps: int, context: int = 64, kv_cache_type: str = "auto") -> float:
+    """The median time of a step in which each of `num_rows` sequences gets one more token, after two that are not
+    counted; of several ranks all call it at the same time."""
+    timed = Steps(model, num_rows, context, steps + 2, kv_cache_type)
+    return statistics.median([timed.seconds() for _ in range(steps + 2)][2:])
 
 
 def _invent(cache: KVCache, context: int, first_blocks: Sequence[int]) -> None:
