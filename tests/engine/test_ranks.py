@@ -108,18 +108,20 @@ class Served:
     tensors: list[dict[str, torch.Tensor]]
 
 
-def serve(load: Callable[[Ranks], Checkpoint], size: int, requests: list[Request]) -> Served:
+def serve(
+    load: Callable[[Ranks], Checkpoint], size: int, requests: list[Request], config: EngineConfig = CONFIG
+) -> Served:
     """An engine of so many ranks at work."""
 
     def work(ranks: Ranks) -> tuple[list[Event], int, dict[str, torch.Tensor]]:
-        loaded = load_runner(CONFIG, load(ranks), ranks)
+        loaded = load_runner(config, load(ranks), ranks)
         tensors = dict(loaded.runner.model.state_dict())
         channel = Channel(ranks, ranks.group) if size > 1 and ranks.group is not None else None
         if ranks.rank > 0:
             assert channel is not None
             follow(loaded.runner, channel)
             return [], size, tensors
-        engine = Engine(CONFIG, loaded=loaded, channel=channel)
+        engine = Engine(config, loaded=loaded, channel=channel)
         for number, request in enumerate(requests):
             engine.add(engine.prepare(request, str(number)), request)
         events: list[Event] = []
@@ -237,6 +239,13 @@ def assert_same_numbers(found: Served, expected: Served) -> None:
             assert sum(part.numel() for part in own) >= tensor.numel()
             values = torch.cat([part.flatten().double() for part in own])
             assert torch.equal(values.unique(), tensor.double().unique()), key
+
+
+@pytest.mark.parametrize("name", ["glm_sat", "glm4"])
+def test_ranks_keep_keys_and_values_in_int8_as_one_does(folders: dict[str, Path], name: str) -> None:
+    config, requests = replace(CONFIG, kv_cache_type="int8"), requests_of(name, "int8")
+    one, two = (serve(lambda r: checkpoint(folders[name], name, "none", r), size, requests, config) for size in (1, 2))
+    assert_alike(two.events, one.events, ROUNDING)
 
 
 def test_heads_and_groups_that_ranks_do_not_divide_are_refused_by_name(folders: dict[str, Path]) -> None:
