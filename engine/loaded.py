@@ -71,6 +71,11 @@ def load_runner(
     num_blocks = max(int(config.kv_cache_gb * 1e9 // (token_bytes * size)), 1)
     # A context and a span at the model's limits must fit, or a request could wait forever.
     longest = min(a.max_sequence_length, max(LONGEST_CONTEXT, (num_blocks - 2) * size // 2 - 1))
-    num_blocks = max(num_blocks, 2 * -(-(longest + 1) // size) + 2)
+    num_blocks = max(num_blocks, least_blocks(longest, size))
     runner = Runner(model, num_blocks, size, loaded.tokenizer.aliases, config.kv_cache_type)
     return Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
+
+
+def least_blocks(longest: int, block_size: int) -> int:
+    """Blocks of a cache that a context and a span of so many tokens are sure to fit into."""
+    return 2 * -(-(longest + 1) // block_size) + 2

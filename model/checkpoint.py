@@ -19,7 +19,7 @@ from model.family import Family
 from model.network import Network
 from model.parallel import ALONE, Ranks
 from model.share import WHOLE, Share
-from model.storage import GROUP_SIZE, Storage
+from model.storage import Storage
 from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
 from quant.linear import Embedding, Weight
@@ -115,13 +115,7 @@ def assembled(
 ) -> Checkpoint:
     """The same of a folder that has been described. Raises CheckpointError."""
     weights = description_weights(folder, description)
-    if weights.storage is None:
-        storage = Storage(quant or "none", GROUP_SIZE if group_size is None else group_size, head or "none")
-    else:
-        storage = weights.storage
-        asked = storage.changed(quant, group_size, head)
-        if asked.to_json() != storage.to_json():
-            raise CheckpointError(f"{folder}: stored as {storage}, which cannot be loaded as {asked}")
+    storage = Storage.chosen(folder, weights.storage, quant, group_size, head)
     kind = torch.device(device).type
     dtype = torch.float16 if kind == "cuda" else torch.float32
     scheme, head_scheme = storage.schemes(dtype, kind)

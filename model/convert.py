@@ -26,13 +26,13 @@ from model.parallel import Ranks
 from model.rank_folders import INDEX, rank_folder
 from model.ranked import Ranked
 from model.safetensors_file import SafetensorsFile
-from model.shard import Shard, num_bytes
+from model.shard import Shard
 from model.share import Share
 from model.storage import Storage
 from model.tokenizer import FILES
 from quant.calibrate import check
 from quant.linear import Embedding
-from quant.schemes import Float, Scheme, Stored, Tensors
+from quant.schemes import Float, Scheme, Stored, Tensors, num_bytes
 
 STATE = "quantize.json"
 LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")

@@ -2,7 +2,6 @@
 
 import json
 import os
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant.schemes import Stored
+from quant.schemes import Stored, num_bytes
 
 _TYPES = {
     torch.float64: "F64",
@@ -60,8 +59,3 @@ class Shard:
         if kind is None:
             assert not self._starts, f"not written: {', '.join(self._starts)}"
             os.replace(self._file.name, self._path)
-
-
-def num_bytes(tensors: Stored) -> int:
-    """What tensors take in a file, without its header."""
-    return sum(prod(shape) * dtype.itemsize for shape, dtype in tensors.values())

@@ -76,6 +76,26 @@ class Storage:
             head = self.head
         return Storage(scheme, self.group_size if group_size is None else group_size, head)
 
+    @classmethod
+    def chosen(
+        cls,
+        source: object,
+        stored: "Storage | None",
+        scheme: str | None,
+        group_size: int | None,
+        head: str | None,
+    ) -> "Storage":
+        """How a source's weights are held that are stored so, None for float ones, and asked for so.
+
+        Raises CheckpointError, naming the source, where what is stored cannot become what is asked for.
+        """
+        if stored is None:
+            return cls(scheme or "none", GROUP_SIZE if group_size is None else group_size, head or "none")
+        asked = stored.changed(scheme, group_size, head)
+        if asked.to_json() != stored.to_json():
+            raise CheckpointError(f"{source}: stored as {stored}, which cannot be loaded as {asked}")
+        return stored
+
     def __str__(self) -> str:
         shown = {k: v for k, v in self.to_json().items() if k not in ("quant_method", "scheme") and v != "none"}
         return " ".join([self.scheme, *(f"{name} {value}" for name, value in shown.items())])

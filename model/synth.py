@@ -18,8 +18,8 @@ from model.families.glm import GLM_SAT_NAMING
 from model.families.glm130b import GLM130B_NAMING
 from model.naming import Naming
 from model.network import Network
-from model.shard import Shard, num_bytes
-from quant.schemes import Stored
+from model.shard import Shard
+from quant.schemes import Stored, num_bytes
 
 Format = Literal["hf", "bin", "sat"]
 Progress = Callable[[int], object]

@@ -106,6 +106,11 @@ class Nf4:
             "absmax": torch.cat([state.absmax for _, state in parts], dim=1),
         }
 
+    def packed_bytes(self, out_features: int, in_features: int, device: str) -> int:
+        blocks = out_features * in_features // self.BLOCK
+        fused = device == "cpu" and not out_features % self._OUTPUTS and _library().functional.has_avx512bf16()
+        return blocks * (self.BLOCK // 2 + (2 if fused else 4))
+
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
         weight, state = packed["weight"], self._state(packed["weight"], packed["absmax"])
         flat = x.reshape(-1, x.shape[-1])
@@ -152,6 +157,9 @@ class LlmInt8(Int8):
 
     def pack(self, stored: Tensors) -> Tensors:
         return {name: tensor.contiguous() for name, tensor in stored.items()}
+
+    def packed_bytes(self, out_features: int, in_features: int, device: str) -> int:
+        return super().packed_bytes(out_features, in_features, "cuda")  # as stored
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])

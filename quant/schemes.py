@@ -59,6 +59,9 @@ class Scheme(Protocol):
     def pack(self, stored: Tensors) -> Tensors:
         """The packed form, on the device of the stored one."""
 
+    def packed_bytes(self, out_features: int, in_features: int, device: str) -> int:
+        """How many that form has on a "cpu", as this machine's kernels read it, or a "cuda" device."""
+
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
         """x [..., in_features] → [..., out_features] in x's dtype."""
 
@@ -85,6 +88,9 @@ class Float:
 
     def pack(self, stored: Tensors) -> Tensors:
         return stored
+
+    def packed_bytes(self, out_features: int, in_features: int, device: str) -> int:
+        return num_bytes(self.tensors(out_features, in_features))
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
         return linear(x, packed["weight"], bias)
@@ -130,6 +136,11 @@ class Int8:
             return {"weight": weight, "weight_scale": scale}
         inputs = _round_up(weight.shape[1], self.GROUP)
         return {"weight": tiles(weight, 8, inputs), "weight_scale": tiled_scale(scale[:, None]).flatten()}
+
+    def packed_bytes(self, out_features: int, in_features: int, device: str) -> int:
+        if device != "cpu" or cpu.variant() is None:
+            return num_bytes(self.tensors(out_features, in_features))
+        return _round_up(out_features, TILE) * (_round_up(in_features, self.GROUP) + 4)
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
         weight, scale = packed["weight"], packed["weight_scale"]
@@ -241,6 +252,15 @@ class Int4:
             return {"weight": tiles(weight, 4, inputs), "weight_scale": tiled_scale(scale)}
         return {"weight": tiles(weight, 4, inputs), "weight_scale": tiled_scale(scale.float()[:, None]).flatten()}
 
+    def packed_bytes(self, out_features: int, in_features: int, device: str) -> int:
+        if device != "cpu":
+            return num_bytes(self.tensors(out_features, in_features))
+        outputs = _round_up(out_features, TILE)
+        if cpu.variant() is None:
+            return outputs * _TorchInt4.row_bytes(in_features, self.group_size)
+        inputs = _round_up(in_features, self.group_size or self.ROW_GROUP)
+        return outputs * (inputs // 2 + (2 * inputs // self.group_size if self.group_size else 4))
+
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
         weight, scale = packed["weight"], packed["weight_scale"]
         flat = x.reshape(-1, x.shape[-1])
@@ -273,6 +293,11 @@ class Int4:
 
 Head = Float | Int8 | Int4  # what an embedding can be stored by: its rows are readable one by one
 HEADS = ("none", "int8", "int4")  # their names
+
+
+def num_bytes(tensors: Stored) -> int:
+    """Of tensors of these shapes and dtypes."""
+    return sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in tensors.values())
 
 
 def build(name: str, dtype: torch.dtype = torch.float32, group_size: int = 32) -> Scheme:
@@ -350,6 +375,13 @@ class _TorchInt4:
         scale = F.pad(scale.expand(-1, padded.shape[1] // group), (0, 0, 0, -outputs % TILE))
         pairs = torch.stack([scale.t(), torch.zeros_like(scale.t())], dim=-1).contiguous()
         return {"weight": torch._convert_weight_to_int4pack_for_cpu(padded.int() + 8, 1), "weight_scale": pairs}
+
+    @classmethod
+    def row_bytes(cls, inputs: int, group_size: int) -> int:
+        """Of an output: its codes, and for each group two float32."""
+        group = group_size or (inputs if inputs in (32, 64, 128) else cls.GROUP)
+        groups = -(-inputs // group)
+        return groups * (group // 2 + 8)
 
     @staticmethod
     def matmul(x: Tensor, weight: Tensor, pairs: Tensor, bias: Tensor | None, out_features: int) -> Tensor:

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from contextlib import aclosing
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import httpx
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +26,23 @@ from engine.events import Done, Failed, ResultDone
 from engine.place import Place
 from engine.process import EngineProcess
 from engine.requests import Request, RequestError
+from server.commands.plan import plan
+from server.console import errors, fail, output
+from server.options import (
+    GROUP_SIZE,
+    QUANT,
+    QUANT_HEAD,
+    AsJson,
+    GroupSize,
+    Head,
+    KVCacheKind,
+    KVCacheType,
+    Preset,
+    Quant,
+    QuantHead,
+    Quantization,
+    TokenizerFolder,
+)
 from server.schemas import InfillRequest, ScoreRequest
 from server.serving import serve as run_server
 from server.settings import Limits, Settings
@@ -34,33 +50,7 @@ from server.settings import Limits, Settings
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fills blanks and scores spans with GLM models.")
 bench = typer.Typer(no_args_is_help=True, help="Measures; the last line printed is one JSON document.")
 app.add_typer(bench, name="bench")
-errors = Console(stderr=True)
-output = Console()
-
-
-class Quant(StrEnum):
-    """How the linear layers are stored."""
-
-    none = "none"
-    int8 = "int8"
-    int4 = "int4"
-    nf4 = "nf4"
-    llm_int8 = "llm-int8"
-
-
-class QuantHead(StrEnum):
-    """How the embedding and head are stored."""
-
-    none = "none"
-    int8 = "int8"
-    int4 = "int4"
-
-
-class KVCacheType(StrEnum):
-    """How keys and values are kept."""
-
-    auto = "auto"
-    int8 = "int8"
+app.command()(plan)
 
 
 class Format(StrEnum):
@@ -79,24 +69,7 @@ class Device(StrEnum):
 
 
 Model = Annotated[Path | None, typer.Option("--model", help="Checkpoint folder; the bundled demo when left out.")]
-_QUANT = typer.Option("--quant", help="Quantization of the linear layers; as the checkpoint is stored when left out.")
-_GROUP_SIZE = typer.Option("--group-size", help="Inputs that share an int4 scale: 32, 64, 128; 0: a whole row.")
-_QUANT_HEAD = typer.Option("--quant-head", help="Storage of the embedding and head.")
-Quantization = Annotated[Quant | None, _QUANT]
-GroupSize = Annotated[int | None, _GROUP_SIZE]
-Head = Annotated[QuantHead | None, _QUANT_HEAD]
-KVCacheKind = Annotated[
-    KVCacheType | None,
-    typer.Option("--kv-cache-type", help="Keys and values as the model computes (auto), or in a byte each (int8)."),
-]
-Preset = Annotated[
-    str | None, typer.Option("--preset", help="Published model whose sizes a folder without config.json has.")
-]
-TokenizerFolder = Annotated[
-    Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer, where the checkpoint's has none.")
-]
 Url = Annotated[str | None, typer.Option("--url", help="Ask this server instead of loading a model.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
 @app.command()
@@ -251,8 +224,8 @@ def quantize(
     source: Annotated[Path, typer.Argument(help="Checkpoint folder to read.")],
     target: Annotated[Path, typer.Argument(help="Folder to write: new, or left unfinished by the same command.")],
     scheme: Annotated[str, typer.Option(help="int8, int4, nf4 or llm-int8.")],
-    group_size: Annotated[int, _GROUP_SIZE] = 32,
-    quant_head: Annotated[QuantHead, _QUANT_HEAD] = QuantHead.none,
+    group_size: Annotated[int, GROUP_SIZE] = 32,
+    quant_head: Annotated[QuantHead, QUANT_HEAD] = QuantHead.none,
     head: Annotated[
         QuantHead | None, typer.Option("--head", hidden=True, help="The former name of --quant-head.")
     ] = None,
@@ -340,9 +313,9 @@ def synth(
 def bench_decode(
     preset: Annotated[str, typer.Option(help="Sizes of a published model.")] = "chatglm-6b",
     layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers than the preset's.")] = None,
-    quant: Annotated[Quant, _QUANT] = Quant.int4,
-    group_size: Annotated[int, _GROUP_SIZE] = 32,
-    quant_head: Annotated[QuantHead, _QUANT_HEAD] = QuantHead.int8,
+    quant: Annotated[Quant, QUANT] = Quant.int4,
+    group_size: Annotated[int, GROUP_SIZE] = 32,
+    quant_head: Annotated[QuantHead, QUANT_HEAD] = QuantHead.int8,
     rows: Annotated[str, typer.Option(help="Numbers of sequences in a step.")] = "1,4,16,32",
     context: Annotated[int, typer.Option(min=1, help="Tokens of the context that each sequence has.")] = 64,
     kv_cache_type: KVCacheKind = None,
@@ -458,12 +431,6 @@ def ask(
         fail(error.message, code=2)
     with errors.status("loading the model"):
         return asyncio.run(_answer(config, request))
-
-
-def fail(message: str, code: int = 1) -> NoReturn:
-    """Ends with one line on stderr."""
-    errors.print(f"glm-infill: {message}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

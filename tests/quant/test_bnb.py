@@ -134,6 +134,14 @@ def test_nf4_refuses_a_cut_through_a_block(start: int, length: int) -> None:
             Nf4().narrow(name, 1, start, length)
 
 
+@pytest.mark.parametrize("scheme", [Nf4(), LlmInt8()])
+@pytest.mark.parametrize("outputs", [33, 64, 2080])
+def test_what_is_packed_has_the_bytes_that_were_announced(scheme: Scheme, outputs: int) -> None:
+    stored = scheme.quantize(drawn(0, outputs, 128))
+    assert scheme.packed_bytes(outputs, 128, "cpu") == sum(t.nbytes for t in scheme.pack(stored).values())
+    assert scheme.packed_bytes(outputs, 128, "cuda") == sum(t.nbytes for t in stored.values())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("outputs", [33, 2080])  # without a fused kernel; with one, repacked in two pieces
 @pytest.mark.parametrize("rows", [1, 3, 40])

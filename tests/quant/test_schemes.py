@@ -238,6 +238,19 @@ def test_what_is_stored_is_what_was_announced(
     assert scheme.dequantize(stored).dtype == torch.float32
 
 
+@given(st.data(), st.sampled_from(list(SCHEMES.values())), st.integers(1, 40), st.sampled_from(VARIANTS))
+@settings(max_examples=60, deadline=None)
+def test_what_is_packed_has_the_bytes_that_were_announced(
+    data: st.DataObject, scheme: Scheme, out_features: int, variant: str
+) -> None:
+    in_features = data.draw(widths(scheme))
+    stored = scheme.quantize(drawn(0, out_features, in_features))
+    with running(variant):
+        packed = scheme.pack(stored)
+        assert scheme.packed_bytes(out_features, in_features, "cpu") == sum(t.nbytes for t in packed.values())
+    assert scheme.packed_bytes(out_features, in_features, "cuda") == sum(t.nbytes for t in stored.values())
+
+
 @every_scheme
 def test_a_transposed_weight_is_stored_as_its_copy(scheme: Scheme) -> None:
     weight = drawn(0, width(scheme), 20).t()

@@ -1,0 +1,45 @@
+"""A deployment: a model as it is to be stored, on devices of which each is a rank."""
+
+from dataclasses import dataclass
+
+from engine.cards import Card
+from engine.config import EngineConfig
+from engine.loaded import LONGEST_CONTEXT
+from model.architecture import Architecture
+from model.storage import Storage
+
+_DEFAULT = EngineConfig()
+KV_CACHE_TYPES = ("auto", "int8")  # auto: what is computed in
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """`request_tokens` are those of a full-length request, context and fills together; None: the model's limit, or the
+    4096 that the engine has room for in any case."""
+
+    architecture: Architecture
+    storage: Storage
+    devices: tuple[Card, ...]
+    kv_cache_type: str = "auto"
+    request_tokens: int | None = None
+    max_batch_tokens: int = _DEFAULT.max_batch_tokens
+    block_size: int = _DEFAULT.block_size
+
+    @property
+    def ranks(self) -> int:
+        return len(self.devices)
+
+    @property
+    def tokens(self) -> int:
+        """Of a full-length request."""
+        return self.request_tokens or min(self.architecture.max_sequence_length, LONGEST_CONTEXT)
+
+    @property
+    def request_blocks(self) -> int:
+        """Cache blocks of such a request; fills begin at a block border, which can cost a block."""
+        return -(-self.tokens // self.block_size) + 1
+
+    @property
+    def largest_step(self) -> int:
+        """Rows of the largest iteration: a context is never cut, however long."""
+        return max(self.max_batch_tokens, self.tokens)

@@ -1,0 +1,98 @@
+"""The roofline: how long a step takes if memory, arithmetic units and links were as busy as they can be kept.
+
+The efficiencies are the same for all cards. They are what good kernels reach, not what was measured of this program
+on these cards; docs/planning.md holds the results against published times.
+"""
+
+from dataclasses import dataclass
+
+from engine.cards import Card
+from engine.deployment import Deployment
+from engine.footprint import Footprint
+from engine.workspace import dtype_of
+from model.parallel import _SMALL
+
+# Of the nominal bandwidth, where weights are read once and in order. The CPU kernels here reach 85 % of what the memory
+# was measured to give, which is 80-85 % of nominal; llama.cpp is reported at 65-70 % of nominal on a desktop; a GPU's
+# copies are at 85-90 %, and numbers that are dequantized on the way somewhat below.
+BANDWIDTH_SHARE = 0.7
+# Of the rate at boost clock, over a whole encoding: products alone get 60-75 % of it within a card's power limit, and
+# norms, activations and attention between them run at the memory's speed.
+RATE_SHARE = 0.5
+# Of a link's nominal rate: packets, and messages that are too short to fill it.
+LINK_SHARE = 0.7
+# The least time of a kernel, s, from one's start to the next one's: launched by a captured graph or well ahead. From
+# Python alone it is 5 and more, a Triton kernel's 20 and more; on a CPU, an operator's way through the dispatcher.
+KERNEL_S = 4e-6
+BLOCK_KERNELS = 40  # of a block, counted in a step of each family: 23 to 48 operators, a quantized product on a GPU two
+STEP_KERNELS = 40  # of a step, outside the blocks
+# Bytes of memory traffic a weight where quant/gpu.py makes float copies (before Ampere, more than 64 rows): int8 codes,
+# float32 and float16, each written and read again.
+_COPIED_BYTES = 14
+_COPIED_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Times of one rank, seconds."""
+
+    deployment: Deployment
+    card: Card
+    footprint: Footprint
+
+    def token(self, num_tokens: float) -> float:
+        """A decode step of one row that sees so many tokens."""
+        f, a = self.footprint, self.deployment.architecture
+        read = self._read(f.step_bytes + num_tokens * f.kv_bytes_per_token)
+        macs = f.layer_macs + f.head_macs + num_tokens * f.score_macs
+        return max(read, self._computed(macs)) + self._sums(1) + self._kernels() + self._gathered(a.vocab_size * 4)
+
+    def generate(self, num_tokens: int) -> float:
+        """A text of so many tokens, one after the other; a token's time grows linearly with those before it."""
+        return num_tokens * self.token((num_tokens + 1) / 2)
+
+    def encode(self, num_tokens: int) -> float:
+        """A context of so many tokens in one step, and the logits of one row."""
+        f = self.footprint
+        macs = num_tokens * f.layer_macs + f.head_macs + num_tokens**2 * f.score_macs
+        computed = self._computed(macs)
+        if self._copies(num_tokens):
+            computed += self._read(_COPIED_BYTES * f.layer_macs)
+        slower = max(self._read(f.step_bytes), computed)
+        return slower + self._sums(num_tokens) + self._kernels()
+
+    def _read(self, num_bytes: float) -> float:
+        return num_bytes / (self.card.bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE)
+
+    def _computed(self, macs: float) -> float:
+        """On a CPU, quantized weights meet int8 activations; on a GPU they become floats, but for LLM.int8."""
+        scheme = self.deployment.storage.scheme
+        int8 = scheme in ("int8", "int4", "llm-int8") if self.card.kind == "cpu" else scheme == "llm-int8"
+        rate = self.card.int8_tops if int8 else self.card.float_tflops
+        return 2 * macs / (rate * 1e12 * RATE_SHARE)
+
+    def _copies(self, rows: int) -> bool:
+        capability, scheme = self.card.capability, self.deployment.storage.scheme
+        return capability is not None and capability < 8 and scheme in ("int8", "int4") and rows > _COPIED_ROWS
+
+    def _sums(self, rows: int) -> float:
+        """Partial sums over all ranks, two a block and one of the embedding, as model/parallel.py makes them."""
+        a, ranks = self.deployment.architecture, self.deployment.ranks
+        numbers = rows * a.hidden_size
+        num_bytes = numbers * dtype_of(self.card.kind).itemsize
+        if ranks > 2 and numbers <= _SMALL:
+            one = self._exchanged(num_bytes * (ranks - 1), ranks - 1)
+        else:
+            one = self._exchanged(2 * num_bytes * (ranks - 1) / ranks, 2 * (ranks - 1))
+        return (2 * a.num_layers + 1) * one
+
+    def _gathered(self, num_bytes: float) -> float:
+        """A row of log-probabilities, collected by one rank."""
+        ranks = self.deployment.ranks
+        return self._exchanged(num_bytes * (ranks - 1) / ranks, ranks - 1)
+
+    def _exchanged(self, num_bytes: float, hops: int) -> float:
+        return hops * self.card.hop_us * 1e-6 + num_bytes / (self.card.link_gb_s * 1e9 * LINK_SHARE)
+
+    def _kernels(self) -> float:
+        return (self.deployment.architecture.num_layers * BLOCK_KERNELS + STEP_KERNELS) * KERNEL_S

@@ -1,0 +1,56 @@
+"""The outline of a model, published or in a folder: its sizes, and how its weights are stored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.architecture import Architecture
+from model.config import CheckpointError, Config
+from model.cuts import cuts_of
+from model.families import PRESETS, family_of
+from model.storage import Storage
+from model.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """`stored` is None for float weights, which can be quantized while they are loaded."""
+
+    name: str
+    architecture: Architecture
+    stored: Storage | None = None
+
+    @staticmethod
+    def read(model: str, preset: str | None = None) -> "Outline":
+        """Of a preset by its name, or of a checkpoint folder; `preset` names the sizes of one without config.json.
+
+        A folder needs no weights if it has a config.json, and no tokenizer. Raises CheckpointError.
+        """
+        folder = Path(model)
+        for name in (model, preset):
+            if name is not None and name not in PRESETS and (name is preset or not folder.is_dir()):
+                kind = "no preset" if name is preset else "no such folder, and no preset"
+                raise CheckpointError(f"{kind} {name!r}; there are {', '.join(PRESETS)}")
+        if model in PRESETS:
+            if preset is not None:
+                raise CheckpointError(f"{model} is a preset itself; a folder of that name is ./{model}")
+            family, config = PRESETS[model]
+            return Outline(model, family.architecture(config))
+        if preset is None:
+            config = Config.read(folder)
+            return Outline(folder.name, family_of(config).architecture(config), Storage.read(folder))
+        if (folder / "config.json").exists():
+            raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
+        family, config = PRESETS[preset]
+        architecture = family.architecture(config)
+        return Outline(folder.name, architecture, Weights(folder, family.namings, cuts_of(architecture)).storage)
+
+    def storage(self, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
+        """How the weights are held if they are asked for so.
+
+        Raises ValueError for what there is not, CheckpointError for what these weights cannot become.
+        """
+        storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
+        storage.schemes(torch.float16, "cuda")
+        return storage

@@ -1,0 +1,115 @@
+"""`glm-infill plan`: whether a model fits some devices, and how fast they would be."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from server.console import fail, output
+from server.options import AsJson, GroupSize, Head, KVCacheKind, KVCacheType, Preset, Quantization
+
+if TYPE_CHECKING:
+    from engine.deployment import Deployment
+    from engine.plan import Plan
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="Published model, such as glm-130b, or a checkpoint folder.")],
+    gpus: Annotated[str, typer.Option(help="Devices, such as 4xRTX3090, 2xA100-40,2xA100-80 or 8xCPU; one a rank.")],
+    quant: Quantization = None,
+    group_size: GroupSize = None,
+    quant_head: Head = None,
+    kv_cache_type: KVCacheKind = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a full-length request; the model's limit, or 4096.")
+    ] = None,
+    max_batch_tokens: Annotated[int, typer.Option(min=1, max=2**20, help="Rows of one iteration.")] = 2048,
+    cards: Annotated[
+        Path | None, typer.Option(help="TOML or JSON file of further cards, in the form of engine/cards.toml.")
+    ] = None,
+    preset: Preset = None,
+    as_json: AsJson = False,
+) -> None:
+    """Counts what a model takes on devices, and predicts its times. Loads nothing and needs no such device."""
+    from engine.cards import CardError, devices, read_cards
+    from engine.deployment import Deployment
+    from engine.plan import plan as planned
+    from model.config import CheckpointError
+    from model.outline import Outline
+
+    try:
+        listed = devices(gpus, read_cards(cards))
+    except CardError as error:
+        fail(str(error), code=2)
+    try:
+        outline = Outline.read(model, preset)
+        storage = outline.storage(
+            None if quant is None else quant.value, group_size, None if quant_head is None else quant_head.value
+        )
+    except CheckpointError as error:
+        fail(str(error))
+    except ValueError as error:
+        fail(str(error), code=2)
+    limit = outline.architecture.max_sequence_length
+    if context is not None and context > limit:
+        fail(f"--context: the model has {limit} positions, not {context}", code=2)
+    kind = (kv_cache_type or KVCacheType.auto).value
+    deployment = Deployment(outline.architecture, storage, listed, kind, context, max_batch_tokens)
+    result = planned(deployment, requantize=outline.stored is None)
+    if as_json:
+        print(json.dumps(result.to_json()))
+        return
+    _show(deployment, result)
+
+
+def _show(deployment: "Deployment", result: "Plan") -> None:
+    if result.devices:
+        output.print(_memory(result))
+        output.print(_times(result))
+    if result.fits:
+        lines = [
+            f"fits: {result.max_tokens:,} tokens of keys and values; full-length requests at a time, of "
+            f"{result.request_tokens:,}: {result.max_requests:,}"
+        ]
+        tp = f"--tp {deployment.ranks} " if deployment.ranks > 1 else ""
+        # Rounded down: a little more would not fit.
+        lines.append(f"serve with {tp}--kv-cache-gb {math.floor(result.kv_cache_gb * 1000) / 1000:.3f}")
+    else:
+        lines = [f"does not fit: {result.reason}"]
+        lines += [f"would fit: {options}" for options in result.instead] or ["nothing near it fits either"]
+    lines += result.notes
+    for line in lines:
+        output.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _memory(result: "Plan") -> Table:
+    """A line for each kind of device and what it holds; ranks that hold the same share a line."""
+    table = Table(
+        "devices", "memory", "weights", "workspace", "reserve", "free", "keys and values", title="GB of a device"
+    )
+    same = Counter(result.devices)
+    for device, count in same.items():
+        sizes = (device.memory_bytes, device.weights_bytes, device.workspace_bytes, device.reserve_bytes)
+        table.add_row(
+            f"{count} × {device.name}",
+            *(f"{size / 1e9:.2f}" for size in sizes),
+            f"{device.free_bytes / 1e9:.2f}",
+            f"{device.kv_bytes_per_token / 1e3:.1f} KB a token",
+        )
+    return table
+
+
+def _times(result: "Plan") -> Table:
+    """What the roofline predicts."""
+    p = result.predicted
+    table = Table("tokens", "encode", "generate", title="predicted")
+    for tokens, seconds in p.encode_s.items():
+        generate = p.decode_s.get(tokens)
+        table.add_row(tokens, f"{seconds * 1e3:,.0f} ms", "" if generate is None else f"{generate:,.1f} s")
+    if p.token_s is not None:
+        table.add_row("one", "", f"{p.token_s * 1e3:.1f} ms")
+    return table
