@@ -2,9 +2,9 @@
 
     python -m benchmarks.parallel_memory FOLDER --tp 8 --quant int4 [--tokenizer FOLDER] [--kv-cache-gb 0.2]
 
-Starts the ranks, asks for a fill and a score, and reads /proc. `resident` is a rank's own memory after that (RssAnon
-and RssShmem), `peak` the largest resident set while loading, mapped pages of the files included; `bare` is the resident
-memory of a process that has imported what a rank imports, `bare peak` its largest resident set.
+Starts the ranks, asks for fills and scores until every block of the cache has been written, and reads /proc. `resident`
+is a rank's own memory after that (RssAnon and RssShmem), `peak` the largest resident set while loading, mapped pages of
+the files included; `bare` is a process that has imported what a rank imports.
 """
 
 import argparse
@@ -22,10 +22,13 @@ from engine.process import EngineProcess
 from engine.requests import Fill, Mask, Score
 
 MB = 1e6
-REQUESTS = (
-    Fill((("a text with a ", Mask("[MASK]"), " in it"),), max_tokens=(4,)),
-    Score(text=("a text with a ", Mask("[MASK]")), spans=(("blank",), ("span",))),
-)
+FILL = Fill((("a text with a ", Mask("[MASK]"), " in it"),), max_tokens=(4,))
+SCORE = Score(text=("a text with a ", Mask("[MASK]")), spans=(("blank",), ("span",)))
+
+
+def long_text(number: int, words: int) -> Score:
+    """A text of its own for each number, scored as a continuation."""
+    return Score(context=(" ".join(f"{number} red" for _ in range(words // 2)),), targets=("and so on",))
 
 
 def status(pid: int) -> dict[str, float]:
@@ -56,10 +59,14 @@ async def served(config: EngineConfig) -> list[dict[str, float]]:
             await asyncio.sleep(0.2)
         print(file=sys.stderr)
         loading = [status(pid)["VmHWM"] for pid in engine.pids]
-        for number, request in enumerate(REQUESTS):
-            async with aclosing(engine.submit(request, str(number))) as events:
-                last = [event async for event in events][-1]
-            assert isinstance(last, Done), last
+        filled, number = 0, 0
+        while filled < engine.card.kv_cache_tokens:
+            words = engine.card.max_context // 4
+            for request in (FILL, SCORE, long_text(number, words)):
+                async with aclosing(engine.submit(request, str(number))) as events:
+                    last = [event async for event in events][-1]
+                assert isinstance(last, Done), last
+                number, filled = number + 1, filled + last.usage["total_tokens"]
         after = [status(pid) for pid in engine.pids]
     finally:
         await engine.stop()

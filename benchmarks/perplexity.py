@@ -1,10 +1,12 @@
-"""What quantization changes in the demo: held-out perplexity, bytes a weight and decode time of every scheme.
+"""What quantization changes in the demo: held-out perplexity, bytes a weight and decode time of every scheme, of
+weights and of keys and values.
 
     python -m benchmarks.perplexity --corpora FOLDER [MODEL_FOLDER] [--schemes int4] [--windows 200]
     python -m benchmarks.perplexity --corpora FOLDER --text-only calibration.txt
 
 Quantizes into a temporary folder, plainly and calibrated on training documents of the corpus, which are never held out.
-All schemes are measured on the same windows; ± is the standard error of the paired difference, windows being
+All schemes are measured on the same windows, through the engine's runner: part A is encoded in one step, part B reads
+its keys and values from the cache in the next. ± is the standard error of the paired difference, windows being
 independent. Decode times are of whole steps of a network with these sizes. Prints a table in Markdown and, as the last
 line, JSON.
 """
@@ -14,7 +16,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,29 +24,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.batch import Batch, Rows, Scored
 from engine.bench import DecodeBench, decode
+from engine.runner import Runner
+from model.attention import Span, part_b_start
 from model.checkpoint import DEMO, load
 from model.convert import Conversion, Recipe
+from model.network import Network
 from model.storage import Storage
+from training.blocklm import Sample
 from training.corpus import MIX, held_out_documents, training_documents
-from training.evaluate import KINDS, LANGUAGES, log_probs, masked_windows
+from training.evaluate import KINDS, LANGUAGES, masked_windows
 
 TEXT_BYTES = 200_000
 EXCERPT_BYTES = 2_000  # of one document at once
 ROWS = (1, 16)  # sequences in a step whose time is measured
+BLOCK = 16  # tokens of a cache block
+BATCH = 32  # windows in a step
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is quantized, and how."""
+
+    storage: Storage
+    calibrated: bool = False
+    kv_cache_type: str = "auto"
+
+
 SCHEMES = {
-    "int8": (Storage("int8"), False),
-    "int8, calibrated": (Storage("int8"), True),
-    "llm-int8": (Storage("llm-int8"), False),
-    "nf4": (Storage("nf4"), False),
+    "int8": Case(Storage("int8")),
+    "int8, calibrated": Case(Storage("int8"), True),
+    "llm-int8": Case(Storage("llm-int8")),
+    "nf4": Case(Storage("nf4")),
     **{
-        f"int4, {f'groups of {size}' if size else 'whole rows'}{', calibrated' * calibrated}": (
-            Storage("int4", size),
-            calibrated,
+        f"int4, {f'groups of {size}' if size else 'whole rows'}{', calibrated' * calibrated}": Case(
+            Storage("int4", size), calibrated
         )
         for size in (32, 64, 128, 0)
         for calibrated in (False, True)
     },
+    "cache in int8": Case(Storage(), kv_cache_type="int8"),
+    "cache in int8, weights in int8": Case(Storage("int8"), kv_cache_type="int8"),
+    "cache in int8, weights in int4, groups of 32, calibrated": Case(Storage("int4", 32), True, "int8"),
 }
 
 Logs = dict[tuple[str, str], list[Tensor]]  # by mask and language, each window's log-probabilities
@@ -102,7 +124,9 @@ def present(folder: Path) -> Mapping[str, int]:
     return {name: weight for name, weight in MIX.items() if (folder / f"{name}.txt").exists()}
 
 
-def measured(folder: Path, texts: Mapping[str, Sequence[str]], windows: int, length: int) -> Logs:
+def measured(
+    folder: Path, texts: Mapping[str, Sequence[str]], windows: int, length: int, kv_cache_type: str = "auto"
+) -> Logs:
     """The log-probabilities of a checkpoint on windows that depend on the text and the tokenizer alone."""
     checkpoint = load(folder)
     logs: Logs = {}
@@ -110,15 +134,45 @@ def measured(folder: Path, texts: Mapping[str, Sequence[str]], windows: int, len
         for language, rows in texts.items():
             source = masked_windows(rows, checkpoint.tokenizer, kind, length)
             samples = [next(source) for _ in range(windows)]
-            logs[kind, language] = log_probs(checkpoint.model, samples, 32)
+            logs[kind, language] = cached_log_probs(checkpoint.model, samples, kv_cache_type)
     return logs
 
 
-def step_ms(folder: Path, storage: Storage) -> dict[str, float]:
+def cached_log_probs(model: Network, samples: Sequence[Sample], kv_cache_type: str) -> list[Tensor]:
+    """The log-probabilities of each sample's targets, all in part B."""
+    most = max(part_b_start(s.context_len, BLOCK) + len(s.token_ids) - s.context_len for s in samples)
+    blocks_each = -(-most // BLOCK)
+    runner = Runner(model, BATCH * blocks_each, BLOCK, kv_cache_type=kv_cache_type)
+    blocks = [tuple(range(n * blocks_each, (n + 1) * blocks_each)) for n in range(BATCH)]
+    logs: list[Tensor] = []
+    for start in range(0, len(samples), BATCH):
+        batch = samples[start : start + BATCH]
+        runner.run(Batch(tuple(_rows(s, b, part_b=False) for s, b in zip(batch, blocks, strict=False))), 0)
+        results, _ = runner.run(Batch(tuple(_rows(s, b, part_b=True) for s, b in zip(batch, blocks, strict=False))), 0)
+        for own in results:
+            logs.append(torch.tensor([scored.logprob for scored in own if isinstance(scored, Scored)]))
+    return logs
+
+
+def _rows(sample: Sample, blocks: tuple[int, ...], part_b: bool) -> Rows:
+    """One part of a sample as the engine runs it."""
+    context = sample.context_len
+    part = slice(context, None) if part_b else slice(0, context)
+    ids, positions, block_positions, targets = (
+        tuple(column[part].tolist())
+        for column in (sample.token_ids, sample.positions, sample.block_positions, sample.targets)
+    )
+    span = Span(len(ids), part_b_start(context, BLOCK) if part_b else 0, context, blocks)
+    return Rows(ids, positions, block_positions, span, "scores" if part_b else None, targets=targets)
+
+
+def step_ms(folder: Path, case: Case) -> dict[str, float]:
     """Milliseconds a row of steps with different numbers of rows."""
-    architecture = load(folder).model.architecture
-    steps = decode(DecodeBench(architecture, storage.scheme, storage.group_size, storage.head, ROWS, 0))["decode"]
-    return {rows: step["step_ms"] / int(rows) for rows, step in steps.items()}
+    architecture, storage = load(folder).model.architecture, case.storage
+    bench = DecodeBench(
+        architecture, storage.scheme, storage.group_size, storage.head, ROWS, 0, kv_cache_type=case.kv_cache_type
+    )
+    return {rows: step["step_ms"] / int(rows) for rows, step in decode(bench)["decode"].items()}
 
 
 def quantized(source: Path, folder: Path, names: Sequence[str], text: str) -> Iterator[tuple[str, Path, float]]:
@@ -126,9 +180,12 @@ def quantized(source: Path, folder: Path, names: Sequence[str], text: str) -> It
     path = folder / "calibration.txt"
     path.write_text(text, encoding="utf-8")
     for number, name in enumerate(names):
-        storage, calibrated = SCHEMES[name]
+        case = SCHEMES[name]
+        if case.storage == Storage():
+            yield name, source, 2.0
+            continue
         target = folder / str(number)
-        facts = Conversion(source, target, Recipe(storage, path if calibrated else None)).run()
+        facts = Conversion(source, target, Recipe(case.storage, path if case.calibrated else None)).run()
         yield name, target, facts["bytes_per_quantized_weight"]
 
 
@@ -180,20 +237,21 @@ def report(source: Path, corpora: Path, names: Sequence[str], windows: int, leng
     texts = {language: rows for language, rows in texts.items() if rows}
     before = measured(source, texts, windows, length)
     schemes: dict[str, dict[str, Any]] = {}
-    times: dict[str, dict[str, float]] = {}  # by storage: how it was rounded changes none
+    times: dict[Case, dict[str, float]] = {}  # how it was rounded changes none
     with TemporaryDirectory() as folder:
         for name, target, num_bytes in quantized(source, Path(folder), names, calibration_text(corpora)):
-            storage, _ = SCHEMES[name]
-            after = measured(target, texts, windows, length)
+            case = SCHEMES[name]
+            after = measured(target, texts, windows, length, case.kv_cache_type)
             changes = {place: Change.between(before[place], after[place]) for place in before}
             whole = Change.between(flat(before), flat(after))
-            if str(storage) not in times:
-                times[str(storage)] = step_ms(source, storage)
+            timed = replace(case, calibrated=False)
+            if timed not in times:
+                times[timed] = step_ms(source, timed)
             schemes[name] = {
                 "bytes_per_weight": num_bytes,
                 "change_all": (whole.value, whole.error),
                 "change": by_mask({place: (c.value, c.error) for place, c in changes.items()}),
-                "ms_per_row": times[str(storage)],
+                "ms_per_row": times[timed],
             }
     return {
         "benchmark": "perplexity",
@@ -201,7 +259,7 @@ def report(source: Path, corpora: Path, names: Sequence[str], windows: int, leng
         "targets": sum(len(own) for own in flat(before)),
         "perplexity_all": perplexity(flat(before)),
         "perplexity": by_mask({place: perplexity(own) for place, own in before.items()}),
-        "ms_per_row": step_ms(source, Storage()),
+        "ms_per_row": step_ms(source, Case(Storage())),
         "schemes": schemes,
     }
 

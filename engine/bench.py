@@ -12,7 +12,7 @@ from engine.batch import Batch, Rows
 from engine.runner import Runner
 from engine.sequence import Want
 from model.architecture import Architecture
-from model.attention import Span, part_b_start
+from model.attention import KVCache, Span, part_b_start
 from model.network import Network
 from model.synthetic import synthetic
 from quant import cpu
@@ -20,13 +20,13 @@ from quant.linear import Weight
 from quant.schemes import build, build_head
 
 _BLOCK = 16
-_CONTEXT = 64  # tokens of part A that each measured sequence has
 _BUFFER = 10**9  # bytes read to learn the memory's speed
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeBench:
-    """What is measured: a network's sizes and storage, the numbers of rows, the length of a prefill."""
+    """What is measured: a network's sizes and storage, the numbers of rows, the length of a prefill, the tokens of
+    part A that each sequence has, and how keys and values are kept."""
 
     architecture: Architecture
     quant: str
@@ -34,24 +34,34 @@ class DecodeBench:
     quant_head: str
     rows: Sequence[int]
     prefill: int
+    context: int = 64
+    kv_cache_type: str = "auto"
     steps: int = 12
 
 
 def decode(bench: DecodeBench) -> dict[str, Any]:
-    """The JSON document of INTERFACE's `bench decode`."""
+    """The JSON document of INTERFACE's `bench decode`.
+
+    Raises ValueError for what a network cannot be stored as, and for more positions than it has.
+    """
+    a, positions = bench.architecture, bench.context + bench.steps + 2
+    if positions > a.max_sequence_length:
+        raise ValueError(f"a context of {bench.context} needs {positions} positions of {a.max_sequence_length}")
     head = build_head(bench.quant_head, torch.float32, "cpu")
     model = synthetic(bench.architecture, build(bench.quant, torch.float32, bench.group_size), head)
     weights = [module for module in model.modules() if isinstance(module, Weight)]
     macs = sum(w.in_features * w.out_features for w in weights)
     weight_bytes = sum(t.nbytes for w in weights for t in w.packed().values())
     bandwidth = read_bandwidth()
-    steps = {rows: step_seconds(model, rows, bench.steps) for rows in bench.rows}
+    steps = {rows: step_seconds(model, rows, bench.steps, bench.context, bench.kv_cache_type) for rows in bench.rows}
     # The memory may have become slower or faster meanwhile: a share refers to the mean of before and after.
     bandwidth = (bandwidth + read_bandwidth()) / 2
     result: dict[str, Any] = {
         "quant": bench.quant,
         "group_size": bench.group_size if bench.quant == "int4" else None,
         "quant_head": bench.quant_head,
+        "kv_cache_type": bench.kv_cache_type,
+        "context": bench.context,
         "macs_per_token": macs,
         "weight_bytes": weight_bytes,
         "read_bandwidth_gb_s": round(bandwidth / 1e9, 1),
@@ -68,7 +78,7 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
         },
     }
     if bench.prefill:
-        seconds = _prefill_seconds(model, bench.prefill)
+        seconds = _prefill_seconds(model, bench)
         # The head is computed for the last row alone.
         head_macs = bench.architecture.vocab_size * bench.architecture.hidden_size
         total = (macs - head_macs) * bench.prefill + head_macs
@@ -90,39 +100,59 @@ def read_bandwidth(rounds: int = 5) -> float:
     return buffer.nbytes / best
 
 
-def step_seconds(model: Network, num_rows: int, steps: int) -> float:
-    """The median time of a step in which each of `num_rows` sequences gets one more token; of several ranks all call it
-    at the same time."""
-    first = part_b_start(_CONTEXT, _BLOCK)
-    blocks_each = -(-(first + steps + 2) // _BLOCK)
-    runner = Runner(model, num_rows * blocks_each, _BLOCK)
-    own = [tuple(range(i * blocks_each, (i + 1) * blocks_each)) for i in range(num_rows)]
-    runner.run(Batch(tuple(_context(model, _CONTEXT, blocks, number) for number, blocks in enumerate(own))), 0)
-    seconds = []
-    for step in range(steps + 2):
+class Steps:
+    """Sequences over contexts of their own, each of which gets one more token a step."""
+
+    def __init__(self, model: Network, num_rows: int, context: int, num_steps: int, kv_cache_type: str) -> None:
+        first = part_b_start(context, _BLOCK)
+        blocks_each = -(-(first + num_steps) // _BLOCK)
+        self.context, self.first, self.done = context, first, 0
+        self.runner = Runner(model, num_rows * blocks_each, _BLOCK, kv_cache_type=kv_cache_type)
+        self.blocks = [tuple(range(i * blocks_each, (i + 1) * blocks_each)) for i in range(num_rows)]
+        _invent(self.runner.cache, context, [blocks[0] for blocks in self.blocks])
+
+    def seconds(self) -> float:
+        """How long the next step takes."""
         rows = tuple(
             Rows(
-                (_token(model, number + step),),
-                (_CONTEXT - 1,),
-                (1 + step,),
-                Span(1, first + step, _CONTEXT, b),
+                (_token(self.runner.model, number + self.done),),
+                (self.context - 1,),
+                (1 + self.done,),
+                Span(1, self.first + self.done, self.context, blocks),
                 "token",
             )
-            for number, b in enumerate(own)
+            for number, blocks in enumerate(self.blocks)
         )
+        self.done += 1
         began = time.perf_counter()
-        runner.run(Batch(rows), 0)
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[2:])
+        self.runner.run(Batch(rows), 0)
+        return time.perf_counter() - began
 
 
-def _prefill_seconds(model: Network, length: int) -> float:
+def step_seconds(model: Network, num_rows: int, steps: int, context: int = 64, kv_cache_type: str = "auto") -> float:
+    """The median time of a step in which each of `num_rows` sequences gets one more token, after two that are not
+    counted; of several ranks all call it at the same time."""
+    timed = Steps(model, num_rows, context, steps + 2, kv_cache_type)
+    return statistics.median([timed.seconds() for _ in range(steps + 2)][2:])
+
+
+def _invent(cache: KVCache, context: int, first_blocks: Sequence[int]) -> None:
+    """Writes keys and values of contexts, the same numbers for each: to encode long ones would take minutes."""
+    num_layers, _, heads, head_dim = cache.keys.numbers.shape
+    numbers = torch.randn(context, heads, head_dim, generator=torch.Generator().manual_seed(0))
+    for layer in range(num_layers):
+        for vectors in (cache.keys[layer], cache.values[layer]):
+            for block in first_blocks:
+                vectors.write(torch.arange(context) + block * _BLOCK, numbers)
+
+
+def _prefill_seconds(model: Network, bench: DecodeBench) -> float:
     """The best of three encodings of one context, its last row's log-probabilities included."""
-    blocks = tuple(range(-(-length // _BLOCK)))
-    runner = Runner(model, len(blocks), _BLOCK)
+    blocks = tuple(range(-(-bench.prefill // _BLOCK)))
+    runner = Runner(model, len(blocks), _BLOCK, kv_cache_type=bench.kv_cache_type)
     best = float("inf")
     for number in range(3):
-        rows = _context(model, length, blocks, number, want="token")
+        rows = _context(model, bench.prefill, blocks, number, want="token")
         began = time.perf_counter()
         runner.run(Batch((rows,)), 0)
         best = min(best, time.perf_counter() - began)

@@ -65,6 +65,8 @@ class Engine:
             num_parameters=loaded.checkpoint.num_parameters,
             kernels="triton" if loaded.device == "cuda" else cpu.describe(),
             created=int(time.time()),
+            kv_cache_type=loaded.runner.cache.kind,
+            kv_cache_tokens=loaded.num_blocks * config.block_size,
         )
         never = torch.ones(a.vocab_size, dtype=torch.bool)
         never[torch.tensor([*self.tokenizer.text_ids(), *self.tokenizer.ends], dtype=torch.long)] = False

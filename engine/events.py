@@ -106,6 +106,8 @@ class ModelCard:
     num_parameters: int
     kernels: str
     created: int
+    kv_cache_type: str  # the dtype that keys and values are kept as
+    kv_cache_tokens: int  # how many tokens the cache holds
     causal: bool = False
     masked: bool = False  # a masked language model: it writes into the text itself
     next_sentence: bool = False

@@ -11,10 +11,12 @@ from torch import nn
 
 from engine.deployment import Deployment
 from engine.workspace import dtype_of, workspace
+from model.attention import KVCache
 from model.checkpoint import check_sizes
 from model.network import Block, Network
 from model.parallel import Ranks
 from quant.linear import Weight
+from quant.vectors import kept_dtype
 
 # What a process takes before it holds any tensor, bytes. On a CPU, torch imported: 230 MB measured, and the rest of the
 # program. On a GPU, the driver's context, the libraries' kernels and workspaces, NCCL's buffers: not measured here.
@@ -69,10 +71,10 @@ def footprint(deployment: Deployment, rank: int) -> Footprint:
 
 
 def kv_bytes_per_token(deployment: Deployment, kv_heads: int, kind: str) -> int:
-    """Keys and values of all layers; int8 has a float32 scale for each head's."""
+    """Keys and values of all layers."""
     a = deployment.architecture
-    vector = a.head_dim + 4 if deployment.kv_cache_type == "int8" else a.head_dim * dtype_of(kind).itemsize
-    return 2 * a.num_layers * kv_heads * vector
+    kept = kept_dtype(deployment.kv_cache_type, dtype_of(kind))
+    return KVCache.bytes_per_token(a.num_layers, kv_heads, a.head_dim, kept)
 
 
 def _network(d: Deployment, rank: int) -> Network:

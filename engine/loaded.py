@@ -8,8 +8,10 @@ import torch
 
 from engine.config import EngineConfig
 from engine.runner import Runner
+from model.attention import KVCache
 from model.checkpoint import Checkpoint, Progress, load
 from model.parallel import ALONE, Ranks
+from quant.vectors import kept_dtype
 
 # Tokens of context that there is always room for, however small the cache that was asked for.
 LONGEST_CONTEXT = 4096
@@ -45,7 +47,8 @@ def load_runner(
     local_rank: int = 0,
     progress: Progress = lambda done: None,
 ) -> Loaded:
-    """Reads the checkpoint, or this rank's part of it, and makes the cache. Raises CheckpointError."""
+    """Reads the checkpoint, or this rank's part of it, and makes the cache. Raises CheckpointError,
+    ValueError for a kind of cache that there is not."""
     cuda = is_cuda(config)
     device = f"cuda:{local_rank}" if cuda else "cpu"
     path = Path(config.model) if config.model else None
@@ -63,12 +66,13 @@ def load_runner(
     )
     model, size = loaded.model, config.block_size
     a = model.architecture
-    numbers = 2 * a.num_layers * model.kv_heads * a.head_dim * size
-    num_blocks = max(int(config.kv_cache_gb * 1e9 // (numbers * model.dtype.itemsize)), 1)
+    kept = kept_dtype(config.kv_cache_type, model.dtype)
+    token_bytes = KVCache.bytes_per_token(a.num_layers, model.kv_heads, a.head_dim, kept)
+    num_blocks = max(int(config.kv_cache_gb * 1e9 // (token_bytes * size)), 1)
     # A context and a span at the model's limits must fit, or a request could wait forever.
     longest = min(a.max_sequence_length, max(LONGEST_CONTEXT, (num_blocks - 2) * size // 2 - 1))
     num_blocks = max(num_blocks, least_blocks(longest, size))
-    runner = Runner(model, num_blocks, size, loaded.tokenizer.aliases)
+    runner = Runner(model, num_blocks, size, loaded.tokenizer.aliases, config.kv_cache_type)
     return Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
 
 

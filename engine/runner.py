@@ -8,6 +8,7 @@ from torch import Tensor
 from engine.batch import Batch, Scored
 from model.attention import KVCache, PagedAttention
 from model.network import Network
+from quant.vectors import kept_dtype
 
 # Rows of the vocabulary-wide log-softmax held at once: 128 × 150528 float32 are 77 MB.
 _LOGIT_ROWS = 128
@@ -19,14 +20,22 @@ Result = Tensor | list[Scored | None]
 class Runner:
     """A network and its cache."""
 
-    def __init__(self, model: Network, num_blocks: int, block_size: int, aliases: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        model: Network,
+        num_blocks: int,
+        block_size: int,
+        aliases: Collection[int] = (),
+        kv_cache_type: str = "auto",
+    ) -> None:
         """`aliases` are tokens with the row of another one, which a distribution would count twice."""
         self.model = model
         first, count = model.vocabulary.span
         self.aliases = [i - first for i in aliases if first <= i < first + count]
         a = model.architecture
         self.device = model.device
-        self.cache = KVCache(a.num_layers, num_blocks, block_size, model.kv_heads, a.head_dim, model.dtype, self.device)
+        kept = kept_dtype(kv_cache_type, model.dtype)
+        self.cache = KVCache(a.num_layers, num_blocks, block_size, model.kv_heads, a.head_dim, kept, self.device)
 
     @torch.inference_mode()
     def run(self, batch: Batch, num_top: int) -> tuple[list[Result], int]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quant import cpu
+from quant.vectors import Vectors, num_bytes
 
 
 class Attend(Protocol):
@@ -49,7 +50,10 @@ class DenseAttention:
 
 
 class KVCache:
-    """Keys and values of all layers in blocks: two tensors [layers, blocks × block_size, kv_heads, head_dim]."""
+    """Keys and values of all layers in blocks: two of [layers, blocks × block_size, kv_heads, head_dim].
+
+    `dtype` is what they are kept as; int8 keeps codes with one scale a token and head.
+    """
 
     def __init__(
         self,
@@ -64,8 +68,18 @@ class KVCache:
         self.block_size = block_size
         self.num_blocks = num_blocks
         shape = (num_layers, num_blocks * block_size, num_kv_heads, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = Vectors.zeros(shape, dtype, device)
+        self.values = Vectors.zeros(shape, dtype, device)
+
+    @property
+    def kind(self) -> str:
+        """The name of the dtype that keys and values are kept as."""
+        return str(self.keys.numbers.dtype).removeprefix("torch.")
+
+    @staticmethod
+    def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
+        """Of all layers, scales included."""
+        return 2 * num_bytes((num_layers, num_kv_heads, head_dim), dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,7 @@ class Span:
 class PagedAttention:
     """Packed rows [rows, heads, head_dim] of many sequences over a block cache; stores keys and values first.
 
+    A row's keys are read back from the cache, so that it is all the same whether they came in this step or before.
     Rows of part B go to the CPU kernels where there are any, which read the cache in place. All others are gathered:
     sequences of one shape (rows, blocks) go through one product, which treats each apart. Rows are filled up to a
     multiple of 16 with copies of the last one, since for other heights torch's kernel sums in an order that depends on
@@ -98,8 +113,8 @@ class PagedAttention:
     def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
         self.cache = cache
         size = cache.block_size
-        device = cache.keys.device
-        in_place = device.type == "cpu" and cache.keys.dtype == torch.float32 and cpu.variant() is not None
+        device, dtype = cache.keys.numbers.device, cache.keys.numbers.dtype
+        in_place = device.type == "cpu" and dtype in (torch.float32, torch.int8) and cpu.variant() is not None
         offsets = torch.arange(size)
         write_slots: list[int] = []
         shapes: list[tuple[int, int, int]] = []
@@ -126,15 +141,16 @@ class PagedAttention:
             numbers = [number for _, _, number in members]
             index = torch.arange(-(-num_rows // self.ROWS) * self.ROWS).clamp(max=num_rows - 1)
             rows = torch.stack([starts[n] + index for n in numbers])
-            own = [(torch.tensor(spans[n].blocks)[:, None] * size + offsets).flatten() for n in numbers]
-            keys = torch.stack(own)
+            keys = torch.stack([(torch.tensor(spans[n].blocks)[:, None] * size + offsets).flatten() for n in numbers])
             mask = torch.stack([_slot_mask(spans[n], keys.shape[1], size)[index] for n in numbers])
+            # Slots that nobody sees may hold another sequence's NaN, which a weight of 0 would not hide.
+            keys = torch.where(mask.any(1), keys, keys[:, :1])
             self.groups.append((num_rows, rows.to(device), keys.to(device), mask[:, None].to(device)))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.write_slots] = k.to(keys.dtype)
-        values[self.write_slots] = v.to(values.dtype)
+        keys.write(self.write_slots, k)
+        values.write(self.write_slots, v)
         if not self.groups:
             return self._in_place(q, keys, values)
         out = torch.empty_like(q)
@@ -143,23 +159,26 @@ class PagedAttention:
         for num_rows, rows, slots, mask in self.groups:
             mixed = F.scaled_dot_product_attention(
                 q[rows].transpose(1, 2),  # [sequences, heads, rows, head_dim]
-                keys[slots].transpose(1, 2).to(q.dtype),
-                values[slots].transpose(1, 2).to(q.dtype),
+                keys.read(slots, q.dtype).transpose(1, 2),
+                values.read(slots, q.dtype).transpose(1, 2),
                 attn_mask=mask,
-                enable_gqa=q.shape[1] != keys.shape[1],
+                enable_gqa=q.shape[1] != k.shape[1],
             )
             out[rows[:, :num_rows]] = mixed.transpose(1, 2)[:, :num_rows]
         return out
 
-    def _in_place(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _in_place(self, q: Tensor, keys: Vectors, values: Vectors) -> Tensor:
         """Rows of part B by the CPU kernel, which knows as many heads of queries as of keys: where queries share a
         key, a row becomes as many rows as queries share one."""
         rows, blocks = self.single
-        sharing = q.shape[1] // keys.shape[1]
+        sharing = q.shape[1] // keys.numbers.shape[1]
         if sharing > 1:
             rows = rows.repeat_interleave(sharing, dim=0)
             q = q.view(len(q), -1, sharing, q.shape[2]).transpose(1, 2).flatten(0, 1)
-        out = cpu.attention(q, keys, values, rows, blocks, self.cache.block_size)
+        size = self.cache.block_size
+        out = cpu.attention(q.float(), keys.numbers, values.numbers, rows, blocks, size, keys.scales, values.scales).to(
+            q.dtype
+        )
         return out.view(-1, sharing, *out.shape[1:]).transpose(1, 2).flatten(1, 2) if sharing > 1 else out
 
 

@@ -23,7 +23,7 @@ from model.storage import Storage
 from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
 from quant.linear import Embedding, Weight
-from quant.packing import give_back
+from quant.memory import give_back
 from quant.schemes import Across, Float, Scheme, Tensors, itself
 
 DEMO = Path(__file__).parent / "demo"

@@ -48,9 +48,9 @@ def kernels() -> Kernels:
         i32, i32, i32, pointer, i64, pointer, pointer, pointer, i64, i64, i64, i32, pointer, pointer, pointer, pointer,
         i64, i32,
     ]  # fmt: skip
-    library.glm_infill_attention.argtypes = [i32, *[pointer] * 6, i64, i64, i64, i64, i32]
+    library.glm_infill_attention.argtypes = [i32, *[pointer] * 8, *[i64] * 6, i32]
     library.glm_infill_gelu.argtypes = [i32, pointer, pointer, i64, i32]
-    for function in ("linear", "attention", "gelu"):
+    for function in ("linear", "gelu"):
         getattr(library, f"glm_infill_{function}").restype = None
     return Kernels(library)
 
@@ -104,7 +104,8 @@ for _schema in (
     "int bits, int outputs) -> Tensor",
     "quantized_linear(Tensor x, int group, Tensor weight, Tensor weight_scale, Tensor? bias, int bits, int outputs) "
     "-> Tensor",
-    "attention(Tensor query, Tensor keys, Tensor values, Tensor rows, Tensor blocks, int block_size) -> Tensor",
+    "attention(Tensor query, Tensor keys, Tensor values, Tensor rows, Tensor blocks, int block_size, "
+    "Tensor? key_scales=None, Tensor? value_scales=None) -> Tensor",
     "gelu(Tensor x) -> Tensor",
 ):
     _library.define(_schema)  # type: ignore[no-untyped-call]
@@ -135,14 +136,26 @@ def quantized_linear(
     return out
 
 
-def attention(query: Tensor, keys: Tensor, values: Tensor, rows: Tensor, blocks: Tensor, block_size: int) -> Tensor:
+def attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    rows: Tensor,
+    blocks: Tensor,
+    block_size: int,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
+) -> Tensor:
     """Scaled dot-product attention of single rows over cache blocks, float32; a row's bits are its own.
 
-    query [rows, heads, head_dim]; keys and values [slots, heads, head_dim]; `rows` int64 [rows, 4]: where a row's
-    blocks begin in `blocks`, and the slots it sees, 0 … context − 1 and first … last; slot i lies in block
-    i // block_size.
+    query [rows, heads, head_dim]; keys and values [slots, heads, head_dim], float32 or, with scales float32
+    [slots, heads] (`quant.vectors`), int8; `rows` int64 [rows, 4]: where a row's blocks begin in `blocks`, and the
+    slots it sees, 0 … context − 1 and first … last; slot i lies in block i // block_size.
+    Raises IndexError for a row that sees nothing, or what its blocks or the cache do not have.
     """
-    out: Tensor = torch.ops.glm_infill.attention(query, keys, values, rows, blocks, block_size)
+    out: Tensor = torch.ops.glm_infill.attention(
+        query, keys, values, rows, blocks, block_size, key_scales, value_scales
+    )
     return out
 
 
@@ -152,14 +165,14 @@ def gelu(x: Tensor) -> Tensor:
     return out
 
 
-def _call(function: str, *arguments: object) -> None:
-    """Runs a function of the library; tensors go as pointers."""
+def _call(function: str, *arguments: object) -> object:
+    """Runs a function of the library, gives what it returns; tensors go as pointers."""
     name = variant()
     library = kernels().library
     if library is None or name is None:
         raise RuntimeError("the CPU kernels are not in use on this machine")
     values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-    getattr(library, f"glm_infill_{function}")(VARIANTS.index(name), *values, torch.get_num_threads())
+    return getattr(library, f"glm_infill_{function}")(VARIANTS.index(name), *values, torch.get_num_threads())
 
 
 def _quantize_rows(x: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -250,14 +263,43 @@ def _like_product(
     return x.new_empty((x.shape[0], outputs))
 
 
-def _attention(query: Tensor, keys: Tensor, values: Tensor, rows: Tensor, blocks: Tensor, block_size: int) -> Tensor:
-    query = query.contiguous()
+def _attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    rows: Tensor,
+    blocks: Tensor,
+    block_size: int,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
+) -> Tensor:
+    query, shape = query.contiguous(), (len(keys), *query.shape[1:])
+    scales = [s for s in (key_scales, value_scales) if s is not None]
+    for name, given, dtype, wanted in (
+        ("keys and values", (keys, values), torch.int8 if scales else torch.float32, shape),
+        ("their scales", scales, torch.float32, shape[:2]),
+        ("rows", (rows,), torch.int64, (len(query), 4)),
+        ("blocks", (blocks,), torch.int64, (len(blocks),)),
+    ):
+        if any(t.dtype != dtype or t.shape != wanted or not t.is_contiguous() for t in given) or len(scales) == 1:
+            raise ValueError(f"attention takes {name} as {dtype} {list(wanted)} without gaps")
     out = torch.empty_like(query)
-    _call("attention", query, keys, values, out, rows, blocks, *query.shape, block_size)
+    slots = (*query.shape, block_size, len(blocks), len(keys))
+    if not _call("attention", query, keys, values, key_scales, value_scales, out, rows, blocks, *slots):
+        raise IndexError("a row of attention sees nothing, or slots outside its blocks or the cache")
     return out
 
 
-def _like_query(query: Tensor, keys: Tensor, values: Tensor, rows: Tensor, blocks: Tensor, block_size: int) -> Tensor:
+def _like_query(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    rows: Tensor,
+    blocks: Tensor,
+    block_size: int,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
+) -> Tensor:
     return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 

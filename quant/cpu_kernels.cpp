@@ -10,6 +10,7 @@
 // Activations come in groups of `group` inputs with one scale each. Integer sums run over one group, float sums over
 // the groups in ascending order: an output is the same bits for any number of rows, threads and blocks.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -41,17 +42,41 @@ struct Product {
 
 // New rows of sequences over cached keys and values. Row r sees its sequence's slots 0 … context - 1 and first … last.
 struct Attention {
-    const float* query;   // [rows, heads, size]
-    const float* keys;    // [slots, heads, size]
-    const float* values;  // likewise
-    float* out;           // like query
-    const int64_t* row;   // [rows, 4]: where its blocks begin in `blocks`, context, first, last
+    const float* query;         // [rows, heads, size]
+    const void* keys;           // [slots, heads, size]: floats, or int8 codes
+    const void* values;         // likewise
+    const float* key_scales;    // [slots, heads] where they are codes
+    const float* value_scales;  // likewise
+    float* out;                 // like query
+    const int64_t* row;         // [rows, 4]: where its blocks begin in `blocks`, context, first, last
     const int64_t* blocks;
-    int64_t rows, heads, size, block_size;
+    int64_t rows, heads, size, block_size, num_blocks, slots;  // num_blocks: the length of `blocks`
+
+    int64_t seen(int64_t r) const { return row[4 * r + 1] + std::max<int64_t>(row[4 * r + 3] - row[4 * r + 2] + 1, 0); }
+
+    // Whether every row sees something, and nothing outside its blocks and the cache.
+    bool valid() const {
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t *info = row + 4 * r, last = std::max(info[1] - 1, info[3] >= info[2] ? info[3] : 0);
+            const int64_t used = last / block_size + 1;
+            if (info[0] < 0 || info[1] < 0 || info[2] < 0 || seen(r) < 1 || used > num_blocks - info[0]) return false;
+            for (int64_t b = info[0]; b < info[0] + used; ++b)
+                if (blocks[b] < 0 || blocks[b] >= slots / block_size) return false;
+        }
+        return true;
+    }
 };
 
 constexpr int kSlots = 4;     // whose values are read side by side
-constexpr int64_t kHeads = 8;  // heads of a task: with 128 numbers each, a page of every slot
+
+// 64 bytes of keys or values are one register of floats, or four of int8 codes.
+template <class Number>
+constexpr int kParts = 4 / sizeof(Number);
+
+// Heads of a task: with 128 numbers each, a page of every slot, which is read fastest; fewer where tasks are few.
+constexpr int64_t kFewHeads = 8;
+template <class Number>
+constexpr int64_t kHeads = kFewHeads * kParts<Number>;
 
 // Sixteen floats, in whatever registers the surrounding function may use.
 typedef float Floats __attribute__((vector_size(64), aligned(4)));
@@ -84,47 +109,86 @@ BODY float total(const Floats& lanes) {
     return x[0] + x[1];
 }
 
-BODY float dot(const float* a, const float* b, int64_t size) {
+// Of four registers of codes, lane i of register n is number 4 · i + n, which takes two shifts. `ordered` brings other
+// numbers into this order, `original` back.
+BODY Floats part(const float* x, int) { return *(const Floats*)x; }
+BODY Floats part(const int8_t* x, int n) {
+    return __builtin_convertvector(*(const Ints*)x << (24 - 8 * n) >> 24, Floats);
+}
+
+template <int Parts>
+BODY void ordered(const float* from, int64_t size, float* to) {
+    int64_t i = 0;
+    for (; i + 16 * Parts <= size; i += 16 * Parts)
+        for (int n = 0; n < Parts; ++n)
+            for (int lane = 0; lane < 16; ++lane) to[i + 16 * n + lane] = from[i + Parts * lane + n];
+    for (; i < size; ++i) to[i] = from[i];
+}
+
+template <int Parts>
+BODY void original(const float* from, int64_t size, float factor, float* to) {
+    int64_t i = 0;
+    for (; i + 16 * Parts <= size; i += 16 * Parts)
+        for (int n = 0; n < Parts; ++n)
+            for (int lane = 0; lane < 16; ++lane) to[i + Parts * lane + n] = from[i + 16 * n + lane] * factor;
+    for (; i < size; ++i) to[i] = from[i] * factor;
+}
+
+template <class Number>
+BODY float dot(const float* a, const Number* b, int64_t size) {
+    constexpr int kStep = 16 * kParts<Number>;
     Floats sum = {};
     int64_t i = 0;
-    for (; i + 16 <= size; i += 16) sum += *(const Floats*)(a + i) * *(const Floats*)(b + i);
+    for (; i + kStep <= size; i += kStep)
+        for (int n = 0; n < kParts<Number>; ++n) sum += *(const Floats*)(a + i + 16 * n) * part(b + i, n);
     float rest = total(sum);
     for (; i < size; ++i) rest += a[i] * b[i];
     return rest;
 }
 
-// Adds the values of some slots, weighted, to the output at `first`: in the slots' order, whatever their number.
-template <int Slots>
-BODY void mix(const float* weight, const float* const* value, int64_t first, int64_t size, float* out) {
-    int64_t i = first;
-    for (; i + 16 <= first + size; i += 16) {
-        Floats sum = *(const Floats*)(out + i);
-        for (int k = 0; k < Slots; ++k) sum += weight[k] * *(const Floats*)(value[k] + i);
-        *(Floats*)(out + i) = sum;
-    }
-    for (; i < first + size; ++i)
-        for (int k = 0; k < Slots; ++k) out[i] += weight[k] * value[k][i];
+// Adds the values of some slots, weighted, to the output: in the slots' order, whatever their number.
+template <int Slots, class Number>
+BODY void mix(const float* weight, const Number* const* value, int64_t first, int64_t size, float* out) {
+    constexpr int kStep = 16 * kParts<Number>;
+    int64_t i = 0;
+    for (; i + kStep <= size; i += kStep)
+        for (int n = 0; n < kParts<Number>; ++n) {
+            Floats sum = *(const Floats*)(out + i + 16 * n);
+            for (int k = 0; k < Slots; ++k) sum += weight[k] * part(value[k] + first + i, n);
+            *(Floats*)(out + i + 16 * n) = sum;
+        }
+    for (; i < size; ++i)
+        for (int k = 0; k < Slots; ++k) out[i] += weight[k] * value[k][first + i];
 }
 
-BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, float* scores, int64_t stride) {
+// Heads `from` … `to` - 1 of a row. `scratch` has room for `stride` scores, a query and an output of each.
+template <class Number>
+BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, float* scratch, int64_t stride) {
+    constexpr bool kScaled = sizeof(Number) == 1;
+    constexpr int kOrder = kParts<Number>;
+    const Number *keys = static_cast<const Number*>(p.keys), *values = static_cast<const Number*>(p.values);
     const int64_t* info = p.row + 4 * row;
-    const int64_t *blocks = p.blocks + info[0], context = info[1], first = info[2], last = info[3];
-    const int64_t seen = context + (last >= first ? last - first + 1 : 0), step = p.heads * p.size;
-    const float* query = p.query + row * step;
-    float* out = p.out + row * step;
+    const int64_t *blocks = p.blocks + info[0], context = info[1], first = info[2];
+    const int64_t seen = p.seen(row), step = p.heads * p.size, count = to - from;
+    float *scores = scratch, *query = scratch + count * stride, *out = query + count * p.size;
     const float factor = 1.0f / std::sqrt(float(p.size));
-    auto offset = [&](int64_t j) {
+    auto place = [&](int64_t j) {
         int64_t slot = j < context ? j : first + j - context;
-        return (blocks[slot / p.block_size] * p.block_size + slot % p.block_size) * step;
+        return blocks[slot / p.block_size] * p.block_size + slot % p.block_size;
     };
+    for (int64_t h = 0; h < count; ++h)
+        ordered<kOrder>(p.query + row * step + (from + h) * p.size, p.size, query + h * p.size);
     for (int64_t j = 0; j < seen; ++j) {
-        const float* key = p.keys + offset(j);
-        for (int64_t h = from; h < to; ++h)
-            scores[(h - from) * stride + j] = dot(query + h * p.size, key + h * p.size, p.size) * factor;
+        const int64_t slot = place(j);
+        const Number* key = keys + slot * step + from * p.size;
+        for (int64_t h = 0; h < count; ++h) {
+            float score = dot(query + h * p.size, key + h * p.size, p.size) * factor;
+            scores[h * stride + j] = kScaled ? score * p.key_scales[slot * p.heads + from + h] : score;
+        }
     }
-    float inverse[kHeads];
-    for (int64_t h = from; h < to; ++h) {
-        float* score = scores + (h - from) * stride;
+    float inverse[kHeads<Number>];
+    for (int64_t h = 0; h < count; ++h) {
+        float* score = scores + h * stride;
         float most = score[0];
         for (int64_t j = 1; j < seen; ++j) most = score[j] > most ? score[j] : most;
         for (int64_t j = seen; j < stride; ++j) score[j] = -INFINITY;
@@ -136,21 +200,28 @@ BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, floa
             *(Floats*)(score + j) = x;
             sum += x;
         }
-        inverse[h - from] = 1.0f / total(sum);
+        inverse[h] = 1.0f / total(sum);
     }
-    std::memset(out + from * p.size, 0, (to - from) * p.size * sizeof(float));
+    std::memset(out, 0, count * p.size * sizeof(float));
+    if (kScaled)
+        for (int64_t j = 0; j < seen; ++j) {
+            const float* scale = p.value_scales + place(j) * p.heads + from;
+            for (int64_t h = 0; h < count; ++h) scores[h * stride + j] *= scale[h];
+        }
+    auto value_of = [&](int64_t j) { return values + place(j) * step + from * p.size; };
     int64_t j = 0;
     for (; j + kSlots <= seen; j += kSlots) {
-        const float* value[kSlots];
-        for (int k = 0; k < kSlots; ++k) value[k] = p.values + offset(j + k);
-        for (int64_t h = from; h < to; ++h) mix<kSlots>(scores + (h - from) * stride + j, value, h * p.size, p.size, out);
+        const Number* value[kSlots];
+        for (int k = 0; k < kSlots; ++k) value[k] = value_of(j + k);
+        for (int64_t h = 0; h < count; ++h)
+            mix<kSlots>(scores + h * stride + j, value, h * p.size, p.size, out + h * p.size);
     }
     for (; j < seen; ++j) {
-        const float* value = p.values + offset(j);
-        for (int64_t h = from; h < to; ++h) mix<1>(scores + (h - from) * stride + j, &value, h * p.size, p.size, out);
+        const Number* value = value_of(j);
+        for (int64_t h = 0; h < count; ++h) mix<1>(scores + h * stride + j, &value, h * p.size, p.size, out + h * p.size);
     }
-    for (int64_t h = from; h < to; ++h)
-        for (int64_t i = 0; i < p.size; ++i) out[h * p.size + i] *= inverse[h - from];
+    for (int64_t h = 0; h < count; ++h)
+        original<kOrder>(out + h * p.size, p.size, inverse[h], p.out + row * step + (from + h) * p.size);
 }
 
 // x · (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2 = x / (1 + e^(-2√(2/π)(x + 0.044715 x³)))
@@ -170,9 +241,10 @@ BODY void gelu(const float* x, float* y, int64_t count) {
 }
 
 #define ELEMENTWISE(TARGET_)                                                                                      \
-    TARGET_ static void attend_row(const Attention& p, int64_t row, int64_t from, int64_t to, float* scores,     \
+    template <class Number>                                                                                       \
+    TARGET_ static void attend_row(const Attention& p, int64_t row, int64_t from, int64_t to, float* scratch,    \
                                    int64_t stride) {                                                              \
-        attend(p, row, from, to, scores, stride);                                                                \
+        attend<Number>(p, row, from, to, scratch, stride);                                                       \
     }                                                                                                             \
     TARGET_ static void gelu_part(const float* x, float* y, int64_t count) { gelu(x, y, count); }
 
@@ -508,21 +580,29 @@ void linear(int bits, bool by_group, const Source& source, const Product& p, int
     }
 }
 
-template <class Variant>
-void attention(const Attention& p, int threads) {
-    const int64_t groups = (p.heads + kHeads - 1) / kHeads, tasks = p.rows * groups;
+template <class Variant, class Number>
+void attend_all(const Attention& p, int threads) {
+    const int64_t heads = p.rows < 4 * threads ? kFewHeads : kHeads<Number>;
+    const int64_t groups = (p.heads + heads - 1) / heads, tasks = p.rows * groups;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        std::vector<float> scores;
+        std::vector<float> scratch;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < tasks; ++task) {
-            const int64_t row = task / groups, from = task % groups * kHeads, *info = p.row + 4 * row;
-            const int64_t to = from + kHeads < p.heads ? from + kHeads : p.heads;
-            const int64_t stride = (info[1] + (info[3] >= info[2] ? info[3] - info[2] + 1 : 0) + 15) / 16 * 16;
-            if (int64_t(scores.size()) < kHeads * stride) scores.resize(kHeads * stride);
-            Variant::attend_row(p, row, from, to, scores.data(), stride);
+            const int64_t row = task / groups, from = task % groups * heads;
+            const int64_t to = from + heads < p.heads ? from + heads : p.heads;
+            const int64_t stride = (p.seen(row) + 15) / 16 * 16, floats = (to - from) * (stride + 2 * p.size);
+            if (int64_t(scratch.size()) < floats) scratch.resize(floats);
+            Variant::template attend_row<Number>(p, row, from, to, scratch.data(), stride);
         }
     }
+}
+
+template <class Variant>
+int attention(const Attention& p, int threads) {
+    if (!p.valid()) return 0;
+    p.key_scales ? attend_all<Variant, int8_t>(p, threads) : attend_all<Variant, float>(p, threads);
+    return 1;
 }
 
 template <class Variant>
@@ -580,10 +660,13 @@ void glm_infill_linear(int variant, int bits, int by_group, const float* x, int6
     CALL(linear, bits, by_group, source, p, threads);
 }
 
-void glm_infill_attention(int variant, const float* query, const float* keys, const float* values, float* out,
-                          const int64_t* row, const int64_t* blocks, int64_t rows, int64_t heads, int64_t size,
-                          int64_t block_size, int threads) {
-    Attention p{query, keys, values, out, row, blocks, rows, heads, size, block_size};
+// 0 and nothing done where a row would see what is not there. `slots` of keys and values, `num_blocks` of `blocks`;
+// scales null: keys and values are floats.
+int glm_infill_attention(int variant, const float* query, const void* keys, const void* values, const float* key_scales,
+                         const float* value_scales, float* out, const int64_t* row, const int64_t* blocks, int64_t rows,
+                         int64_t heads, int64_t size, int64_t block_size, int64_t num_blocks, int64_t slots, int threads) {
+    Attention p{query,  keys, values, key_scales, value_scales, out,  row,
+                blocks, rows, heads,  size,       block_size,   num_blocks, slots};
     CALL(attention, p, threads);
 }
 

@@ -1,16 +1,10 @@
 """Bytes of int4 and int8 weights: two numbers a byte as GLM-130B stores them, and the CPU kernels' tiles."""
 
-import ctypes
-import mmap
-import sys
-from contextlib import suppress
-from math import prod
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_HUGE = 2 * 1024 * 1024
+from quant.memory import huge
 
 TILE = 16  # outputs of a tile of the CPU kernels, and what torch's own wants a multiple of
 _ROWS = 1024  # outputs repacked at once: what is unpacked for a moment stays small
@@ -40,7 +34,7 @@ def tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
     """
     width = 8 if bits == 4 else 4
     outputs = stored.shape[0]
-    out = _huge((-(-outputs // TILE), inputs // width, TILE, 4))
+    out = huge((-(-outputs // TILE), inputs // width, TILE, 4))
     for start in range(0, outputs, _ROWS):
         codes = unpack_nibbles(stored[start : start + _ROWS]) if bits == 4 else stored[start : start + _ROWS]
         rows = -(-codes.shape[0] // TILE) * TILE
@@ -52,27 +46,6 @@ def tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
             unsigned = codes.view(torch.uint8) ^ 128
             out[start // TILE : start // TILE + rows // TILE] = unsigned.view(-1, TILE, inputs // 4, 4).transpose(1, 2)
     return out
-
-
-def _huge(shape: tuple[int, ...]) -> Tensor:
-    """An empty uint8 tensor in huge pages where the system gives them: a weight is read from end to end at every step,
-    and with pages of 4 KB a fifth of the time went into finding them. Large ones are mapped by themselves: from the
-    heap, what is freed between them while a checkpoint is loaded would stay resident."""
-    num_bytes = prod(shape)
-    if num_bytes < 2 * _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=torch.uint8)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a system without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8).view(shape)
-
-
-def give_back() -> None:
-    """Gives the system back what has been freed on the heap, where the C library is glibc: after the weights are
-    packed, some 200 MB for a GLM-6B."""
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def untile(packed: Tensor, bits: int, index: Tensor) -> Tensor:

@@ -45,5 +45,7 @@ def _entry(card: ModelCard, limits: Limits) -> dict[str, Any]:
         "quantization": card.quant,
         "tp": card.tp,
         "kernels": card.kernels,
+        "kv_cache_type": card.kv_cache_type,
+        "kv_cache_tokens": card.kv_cache_tokens,
         "adapters": [],
     }

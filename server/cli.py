@@ -35,6 +35,8 @@ from server.options import (
     AsJson,
     GroupSize,
     Head,
+    KVCacheKind,
+    KVCacheType,
     Preset,
     Quant,
     QuantHead,
@@ -85,6 +87,7 @@ def serve(
     kv_cache_gb: Annotated[
         float | None, typer.Option(help="Memory for keys and values on each device, 10⁹ bytes.")
     ] = None,
+    kv_cache_type: KVCacheKind = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Rows of one iteration.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests in flight before new ones get a 503.")] = None,
 ) -> None:
@@ -103,6 +106,7 @@ def serve(
         "tokenizer": tokenizer,
         "tp": tp,
         "kv_cache_gb": kv_cache_gb,
+        "kv_cache_type": kv_cache_type.value if kv_cache_type else None,
         "max_batch_tokens": max_batch_tokens,
         "max_queue": max_queue,
     }
@@ -122,6 +126,7 @@ def serve(
         quant_head=settings.quant_head,
         device=device.value,
         kv_cache_gb=settings.kv_cache_gb or EngineConfig().kv_cache_gb,
+        kv_cache_type=settings.kv_cache_type,
         max_batch_tokens=settings.max_batch_tokens,
         preset=settings.preset,
         tokenizer=None if settings.tokenizer is None else str(settings.tokenizer),
@@ -152,6 +157,7 @@ def fill(
     quant_head: Head = None,
     preset: Preset = None,
     tokenizer: TokenizerFolder = None,
+    kv_cache_type: KVCacheKind = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -166,7 +172,7 @@ def fill(
         "order": order,
     }
     body |= {k: v for k, v in {"strategy": strategy, "stop": stop, "seed": seed}.items() if v is not None}
-    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer)
+    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
     answer = ask("infill", body, lambda b: InfillRequest.model_validate(b).fill(Limits()), url, config)
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
@@ -191,6 +197,7 @@ def score(
     quant_head: Head = None,
     preset: Preset = None,
     tokenizer: TokenizerFolder = None,
+    kv_cache_type: KVCacheKind = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -200,7 +207,7 @@ def score(
     if span:
         one_blank = sum(text.count(mask) for mask in ("[MASK]", "[sMASK]", "[gMASK]")) == 1
         body["spans"] = [[s] for s in span] if one_blank else span
-    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer)
+    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
     answer = ask("score", body, lambda b: ScoreRequest.model_validate(b).score(Limits()), url, config)
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
@@ -310,6 +317,8 @@ def bench_decode(
     group_size: Annotated[int, GROUP_SIZE] = 32,
     quant_head: Annotated[QuantHead, QUANT_HEAD] = QuantHead.int8,
     rows: Annotated[str, typer.Option(help="Numbers of sequences in a step.")] = "1,4,16,32",
+    context: Annotated[int, typer.Option(min=1, help="Tokens of the context that each sequence has.")] = 64,
+    kv_cache_type: KVCacheKind = None,
     prefill: Annotated[int, typer.Option(min=0, help="Tokens of a context to encode; 0 for none.")] = 512,
     as_json: AsJson = False,
 ) -> None:
@@ -330,7 +339,10 @@ def bench_decode(
     architecture = dataclasses.replace(architecture, num_layers=layers or architecture.num_layers)
     try:
         with errors.status("measuring"):
-            wanted = DecodeBench(architecture, quant.value, group_size, quant_head.value, counts, prefill)
+            kind = (kv_cache_type or KVCacheType.auto).value
+            wanted = DecodeBench(
+                architecture, quant.value, group_size, quant_head.value, counts, prefill, context, kind
+            )
             result = {"preset": preset, "layers": architecture.num_layers, **decode(wanted)}
     except ValueError as error:
         fail(str(error), code=2)
@@ -386,6 +398,7 @@ def engine_config(
     quant_head: QuantHead | None,
     preset: str | None,
     tokenizer: Path | None,
+    kv_cache_type: KVCacheType | None,
 ) -> EngineConfig:
     """The engine of a single command."""
     return EngineConfig(
@@ -395,6 +408,7 @@ def engine_config(
         quant_head=None if quant_head is None else quant_head.value,
         preset=preset,
         tokenizer=None if tokenizer is None else str(tokenizer),
+        kv_cache_type=(kv_cache_type or KVCacheType.auto).value,
     )
 
 

@@ -25,12 +25,23 @@ class QuantHead(StrEnum):
     int4 = "int4"
 
 
+class KVCacheType(StrEnum):
+    """How keys and values are kept."""
+
+    auto = "auto"
+    int8 = "int8"
+
+
 QUANT = typer.Option("--quant", help="Quantization of the linear layers; as the checkpoint is stored when left out.")
 GROUP_SIZE = typer.Option("--group-size", help="Inputs that share an int4 scale: 32, 64, 128; 0: a whole row.")
 QUANT_HEAD = typer.Option("--quant-head", help="Storage of the embedding and head.")
 Quantization = Annotated[Quant | None, QUANT]
 GroupSize = Annotated[int | None, GROUP_SIZE]
 Head = Annotated[QuantHead | None, QUANT_HEAD]
+KVCacheKind = Annotated[
+    KVCacheType | None,
+    typer.Option("--kv-cache-type", help="Keys and values as the model computes (auto), or in a byte each (int8)."),
+]
 Preset = Annotated[
     str | None, typer.Option("--preset", help="Published model whose sizes a folder without config.json has.")
 ]

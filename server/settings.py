@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     tp: Annotated[int, Field(ge=1, le=64)] | None = Field(None, description="devices that share the model")
     max_batch_tokens: Count = 2048
     kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    kv_cache_type: Literal["auto", "int8"] = "auto"
 
     max_body_bytes: Count = 2 * 1024 * 1024
     max_queue: Count = 256

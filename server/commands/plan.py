@@ -3,7 +3,6 @@
 import json
 import math
 from collections import Counter
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,18 +10,11 @@ import typer
 from rich.table import Table
 
 from server.console import fail, output
-from server.options import AsJson, GroupSize, Head, Preset, Quantization
+from server.options import AsJson, GroupSize, Head, KVCacheKind, KVCacheType, Preset, Quantization
 
 if TYPE_CHECKING:
     from engine.deployment import Deployment
     from engine.plan import Plan
-
-
-class KVCacheType(StrEnum):
-    """What keys and values are kept as."""
-
-    auto = "auto"
-    int8 = "int8"
 
 
 def plan(
@@ -31,9 +23,7 @@ def plan(
     quant: Quantization = None,
     group_size: GroupSize = None,
     quant_head: Head = None,
-    kv_cache_type: Annotated[
-        KVCacheType, typer.Option(help="Keys and values: auto is what is computed in.")
-    ] = KVCacheType.auto,
+    kv_cache_type: KVCacheKind = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a full-length request; the model's limit, or 4096.")
     ] = None,
@@ -67,7 +57,8 @@ def plan(
     limit = outline.architecture.max_sequence_length
     if context is not None and context > limit:
         fail(f"--context: the model has {limit} positions, not {context}", code=2)
-    deployment = Deployment(outline.architecture, storage, listed, kv_cache_type.value, context, max_batch_tokens)
+    kind = (kv_cache_type or KVCacheType.auto).value
+    deployment = Deployment(outline.architecture, storage, listed, kind, context, max_batch_tokens)
     result = planned(deployment, requantize=outline.stored is None)
     if as_json:
         print(json.dumps(result.to_json()))

@@ -9,8 +9,10 @@ import torch
 
 from benchmarks import perplexity
 from benchmarks.perplexity import EXCERPT_BYTES, Change, calibration_text, report, table
+from model.checkpoint import load
 from tests.conftest import WORDS
 from training.corpus import MIX, held_out_documents, training_documents
+from training.evaluate import log_probs, masked_windows
 
 LONG, SHORT = "en_bible_web", "zh_poetry_tang"
 
@@ -60,13 +62,28 @@ def test_a_change_is_that_of_the_perplexity_over_all_targets() -> None:
 def test_a_report_and_its_table(
     tiny_checkpoint: Callable[..., Path], corpora: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perplexity, "step_ms", lambda folder, storage: {"1": 1.0, "16": 0.25})
-    names = ["int8", "int4, groups of 32, calibrated"]
+    monkeypatch.setattr(perplexity, "step_ms", lambda folder, case: {"1": 1.0, "16": 0.25})
+    names = ["int8", "int4, groups of 32, calibrated", "cache in int8"]
     result = report(tiny_checkpoint(), corpora, names, windows=3, length=24)
     assert list(result["schemes"]) == names
     assert result["perplexity"].keys() == {"[MASK]", "[sMASK]", "[gMASK]"}
     assert result["schemes"]["int8"]["bytes_per_weight"] == pytest.approx(1 + 4 / 64, abs=0.05)
     assert abs(result["schemes"]["int8"]["change_all"][0]) < 0.05
+    assert result["schemes"]["cache in int8"]["bytes_per_weight"] == 2
+    assert 0 < abs(result["schemes"]["cache in int8"]["change_all"][0]) < 0.05
     lines = list(table(result))
     assert len(lines) == 2 + 1 + len(names)
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_windows_through_the_cache_have_the_log_probabilities_of_a_dense_pass(
+    tiny_checkpoint: Callable[..., Path], corpora: Path
+) -> None:
+    checkpoint = load(tiny_checkpoint())
+    source = masked_windows([*held_out_documents(corpora, LONG)], checkpoint.tokenizer, "[sMASK]", 40)
+    samples = [next(source) for _ in range(perplexity.BATCH + 3)]
+    dense = log_probs(checkpoint.model, samples, 8)
+    for kind, allowed in (("auto", 1e-4), ("int8", 0.05)):
+        cached = perplexity.cached_log_probs(checkpoint.model, samples, kind)
+        for ours, expected in zip(cached, dense, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=allowed)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.parallel import Ranks
 from torch.profiler import ProfilerActivity, profile
 
 from engine.batch import Batch, Rows
@@ -24,6 +23,7 @@ from model.architecture import Architecture
 from model.attention import Span
 from model.families import PRESETS
 from model.network import Network
+from model.parallel import Ranks
 from model.storage import Storage
 from model.synthetic import synthetic
 from quant.linear import Weight

@@ -27,6 +27,7 @@ from model.config import CheckpointError, Config
 from model.families import family_of
 from model.network import Network
 from model.parallel import Ranks
+from quant.schemes import build
 from tests.engine.test_families import ENDS, SPECIAL, NumberedWords, segments, words
 from tests.ranks import on_ranks
 
@@ -61,6 +62,7 @@ STORAGES: dict[str, dict[str, Any]] = {
     "int4": {"quant": "int4"},
     "int4-rows": {"quant": "int4", "group_size": 0, "head": "int4"},
 }
+BITSANDBYTES: dict[str, dict[str, Any]] = {"nf4": {"quant": "nf4"}, "llm-int8": {"quant": "llm-int8"}}
 # Float sums in another order change the last bit of an activation, and with it, where that was halfway between two
 # codes, what it is quantized to: one part in 254 of one number in many.
 TOLERANCES = {"none": 1e-4}
@@ -94,7 +96,7 @@ def described(name: str) -> Description:
 
 
 def checkpoint(folder: Path, name: str, storage: str, ranks: Ranks) -> Checkpoint:
-    return assembled("tiny", folder, described(name), ranks=ranks, **STORAGES[storage])
+    return assembled("tiny", folder, described(name), ranks=ranks, **(STORAGES | BITSANDBYTES)[storage])
 
 
 @dataclass(frozen=True)
@@ -106,18 +108,20 @@ class Served:
     tensors: list[dict[str, torch.Tensor]]
 
 
-def serve(load: Callable[[Ranks], Checkpoint], size: int, requests: list[Request]) -> Served:
+def serve(
+    load: Callable[[Ranks], Checkpoint], size: int, requests: list[Request], config: EngineConfig = CONFIG
+) -> Served:
     """An engine of so many ranks at work."""
 
     def work(ranks: Ranks) -> tuple[list[Event], int, dict[str, torch.Tensor]]:
-        loaded = load_runner(CONFIG, load(ranks), ranks)
+        loaded = load_runner(config, load(ranks), ranks)
         tensors = dict(loaded.runner.model.state_dict())
         channel = Channel(ranks, ranks.group) if size > 1 and ranks.group is not None else None
         if ranks.rank > 0:
             assert channel is not None
             follow(loaded.runner, channel)
             return [], size, tensors
-        engine = Engine(CONFIG, loaded=loaded, channel=channel)
+        engine = Engine(config, loaded=loaded, channel=channel)
         for number, request in enumerate(requests):
             engine.add(engine.prepare(request, str(number)), request)
         events: list[Event] = []
@@ -190,6 +194,7 @@ STORAGES: dict[str, dict[str, Any]] = {
     "int4": {"quant": "int4"},
     "int4-rows": {"quant": "int4", "group_size": 0, "head": "int4"},
 }
+BITSANDBYTES: dict[str, dict[str, Any]] = {"nf4": {"quant": "nf4"}, "llm-int8": {"quant": "llm-int8"}}
 # Float sums in another order change the last bit of an activation, and with it, where that was halfway between two
 # codes, what it is quantized to: one part in 254 of one number in many.
 TOLERANCES = {"none": 1e-4}
@@ -205,6 +210,27 @@ def test_ranks_give_what_one_gives(folders: dict[str, Path], name: str, storage:
     found = serve(lambda ranks: checkpoint(folders[name], name, storage, ranks), size, requests_of(name, storage))
     assert found.tp == size
     assert_alike(found.events, expected.events, TOLERANCES.get(storage, ROUNDING))
+    assert_same_numbers(found, expected)
+
+
+@pytest.mark.parametrize("storage", ["nf4", "llm-int8"])
+def test_ranks_have_bitsandbytes_own_numbers(folders: dict[str, Path], storage: str) -> None:
+    """What they compute differs: products in bfloat16, or inputs with one scale a row of each rank's own."""
+    build(storage)  # imports bitsandbytes once, not in several threads
+    requests = requests_of("glm_sat", storage)
+    found = serve(lambda ranks: checkpoint(folders["glm_sat"], "glm_sat", storage, ranks), 2, requests)
+    expected = alone(folders["glm_sat"], "glm_sat", storage)
+    assert_same_numbers(found, expected)
+    totals = [
+        {(e.id, e.result["index"]): e.result["logprob"] for e in events if isinstance(e, ResultDone)}
+        for events in (found.events, expected.events)
+    ]
+    scores = [key for key in totals[0] if isinstance(requests[int(key[0])], Score)]
+    assert [totals[0][key] for key in scores] == pytest.approx([totals[1][key] for key in scores], abs=0.2)
+
+
+def assert_same_numbers(found: Served, expected: Served) -> None:
+    """Every rank's tensors are those of the one, or together hold just its numbers."""
     for key, tensor in expected.tensors[0].items():
         own = [tensors[key] for tensors in found.tensors]
         if own[0].shape == tensor.shape:
@@ -213,6 +239,13 @@ def test_ranks_give_what_one_gives(folders: dict[str, Path], name: str, storage:
             assert sum(part.numel() for part in own) >= tensor.numel()
             values = torch.cat([part.flatten().double() for part in own])
             assert torch.equal(values.unique(), tensor.double().unique()), key
+
+
+@pytest.mark.parametrize("name", ["glm_sat", "glm4"])
+def test_ranks_keep_keys_and_values_in_int8_as_one_does(folders: dict[str, Path], name: str) -> None:
+    config, requests = replace(CONFIG, kv_cache_type="int8"), requests_of(name, "int8")
+    one, two = (serve(lambda r: checkpoint(folders[name], name, "none", r), size, requests, config) for size in (1, 2))
+    assert_alike(two.events, one.events, ROUNDING)
 
 
 def test_heads_and_groups_that_ranks_do_not_divide_are_refused_by_name(folders: dict[str, Path]) -> None:

@@ -117,8 +117,8 @@ def cache_for(model: Network, block_size: int, num_blocks: int) -> KVCache:
     a = model.architecture
     device = torch.device("cpu")
     cache = KVCache(a.num_layers, num_blocks, block_size, a.num_key_value_heads, a.head_dim, torch.float32, device)
-    cache.keys.fill_(1e4)  # what an earlier sequence left there must not matter
-    cache.values.fill_(1e4)
+    cache.keys.numbers.fill_(1e4)  # what an earlier sequence left there must not matter
+    cache.values.numbers.fill_(1e4)
     return cache
 
 

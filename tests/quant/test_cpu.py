@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from quant import cpu
 from quant.packing import unpack_nibbles
 from quant.schemes import Int4, Int8, Tensors
+from quant.vectors import quantized
 from tests.quant.conftest import drawn, product, running
 
 KERNELS = cpu.kernels().supported()
@@ -249,14 +250,15 @@ def test_an_element_has_the_same_gelu_wherever_it_lies(variant: str) -> None:
 @needs_kernels
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), min_size=1, max_size=6),
-    st.sampled_from([1, 2, 8, 9, 17]),
-    st.sampled_from([1, 8, 15, 16, 40, 64]),
+    st.sampled_from([1, 2, 8, 9, 17, 33]),
+    st.sampled_from([1, 8, 15, 16, 40, 64, 80, 128, 200]),
     st.sampled_from([1, 3, 16]),
+    st.booleans(),
     seeds,
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_attention_is_what_a_plain_loop_gives(
-    seen: list[tuple[int, int]], heads: int, head_dim: int, block_size: int, seed: int
+    seen: list[tuple[int, int]], heads: int, head_dim: int, block_size: int, in_codes: bool, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     slots: list[list[int]] = []  # of the cache, for every row
@@ -276,16 +278,86 @@ def test_attention_is_what_a_plain_loop_gives(
         for count in (len(rows), num_blocks * block_size, num_blocks * block_size)
     )
     where = torch.tensor(rows), torch.tensor(blocks)
+    scales: list[Tensor] = []
+    floats = keys, values
+    if in_codes:
+        (keys, key_scales), (values, value_scales) = quantized(keys), quantized(values)
+        scales = [key_scales, value_scales]
+        floats = keys * key_scales[..., None], values * value_scales[..., None]
     expected = torch.empty_like(query, dtype=torch.float64)
     for row, own in enumerate(slots):
-        scores = torch.einsum("hd,jhd->hj", query[row].double(), keys[own].double()) / head_dim**0.5
-        expected[row] = torch.einsum("hj,jhd->hd", scores.softmax(1), values[own].double())
+        scores = torch.einsum("hd,jhd->hj", query[row].double(), floats[0][own].double()) / head_dim**0.5
+        expected[row] = torch.einsum("hj,jhd->hd", scores.softmax(1), floats[1][own].double())
     for variant in KERNELS:
         with running(variant):
-            out = cpu.attention(query, keys, values, *where, block_size)
-            last_row = cpu.attention(query[-1:], keys, values, where[0][-1:], where[1], block_size)
+            out = cpu.attention(query, keys, values, *where, block_size, *scales)
+            last_row = cpu.attention(query[-1:], keys, values, where[0][-1:], where[1], block_size, *scales)
         assert ((out - expected).abs() <= 2e-5).all()
         assert torch.equal(last_row, out[-1:])
+        with running(variant, num_threads=3):
+            many = where[0].repeat(5, 1), where[1]
+            repeated = cpu.attention(query.repeat(5, 1, 1), keys, values, *many, block_size, *scales)
+        assert torch.equal(repeated, out.repeat(5, 1, 1))
+
+
+@every_kernel
+@pytest.mark.parametrize("spoiled", ["key", "value"])
+def test_a_scale_of_nan_makes_its_head_nan_for_the_rows_that_see_it(variant: str, spoiled: str) -> None:
+    query, (codes, scales) = drawn(0, 2, 3, 64), quantized(drawn(1, 8, 3, 64))
+    bad = scales.clone()
+    bad[6, 1] = torch.nan
+    rows, blocks = torch.tensor([[0, 3, 4, 5], [0, 3, 4, 6]]), torch.tensor([0, 1])
+    by = (bad, scales) if spoiled == "key" else (scales, bad)
+    with running(variant):
+        out = cpu.attention(query, codes, codes, rows, blocks, 4, *by)
+    assert out.isnan().all(-1).tolist() == [[False, False, False], [False, True, False]]
+    assert out.isnan().any(-1).sum() == 1
+
+
+@every_kernel
+@pytest.mark.parametrize(
+    ("row", "blocks"),
+    [
+        ([0, 9, 12, 11], [0, 1]),  # a context longer than its blocks
+        ([0, 3, 4, 8], [0, 1]),  # a last slot behind them
+        ([1, 5, 8, 7], [0, 1]),
+        ([2, 1, 4, 3], [0, 1]),
+        ([-1, 1, 4, 3], [0, 1]),
+        ([0, 3, 4, 5], [0, 2]),  # blocks that the cache does not have
+        ([0, 3, 4, 5], [-1, 1]),
+        ([0, 0, 0, -1], [0, 1]),  # nothing at all
+        ([0, 0, -4, -1], [0, 1]),
+        ([0, -1, 0, 2], [0, 1]),
+    ],
+)
+def test_a_row_that_would_read_outside_the_cache_is_refused(variant: str, row: list[int], blocks: list[int]) -> None:
+    query, (codes, scales) = drawn(0, 2, 3, 8), quantized(drawn(1, 8, 3, 8))
+    rows = torch.tensor([[0, 3, 4, 4], row])
+    for keys, by in ((codes.float(), ()), (codes, (scales, scales))):
+        with running(variant), pytest.raises(IndexError, match="outside its blocks or the cache"):
+            cpu.attention(query, keys, keys, rows, torch.tensor(blocks), 4, *by)
+
+
+@needs_kernels
+def test_attention_refuses_tensors_of_other_shapes_and_dtypes() -> None:
+    query, (codes, scales) = drawn(0, 2, 3, 8), quantized(drawn(1, 8, 3, 8))
+    where = torch.tensor([[0, 3, 4, 5]] * 2), torch.tensor([0, 1])
+    for keys, values, by in (
+        (codes, codes, ()),
+        (codes.float(), codes.float(), (scales, scales)),
+        (codes, codes, (scales,)),
+        (codes, codes[:4], (scales, scales)),
+        (codes, codes[..., :4], (scales, scales)),
+        (codes[:, :2], codes[:, :2], (scales, scales)),
+        (codes, codes.transpose(0, 1).contiguous().transpose(0, 1), (scales, scales)),
+        (codes, codes, (scales.double(), scales)),
+        (codes, codes, (scales, scales[:4])),
+    ):
+        with pytest.raises(ValueError, match="attention takes"):
+            cpu.attention(query, keys, values, *where, 4, *by)
+    for rows, blocks in ((where[0][:1], where[1]), (where[0].int(), where[1]), (where[0], where[1].int())):
+        with pytest.raises(ValueError, match="attention takes"):
+            cpu.attention(query, codes, codes, rows, blocks, 4, scales, scales)
 
 
 # ---- operators
@@ -311,6 +383,8 @@ def test_the_other_operators_keep_what_torch_asks_of_them() -> None:
     query, cache = drawn(0, 2, 3, 8), drawn(1, 8, 3, 8)
     where = torch.tensor([[0, 3, 4, 5], [0, 3, 4, 6]]), torch.tensor([1, 0])
     torch.library.opcheck(torch.ops.glm_infill.attention.default, (query, cache, cache, *where, 4))
+    codes, scales = quantized(cache)
+    torch.library.opcheck(torch.ops.glm_infill.attention.default, (query, codes, codes, *where, 4, scales, scales))
     torch.library.opcheck(torch.ops.glm_infill.gelu.default, (drawn(0, 3, 8),))
 
 

@@ -1,15 +1,12 @@
 """Packing: GLM-130B's bytes and the kernels' tiles, each against a plain loop and its inverse."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quant.packing import TILE, give_back, pack_nibbles, tiled_scale, tiles, unpack_nibbles, untile
+from quant.packing import TILE, pack_nibbles, tiled_scale, tiles, unpack_nibbles, untile
 
 counts = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 128]))
 seeds = st.integers(0, 2**31)
@@ -107,33 +104,3 @@ def test_tiled_scales_are_where_their_outputs_are(outputs: int, groups: int, dty
     whole = tiled.transpose(1, 2).flatten(0, 1)
     assert torch.equal(whole[:outputs], scale)
     assert not whole[outputs:].any()
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_what_was_freed_between_what_stays_is_given_back() -> None:
-    tensors = [torch.ones(2**16, dtype=torch.uint8) for _ in range(1000)]  # on the heap
-    full = resident()
-    kept = tensors[::20]
-    del tensors
-    give_back()
-    assert resident() < full - 50 * 2**20
-    assert all(bool(tensor.all()) for tensor in kept)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_large_packed_weight_is_freed_with_its_tensor() -> None:
-    stored = torch.ones(4096, 8192, dtype=torch.int8)
-    give_back()
-    before = resident()
-    packed = tiles(stored, 8, 8192)
-    assert resident() > before + 30 * 2**20
-    assert int(packed[17, 3, 5, 1]) == 129
-    del packed
-    give_back()
-    assert resident() < before + 4 * 2**20

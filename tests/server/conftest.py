@@ -21,7 +21,7 @@ CARD = ModelCard(
     name="demo", family="glm", quant="int8", tp=1, masks=["[MASK]", "[gMASK]"], max_context=512,
     max_positions=1024, max_span=512, vocab_size=100, strategies=["append", "reencode", "parallel"],
     num_parameters=7, kernels="plain",
-    created=1,
+    created=1, kv_cache_type="int8", kv_cache_tokens=4096,
 )  # fmt: skip
 
 Script = Callable[[Request, str], AsyncIterator[Event]]

@@ -111,6 +111,7 @@ def test_catalog(client):
     entry = body["data"][0]
     assert (body["object"], entry["id"], entry["object"], entry["adapters"]) == ("list", "demo", "model", [])
     assert (entry["limits"]["n"], entry["quantization"]) == (8, "int8")
+    assert (entry["kv_cache_type"], entry["kv_cache_tokens"]) == ("int8", 4096)
     assert entry["capabilities"]["masks"] == ["[MASK]", "[gMASK]"]
 
 

@@ -45,7 +45,7 @@ def test_score_ranks_candidates_for_one_blank(folder: str) -> None:
 
 @pytest.mark.parametrize("command_line", [("fill", "a [MASK]"), ("score", "a [MASK]", "--span", "b")])
 def test_fill_and_score_take_the_storage_of_the_weights(folder: str, command_line: tuple[str, ...]) -> None:
-    quant = ("--quant", "int4", "--quant-head", "int8", "--model", folder, "--json")
+    quant = ("--quant", "int4", "--quant-head", "int8", "--kv-cache-type", "int8", "--model", folder, "--json")
     done = command(*command_line, *quant, "--group-size", "64")
     assert done.returncode == 0, done.stderr
     done = command(*command_line, *quant, "--group-size", "128")
@@ -67,6 +67,8 @@ def test_doctor_tells_the_kernels() -> None:
         (("score", "a [MASK] [MASK]", "--span", "b"), 2, "spans"),
         (("fill", "x", "--url", "http://127.0.0.1:9"), 1, "http://127.0.0.1:9/v1/infill"),
         (("serve", "--quant", "int3"), 2, "int3"),
+        (("serve", "--kv-cache-type", "fp8"), 2, "fp8"),
+        (("bench", "decode", "--preset", "glm-roberta-large", "--context", "499"), 2, "513 positions of 512"),
     ],
 )
 def test_what_goes_wrong_is_said_without_a_traceback(args: tuple[str, ...], code: int, says: str) -> None:
@@ -110,9 +112,11 @@ class TestFilesThatAFolderLacks:
 
         monkeypatch.setattr(server.cli, "run_server", run_server)
         monkeypatch.setenv("GLM_INFILL_TOKENIZER", "vocabulary")
-        done = CliRunner().invoke(server.cli.app, ["serve", "folder", "--preset", "glm-130b"])
+        line = ["serve", "folder", "--preset", "glm-130b", "--kv-cache-type", "int8"]
+        done = CliRunner().invoke(server.cli.app, line)
         assert done.exit_code == 0, done.output
-        assert [(c.model, c.preset, c.tokenizer) for c in started] == [("folder", "glm-130b", "vocabulary")]
+        (c,) = started
+        assert (c.model, c.preset, c.tokenizer, c.kv_cache_type) == ("folder", "glm-130b", "vocabulary", "int8")
 
     def test_synth_and_quantize_by_a_preset(self, preset: str, folder: str, tmp_path: Path) -> None:
         made, out = str(tmp_path / "made"), str(tmp_path / "out")
