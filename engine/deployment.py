@@ -9,13 +9,12 @@ from model.architecture import Architecture
 from model.storage import Storage
 
 _DEFAULT = EngineConfig()
-KV_CACHE_TYPES = ("auto", "int8")  # auto: what is computed in
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """`request_tokens` are those of a full-length request, context and fills together; None: the model's limit, or the
-    4096 that the engine has room for in any case."""
+    """`kv_cache_type` is one of `quant.vectors.KINDS`. `request_tokens` are those of a full-length request, context and
+    fills together; None: the model's limit, or the 4096 that the engine has room for in any case."""
 
     architecture: Architecture
     storage: Storage

@@ -64,17 +64,12 @@ def footprint(deployment: Deployment, rank: int) -> Footprint:
         layer_macs=a.num_layers * _macs(block),
         head_macs=sum(map(_macs, head)),
         score_macs=a.num_layers * attention.heads * a.head_dim * 2,
-        kv_bytes_per_token=kv_bytes_per_token(d, attention.kv_heads, kind),
+        kv_bytes_per_token=KVCache.bytes_per_token(
+            a.num_layers, attention.kv_heads, a.head_dim, kept_dtype(d.kv_cache_type, dtype_of(kind))
+        ),
         workspace_bytes=workspace(d, rank, network).num_bytes,
         reserve_bytes=round(PROCESS_BYTES[kind] + LOST_SHARE * d.devices[rank].memory_bytes),
     )
-
-
-def kv_bytes_per_token(deployment: Deployment, kv_heads: int, kind: str) -> int:
-    """Keys and values of all layers."""
-    a = deployment.architecture
-    kept = kept_dtype(deployment.kv_cache_type, dtype_of(kind))
-    return KVCache.bytes_per_token(a.num_layers, kv_heads, a.head_dim, kept)
 
 
 def _network(d: Deployment, rank: int) -> Network:

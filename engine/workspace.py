@@ -78,8 +78,10 @@ def _block_bytes(d: Deployment, rank: int, network: Network) -> int:
     copies = 0
     if device.capability is not None and device.capability < 8 and isinstance(scheme, Int8 | Int4):
         copies = _CHUNK_BYTES * max(width, inner)
+    # Keys or values on their way from int8: codes, and the floats that become a GPU's float16.
+    decoded = k * (5 if kind == "cuda" else 1) if d.kv_cache_type == "int8" else 0
     phases = (
-        (2 * width + qkv + gathered + 2 * q) * size * rows + scores,
+        ((2 * width + qkv + gathered + 2 * q) * size + decoded) * rows + scores,
         ((2 * width + qkv + q + width + summed) * size + _coded(scheme, q, kind)) * rows + copies,
         (held + activated) * size * rows,
         ((held + inner + width + summed) * size + _coded(scheme, inner, kind)) * rows + copies,

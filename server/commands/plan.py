@@ -77,7 +77,8 @@ def _show(deployment: "Deployment", result: "Plan") -> None:
         ]
         tp = f"--tp {deployment.ranks} " if deployment.ranks > 1 else ""
         # Rounded down: a little more would not fit.
-        lines.append(f"serve with {tp}--kv-cache-gb {math.floor(result.kv_cache_gb * 1000) / 1000:.3f}")
+        kept = f" --kv-cache-type {deployment.kv_cache_type}" if deployment.kv_cache_type != "auto" else ""
+        lines.append(f"serve with {tp}--kv-cache-gb {math.floor(result.kv_cache_gb * 1000) / 1000:.3f}{kept}")
     else:
         lines = [f"does not fit: {result.reason}"]
         lines += [f"would fit: {options}" for options in result.instead] or ["nothing near it fits either"]

@@ -25,6 +25,13 @@ def test_prints_what_fits_and_how_fast_it_would_be() -> None:
     assert "--tp 4 --kv-cache-gb 5.1" in done.stdout
 
 
+def test_a_cache_of_int8_is_served_as_one() -> None:
+    done = command("glm-130b", "--gpus", "8xRTX2080Ti", "--quant", "int4", "--kv-cache-type", "int8")
+    assert done.exit_code == 0, done.output
+    assert "--kv-cache-type int8" in done.stdout
+    assert "serve sets up" not in done.stdout  # there is room for what it sets up at the least
+
+
 def test_prints_why_it_does_not_fit_and_what_would() -> None:
     done = command("glm-130b", "--gpus", "4xRTX3090", "--quant", "int8")
     assert done.exit_code == 0, done.output
