@@ -43,11 +43,13 @@ class ResultDone:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The request is complete. `extra` holds `best` and `probabilities` of a score."""
+    """The request is complete. `extra` holds `best` and `probabilities` of a score; the times count from arrival."""
 
     id: str
     usage: dict[str, int]
     extra: dict[str, Any] = field(default_factory=dict)
+    queue_s: float = 0.0
+    first_token_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ class Fill:
     """Fill every blank of each input, `n` times.
 
     `inputs` are segmented texts; an input without a mask gets `[gMASK]` appended by the engine. `max_tokens`
-    and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices.
+    and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices. `tenant` is
+    on whose behalf: tenants take turns, and share no cached contexts.
     """
 
     inputs: tuple[Segments, ...]
@@ -61,6 +62,7 @@ class Fill:
     stream: bool = False
     priority: Priority = "interactive"
     timeout_s: float | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Score:
     seed: int | None = None
     priority: Priority = "batch"
     timeout_s: float | None = None
+    tenant: str = ""
 
 
 Request = Fill | Score

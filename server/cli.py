@@ -26,6 +26,7 @@ from engine.config import EngineConfig
 from engine.events import Done, Failed, ResultDone
 from engine.process import EngineProcess
 from engine.requests import Request, RequestError
+from server.commands.keys import keys
 from server.schemas import InfillRequest, ScoreRequest
 from server.serving import serve as run_server
 from server.settings import Limits, Settings
@@ -33,6 +34,7 @@ from server.settings import Limits, Settings
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fills blanks and scores spans with GLM models.")
 bench = typer.Typer(no_args_is_help=True, help="Measures; the last line printed is one JSON document.")
 app.add_typer(bench, name="bench")
+app.add_typer(keys, name="keys")
 errors = Console(stderr=True)
 output = Console()
 
@@ -101,6 +103,11 @@ def serve(
     kv_cache_gb: Annotated[float | None, typer.Option(help="Memory for keys and values, 10⁹ bytes.")] = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Rows of one iteration.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests in flight before new ones get a 503.")] = None,
+    max_queue_tokens: Annotated[int | None, typer.Option(help="Tokens that those in flight may need.")] = None,
+    api_keys: Annotated[Path | None, typer.Option(help="Key file, see `keys new`; anybody may ask without.")] = None,
+    requests_per_minute: Annotated[float | None, typer.Option(help="Of a key, or of all without keys.")] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="Likewise, prompt and answer together.")] = None,
+    otlp_endpoint: Annotated[str | None, typer.Option(help="Where OpenTelemetry spans go, by OTLP over HTTP.")] = None,
 ) -> None:
     """Serves a model over HTTP. Options left out come from GLM_INFILL_* or the defaults."""
     given = {
@@ -115,6 +122,11 @@ def serve(
         "kv_cache_gb": kv_cache_gb,
         "max_batch_tokens": max_batch_tokens,
         "max_queue": max_queue,
+        "max_queue_tokens": max_queue_tokens,
+        "api_keys": api_keys,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "otlp_endpoint": otlp_endpoint,
     }
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """The errors of the API: one shape, and one table from what went wrong to status, type and code."""
 
+import math
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -37,23 +38,27 @@ FRAMEWORK = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     413: "body_too_large",
     415: "unsupported_media_type",
     422: "invalid_value",
 }
 NOT_FOUND = {"model_not_found", "adapter_not_found"}
 MAX_PATH_LEN = 120
+# When a place in the queue may have become free.
+RETRY_S = 1.0
 
 
 @dataclass
 class ApiError(Exception):
-    """A refusal as the client sees it."""
+    """A refusal as the client sees it; `retry_s` says when it is worth another try (a 503 always says so)."""
 
     status: int
     message: str
     code: str
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    retry_s: float | None = None
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
@@ -66,8 +71,11 @@ class ApiError(Exception):
         """The response; leaves the code in the scope for those who count refusals."""
         scope.setdefault("state", {})["code"] = self.code
         headers = dict(self.headers)
-        if self.status == 503:
-            headers["retry-after"] = "1"
+        retry_s = self.retry_s or (RETRY_S if self.status == 503 else None)
+        if retry_s is not None:
+            # Some clients read whole seconds, others milliseconds.
+            headers["retry-after"] = str(math.ceil(retry_s))
+            headers["retry-after-ms"] = str(math.ceil(retry_s * 1000))
         if self.status == 500:
             # What failed once on this input fails again: keep clients from retrying in a loop.
             headers["x-should-retry"] = "false"

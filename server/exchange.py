@@ -1,19 +1,29 @@
 """One exchange with the engine: its events, for as long as someone waits for them."""
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
-from engine.client import EngineClient, EngineUnavailable
+from engine.client import EngineUnavailable
 from engine.events import Done, Event, Failed, ResultDone
 from engine.requests import Request as Work
+from engine.requests import RequestError
 from server.errors import ApiError
-from server.gate import Gate
+from server.estimate import most_tokens
+from server.gate import Gate, Ticket
 from server.service import Service
+
+TIMEOUT_HEADER = "x-request-timeout-s"
+NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
+# Outcomes that are no work done for the client.
+UNCHARGED = {"invalid", "overloaded"}
 
 Result = TypeVar("Result")
 Events = AsyncGenerator[Event, None]
@@ -23,9 +33,47 @@ class ClientGone(Exception):
     """The client closed the connection."""
 
 
-def submit(engine: EngineClient, work: Work, work_id: str) -> Events:
-    """The events of a request, closable: the seam promises that closing the iterator cancels the request."""
-    return engine.submit(work, work_id)
+def submit(service: Service, request: Request, work: Work, work_id: str) -> Events:
+    """Admits a request's work and gives its events; closing them cancels the work.
+
+    The work takes its turn and finds cached contexts as its client's. Raises ApiError or RequestError for what is
+    not admitted.
+    """
+    ticket: Ticket = request.state.ticket
+    client = ticket.client
+    work = replace(
+        work,
+        tenant=client.name,
+        priority="batch" if client.priority == "batch" else work.priority,
+        timeout_s=_deadline(request, work, service.settings.limits.timeout_s),
+    )
+    ticket.admit(work_id, most_tokens(work, service.engine.card))
+    request.state.submitted_ns = time.time_ns()
+    return _followed(service.engine.submit(work, work_id), work_id, ticket, request.scope)
+
+
+async def _followed(events: Events, work_id: str, ticket: Ticket, scope: Scope) -> Events:
+    """The events, noting on the way what the work really took."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Done):
+                ticket.settle(work_id, event.usage.get("total_tokens", 0))
+                scope["state"]["done"] = event
+            elif isinstance(event, Failed) and event.outcome in UNCHARGED:
+                ticket.settle(work_id, 0)
+            yield event
+
+
+def _deadline(request: Request, work: Work, limit: float) -> float:
+    """The sooner of the body's and the header's deadline, in seconds; the server's where there is none."""
+    given = request.headers.get(TIMEOUT_HEADER)
+    own = work.timeout_s or limit
+    if given is None:
+        return own
+    seconds = float(given) if NUMBER.fullmatch(given) else 0.0
+    if not 0 < seconds <= limit:
+        raise RequestError(f"{TIMEOUT_HEADER} must be a number of seconds above 0, at most {limit:g}", TIMEOUT_HEADER)
+    return min(own, seconds)
 
 
 async def attend(receive: Receive, gate: Gate, work: Coroutine[Any, Any, Result]) -> Result:

@@ -28,7 +28,7 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
     body.check_names(card)
     work_id = f"infill-{uuid4().hex}"
     head = {"id": work_id, "object": "infill", "created": int(time.time()), "model": card.name}
-    events = submit(service.engine, work, work_id)
+    events = submit(service, request, work, work_id)
     if body.stream:
         return EventStream(service, Stream(events, head, request.state.request_id))
     results, done = await complete(service, request, events)

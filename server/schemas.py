@@ -123,7 +123,7 @@ class InfillRequest(Work):
     stop: Stop | None = None
     n: Positive = 1
     num_beams: Positive = 1
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, Field(ge=-100, le=100)] = 1.0
     choices: Any = None
     regex: Any = None
     order: Order = "left_to_right"
@@ -147,6 +147,8 @@ class InfillRequest(Work):
             _at_most(param, len(numbers), limits.blanks, "items")
         if any(low > high for low, high in _aligned(min_tokens, max_tokens)):
             raise RequestError("min_tokens is above max_tokens", "min_tokens")
+        _at_most("segments", len(self.segments or ()), limits.segments, "segments")
+        _at_most("order", 0 if isinstance(self.order, str) else len(self.order), limits.blanks, "items")
         _at_most("stop", len(stop), limits.stop, "items")
         _at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
         return Fill(
@@ -279,6 +281,7 @@ class ScoreRequest(Work):
     def _orders(self, num_blanks: int, limits: Limits) -> str | int | tuple[tuple[int, ...], ...]:
         if isinstance(self.orders, list):
             _at_most("orders", len(self.orders), limits.orders, "orders")
+            _at_most("orders", max(map(len, self.orders)), limits.blanks, "blanks in an order")
             return tuple(tuple(order) for order in self.orders)
         if isinstance(self.orders, int):
             _at_most("orders", self.orders, limits.orders)
@@ -297,6 +300,11 @@ class DetokenizeRequest(Wire):
     """The body of `POST /v1/detokenize`."""
 
     tokens: list[Number]
+
+    def token_ids(self, limits: Limits) -> list[int]:
+        """The ids, if there are not too many."""
+        _at_most("tokens", len(self.tokens), limits.token_ids, "items")
+        return self.tokens
 
 
 def split(text: str) -> Segments:

@@ -26,5 +26,5 @@ async def score(request: Request, service: Annotated[Service, Depends(service_of
     body.check_names(card)
     work_id = f"score-{uuid4().hex}"
     head = {"id": work_id, "object": "score", "created": int(time.time()), "model": card.name}
-    results, done = await complete(service, request, submit(service.engine, work, work_id))
+    results, done = await complete(service, request, submit(service, request, work, work_id))
     return Answer({**head, "results": results, **done.extra, "usage": done.usage})

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from engine.client import EngineClient
 from server.app import create_app
+from server.connection import Connection
 from server.gate import Gate
 from server.logs import uvicorn_logging
 from server.service import Service
@@ -37,7 +38,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 # One parser, and one whose strictness against request smuggling is known.
-                http="h11",
+                http=Connection.bound(settings),
                 ws="none",
                 lifespan="on",
                 access_log=False,

@@ -25,4 +25,4 @@ async def tokenize(request: Request, service: Annotated[Service, Depends(service
 async def detokenize(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
     """The text of token ids."""
     body = DetokenizeRequest.model_validate(await read_object(request, service.settings.body_seconds))
-    return Answer({"text": await service.engine.detokenize(body.tokens)})
+    return Answer({"text": await service.engine.detokenize(body.token_ids(service.settings.limits))})

@@ -1,0 +1,1 @@
+"""Commands of `glm-infill`, a module each."""
