@@ -4,8 +4,8 @@ Contexts are encoded whole (a bidirectional part cannot be cut), once for all th
 and stay in the cache until their blocks are needed. A sequence that runs out of blocks is preempted: it lets
 go of everything and is computed again later.
 
-Tenants share no context, since a hit would tell one what another has sent. When cache or rows run out, a tenant
-preempts its own youngest first, and one that holds much makes way for one that holds little.
+Tenants share no context, since a hit would tell one what another has sent. When cache or rows run out, one that holds
+much makes way for one that holds little.
 """
 
 from bisect import insort
@@ -90,7 +90,7 @@ class Scheduler:
             if not rows or (rows > budget and chosen):
                 continue
             while not self._extend(sequence):
-                victim = self._youngest_beside(sequence)
+                victim = self._victim(sequence)
                 self._preempt(victim)
                 if victim in chosen:
                     chosen.remove(victim)
@@ -206,34 +206,48 @@ class Scheduler:
                 context.blocks = None
         return self.pool.num_free >= blocks
 
-    def _youngest_beside(self, sequence: Sequence) -> Sequence:
-        """Who is preempted for a running sequence's next block: its tenant's youngest, maybe itself; the youngest of
-        all if its tenant runs nothing else. The oldest of all is never preempted by this, so something always ends."""
-        own = [s for s in self.running if s.context.tenant == sequence.context.tenant]
+    def _victim(self, sequence: Sequence) -> Sequence:
+        """Whom to preempt for a running sequence's next block: one of another tenant's surplus; else its own tenant's
+        youngest, maybe itself; the youngest of all if its tenant runs nothing else. The oldest of all is never
+        preempted by this while another runs, so something always ends."""
+        tenant = sequence.context.tenant
+        surplus = self._surplus(sequence, 1, self.running, [])
+        if surplus is not None:
+            return surplus
+        own = [s for s in self.running if s.context.tenant == tenant]
         return own[-1] if len(own) > 1 else self.running[-1]
 
     def _victims(self, sequence: Sequence, candidates: list[Sequence], rows: int) -> list[Sequence]:
-        """Whom to preempt so that a waiting sequence has the blocks, and so many more rows, that it needs: the youngest
-        of whichever tenant holds most, as long as that tenant keeps no less than the sequence's would then have.
-        Empty if that does not suffice. So no two tenants preempt each other in turns."""
-        tenant = sequence.context.tenant
-        if all(s.context.tenant == tenant for s in candidates):
-            return []
-        held = self._holdings()
-        held[tenant] += self._needed(sequence)
-        blocks = self._needed(sequence) - self.pool.num_free
+        """Whom to preempt, of other tenants' surplus, so that a waiting sequence has the blocks and so many more rows
+        as it needs. Empty if that does not suffice."""
+        needed = self._needed(sequence)
+        blocks = needed - self.pool.num_free
         victims: list[Sequence] = []
         while blocks > 0 or rows > 0:
-            richest = max(held, key=lambda name: held[name])
-            left = (s for s in reversed(candidates) if s.context.tenant == richest != tenant and s not in victims)
-            victim = next(left, None)
-            if victim is None or held[richest] - len(victim.blocks) < held[tenant]:
+            victim = self._surplus(sequence, needed, candidates, victims)
+            if victim is None:
                 return []
             victims.append(victim)
-            held[richest] -= len(victim.blocks)
             blocks -= len(victim.blocks)
             rows -= victim.pending
         return victims
+
+    def _surplus(
+        self, sequence: Sequence, needed: int, candidates: list[Sequence], but: list[Sequence]
+    ) -> Sequence | None:
+        """The youngest candidate of the tenant that holds most, if without it and those that go already that tenant
+        holds no less than the sequence's will with what it needs. So no two tenants preempt each other in turns."""
+        tenant = sequence.context.tenant
+        if all(s.context.tenant == tenant for s in candidates):
+            return None
+        held = self._holdings()
+        held[tenant] += needed
+        for gone in but:
+            held[gone.context.tenant] -= len(gone.blocks)
+        richest = max(held, key=lambda name: held[name])
+        left = (s for s in reversed(candidates) if s.context.tenant == richest != tenant and s not in but)
+        victim = next(left, None)
+        return victim if victim is not None and held[richest] - len(victim.blocks) >= held[tenant] else None
 
     def _is_modest(self, sequence: Sequence, others: set[str]) -> bool:
         """Whether a waiting sequence's tenant would then hold no more blocks than any of the others."""

@@ -14,6 +14,7 @@ from server.authentication import Authentication
 from server.body import BodyLimit
 from server.errors import HANDLED, answer_error
 from server.gate import Admission, Gate
+from server.head import Head
 from server.keyring import Keyring
 from server.logs import make_log
 from server.metrics import Metrics
@@ -60,6 +61,7 @@ def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
         lifespan=lifespan,
         middleware=[
             Middleware(Observer, metrics=service.metrics, log=service.log, routes=ROUTES, spans=spans),
+            Middleware(Head),
             Middleware(Authentication, keyring=keyring, open_metrics=settings.open_metrics or keyring.is_open),
             Middleware(Admission, gate=gate),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),

@@ -87,7 +87,8 @@ class Connection(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY:
             return "body", id(self.cycle)
         # Between requests it is uvicorn that keeps the time, until the next byte comes.
-        if self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
+        is_resting = self.timeout_keep_alive_task is not None and not self.conn.trailing_data[0]
+        if self.conn.their_state is h11.IDLE and not is_resting:
             return "head", id(self.cycle)
         return None
 

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUIET = {"/live", "/ready", "/health", "/metrics"}
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-REFUSALS = {401, 403, 408, 413, 415, 429, 503}
+OUTCOMES = {
+    0: "cancelled",
+    401: "denied",
+    403: "denied",
+    429: "limited",
+    499: "cancelled",
+    503: "overloaded",
+    504: "deadline",
+}
+REFUSALS = {401, 403, 408, 413, 415, 429, 431, 503}
 
 
 class Observer:
@@ -99,5 +108,4 @@ def outcome_of(status: int) -> str:
     """How a request ended, in the words of the metrics."""
     if 200 <= status < 400:
         return "ok"
-    named = {0: "cancelled", 499: "cancelled", 503: "overloaded", 504: "deadline"}
-    return named.get(status, "invalid" if status < 500 else "error")
+    return OUTCOMES.get(status, "invalid" if status < 500 else "error")

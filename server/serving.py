@@ -11,11 +11,11 @@ from engine.client import EngineClient
 from server.app import create_app
 from server.connection import Connection
 from server.gate import Gate
+from server.head import MAX_BYTES
 from server.logs import uvicorn_logging
 from server.service import Service
 from server.settings import Settings
 
-MAX_HEADER_BYTES = 32 * 1024
 WATCH_SECONDS = 0.2
 # After draining, answers are at most a few bytes away from their end.
 FLUSH_SECONDS = 5
@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 log_config=uvicorn_logging(settings.log_level),
-                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                h11_max_incomplete_event_size=MAX_BYTES,
                 timeout_keep_alive=settings.keep_alive_seconds,
                 timeout_graceful_shutdown=FLUSH_SECONDS,
             )

@@ -1,6 +1,6 @@
 """The settings of a server: read once from `GLM_INFILL_*`, then passed on by value."""
 
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.keyfile import Rate, read_keys
 
+EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -83,6 +84,6 @@ class Settings(BaseSettings):
     def _is_an_address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("an http:// or https:// address is needed")
-        if value is not None and find_spec("opentelemetry") is None:
-            raise ValueError("OpenTelemetry is not installed: pip install 'glm-infill[otel]'")
+        if value is not None and not any(distributions(name=EXPORTER)):
+            raise ValueError("OpenTelemetry's exporter is not installed: pip install 'glm-infill[otel]'")
         return value
