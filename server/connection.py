@@ -1,6 +1,7 @@
 """A connection: uvicorn's HTTP/1.1 over h11, with a time limit on everything that a client can be slow at."""
 
 import asyncio
+import socket
 from typing import Self
 
 import h11
@@ -12,6 +13,7 @@ from server.settings import Settings
 
 # The route that reads a body answers with its own 408; this limit is for bodies that nobody reads.
 BODY_GRACE_SECONDS = 5.0
+UNREAD_BYTES = 128 * 1024
 
 
 class Connection(H11Protocol):
@@ -29,7 +31,11 @@ class Connection(H11Protocol):
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         super().connection_made(transport)
-        # Told of every byte that the kernel does not take, so that what a client leaves unread is timed.
+        # The kernel holds so much for a client and no more; of what it does not take every byte is told of, so that
+        # the time it is left unread can be measured.
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
         transport.set_write_buffer_limits(high=0)
         if len(self.connections) > self.settings.max_connections:
             self._refuse(ApiError(503, "the server has no room for more connections", "too_many_connections"))
