@@ -1,12 +1,13 @@
 """The gate: how much work is inside, and whether it still lets any in."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.requests import RequestError
-from server.errors import ApiError
+from server.errors import RETRY_S, ApiError
 from server.keyring import Client
 
 # Besides all POSTs below /v1/: routes of other APIs that do work.
@@ -15,13 +16,19 @@ WORK = frozenset({"/infill", "/tokenize", "/detokenize"})
 
 class Gate:
     """Bounds the work in flight, in requests and in tokens. Draining lets nothing in; aborting also ends what is
-    inside."""
+    inside.
+
+    A client with a key may hold no more than is left free (the dynamic thresholds of Choudhury and Hahne, 1998), so
+    that one alone fills half the queue, two a third each, and there is always room for one more.
+    """
 
     def __init__(self, max_inside: int, max_tokens: int) -> None:
         self.max_inside = max_inside
         self.max_tokens = max_tokens
         self.inside = 0
         self.tokens = 0
+        self.held: Counter[str] = Counter()
+        self.held_tokens: Counter[str] = Counter()
         self.draining = False
         self.aborted = asyncio.Event()
         self._empty = asyncio.Event()
@@ -33,14 +40,20 @@ class Gate:
             raise ApiError(503, "the server is draining and takes no new work", "draining")
         if self.inside >= self.max_inside:
             raise ApiError(503, f"all {self.max_inside} places in the queue are taken", "queue_full")
+        if client.name and self.held[client.name] >= self.max_inside - self.inside:
+            raise _share_taken(f"{self.held[client.name]} of the {self.max_inside} places in the queue")
         client.rates.take_request()
         self.inside += 1
+        self.held[client.name] += 1
         self._empty.clear()
         return Ticket(self, client)
 
-    def leave(self) -> None:
-        """Gives a place back."""
+    def leave(self, client: Client, tokens: int) -> None:
+        """Gives a place back, and the tokens that were set aside."""
         self.inside -= 1
+        self.tokens -= tokens
+        self.held[client.name] -= 1
+        self.held_tokens[client.name] -= tokens
         if self.inside == 0:
             self._empty.set()
 
@@ -73,14 +86,17 @@ class Ticket:
         Raises RequestError for more than the server ever takes, and ApiError when there are too many inside (503) or
         the client is over its rate (429).
         """
-        limit = self.gate.max_tokens
+        limit, name = self.gate.max_tokens, self.client.name
         if tokens > limit:
             message = f"the request may need {tokens:g} tokens; the limit is {limit:g}"
             raise RequestError(message, code="request_too_large")
         if self.gate.tokens + tokens > limit:
             raise ApiError(503, f"the queue has no room for {tokens} more tokens of {limit}", "queue_tokens_full")
+        if name and self.gate.held_tokens[name] >= limit - self.gate.tokens:
+            raise _share_taken(f"{self.gate.held_tokens[name]} of the {limit} tokens in the queue")
         self.client.rates.take_tokens(tokens)
         self.gate.tokens += tokens
+        self.gate.held_tokens[name] += tokens
         self._tokens += tokens
         self._charges[work_id] = tokens
 
@@ -90,9 +106,7 @@ class Ticket:
 
     def leave(self) -> None:
         """Gives the place back. What was never settled, such as work cancelled half-way, stays charged."""
-        self.gate.tokens -= self._tokens
-        self._tokens = 0
-        self.gate.leave()
+        self.gate.leave(self.client, self._tokens)
 
 
 class Admission:
@@ -122,3 +136,8 @@ def is_work(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
     return scope["path"].startswith("/v1/") or scope["path"] in WORK
+
+
+def _share_taken(what: str) -> ApiError:
+    message = f"this key holds {what}, as many as are left for others"
+    return ApiError(429, message, "queue_share_taken", retry_s=RETRY_S)

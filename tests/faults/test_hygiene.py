@@ -39,6 +39,7 @@ def test_names_and_paths_of_clients_make_no_series(server: Server) -> None:
         client.post("/v1/infill", json={"text": "a", "model": "x"})
         client.get("/x")
         client.request("BREW", "/x")
+        client.get("/metrics")
         before = len(server.metrics().splitlines())
         for _ in range(1000):
             name = f"{draw.getrandbits(64):x}"

@@ -52,6 +52,9 @@ def test_no_request_by_our_description_breaks_the_server(small: Server) -> None:
                 assert list(json.loads(response.content)) == ["error"]
 
         check()
+    for path in ("/v1/infill", "/v1/score", "/v1/tokenize", "/v1/detokenize"):
+        assert small.metric("requests_total", route=path) >= EXAMPLES
+        assert small.metric("requests_total", route=path, outcome="ok") > 0
     assert golden(small) == before
     assert small.metric("requests_total", outcome="error") == 0
 

@@ -85,6 +85,38 @@ def test_a_ticket_gives_back_what_was_not_needed_and_keeps_what_was_cancelled():
     assert gate.tokens == 0
 
 
+def test_one_key_cannot_fill_the_queue_of_all():
+    gate = Gate(16, 10**6)
+    inside = []
+    for name, places in (("ann", 8), ("bob", 4), ("eve", 2), ("joe", 1)):
+        one = Client(name, False, "interactive", Rates())
+        for _ in range(places):
+            inside.append(gate.enter(one))
+        with pytest.raises(ApiError) as caught:
+            gate.enter(one)
+        assert (caught.value.status, caught.value.code) == (429, "queue_share_taken")
+    for ticket in inside:
+        ticket.leave()
+    assert not any(gate.held.values())
+    # Without keys everybody is one client, and has it all.
+    everybody = Client("", False, "interactive", Rates())
+    assert len([gate.enter(everybody) for _ in range(16)]) == 16
+
+
+def test_one_key_cannot_take_the_tokens_of_all():
+    gate = Gate(100, 1000)
+    tickets = [gate.enter(ann()) for _ in range(3)]
+    tickets[0].admit("a", 400)
+    tickets[1].admit("b", 400)
+    with pytest.raises(ApiError) as caught:
+        tickets[2].admit("c", 10)
+    assert (caught.value.status, caught.value.code) == (429, "queue_share_taken")
+    gate.enter(Client("bob", False, "interactive", Rates())).admit("d", 100)
+    for ticket in tickets:
+        ticket.leave()
+    assert (gate.tokens, gate.held_tokens["ann"]) == (100, 0)
+
+
 @pytest.mark.parametrize(("outcome", "is_charged"), [("invalid", False), ("overloaded", False), ("deadline", True)])
 def test_what_the_engine_refuses_costs_nothing(make_client, engine, outcome, is_charged):
     async def script(request, work_id):
