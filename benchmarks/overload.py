@@ -16,7 +16,7 @@ from collections import Counter
 
 QUEUE = 8
 SHORT = {"text": "a [MASK]", "max_tokens": 2}
-LONG = {"text": "the [MASK]", "max_tokens": 400, "min_tokens": 400, "n": 8, "stream": True}
+LONG = {"text": "the [MASK]", "max_tokens": 250, "min_tokens": 250, "n": 4, "stream": True}
 
 
 def request(body: dict[str, object]) -> bytes:

@@ -1,9 +1,13 @@
 """What the runner is told and what it answers: plain data both ways."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from engine.sequence import Want
 from model.attention import Span
+
+_WANTS: tuple[Want | None, ...] = (None, *get_args(Want))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,32 @@ class Batch:
     @property
     def num_rows(self) -> int:
         return sum(len(r.token_ids) for r in self.rows)
+
+    def encoded(self) -> Iterator[int]:
+        """The batch as whole numbers, for other ranks: of each `Rows` its sizes and choices, then its lists."""
+        for r in self.rows:
+            s = r.span
+            yield from (len(r.token_ids), s.start, s.context_len, len(s.blocks), s.causal, _WANTS.index(r.want))
+            yield from (len(r.asked), len(r.targets))
+            for values in (r.token_ids, r.positions, r.block_positions, s.blocks, r.asked, r.targets):
+                yield from values
+
+    @staticmethod
+    def decoded(numbers: Sequence[int]) -> "Batch":
+        """The inverse of `encoded`."""
+        rows, end = [], 0
+
+        def taken(count: int) -> tuple[int, ...]:
+            nonlocal end
+            end += count
+            return tuple(numbers[end - count : end])
+
+        while end < len(numbers):
+            count, start, context_len, num_blocks, causal, want, num_asked, num_targets = taken(8)
+            ids, positions, block_positions = taken(count), taken(count), taken(count)
+            span = Span(count, start, context_len, taken(num_blocks), bool(causal))
+            rows.append(Rows(ids, positions, block_positions, span, _WANTS[want], taken(num_asked), taken(num_targets)))
+        return Batch(tuple(rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """`model` is a checkpoint folder, None the bundled demo; `kv_cache_gb` is 10⁹ bytes of keys and values.
+    """`model` is a checkpoint folder, None the bundled demo; `kv_cache_gb` is 10⁹ bytes of keys and values on each of
+    the `tp` devices that share the model. `threads` are those of each process, None its share of the cores.
 
     `quant`, `group_size` and `quant_head` (the embedding and head) say how matrices are stored; None is what the
     checkpoint says, or float. `preset` and `tokenizer` (a folder) stand in for a config.json and a tokenizer that the
@@ -21,5 +22,6 @@ class EngineConfig:
     max_batch_tokens: int = 2048
     block_size: int = 16
     threads: int | None = None
+    tp: int = 1
     preset: str | None = None
     tokenizer: str | None = None

@@ -4,7 +4,6 @@ import math
 import time
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,14 +13,16 @@ from engine.config import EngineConfig
 from engine.events import Done, Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
 from engine.job import Counts, Job, World
+from engine.loaded import Loaded, load_runner, prepare_threads
 from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
+from engine.ranks import Channel, Leading
 from engine.requests import Fill, Request, RequestError
-from engine.runner import Result, Runner
+from engine.runner import Result
 from engine.scheduler import Lodging, Scheduler
 from engine.scoring import ScoreJob
 from engine.sequence import Sequence
 from engine.turns import Turns
-from model.checkpoint import Checkpoint, load
+from model.checkpoint import Checkpoint
 from model.layout import parse
 from quant import cpu
 
@@ -29,37 +30,32 @@ from quant import cpu
 BATCH_PATIENCE_S = 5.0
 # What its ranks are raised by until then: more rows than are ever computed, and exact in a float.
 PASSED_OVER = 1 << 50
-# Tokens of context that there is always room for, however small the cache that was asked for.
-LONGEST_CONTEXT = 4096
 
 
 class Engine:
     """A loaded model, its cache and the jobs under way."""
 
-    def __init__(self, config: EngineConfig, checkpoint: Checkpoint | None = None) -> None:
-        device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        path = Path(config.model) if config.model else None
-        tokenizer = Path(config.tokenizer) if config.tokenizer else None
-        loaded = checkpoint or load(
-            path, config.quant, device, config.group_size, config.quant_head, config.preset, tokenizer
-        )
-        model = loaded.model
-        a, family = model.architecture, loaded.family
-        numbers = 2 * a.num_layers * a.num_key_value_heads * a.head_dim * config.block_size
-        num_blocks = max(int(config.kv_cache_gb * 1e9 // (numbers * model.dtype.itemsize)), 1)
-        # A context and a span at the model's limits must fit, or a request could wait forever.
-        longest = min(a.max_sequence_length, max(LONGEST_CONTEXT, (num_blocks - 2) * config.block_size // 2 - 1))
-        num_blocks = max(num_blocks, 2 * -(-(longest + 1) // config.block_size) + 2)
-        self.tokenizer = loaded.tokenizer
-        self.scheduler = Scheduler(BlockPool(num_blocks, config.block_size), config.max_batch_tokens, a.causal)
-        self.runner = Runner(model, num_blocks, config.block_size, self.tokenizer.aliases)
+    def __init__(
+        self,
+        config: EngineConfig,
+        checkpoint: Checkpoint | None = None,
+        loaded: Loaded | None = None,
+        channel: Channel | None = None,
+    ) -> None:
+        """Loads what it is not given; `channel` leads to the other ranks of a divided model."""
+        if loaded is None:
+            prepare_threads(config)
+            loaded = load_runner(config, checkpoint)
+        model, family = loaded.checkpoint.model, loaded.checkpoint.family
+        a, longest = model.architecture, loaded.longest
+        self.tokenizer = loaded.checkpoint.tokenizer
+        self.scheduler = Scheduler(BlockPool(loaded.num_blocks, config.block_size), config.max_batch_tokens, a.causal)
+        self.runner = loaded.runner if channel is None else Leading(loaded.runner, channel)
         self.card = ModelCard(
-            name=loaded.name,
+            name=loaded.checkpoint.name,
             family=family.name,
-            quant=loaded.quant,
-            tp=1,
+            quant=loaded.checkpoint.quant,
+            tp=1 if channel is None else channel.ranks.size,
             masks=list(family.layout.masks(self.tokenizer)),
             max_context=longest,
             max_positions=longest + 1,
@@ -69,8 +65,8 @@ class Engine:
             causal=a.causal,
             masked=a.head == "masked_lm",
             next_sentence=a.next_sentence,
-            num_parameters=model.num_parameters,
-            kernels="triton" if device == "cuda" else cpu.describe(),
+            num_parameters=loaded.checkpoint.num_parameters,
+            kernels="triton" if loaded.device == "cuda" else cpu.describe(),
             created=int(time.time()),
         )
         never = torch.ones(a.vocab_size, dtype=torch.bool)

@@ -22,12 +22,11 @@ class Runner:
     def __init__(self, model: Network, num_blocks: int, block_size: int, aliases: Collection[int] = ()) -> None:
         """`aliases` are tokens with the row of another one, which a distribution would count twice."""
         self.model = model
-        self.aliases = list(aliases)
+        first, count = model.vocabulary.span
+        self.aliases = [i - first for i in aliases if first <= i < first + count]
         a = model.architecture
         self.device = model.device
-        self.cache = KVCache(
-            a.num_layers, num_blocks, block_size, a.num_key_value_heads, a.head_dim, model.dtype, self.device
-        )
+        self.cache = KVCache(a.num_layers, num_blocks, block_size, model.kv_heads, a.head_dim, model.dtype, self.device)
 
     @torch.inference_mode()
     def run(self, batch: Batch, num_top: int) -> tuple[list[Result], int]:
@@ -37,7 +36,8 @@ class Runner:
         - scores: its targets scored, with the `num_top` best tokens of each row;
         - pair: log-probabilities [2].
 
-        Also the number of rows whose log-probabilities are not finite; those come back as NaN.
+        Also the number of rows whose log-probabilities are not finite; those come back as NaN. All ranks run the same
+        batches; the results are rank 0's, the others have only their part of what is vocabulary-wide.
         """
         attend = PagedAttention(self.cache, [r.span for r in batch.rows])
         ids, positions, blocks = (
@@ -71,18 +71,20 @@ class Runner:
 
     def _scored(self, hidden: Tensor, targets: list[int], num_top: int) -> Iterator[Tensor | Scored]:
         """Row by row log-probabilities (target −1) or a Scored, a few rows' logits at a time."""
+        vocabulary = self.model.vocabulary
         for start in range(0, len(targets), _LOGIT_ROWS):
             logits = self.model.logits(hidden[start : start + _LOGIT_ROWS])
             if self.aliases:
                 logits[:, self.aliases] = _NEVER
-            logprobs = torch.log_softmax(logits, dim=-1)
+            logprobs = vocabulary.log_softmax(logits)
             chunk = targets[start : start + _LOGIT_ROWS]
-            index = torch.tensor(chunk, device=logprobs.device).clamp(min=0)
-            picked = logprobs.gather(1, index[:, None]).flatten().tolist()
-            values, tops = logprobs.topk(num_top) if num_top else (None, None)
+            index = torch.tensor(chunk, device=logprobs.device)
+            whole = iter(vocabulary.whole(logprobs[index < 0]))
+            picked = vocabulary.picked(logprobs, index.clamp(min=0)).tolist()
+            values, tops = vocabulary.top(logprobs, num_top) if num_top else (None, None)
             for row, target in enumerate(chunk):
                 if target < 0:
-                    yield logprobs[row].clone()
+                    yield next(whole)
                 else:
                     top: tuple[tuple[int, float], ...] = ()
                     if values is not None and tops is not None:

@@ -1,75 +1,60 @@
-"""The engine's own process: `python -m engine.worker FD CONFIG`, started by `engine.process`.
+"""A rank's own process: `python -m engine.worker FD CONFIG PLACE`, started by `engine.process`.
 
-Frames come in on the socket FD and go out on it. One thread reads and lays out requests, one tells every second
-that the process lives and how long the current step has taken, the main thread runs iterations. The process ends
-when its parent closes the socket.
+Frames go out on the socket FD, and to rank 0 they come in on it. There one thread reads and lays out requests while the
+main thread runs iterations; the other ranks run what rank 0 tells them. A process ends when its supervisor closes the
+socket.
 """
 
 import json
-import os
 import queue
 import socket
 import sys
 import threading
-import time
+import traceback
 from dataclasses import asdict
 from typing import Any
 
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Failed, StepStats
+from engine.link import Line, Link, NoLink
+from engine.loaded import Loaded, is_cuda, load_runner, prepare_threads
+from engine.place import Place
+from engine.ranks import Channel, follow, join
 from engine.requests import Request, RequestError
-from engine.wire import HEADER, decode_request, encode_event, frame
-
-HEARTBEAT_S = 1.0
+from engine.wire import HEADER, decode_request, encode_event
 
 
 class Worker:
-    """An engine behind a socket."""
+    """An engine, and with it rank 0, behind a link."""
 
-    def __init__(self, connection: socket.socket, config: EngineConfig) -> None:
-        self.connection = connection
-        self.config = config
+    def __init__(self, link: Link, engine: Engine, channel: Channel | None) -> None:
+        self.link = link
+        self.engine = engine
+        self.channel = channel
         self.inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self.step_began: float | None = None
-        self._lock = threading.Lock()
 
-    def run(self) -> int:
-        """Loads, then serves until the parent is gone. The exit code: 0, or 1 if loading failed."""
-        threading.Thread(target=self._beat, daemon=True).start()
-        self.send(op="loading", detail="loading weights")
-        try:
-            self.engine = Engine(self.config)
-        except (ValueError, OSError) as error:
-            self.send(op="failed", detail=str(error).splitlines()[0])
-            return 1
-        self.send(op="ready", card=asdict(self.engine.card))
+    def run(self) -> None:
+        """Serves until the supervisor is gone."""
         threading.Thread(target=self._read, daemon=True).start()
         while self._take_messages():
             if self.engine.idle:
                 continue
-            self.step_began = time.monotonic()
+            self.link.step(True)
             events = self.engine.step()
-            self.step_began = None
+            self.link.step(False)
             if events:
-                self.send(op="events", events=[encode_event(e) for e in events])
+                self.link.send(op="events", events=[encode_event(e) for e in events])
             if self.engine.last_stats is not None:
-                self.send(op="stats", stats=asdict(self.engine.last_stats))
+                self.link.send(op="stats", stats=asdict(self.engine.last_stats))
                 if self.engine.idle:
                     self._send_idle()
-        return 0
-
-    def send(self, **message: Any) -> None:
-        data = frame(message)
-        with self._lock:
-            try:
-                self.connection.sendall(data)
-            except OSError:
-                os._exit(0)  # the parent is gone, and nobody is left to answer to
+        if self.channel is not None:
+            self.channel.stop()
 
     def _send_idle(self) -> None:
         """No further step will say so."""
-        self.send(op="stats", stats=asdict(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
+        self.link.send(op="stats", stats=asdict(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
 
     def _take_messages(self) -> bool:
         """Handles what has come in; waits for something while there is nothing to do."""
@@ -87,8 +72,8 @@ class Worker:
                 self._send_idle()
 
     def _read(self) -> None:
-        """Reads frames until the parent is gone. Tokenizing here leaves the iterations undisturbed."""
-        stream = self.connection.makefile("rb")
+        """Reads frames until the supervisor is gone. Tokenizing here leaves the iterations undisturbed."""
+        stream = self.link.connection.makefile("rb")
         while len(header := stream.read(HEADER.size)) == HEADER.size:
             message = json.loads(stream.read(HEADER.unpack(header)[0]))
             op = message["op"]
@@ -97,12 +82,13 @@ class Worker:
             elif op == "cancel":
                 self.inbox.put(("cancel", message["id"]))
             elif op == "tokenize":
-                self.send(op="reply", id=message["id"], value=self.engine.tokenize(message["text"]))
+                self.link.send(op="reply", id=message["id"], value=self.engine.tokenize(message["text"]))
             elif op == "detokenize":
                 try:
-                    self.send(op="reply", id=message["id"], value=self.engine.detokenize(message["token_ids"]))
+                    value = self.engine.detokenize(message["token_ids"])
+                    self.link.send(op="reply", id=message["id"], value=value)
                 except RequestError as error:
-                    self.send(op="reply", id=message["id"], error=error.message, param=error.param)
+                    self.link.send(op="reply", id=message["id"], error=error.message, param=error.param)
         self.inbox.put(("stop", None))
 
     def _prepare(self, request_id: str, request: Request) -> None:
@@ -110,21 +96,65 @@ class Worker:
             self.inbox.put(("job", (self.engine.prepare(request, request_id), request)))
         except RequestError as error:
             failed = Failed(request_id, "invalid", error.message, error.param, error.code)
-            self.send(op="events", events=[encode_event(failed)])
+            self.link.send(op="events", events=[encode_event(failed)])
         except Exception as error:
-            self.send(op="events", events=[encode_event(Failed(request_id, "error", type(error).__name__))])
+            self.link.send(op="events", events=[encode_event(Failed(request_id, "error", type(error).__name__))])
             raise
 
-    def _beat(self) -> None:
-        while True:
-            time.sleep(HEARTBEAT_S)
-            began = self.step_began
-            self.send(op="alive", step_age=0.0 if began is None else time.monotonic() - began)
+
+class Rank:
+    """One process of those that serve a model: loads its part, then leads or follows."""
+
+    def __init__(self, link: Line, config: EngineConfig, place: Place) -> None:
+        self.link = link
+        self.config = config
+        self.place = place
+
+    def run(self) -> int:
+        """The exit code: 0, or 1 if loading failed or the rank was lost, which the supervisor is told."""
+        try:
+            channel = join(self.place, is_cuda(self.config)) if self.place.size > 1 else None
+            loaded = self._load(channel)
+        except (ValueError, OSError) as error:
+            self.link.send(op="failed", detail=str(error).splitlines()[0])
+            return 1
+        try:
+            self._serve(loaded, channel)
+        except Exception as error:
+            traceback.print_exc()
+            # Its text may have addresses and paths, which are nobody else's business.
+            self.link.send(op="lost", detail=f"raised {type(error).__name__}")
+            return 1
+        return 0
+
+    def _load(self, channel: Channel | None) -> Loaded:
+        prepare_threads(self.config, self.place.local_size)
+        self.link.loading(0.0)
+        if channel is None:
+            return load_runner(self.config, progress=self.link.loading)
+        return load_runner(self.config, None, channel.ranks, self.place.local_rank, self.link.loading)
+
+    def _serve(self, loaded: Loaded, channel: Channel | None) -> None:
+        if self.place.rank > 0 and channel is not None:
+            self.link.send(op="ready")
+            threading.Thread(target=self.link.wait_for_end, daemon=True).start()
+            follow(loaded.runner, channel, self.link.step)
+            return
+        assert isinstance(self.link, Link), "rank 0 has a supervisor"
+        engine = Engine(self.config, loaded=loaded, channel=channel)
+        self.link.send(op="ready", card=asdict(engine.card))
+        Worker(self.link, engine, channel).run()
+
+
+def follow_launched(config: EngineConfig, place: Place) -> int:
+    """A rank other than the first that a launcher such as torchrun has started; the exit code."""
+    return Rank(NoLink(), config, place).run()
 
 
 def main() -> int:
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    return Worker(connection, EngineConfig(**json.loads(sys.argv[2]))).run()
+    place = Place(**json.loads(sys.argv[3]))
+    config = EngineConfig(**json.loads(sys.argv[2]))
+    return Rank(Link(socket.socket(fileno=int(sys.argv[1]))), config, place).run()
 
 
 if __name__ == "__main__":

@@ -67,3 +67,9 @@ class Architecture:
         """Rows of the parts of query_key_value that are each divided among ranks."""
         queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         return (queries, keys, keys) if self.qkv_rows == "parts" else (queries + 2 * keys,)
+
+    @property
+    def qkv_heads(self) -> tuple[int, ...]:
+        """Heads of each of these parts."""
+        heads = self.num_attention_heads, self.num_key_value_heads
+        return (heads[0], heads[1], heads[1]) if self.qkv_rows == "parts" else heads[:1]

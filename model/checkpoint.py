@@ -4,7 +4,7 @@ A folder's matrices are float, and quantized while they are read if that is aske
 `quantization_config` in its config.json names. Beside the network at most one tensor is in memory at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,30 +13,34 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
-from model.cuts import cuts
+from model.cuts import cuts_of
 from model.families import PRESETS, family_of
 from model.family import Family
 from model.network import Network
+from model.parallel import ALONE, Ranks
+from model.share import WHOLE, Share
 from model.storage import GROUP_SIZE, Storage
 from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
 from quant.linear import Embedding, Weight
 from quant.packing import give_back
-from quant.schemes import Float, Scheme, Tensors
+from quant.schemes import Across, Float, Scheme, Tensors, itself
 
 DEMO = Path(__file__).parent / "demo"
+Progress = Callable[[float], object]  # takes the share of the weights that is read
 _CHUNK = 2**20  # numbers quantized at once: what is float32 for a moment stays small
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded folder; `quant` is the scheme of its blocks' matrices, as loaded."""
+    """A loaded folder; `quant` is the scheme of its blocks' matrices, `num_parameters` those of all ranks."""
 
     name: str
     family: Family
     model: Network
     tokenizer: Tokenizer
     quant: str = "none"
+    num_parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +85,35 @@ def load(
     head: str | None = None,
     preset: str | None = None,
     tokenizer: Path | None = None,
+    ranks: Ranks = ALONE,
+    progress: Progress = lambda done: None,
 ) -> Checkpoint:
     """Loads a folder (default: the bundled demo), a float one quantized by the named schemes while it is read.
 
     A folder that is quantized already says itself how it is stored: `quant` None and "none" take it as it is,
     `group_size` and `head` (the embedding's scheme) may be left out; anything else must agree with it. `preset` and
     `tokenizer` are for folders that lack config.json or tokenizer. Computes in float32 on a CPU and float16 on a GPU.
-    Raises CheckpointError, in one line, for a folder that is incomplete, inconsistent or of no known family.
+    Of several ranks each reads its own part, all of them at the same time. Raises CheckpointError, in one line, for a
+    folder that is incomplete, inconsistent, of no known family, or that the ranks do not divide.
     """
     name = "glm-demo" if folder is None else folder.resolve().name
     folder = folder or DEMO
     description = Description.read(folder, preset, tokenizer)
+    return assembled(name, folder, description, quant, device, group_size, head, ranks, progress)
+
+
+def assembled(
+    name: str,
+    folder: Path,
+    description: Description,
+    quant: str | None = None,
+    device: str = "cpu",
+    group_size: int | None = None,
+    head: str | None = None,
+    ranks: Ranks = ALONE,
+    progress: Progress = lambda done: None,
+) -> Checkpoint:
+    """The same of a folder that has been described. Raises CheckpointError."""
     weights = description_weights(folder, description)
     if weights.storage is None:
         storage = Storage(quant or "none", GROUP_SIZE if group_size is None else group_size, head or "none")
@@ -100,23 +122,31 @@ def load(
         asked = storage.changed(quant, group_size, head)
         if asked.to_json() != storage.to_json():
             raise CheckpointError(f"{folder}: stored as {storage}, which cannot be loaded as {asked}")
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    scheme, head_scheme = storage.schemes(dtype, device)
+    kind = torch.device(device).type
+    dtype = torch.float16 if kind == "cuda" else torch.float32
+    scheme, head_scheme = storage.schemes(dtype, kind)
+    a = description.architecture
     with torch.device("meta"):
-        plain = Network(description.architecture)
+        plain = Network(a)
         check_sizes(plain, scheme, head_scheme)
-        model = Network(description.architecture, scheme, dtype, head_scheme)
-    weights.check(entries(plain if weights.storage is None else model))
-    fill(model, weights, dtype, torch.device(device))
+        whole = plain if weights.storage is None else Network(a, scheme, dtype, head_scheme)
+        try:
+            part = Network(a, ranks=ranks)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
+        check_sizes(part, scheme, head_scheme, ranks.size)
+        model = Network(a, scheme, dtype, head_scheme, ranks)
+    weights.check(entries(whole))
+    share = Share(ranks, cuts_of(a), {n: tuple(p.shape) for n, p in plain.named_parameters()})
+    fill(model, weights, dtype, torch.device(device), share=share, progress=progress)
     give_back()
     model.eval().requires_grad_(False)
-    return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme)
+    return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters)
 
 
 def description_weights(folder: Path, description: Description) -> Weights:
     """The folder's tensors by the network's names."""
-    a = description.architecture
-    return Weights(folder, description.family.namings, cuts(a.qkv_sections, 1 + a.gated))
+    return Weights(folder, description.family.namings, cuts_of(description.architecture))
 
 
 def entries(model: nn.Module) -> Entries:
@@ -129,13 +159,15 @@ def entries(model: nn.Module) -> Entries:
     return wanted
 
 
-def check_sizes(model: nn.Module, scheme: Scheme, head: Scheme) -> None:
-    """Raises CheckpointError, naming the tensor, where a float network's matrix does not fit its scheme."""
+def check_sizes(model: nn.Module, scheme: Scheme, head: Scheme, ranks: int = 1) -> None:
+    """Raises CheckpointError, naming the tensor, where a float network's matrix, or a rank's share of it, does not fit
+    its scheme."""
     for path, module in matrices(model):
         try:
             (head if isinstance(module, Embedding) else scheme).tensors(module.out_features, module.in_features)
         except ValueError as error:
-            raise CheckpointError(f"{path}.weight: {error}") from None
+            share = f" of a rank's share, one of {ranks}" if ranks > 1 else ""
+            raise CheckpointError(f"{path}.weight: {error}{share}") from None
 
 
 def matrices(model: nn.Module) -> Iterator[tuple[str, Weight]]:
@@ -150,26 +182,52 @@ def stored_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(module.scheme.tensors(module.out_features, module.in_features))
 
 
-def fill(model: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.device, prefix: str = "") -> None:
-    """Assigns its tensors to a network; in the folder their names begin with `prefix`."""
+def fill(
+    model: nn.Module,
+    weights: Weights,
+    dtype: torch.dtype,
+    device: torch.device,
+    prefix: str = "",
+    share: Share = WHOLE,
+    progress: Progress = lambda done: None,
+) -> None:
+    """Assigns its tensors, or what a rank's share is of them, to a network; in the folder their names begin with
+    `prefix`."""
+    done, total = 0, sum(_numbers(module) for module in model.modules())
     for path, module in model.named_modules():
         name = f"{prefix}{path}."
         leaves = [leaf for leaf, _ in module.named_parameters(recurse=False)]
+        count = _numbers(module)
         if isinstance(module, Weight):
             own = () if weights.storage is None else stored_names(module)
+            matrix = f"{name}weight"
             if own:
-                tensors = {leaf: weights.read(name + leaf).to(device, copy=True) for leaf in own}
+                parts = {leaf: share.stored(matrix, leaf, module.scheme) for leaf in own}
+                tensors = {leaf: weights.read(name + leaf, part).to(device, copy=True) for leaf, part in parts.items()}
             else:
-                tensors = quantized(module.scheme, weights.read(f"{name}weight"), f"{name}weight")
+                read = weights.read(matrix, share.part(matrix))
+                tensors = quantized(module.scheme, read, matrix, share.across(matrix))
                 tensors = {leaf: tensor.to(device) for leaf, tensor in tensors.items()}
+                del read
             leaves = [leaf for leaf in leaves if leaf not in tensors]
             module.assign(tensors)
+            del tensors
         for leaf in leaves:
-            tensor = weights.read(name + leaf).to(device, dtype, copy=True)
+            tensor = weights.read(name + leaf, share.part(name + leaf)).to(device, dtype, copy=True)
             setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+        done += count
+        if count:
+            progress(done / total)
 
 
-def quantized(scheme: Scheme, weight: Tensor, name: str) -> Tensors:
+def _numbers(module: nn.Module) -> int:
+    """Of a module itself, without those in it, on `meta`."""
+    if isinstance(module, Weight):
+        return module.in_features * module.out_features
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+
+def quantized(scheme: Scheme, weight: Tensor, name: str, across: Across = itself) -> Tensors:
     """The stored form of a float weight, made from some rows at a time: the same as the scheme's own, with little
     memory beside weight and result. Raises CheckpointError with the tensor's name."""
     outputs, inputs = weight.shape
@@ -178,7 +236,7 @@ def quantized(scheme: Scheme, weight: Tensor, name: str) -> Tensors:
         made = {k: torch.empty(shape, dtype=dtype) for k, (shape, dtype) in scheme.tensors(outputs, inputs).items()}
         for start in range(0, outputs, rows):
             length = min(rows, outputs - start)
-            for key, part in scheme.quantize(weight[start : start + length]).items():
+            for key, part in scheme.quantize(weight[start : start + length], across).items():
                 cut = scheme.narrow(key, 0, start, length)
                 (made[key] if cut is None else made[key].narrow(*cut)).copy_(part)
     except ValueError as error:

@@ -1,36 +1,96 @@
 """Where tensors are divided among model-parallel ranks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from model.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Stretches (start, length) of a tensor along one dimension, joined: what a rank has of it."""
+
+    dim: int
+    spans: tuple[tuple[int, int], ...]
+
+    @property
+    def length(self) -> int:
+        return sum(length for _, length in self.spans)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """A view, unless there are several stretches."""
+        views = [tensor.narrow(self.dim, start, length) for start, length in self.spans]
+        return views[0] if len(views) == 1 else torch.cat(views, self.dim)
+
+    def within(self, start: int, length: int) -> "Part":
+        """What of this lies in a stretch of the tensor, counted from that stretch's start."""
+        cut = [(max(s, start), min(s + n, start + length)) for s, n in self.spans]
+        return Part(self.dim, tuple((low - start, high - low) for low, high in cut if low < high))
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Along `dim` a tensor consists of sections of these relative sizes, each of which is divided evenly.
 
-    A rank's shard is its pieces of all sections, joined.
+    A rank's part is its pieces of all sections. `heads` counts what each section cannot be divided below; fewer heads
+    than ranks are held by several ranks each. A `ragged` tensor has one section, whose first pieces may have one more.
     """
 
     dim: int
     sections: tuple[int, ...] = (1,)
+    heads: tuple[int, ...] = ()
+    ragged: bool = False
+
+    def part(self, length: int, rank: int, size: int) -> Part:
+        """What one of `size` ranks has of a tensor with `length` along `dim`.
+
+        Raises ValueError for a tensor that cannot be divided so.
+        """
+        if self.ragged:
+            own, more = divmod(length, size)  # the first ones have one more
+            return Part(self.dim, ((rank * own + min(rank, more), own + (rank < more)),))
+        whole, begin, spans = sum(self.sections), 0, []
+        for section, heads in zip(self.sections, self.heads or (0,) * len(self.sections), strict=True):
+            rows = length // whole * section
+            # Where heads are fewer than ranks, neighbouring ranks share one.
+            pieces = heads if heads and size % heads == 0 else size
+            if length % whole or rows % pieces or (heads and heads % pieces):
+                raise ValueError(f"{self._described(length)} are not divided by {size}")
+            own = rows // pieces
+            spans.append((begin + rank * pieces // size * own, own))
+            begin += rows
+        return Part(self.dim, tuple(spans))
+
+    def whole(self, lengths: list[int]) -> int:
+        """The length along `dim` of the tensor whose parts on all ranks are so long."""
+        if self.ragged or not self.heads:
+            return sum(lengths)
+        own = sum(max(heads // len(lengths), 1) for heads in self.heads)
+        return lengths[0] // own * sum(self.heads)
+
+    def _described(self, length: int) -> str:
+        heads = f" and heads {self.heads}" if self.heads else ""
+        return f"{length} along dimension {self.dim} in sections {self.sections}{heads}"
 
 
 Cuts = Callable[[str], Cut | None]  # a tensor's name → its cut; None: every rank has the whole tensor
 
 
-def cuts(qkv_sections: tuple[int, ...], ffn_sections: int) -> Cuts:
+def cuts(qkv_sections: tuple[int, ...], ffn_sections: int, qkv_heads: tuple[int, ...] = ()) -> Cuts:
     """How GLM's published model-parallel checkpoints are divided (GLM change_mp.py, GLM-130B tools/convert_tp.py).
 
-    `qkv_sections` are the sizes of the row sections of query_key_value, one where the rows go by head; `ffn_sections`
-    is 2 for a gated MLP. Matrices whose inputs are divided have an undivided bias.
+    `qkv_sections` are the sizes of the row sections of query_key_value, one where the rows go by head, `qkv_heads` the
+    heads of each; `ffn_sections` is 2 for a gated MLP. Matrices whose inputs are divided have an undivided bias. The
+    vocabulary is divided too, with the bias of a masked language model's head.
     """
+    vocabulary = Cut(0, ragged=True)
     rows = {
-        "word_embeddings": Cut(0),
-        "lm_head": Cut(0),
-        "query_key_value": Cut(0, qkv_sections),
+        "word_embeddings": vocabulary,
+        "lm_head": vocabulary,
+        "query_key_value": Cut(0, qkv_sections, qkv_heads),
         "dense_h_to_4h": Cut(0, (1,) * ffn_sections),
     }
 
@@ -38,9 +98,14 @@ def cuts(qkv_sections: tuple[int, ...], ffn_sections: int) -> Cuts:
         path, _, leaf = name.rpartition(".")
         if path.endswith((".attention.dense", ".mlp.dense_4h_to_h")):
             return None if leaf == "bias" else Cut(1)
-        return rows.get(path.rpartition(".")[2])
+        return vocabulary if name == "mlm_head.bias" else rows.get(path.rpartition(".")[2])
 
     return cut
+
+
+def cuts_of(a: Architecture) -> Cuts:
+    """How a network's tensors are divided."""
+    return cuts(a.qkv_sections, 1 + a.gated, a.qkv_heads)
 
 
 def shard(tensor: Tensor, cut: Cut | None, rank: int, size: int) -> Tensor:
@@ -48,40 +113,43 @@ def shard(tensor: Tensor, cut: Cut | None, rank: int, size: int) -> Tensor:
 
     Raises ValueError for a tensor that cannot be divided so.
     """
-    own = pieces(tensor, cut, rank, size)
-    return own[0] if cut is None or len(own) == 1 else torch.cat(own, cut.dim)
+    return tensor if cut is None or size == 1 else cut.part(tensor.shape[cut.dim], rank, size).of(tensor)
 
 
-def merge(shards: Iterable[Tensor], cut: Cut | None, size: int) -> Tensor:
-    """The tensor that `size` shards, in the order of their ranks, were cut from.
+def merge(shards: Iterable[Tensor], cut: Cut | None, lengths: list[int]) -> Tensor:
+    """The tensor that shards, in the order of their ranks, were cut from; `lengths` are theirs along the cut.
 
     Takes one shard after the other, so that an iterator that reads them needs memory for one beside the result.
     Without a cut all are the same, and the first is the result.
     """
-    merged = torch.empty(0)
-    for rank, part in enumerate(shards):
+    merged, size = torch.empty(0), len(lengths)
+    for rank, shard in enumerate(shards):
         if cut is None or size == 1:
-            return part
+            return shard
         if rank == 0:
-            shape = list(part.shape)
-            shape[cut.dim] *= size
-            merged = part.new_empty(shape)
-        own = pieces(merged, cut, rank, size)
-        for piece, values in zip(own, torch.split(part, [p.shape[cut.dim] for p in own], cut.dim), strict=True):
-            piece.copy_(values)
+            shape = list(shard.shape)
+            shape[cut.dim] = cut.whole(lengths)
+            merged = shard.new_empty(shape)
+        part = cut.part(merged.shape[cut.dim], rank, size)
+        pieces = torch.split(shard, [length for _, length in part.spans], cut.dim)
+        for (start, length), values in zip(part.spans, pieces, strict=True):
+            merged.narrow(cut.dim, start, length).copy_(values)
     return merged
 
 
-def pieces(tensor: Tensor, cut: Cut | None, rank: int, size: int) -> list[Tensor]:
-    """Views of a rank's pieces of all sections. Raises ValueError for a tensor that cannot be divided so."""
-    if cut is None or size == 1:
-        return [tensor]
-    length, whole = tensor.shape[cut.dim], sum(cut.sections)
-    if length % whole or any(length // whole * section % size for section in cut.sections):
-        raise ValueError(f"{length} along dimension {cut.dim} in sections {cut.sections} are not divided by {size}")
-    found, start = [], 0
-    for section in cut.sections:
-        own = length // whole * section // size
-        found.append(tensor.narrow(cut.dim, start + rank * own, own))
-        start += size * own
-    return found
+def sources(wanted: Part, cut: Cut, lengths: list[int]) -> Iterator[tuple[int, Part]]:
+    """Where the stretches of a tensor lie in its shards, in their order: ranks, and stretches of their shards."""
+    size, whole = len(lengths), cut.whole(lengths)
+    held: list[tuple[int, int, int, int]] = []  # start and end in the tensor, rank, start in its shard
+    for rank in range(size):
+        begin = 0
+        for start, length in cut.part(whole, rank, size).spans:
+            held.append((start, start + length, rank, begin))
+            begin += length
+    for start, length in wanted.spans:
+        position = start
+        while position < start + length:
+            low, high, rank, begin = next(h for h in held if h[0] <= position < h[1])
+            end = min(high, start + length)
+            yield rank, Part(cut.dim, ((begin + position - low, end - position),))
+            position = end

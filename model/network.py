@@ -12,24 +12,33 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.attention import Attend
+from model.parallel import ALONE, Ranks, RowLinear, VocabularyEmbedding
 from model.rotary import Rotation, rotate, rotation
 from quant import cpu
-from quant.linear import Embedding, Linear, Weight
+from quant.linear import Linear, Weight
 from quant.schemes import Float, Head, Scheme
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention, with fewer key and value heads than queries where the architecture says so."""
+    """Multi-head attention, with fewer key and value heads than queries where the architecture says so.
 
-    def __init__(self, architecture: Architecture, layer: int, scheme: Scheme, dtype: torch.dtype) -> None:
+    Every rank has its own heads.
+    """
+
+    def __init__(
+        self, architecture: Architecture, layer: int, scheme: Scheme, dtype: torch.dtype, ranks: Ranks
+    ) -> None:
         super().__init__()
         a = architecture
         self.layer = layer
-        self.heads, self.kv_heads, self.head_dim = a.num_attention_heads, a.num_key_value_heads, a.head_dim
+        self.heads = ranks.share(a.num_attention_heads, "num_attention_heads")
+        self.kv_heads = ranks.share_or_copy(a.num_key_value_heads, "num_key_value_heads")
+        self.head_dim = a.head_dim
         self.by_head = a.qkv_rows == "heads"
         self.rotary = a.rotary
-        self.query_key_value = Linear(a.hidden_size, sum(a.qkv_sections), scheme, dtype, a.qkv_bias)
-        self.dense = Linear(a.num_attention_heads * a.head_dim, a.hidden_size, scheme, dtype, a.bias)
+        rows = (self.heads + 2 * self.kv_heads) * a.head_dim
+        self.query_key_value = Linear(a.hidden_size, rows, scheme, dtype, a.qkv_bias)
+        self.dense = RowLinear(self.heads * a.head_dim, a.hidden_size, scheme, dtype, a.bias, ranks)
 
     def forward(self, x: Tensor, turned: Rotation | None, attend: Attend) -> Tensor:
         q, k, v = self._split(self.query_key_value(x))
@@ -74,12 +83,13 @@ def silu(x: Tensor) -> Tensor:
 class MLP(nn.Module):
     """Two linears with an activation between; a gated one has the gate and the gated values as two halves of rows."""
 
-    def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype) -> None:
+    def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype, ranks: Ranks) -> None:
         super().__init__()
         a = architecture
         self.activation = a.activation
-        self.dense_h_to_4h = Linear(a.hidden_size, (1 + a.gated) * a.inner_hidden_size, scheme, dtype, a.bias)
-        self.dense_4h_to_h = Linear(a.inner_hidden_size, a.hidden_size, scheme, dtype, a.bias)
+        inner = ranks.share(a.inner_hidden_size, "inner_hidden_size")
+        self.dense_h_to_4h = Linear(a.hidden_size, (1 + a.gated) * inner, scheme, dtype, a.bias)
+        self.dense_4h_to_h = RowLinear(inner, a.hidden_size, scheme, dtype, a.bias, ranks)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.dense_4h_to_h(self._activated(self.dense_h_to_4h(x)))
@@ -114,13 +124,15 @@ class Norm(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each a branch beside the residual stream; see `Architecture.residual`."""
 
-    def __init__(self, architecture: Architecture, layer: int, scheme: Scheme, dtype: torch.dtype) -> None:
+    def __init__(
+        self, architecture: Architecture, layer: int, scheme: Scheme, dtype: torch.dtype, ranks: Ranks = ALONE
+    ) -> None:
         super().__init__()
         self.residual, self.alpha = architecture.residual, architecture.alpha
         self.input_layernorm = Norm(architecture, dtype)
-        self.attention = SelfAttention(architecture, layer, scheme, dtype)
+        self.attention = SelfAttention(architecture, layer, scheme, dtype, ranks)
         self.post_attention_layernorm = Norm(architecture, dtype)
-        self.mlp = MLP(architecture, scheme, dtype)
+        self.mlp = MLP(architecture, scheme, dtype, ranks)
         if self.residual == "sandwich":
             self.post_self_attn_layernorm = Norm(architecture, dtype)
             self.post_mlp_layernorm = Norm(architecture, dtype)
@@ -151,7 +163,7 @@ def table(rows: int, width: int, dtype: torch.dtype) -> nn.Embedding:
 class Transformer(nn.Module):
     """Learned position tables, blocks and the final norm, as far as the architecture has them."""
 
-    def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype) -> None:
+    def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype, ranks: Ranks) -> None:
         super().__init__()
         a = architecture
         if a.position_rows:
@@ -160,20 +172,20 @@ class Transformer(nn.Module):
             self.block_position_embeddings = table(a.block_rows, a.hidden_size, dtype)
         if a.residual == "post":
             self.embedding_layernorm = Norm(a, dtype)
-        self.layers = nn.ModuleList(Block(a, i, scheme, dtype) for i in range(a.num_layers))
+        self.layers = nn.ModuleList(Block(a, i, scheme, dtype, ranks) for i in range(a.num_layers))
         if a.residual != "post":
             self.final_layernorm = Norm(a, dtype)
 
 
 class MaskedLMHead(nn.Module):
-    """BERT's transform before its tied head, and that head's bias."""
+    """BERT's transform before its tied head, whole on every rank, and that head's bias for a rank's ids."""
 
-    def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype) -> None:
+    def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype, num_ids: int) -> None:
         super().__init__()
         a = architecture
         self.dense = Linear(a.hidden_size, a.hidden_size, scheme, dtype)
         self.layernorm = Norm(a, dtype)
-        self.bias = nn.Parameter(torch.zeros(a.vocab_size, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(num_ids, dtype=dtype))
 
     def forward(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.layernorm(gelu(self.dense(hidden)))
@@ -189,19 +201,25 @@ class Network(nn.Module):
         scheme: Scheme | None = None,
         dtype: torch.dtype = torch.float32,
         head: Head | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """`scheme` stores the blocks' matrices, `head` the embedding and head; both are `dtype` when left out."""
+        """`scheme` stores the blocks' matrices, `head` the embedding and head; both are `dtype` when left out.
+
+        Of several ranks each makes its own part. Raises ValueError for heads or widths that they do not divide.
+        """
         super().__init__()
         a = architecture
         scheme, head = scheme or Float(dtype), head or Float(dtype)
         self.architecture = a
         self.dtype = dtype
-        self.word_embeddings = Embedding(a.vocab_size, a.hidden_size, head, dtype)
-        self.transformer = Transformer(a, scheme, dtype)
+        self.word_embeddings = VocabularyEmbedding(a.vocab_size, a.hidden_size, head, dtype, ranks)
+        self.vocabulary = self.word_embeddings.vocabulary
+        self.transformer = Transformer(a, scheme, dtype, ranks)
+        self.kv_heads = ranks.share_or_copy(a.num_key_value_heads, "num_key_value_heads")  # of keys and values
         if a.head == "own":
-            self.lm_head = Embedding(a.vocab_size, a.hidden_size, head, dtype)
+            self.lm_head = VocabularyEmbedding(a.vocab_size, a.hidden_size, head, dtype, ranks)
         if a.head == "masked_lm":
-            self.mlm_head = MaskedLMHead(a, scheme, dtype)
+            self.mlm_head = MaskedLMHead(a, scheme, dtype, self.vocabulary.span[1])
         if a.next_sentence:
             self.pooler = nn.Linear(a.hidden_size, a.hidden_size, dtype=dtype)
             self.next_sentence = nn.Linear(a.hidden_size, 2, dtype=dtype)
@@ -236,7 +254,7 @@ class Network(nn.Module):
         return rotation(a.rotary, a.max_sequence_length + 1, positions, block_positions, self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., hidden_size] → [..., vocab_size] float32"""
+        """[..., hidden_size] → [..., vocab_size] float32, or this rank's part of it: see `vocabulary`"""
         if self.architecture.head == "own":
             return self.lm_head.logits(hidden)
         if self.architecture.head == "masked_lm":
@@ -250,7 +268,7 @@ class Network(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Weights, however they are stored."""
+        """Weights, however they are stored; this rank's."""
         count = 0
         for module in self.modules():
             own = module.packed() if isinstance(module, Weight) else {}

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from model.config import CheckpointError
+from model.cuts import Part
 from quant.schemes import Stored
 
 # The state of numpy's generator lies beside the weights in what GLM's and SwissArmyTransformer's training wrote.
@@ -57,9 +58,12 @@ class PickleFile:
         self.entries: Stored = {k: (tuple(t.shape), t.dtype) for k, t in self._tensors.items()}
         self._pages = _mappings(path)
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str, part: Part | None = None) -> Tensor:
         tensor = self._tensors[name]
-        copied = tensor.clone(memory_format=torch.contiguous_format)
+        found = tensor if part is None else part.of(tensor)
+        # Nothing of the mapping stays in what is returned, so that its pages can be let go.
+        joined = part is not None and len(part.spans) > 1
+        copied = found if joined else found.clone(memory_format=torch.contiguous_format)
         self._drop(tensor.untyped_storage())
         return copied
 

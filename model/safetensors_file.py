@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.config import CheckpointError
+from model.cuts import Part
 from quant.schemes import Stored
 
 
@@ -26,10 +27,10 @@ class SafetensorsFile:
                 tensor = file.get_tensor(name)  # a view: nothing is read
                 self.entries[name] = tuple(tensor.shape), tensor.dtype
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str, part: Part | None = None) -> Tensor:
         with opened(self.listing) as file:
             tensor: Tensor = file.get_tensor(name)
-            return tensor
+            return tensor if part is None else part.of(tensor)
 
 
 @contextmanager

@@ -1,14 +1,17 @@
-"""Folders of Megatron, DeepSpeed and SwissArmyTransformer: one file a model-parallel rank, read as if undivided."""
+"""Folders of model-parallel ranks, read as if undivided: those of Megatron, DeepSpeed and SwissArmyTransformer, one
+file a rank, and this project's own, one folder a rank."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.cuts import Cut, Cuts, merge
+from model.cuts import Cut, Cuts, Part, merge, sources
 from model.pickle_file import PickleFile
+from model.source import Source
 from quant.schemes import Stored
 
 TRACKERS = ("latest", "latest_checkpointed_iteration.txt")
@@ -16,32 +19,36 @@ _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 _SAME = ("iteration", "global_steps")  # what training counts
 
 
-class SatFolder:
-    """The tensors of the iteration that a folder's `latest` names, merged from its ranks.
+class Ranked:
+    """The tensors of ranks, merged, or of what stretches of them are wanted.
 
     Scales of a matrix whose inputs are divided come from each rank's own quantization: they are merged to one a row
     and rank, [outputs, ranks].
     """
 
-    def __init__(self, folder: Path, cuts: Cuts) -> None:
-        """`cuts` knows the names in the files. Raises CheckpointError for ranks that are missing or do not agree."""
-        self.listing = _iteration(folder)
-        self._ranks = [PickleFile(path) for path in _rank_files(self.listing)]
+    def __init__(self, listing: Path, ranks: Sequence[Source], cuts: Cuts) -> None:
+        """`cuts` knows the names in the files. Raises CheckpointError for ranks that do not agree."""
+        self.listing = listing
+        self._ranks = ranks
         self._cuts: dict[str, Cut | None] = {}
         self.entries: Stored = {}
-        first = self._ranks[0]
-        for rank in self._ranks[1:]:
-            _check(first, rank)
-        if first.state.get("mp_world_size", self.size) != self.size:
-            raise CheckpointError(
-                f"{self.listing}: written by {first.state['mp_world_size']} ranks, there are files of {self.size}"
-            )
+        first = ranks[0]
+        for rank in ranks[1:]:
+            for name in first.entries.keys() ^ rank.entries.keys():
+                raise CheckpointError(f"{rank.listing}: does not hold the same tensors as {first.listing.name}: {name}")
         for name, (shape, dtype) in first.entries.items():
             cut = cuts(name)
+            for rank in ranks[1:]:
+                if not _alike(rank.entries[name], (shape, dtype), cut):
+                    other, kind = rank.entries[name]
+                    raise CheckpointError(
+                        f"{rank.listing}: {name} is {list(other)} {kind}, in {first.listing.name} {list(shape)} {dtype}"
+                    )
             if cut is not None and cut.dim >= len(shape):
                 shape = (*shape, self.size) if self.size > 1 else shape
             elif cut is not None:
-                shape = tuple(n * self.size if dim == cut.dim else n for dim, n in enumerate(shape))
+                whole = self._whole(name, cut)
+                shape = tuple(whole if dim == cut.dim else n for dim, n in enumerate(shape))
             self.entries[name], self._cuts[name] = (shape, dtype), cut
 
     @property
@@ -51,17 +58,67 @@ class SatFolder:
 
     @property
     def files(self) -> list[Path]:
-        return [rank.listing for rank in self._ranks]
+        return [path for rank in self._ranks for path in rank.files]
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str, part: Part | None = None) -> Tensor:
         cut = self._cuts[name]
-        shards = (rank.read(name) for rank in self._ranks)
-        if self.size > 1 and cut is not None and cut.dim >= len(self._ranks[0].entries[name][0]):
-            return torch.stack(list(shards), dim=-1)
+        if cut is None or self.size == 1:
+            return self._ranks[0].read(name, part)
+        if cut.dim >= len(self._ranks[0].entries[name][0]):
+            stacked = torch.stack([rank.read(name) for rank in self._ranks], dim=-1)
+            return stacked if part is None else part.of(stacked)
+        lengths = self._lengths(name, cut)
+        if part is None or part.dim != cut.dim:
+            merged = merge((rank.read(name) for rank in self._ranks), cut, lengths)
+            return merged if part is None else part.of(merged)
+        pieces = [self._ranks[rank].read(name, own) for rank, own in sources(part, cut, lengths)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, cut.dim)
+
+    def _whole(self, name: str, cut: Cut) -> int:
+        """The length of the undivided tensor. Raises CheckpointError where the ranks' are no parts of one."""
+        lengths = self._lengths(name, cut)
+        whole = cut.whole(lengths)
         try:
-            return merge(shards, cut, self.size)
+            parts = [cut.part(whole, rank, self.size).length for rank in range(self.size)]
         except ValueError as error:
             raise CheckpointError(f"{self.listing}: {name}: {error}") from None
+        if parts != lengths:
+            raise CheckpointError(
+                f"{self.listing}: {name}: ranks have {lengths} along dimension {cut.dim}, not {parts}"
+            )
+        return whole
+
+    def _lengths(self, name: str, cut: Cut) -> list[int]:
+        return [rank.entries[name][0][cut.dim] for rank in self._ranks]
+
+
+def sat_folder(folder: Path, cuts: Cuts) -> Ranked:
+    """The iteration that a folder's `latest` names. Raises CheckpointError for ranks that are missing or differ."""
+    iteration = _iteration(folder)
+    ranks = [PickleFile(path) for path in _rank_files(iteration)]
+    first = ranks[0]
+    for rank in ranks[1:]:
+        for field in _SAME:
+            if first.state.get(field) != rank.state.get(field):
+                raise CheckpointError(
+                    f"{rank.listing}: {field} {rank.state.get(field)}, "
+                    f"{first.listing.name} has {first.state.get(field)}"
+                )
+    size = first.state.get("mp_world_size", len(ranks))
+    if size != len(ranks):
+        raise CheckpointError(f"{iteration}: written by {size} ranks, there are files of {len(ranks)}")
+    return Ranked(iteration, ranks, cuts)
+
+
+def _alike(
+    entry: tuple[tuple[int, ...], torch.dtype], first: tuple[tuple[int, ...], torch.dtype], cut: Cut | None
+) -> bool:
+    """Whether two ranks' tensors can be of one: the last ranks of a ragged one may have less."""
+    (shape, dtype), (other, kind) = entry, first
+    if cut is None or not cut.ragged:
+        return entry == first
+    rest = [n for dim, n in enumerate(shape) if dim != cut.dim]
+    return (rest, dtype, len(shape)) == ([n for dim, n in enumerate(other) if dim != cut.dim], kind, len(other))
 
 
 def _iteration(folder: Path) -> Path:
@@ -86,20 +143,3 @@ def _rank_files(folder: Path) -> list[Path]:
         if rank not in found:
             raise CheckpointError(f"{folder / f'mp_rank_{rank:02}_model_states.pt'}: no such file")
     return [found[rank] for rank in range(len(found))]
-
-
-def _check(first: PickleFile, rank: PickleFile) -> None:
-    """Raises CheckpointError unless two ranks are of the same checkpoint."""
-    for field in _SAME:
-        if first.state.get(field) != rank.state.get(field):
-            raise CheckpointError(
-                f"{rank.listing}: {field} {rank.state.get(field)}, {first.listing.name} has {first.state.get(field)}"
-            )
-    for name in first.entries.keys() ^ rank.entries.keys():
-        raise CheckpointError(f"{rank.listing}: does not hold the same tensors as {first.listing.name}: {name}")
-    for name, (shape, dtype) in first.entries.items():
-        other, kind = rank.entries[name]
-        if (other, kind) != (shape, dtype):
-            raise CheckpointError(
-                f"{rank.listing}: {name} is {list(other)} {kind}, in {first.listing.name} {list(shape)} {dtype}"
-            )

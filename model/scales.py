@@ -70,6 +70,10 @@ class Scales:
         """The scales of a weight that is given as the numbers it means."""
         return self._scale_of.get(name)
 
+    def repeats(self, name: str) -> bool:
+        """Whether scales have another shape in the files than here."""
+        return name in self._groups
+
     def meant(self, codes: Tensor, scale: Tensor) -> Tensor:
         """The float32 numbers of a matrix with scales [rows] or [rows, ranks], exactly."""
         numbers = (unpack_nibbles(codes) if self._bits == 4 else codes).float()

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from model.config import CheckpointError
+from model.cuts import Part
 from model.source import Source
 from quant.schemes import Stored
 
@@ -34,8 +35,8 @@ class Sharded:
     def files(self) -> list[Path]:
         return sorted({path for source in self._sources.values() for path in source.files})
 
-    def read(self, name: str) -> Tensor:
-        return self._sources[name].read(name)
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        return self._sources[name].read(name, part)
 
 
 def _listed(index: Path) -> dict[str, str]:

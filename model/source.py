@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model.cuts import Part
+
 
 class Source(Protocol):
     """The tensors of one or more files.
@@ -24,5 +26,5 @@ class Source(Protocol):
     @property
     def files(self) -> Sequence[Path]: ...
 
-    def read(self, name: str) -> Tensor:
-        """A tensor, not to be written to. Raises CheckpointError."""
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        """A tensor, or a part of it, not to be written to. Raises CheckpointError."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.cuts import Cut, Cuts
+from model.cuts import Cut, Cuts, Part
 from model.naming import COPIES, SPARE, Naming, arranged, placed
 from model.pickle_file import PickleFile
 from model.safetensors_file import SafetensorsFile
-from model.sat import TRACKERS, SatFolder
+from model.sat import TRACKERS, Ranked, sat_folder
 from model.scales import Scales, inferred
 from model.sharded import Sharded
 from model.source import Source
@@ -39,7 +39,7 @@ class Weights:
             return None if cuts is None else cuts(placed(name, namings).name)
 
         self._source = _source(folder, cut)
-        if cuts is None and len(self._source.files) > 1 and isinstance(self._source, SatFolder):
+        if cuts is None and len(self._source.files) > 1 and isinstance(self._source, Ranked):
             raise CheckpointError(f"{self._source.listing}: of {self._source.size} ranks, which cannot be merged here")
         self._parts = arranged(self._source.entries, namings)
         entries = {name: self._joined(name, parts) for name, parts in self._parts.items()}
@@ -82,25 +82,43 @@ class Weights:
             if self.entries[name] != self.entries.get(same) or not torch.equal(self._read(name), self._read(same)):
                 raise CheckpointError(f"{name} differs from {same}, which it is a copy of in this network")
 
-    def read(self, name: str) -> Tensor:
-        """A tensor, not to be written to: it can be a view of its file. Raises CheckpointError for NaN and infinity."""
-        tensor = self._read(name)
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        """A tensor, or a part of it, not to be written to: it can be a view of its file.
+
+        Raises CheckpointError for NaN and infinity.
+        """
+        tensor = self._read(name, part)
         if tensor.is_floating_point() and tensor.numel():
             low, high = tensor.aminmax()  # NaN if there is one; unlike isfinite without a copy
             if not bool(torch.isfinite(low) & torch.isfinite(high)):
                 raise CheckpointError(f"{name} holds NaN or infinity")
         return tensor
 
-    def _read(self, name: str) -> Tensor:
+    def _read(self, name: str, part: Part | None = None) -> Tensor:
         scale = self._scales.scale_of(name)
         if scale is not None:
-            return self._scales.meant(self._whole(name), self._whole(scale))
-        return self._scales.stored(name, self._whole(name))
+            tensor = self._scales.meant(self._whole(name), self._whole(scale))
+        elif self._scales.repeats(name):
+            tensor = self._scales.stored(name, self._whole(name))
+        else:
+            return self._scales.stored(name, self._whole(name, part))
+        return tensor if part is None else part.of(tensor)
 
-    def _whole(self, name: str) -> Tensor:
-        """A tensor of the files, its parts joined."""
-        parts = [self._source.read(part) for part in self._parts[name]]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _whole(self, name: str, part: Part | None = None) -> Tensor:
+        """A tensor of the files, or a part of it, what is in several of them joined."""
+        names = self._parts[name]
+        if len(names) == 1:
+            return self._source.read(names[0], part)
+        if part is None or part.dim:
+            return torch.cat([self._source.read(own, part) for own in names])
+        pieces, start = [], 0
+        for own in names:
+            rows = self._source.entries[own][0][0]
+            wanted = part.within(start, rows)
+            if wanted.spans:
+                pieces.append(self._source.read(own, wanted))
+            start += rows
+        return torch.cat(pieces)
 
     def _joined(self, name: str, parts: tuple[str, ...]) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and dtype of a tensor of several parts."""
@@ -127,7 +145,7 @@ def _source(folder: Path, cuts: Cuts) -> Source:
         if pickled_index.exists():
             return Sharded(pickled_index, PickleFile)
         if any((folder / name).exists() for name in TRACKERS):
-            return SatFolder(folder, cuts)
+            return sat_folder(folder, cuts)
     return SafetensorsFile(single)
 
 

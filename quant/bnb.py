@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant.schemes import _MIN_ROWS, Cut, Int8, Stored, Tensors, _finite
+from quant.schemes import _MIN_ROWS, Across, Cut, Int8, Stored, Tensors, _finite, itself
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)  # that bitsandbytes computes in
 _ROWS = 1024  # outputs repacked at once, a multiple of `Nf4._OUTPUTS`: what is unpacked for a moment stays small
@@ -72,7 +72,7 @@ class Nf4:
             "absmax": ((out_features, in_features // self.BLOCK), torch.float32),
         }
 
-    def quantize(self, weight: Tensor) -> Tensors:
+    def quantize(self, weight: Tensor, across: Across = itself) -> Tensors:
         outputs, inputs = weight.shape
         self.tensors(outputs, inputs)
         codes, state = _library().functional.quantize_4bit(_finite(weight), blocksize=self.BLOCK, quant_type="nf4")

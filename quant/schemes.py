@@ -8,7 +8,7 @@ A weight passes through three forms: float [out_features, in_features]; *stored*
 tells names, shapes and dtypes); *packed*, as this machine's kernels read it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -21,10 +21,16 @@ from quant.packing import TILE, pack_nibbles, tiled_scale, tiles, unpack_nibbles
 Tensors = dict[str, Tensor]
 Stored = dict[str, tuple[tuple[int, ...], torch.dtype]]
 Cut = tuple[int, int, int]  # dim, start, length
+Across = Callable[[Tensor], Tensor]  # the greatest, elementwise, of what all have who hold inputs of the same rows
 
 # A BLAS picks another summation order below this many rows (a matrix-vector product at 1); from here on it
 # was measured to give each row the same bits at every height.
 _MIN_ROWS = 16
+
+
+def itself(x: Tensor) -> Tensor:
+    """`Across` for a weight with all its inputs."""
+    return x
 
 
 class Scheme(Protocol):
@@ -35,8 +41,11 @@ class Scheme(Protocol):
     def tensors(self, out_features: int, in_features: int) -> Stored:
         """Name → (shape, dtype) of a stored weight. Raises ValueError for sizes that the scheme cannot hold."""
 
-    def quantize(self, weight: Tensor) -> Tensors:
-        """The stored form of a float weight. Raises ValueError for NaN, infinity or sizes that do not fit."""
+    def quantize(self, weight: Tensor, across: Across = itself) -> Tensors:
+        """The stored form of a float weight. Raises ValueError for NaN, infinity or sizes that do not fit.
+
+        Where the weight has only some inputs of its rows, `across` makes scales of whole rows those of the whole.
+        """
 
     def dequantize(self, stored: Tensors) -> Tensor:
         """The float32 weight that the stored form stands for."""
@@ -65,7 +74,7 @@ class Float:
     def tensors(self, out_features: int, in_features: int) -> Stored:
         return {"weight": ((out_features, in_features), self.dtype)}
 
-    def quantize(self, weight: Tensor) -> Tensors:
+    def quantize(self, weight: Tensor, across: Across = itself) -> Tensors:
         return {"weight": _finite(weight, self.dtype)}
 
     def dequantize(self, stored: Tensors) -> Tensor:
@@ -103,8 +112,8 @@ class Int8:
             "weight_scale": ((out_features,), torch.float32),
         }
 
-    def quantize(self, weight: Tensor) -> Tensors:
-        codes, scale = quantize_rows(_finite(weight))
+    def quantize(self, weight: Tensor, across: Across = itself) -> Tensors:
+        codes, scale = quantize_rows(_finite(weight), across)
         return {"weight": codes, "weight_scale": scale.squeeze(-1)}
 
     def dequantize(self, stored: Tensors) -> Tensor:
@@ -170,10 +179,10 @@ class Int4:
         groups = (out_features, in_features // self.group_size) if self.group_size else (out_features,)
         return {"weight": ((out_features, in_features // 2), torch.int8), "weight_scale": (groups, torch.float16)}
 
-    def quantize(self, weight: Tensor) -> Tensors:
+    def quantize(self, weight: Tensor, across: Across = itself) -> Tensors:
         self.tensors(*weight.shape)
         grouped = self.grouped(_finite(weight))
-        scale = self.scale(grouped)
+        scale = self.scale(grouped, itself if self.group_size else across)
         codes = (grouped / scale.float()[..., None]).round().clamp(*self.codes).to(torch.int8)
         return self.stored(codes.flatten(1), scale)
 
@@ -186,14 +195,14 @@ class Int4:
         """The lowest and the highest code."""
         return (-8 if self.group_size else -7), 7
 
-    def scale(self, grouped: Tensor) -> Tensor:
+    def scale(self, grouped: Tensor, across: Across = itself) -> Tensor:
         """The least in float16 with which the codes reach both ends of a group, [out_features, groups]; 1 for zeros.
 
         Negative where a group has codes −8 … 7 and its largest number is positive. Raises ValueError for a weight too
         large for float16.
         """
         lowest, highest = self.codes
-        high, low = grouped.amax(-1), -grouped.amin(-1)
+        high, low = across(torch.stack([grouped.amax(-1), -grouped.amin(-1)]))
         most = torch.maximum(torch.maximum(high, low) / -lowest, torch.minimum(high, low) / highest)
         if bool((most > torch.finfo(torch.float16).max).any()):
             raise ValueError("the weight is too large for float16 scales")
@@ -298,9 +307,9 @@ def build_head(name: str, dtype: torch.dtype, device: str) -> Head:
     return scheme
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, across: Across = itself) -> tuple[Tensor, Tensor]:
     """x [rows, n] float32 → int8 codes [rows, n] and scales [rows, 1], symmetric absmax; a zero row has scale 1."""
-    scale = x.abs().amax(-1, keepdim=True) / 127
+    scale = across(x.abs().amax(-1, keepdim=True)) / 127
     scale = torch.where(scale == 0, 1.0, scale.clamp(min=torch.finfo(torch.float32).tiny))
     return (x / scale).round().to(torch.int8), scale
 

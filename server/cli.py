@@ -24,6 +24,7 @@ from rich.text import Text
 
 from engine.config import EngineConfig
 from engine.events import Done, Failed, ResultDone
+from engine.place import Place
 from engine.process import EngineProcess
 from engine.requests import Request, RequestError
 from server.commands.keys import keys
@@ -100,7 +101,10 @@ def serve(
     preset: Preset = None,
     tokenizer: TokenizerFolder = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    kv_cache_gb: Annotated[float | None, typer.Option(help="Memory for keys and values, 10⁹ bytes.")] = None,
+    tp: Annotated[int | None, typer.Option(min=1, max=64, help="Devices, or processes, that share the model.")] = None,
+    kv_cache_gb: Annotated[
+        float | None, typer.Option(help="Memory for keys and values on each device, 10⁹ bytes.")
+    ] = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Rows of one iteration.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests in flight before new ones get a 503.")] = None,
     max_queue_tokens: Annotated[int | None, typer.Option(help="Tokens that those in flight may need.")] = None,
@@ -109,7 +113,10 @@ def serve(
     tokens_per_minute: Annotated[float | None, typer.Option(help="Likewise, prompt and answer together.")] = None,
     otlp_endpoint: Annotated[str | None, typer.Option(help="Where OpenTelemetry spans go, by OTLP over HTTP.")] = None,
 ) -> None:
-    """Serves a model over HTTP. Options left out come from GLM_INFILL_* or the defaults."""
+    """Serves a model over HTTP. Options left out come from GLM_INFILL_* or the defaults.
+
+    Under torchrun every process is a rank, on one machine or several; the first one serves.
+    """
     given = {
         "model": model,
         "host": host,
@@ -119,6 +126,7 @@ def serve(
         "quant_head": quant_head.value if quant_head else None,
         "preset": preset,
         "tokenizer": tokenizer,
+        "tp": tp,
         "kv_cache_gb": kv_cache_gb,
         "max_batch_tokens": max_batch_tokens,
         "max_queue": max_queue,
@@ -133,6 +141,10 @@ def serve(
     except ValidationError as error:
         first = error.errors()[0]
         fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", code=2)
+    place = Place.of_torchrun()
+    size = settings.tp or (place.size if place else 1)
+    if place and size != place.size:
+        fail(f"--tp {size}: torchrun has started {place.size} ranks", code=2)
     config = EngineConfig(
         model=None if settings.model is None else str(settings.model),
         quant=settings.quant,
@@ -143,8 +155,13 @@ def serve(
         max_batch_tokens=settings.max_batch_tokens,
         preset=settings.preset,
         tokenizer=None if settings.tokenizer is None else str(settings.tokenizer),
+        tp=size,
     )
-    raise typer.Exit(run_server(settings, EngineProcess(config)))
+    if place and place.rank > 0:
+        from engine.worker import follow_launched
+
+        raise typer.Exit(follow_launched(config, place))
+    raise typer.Exit(run_server(settings, EngineProcess(config, place=place)))
 
 
 @app.command()

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     quant: Literal["none", "int8", "int4", "nf4", "llm-int8"] | None = Field(None, description="None: as stored")
     group_size: Literal[0, 32, 64, 128] | None = None
     quant_head: Literal["none", "int8", "int4"] | None = Field(None, description="storage of the embedding and head")
+    tp: Annotated[int, Field(ge=1, le=64)] | None = Field(None, description="devices that share the model")
     max_batch_tokens: Count = 2048
     kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 

@@ -1,0 +1,193 @@
+"""Tensor parallelism: what one of several ranks has of a layer, and what ranks tell each other (arXiv 1909.08053).
+
+A matrix whose outputs are divided needs nothing of the other ranks; one whose inputs are divided gives partial sums,
+which are added over all ranks: twice in a transformer block. The vocabulary is divided too.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.cuts import Cut
+from quant.linear import Embedding, Linear
+from quant.schemes import Head, Scheme
+
+# Numbers up to which partial sums are sent whole to all ranks, in one round of messages instead of two.
+_SMALL = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those that share a network; collectives are called by all of them, in the same order.
+
+    Sums add up the ranks' parts from rank 0 on, whatever the shape, so that a row's bits do not depend on the rows
+    beside it; the order of a library's own all-reduce depends on where a number lies in its buffer.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    def share(self, count: int, name: str) -> int:
+        """This rank's part of a count. Raises ValueError, with its name, for one that the ranks do not divide."""
+        if count % self.size:
+            raise ValueError(f"{name} {count} is not divided by {self.size} ranks")
+        return count // self.size
+
+    def share_or_copy(self, count: int, name: str) -> int:
+        """The same, where ranks that are more than what is counted hold one each, several of them the same."""
+        return 1 if self.size % count == 0 else self.share(count, name)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of all ranks' x, on each of them; x may be overwritten."""
+        if self.size == 1 or not x.numel():
+            return x
+        if self.size == 2:  # a sum of two has one order only
+            x = x.contiguous()
+            dist.all_reduce(x, group=self.group)
+            return x
+        flat = x.flatten()
+        if flat.numel() <= _SMALL:
+            return _added(self.stacked(flat)).view(x.shape)
+        # Every rank adds up a stretch of its own, and sends it to all.
+        padded = F.pad(flat, (0, -len(flat) % self.size))
+        parts = torch.empty_like(padded)
+        dist.all_to_all_single(parts, padded, group=self.group)
+        return self.stacked(_added(parts.view(self.size, -1))).flatten()[: len(flat)].view(x.shape)
+
+    def greatest(self, x: Tensor) -> Tensor:
+        """The elementwise maximum over all ranks, on each of them."""
+        return self.stacked(x).amax(0) if self.size > 1 else x
+
+    def stacked(self, x: Tensor) -> Tensor:
+        """All ranks' x, [size, …], on each of them."""
+        out = x.new_empty((self.size, *x.shape))
+        if self.size == 1:
+            out[0] = x
+        elif x.numel():
+            dist.all_gather_single(out.view(-1), x.contiguous().view(-1), group=self.group)
+        return out
+
+    def gathered(self, x: Tensor) -> list[Tensor] | None:
+        """All ranks' x on rank 0, None on the others."""
+        parts = [torch.empty_like(x) for _ in range(self.size)] if self.rank == 0 else None
+        dist.gather(x.contiguous(), parts, group=self.group, group_dst=0)
+        return parts
+
+
+ALONE = Ranks()
+
+
+def _added(parts: Tensor) -> Tensor:
+    """[ranks, …] → the sum, from the first on."""
+    out = parts[0].clone()
+    for part in parts[1:]:
+        out += part
+    return out
+
+
+class RowLinear(Linear):
+    """A linear layer whose inputs are divided: every rank has its columns of the weight, and the whole bias."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        scheme: Scheme,
+        dtype: torch.dtype,
+        bias: bool = True,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """`in_features` are this rank's."""
+        super().__init__(in_features, out_features, scheme, dtype, bias)
+        self.ranks = ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in_features], this rank's inputs → [..., out_features], the same on all ranks."""
+        if self.ranks.size == 1:
+            return super().forward(x)
+        out = self.ranks.sum(self.scheme.matmul(x, self.packed(), None, self.out_features))
+        return out if self.bias is None else out + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The ids 0 … size − 1, divided among ranks in stretches of which the first may have one more."""
+
+    size: int
+    ranks: Ranks = ALONE
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """This rank's first id, and how many it has."""
+        return Cut(0, ragged=True).part(self.size, self.ranks.rank, self.ranks.size).spans[0]
+
+    def own(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Where ids [...] are in this rank's stretch, any place for those of others; and whether they are in it."""
+        first, count = self.span
+        inside = (ids >= first) & (ids < first + count)
+        return (ids - first).clamp(0, count - 1), inside
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        """Logits [rows, count] of this rank's ids → their log-probabilities among all ids."""
+        if self.ranks.size == 1:
+            return torch.log_softmax(logits, dim=-1)
+        own = torch.log_softmax(logits, dim=-1)
+        # The logarithm of the sum over this rank's ids, found where it is most precise; double, so that what is rounded
+        # at the end has no trace of where a row lies in a vector instruction.
+        mass = (logits.amax(-1) - own.amax(-1)).double()
+        masses = self.ranks.stacked(mass)  # [ranks, rows]
+        highest = masses.amax(0)
+        whole = highest + _added((masses - highest).exp()).log()
+        return own + (mass - whole).float()[:, None]
+
+    def picked(self, logprobs: Tensor, ids: Tensor) -> Tensor:
+        """This rank's log-probabilities [rows, count] → those of one id [rows] each, on all ranks."""
+        place, inside = self.own(ids)
+        found = logprobs.gather(1, place[:, None])[:, 0]
+        return self.ranks.sum(found.where(inside, 0.0)) if self.ranks.size > 1 else found
+
+    def top(self, logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The greatest log-probabilities of all ranks and their ids, [rows, count] each."""
+        if self.ranks.size == 1:
+            values, ids = logprobs.topk(count)
+            return values, ids
+        first, length = self.span
+        width = -(-self.size // self.ranks.size)
+        padded = F.pad(logprobs, (0, width - length), value=-torch.inf)
+        values, ids = padded.topk(min(count, width))
+        gathered = self.ranks.stacked(values).transpose(0, 1).flatten(1)  # [rows, ranks × count]
+        places = self.ranks.stacked(ids + first).transpose(0, 1).flatten(1)
+        values, order = gathered.topk(count)
+        return values, places.gather(1, order)
+
+    def whole(self, logprobs: Tensor) -> Tensor:
+        """This rank's [rows, count] → on rank 0 all ids', [rows, size]; on the others what they gave."""
+        if self.ranks.size == 1 or not len(logprobs):
+            return logprobs
+        cut, size = Cut(0, ragged=True), self.ranks.size
+        lengths = [cut.part(self.size, rank, size).length for rank in range(size)]
+        parts = self.ranks.gathered(F.pad(logprobs, (0, lengths[0] - logprobs.shape[1])))
+        if parts is None:
+            return logprobs
+        return torch.cat([part[:, :length] for part, length in zip(parts, lengths, strict=True)], dim=1)
+
+
+class VocabularyEmbedding(Embedding):
+    """A table of vectors that is also the head, divided by ids."""
+
+    def __init__(self, num_rows: int, width: int, scheme: Head, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
+        """`num_rows` are those of all ranks."""
+        vocabulary = Vocabulary(num_rows, ranks)
+        super().__init__(vocabulary.span[1], width, scheme, dtype)
+        self.vocabulary = vocabulary
+
+    def forward(self, index: Tensor) -> Tensor:
+        """ids [...] → [..., width], the same on all ranks"""
+        if self.vocabulary.ranks.size == 1:
+            return super().forward(index)
+        place, inside = self.vocabulary.own(index)
+        return self.vocabulary.ranks.sum(super().forward(place) * inside[..., None])

@@ -1,0 +1,48 @@
+"""A rank's share of a checkpoint: which part of each tensor it reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from model.config import CheckpointError
+from model.cuts import Cuts, Part
+from model.parallel import ALONE, Ranks
+from quant.schemes import Across, Scheme, itself
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`shapes` are those of the undivided float network, by tensor name."""
+
+    ranks: Ranks
+    cuts: Cuts
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def part(self, name: str) -> Part | None:
+        """What this rank has of a float tensor, None for all of it. Raises CheckpointError where it is not divided."""
+        cut = self.cuts(name)
+        if cut is None or self.ranks.size == 1:
+            return None
+        try:
+            return cut.part(self.shapes[name][cut.dim], self.ranks.rank, self.ranks.size)
+        except ValueError as error:
+            raise CheckpointError(f"{name}: {error}") from None
+
+    def stored(self, name: str, leaf: str, scheme: Scheme) -> Part | None:
+        """The same of a tensor in which a scheme stores a matrix. Raises CheckpointError for a cut through a group."""
+        part = self.part(name)
+        if part is None:
+            return None
+        try:
+            found = [scheme.narrow(leaf, part.dim, *span) for span in part.spans]
+        except ValueError as error:
+            raise CheckpointError(f"{name}: {error}, for {self.ranks.size} ranks") from None
+        cuts = [cut for cut in found if cut is not None]
+        return Part(cuts[0][0], tuple((start, length) for _, start, length in cuts)) if cuts else None
+
+    def across(self, name: str) -> Across:
+        """How scales of whole rows are found where ranks have some inputs each."""
+        cut = self.cuts(name)
+        return self.ranks.greatest if cut is not None and cut.dim == 1 else itself
+
+
+WHOLE = Share(ALONE, lambda name: None, {})

@@ -1,0 +1,290 @@
+"""Several ranks against one: the same texts, log-probabilities and refusals, for every family and scheme."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from engine.batch import Batch, Rows
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.events import Event, ResultDone
+from engine.loaded import load_runner
+from engine.ranks import Channel, Diverged, follow
+from engine.requests import Fill, Mask, Request, Sampling, Score
+from model.attention import Span
+from model.checkpoint import Checkpoint, Description, assembled
+from model.config import CheckpointError, Config
+from model.families import family_of
+from model.network import Network
+from model.parallel import Ranks
+from tests.engine.test_families import ENDS, SPECIAL, NumberedWords, segments, words
+from tests.ranks import on_ranks
+
+WIDTH, HEADS, INNER = 256, 8, 512
+CONFIGS: dict[str, dict[str, Any]] = {
+    "glm_sat": {
+        "model_type": "glm", "num_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS, "vocab_size": 101,
+        "max_sequence_length": 128,
+    },
+    "glm130b_sat": {
+        "model_type": "glm-130b", "num_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS,
+        "inner_hidden_size": INNER, "vocab_size": 120, "max_sequence_length": 128,
+    },
+    "chatglm_sat": {
+        "model_type": "chatglm", "num_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS,
+        "inner_hidden_size": INNER, "vocab_size": 117, "max_sequence_length": 128,
+    },
+    "glm4": {
+        "model_type": "glm", "num_hidden_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS,
+        "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": INNER, "vocab_size": 120,
+        "max_position_embeddings": 128, "attention_bias": True,
+    },
+    "bert": {
+        "model_type": "bert", "architectures": ["BertForPreTraining"], "num_hidden_layers": 2, "hidden_size": WIDTH,
+        "num_attention_heads": HEADS, "intermediate_size": INNER, "vocab_size": 101, "max_position_embeddings": 128,
+        "hidden_act": "gelu",
+    },
+}  # fmt: skip
+STORAGES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "int8": {"quant": "int8", "head": "int8"},
+    "int4": {"quant": "int4"},
+    "int4-rows": {"quant": "int4", "group_size": 0, "head": "int4"},
+}
+# Float sums in another order change the last bit of an activation, and with it, where that was halfway between two
+# codes, what it is quantized to: one part in 254 of one number in many.
+TOLERANCES = {"none": 1e-4}
+ROUNDING = 0.05
+CONFIG = EngineConfig(kv_cache_gb=0.001)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of every family, with random weights."""
+    made = {}
+    for name, fields in CONFIGS.items():
+        folder, architecture = tmp_path_factory.mktemp(name), described(name).architecture
+        generator = torch.Generator().manual_seed(1)
+        tensors = {}
+        for key, parameter in Network(architecture).named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            tensors[key] = noise * 0.1 + (1 if "norm" in key and key.endswith("weight") else 0)
+        save_file(tensors, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(fields))
+        made[name] = folder
+    return made
+
+
+def described(name: str) -> Description:
+    config = Config(CONFIGS[name])
+    family = family_of(config)
+    architecture = family.architecture(config)
+    tokenizer = NumberedWords(SPECIAL[name], architecture.vocab_size, ENDS.get(name, ("eop", "eos")))
+    return Description(family, architecture, config, tokenizer)
+
+
+def checkpoint(folder: Path, name: str, storage: str, ranks: Ranks) -> Checkpoint:
+    return assembled("tiny", folder, described(name), ranks=ranks, **STORAGES[storage])
+
+
+@dataclass(frozen=True)
+class Served:
+    """What came of requests that were all under way at once, and every rank's tensors."""
+
+    events: list[Event]
+    tp: int
+    tensors: list[dict[str, torch.Tensor]]
+
+
+def serve(load: Callable[[Ranks], Checkpoint], size: int, requests: list[Request]) -> Served:
+    """An engine of so many ranks at work."""
+
+    def work(ranks: Ranks) -> tuple[list[Event], int, dict[str, torch.Tensor]]:
+        loaded = load_runner(CONFIG, load(ranks), ranks)
+        tensors = dict(loaded.runner.model.state_dict())
+        channel = Channel(ranks, ranks.group) if size > 1 and ranks.group is not None else None
+        if ranks.rank > 0:
+            assert channel is not None
+            follow(loaded.runner, channel)
+            return [], size, tensors
+        engine = Engine(CONFIG, loaded=loaded, channel=channel)
+        for number, request in enumerate(requests):
+            engine.add(engine.prepare(request, str(number)), request)
+        events: list[Event] = []
+        while not engine.idle:
+            events += engine.step()
+            engine.scheduler.check()
+        if channel is not None:
+            channel.stop()
+        return events, engine.card.tp, tensors
+
+    found = on_ranks(size, work)
+    return Served(*found[0][:2], [tensors for _, _, tensors in found])
+
+
+@cache
+def alone(folder: Path, name: str, storage: str) -> Served:
+    """What one rank gives."""
+    return serve(lambda ranks: checkpoint(folder, name, storage, ranks), 1, requests_of(name, storage))
+
+
+def requests_of(name: str, storage: str) -> list[Request]:
+    """Fills and scores of unequal lengths, over contexts of which some are shared."""
+    temperature = 0.0 if storage != "none" else 1.0  # a draw from quantized sums could fall to the other side
+    text = words(range(10, 40, 3))
+    if name == "bert":
+        masks = segments("w11 w40 [MASK] w62 [MASK] w33")
+        pair = Score(sentence_a="w11 w12", sentence_b="w20 w21")
+        return [Fill((masks,)), Score(text=segments("w11 w40 w13")), Score(text=masks, spans=(("w20", "w30"),)), pair]
+    spans = (("w25 w71 w8",), ("w9",), ("w30 w31",))
+    open_text = segments(f"{text} [gMASK]")
+    return [
+        Fill((open_text,), max_tokens=(12,)),
+        Fill((segments("w50 w51 [gMASK]"),), max_tokens=(7,), n=3, sampling=Sampling(temperature, seed=3)),
+        Score(text=open_text, spans=spans, include_end=True, logprobs=4),
+        Score(context=(text,), targets=("w10 w11", "w70")),
+        Fill((("w60 w61 ", Mask("[gMASK]")), ("w62 ", Mask("[gMASK]"))), max_tokens=(3,), logprobs=3),
+    ]
+
+
+def numbers(value: Any) -> Any:
+    """A result with its floats apart, so that the rest can be compared exactly."""
+    floats: list[float] = []
+
+    def walk(item: Any) -> Any:
+        if isinstance(item, float):
+            floats.append(item)
+            return None
+        if isinstance(item, dict):
+            # Perplexities follow from log-probabilities, and are large.
+            return {key: walk(inner) for key, inner in item.items() if key != "perplexity"}
+        return [walk(inner) for inner in item] if isinstance(item, list | tuple) else item
+
+    return walk(value), floats
+
+
+def assert_alike(found: list[Event], expected: list[Event], tolerance: float) -> None:
+    def results(events: list[Event]) -> list[Any]:
+        done = [(e.id, e.result) for e in events if isinstance(e, ResultDone)]
+        return sorted(done, key=lambda pair: (pair[0], pair[1]["index"]))
+
+    (shape, floats), (wanted, values) = numbers(results(found)), numbers(results(expected))
+    assert shape == wanted
+    assert floats == pytest.approx(values, abs=tolerance)
+    assert all(math.isfinite(value) for value in floats)
+
+
+STORAGES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "int8": {"quant": "int8", "head": "int8"},
+    "int4": {"quant": "int4"},
+    "int4-rows": {"quant": "int4", "group_size": 0, "head": "int4"},
+}
+# Float sums in another order change the last bit of an activation, and with it, where that was halfway between two
+# codes, what it is quantized to: one part in 254 of one number in many.
+TOLERANCES = {"none": 1e-4}
+ROUNDING = 0.05
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ranks_give_what_one_gives(folders: dict[str, Path], name: str, storage: str, size: int) -> None:
+    """From the very same numbers, also where scales of whole rows are made while each rank reads only some inputs."""
+    expected = alone(folders[name], name, storage)
+    found = serve(lambda ranks: checkpoint(folders[name], name, storage, ranks), size, requests_of(name, storage))
+    assert found.tp == size
+    assert_alike(found.events, expected.events, TOLERANCES.get(storage, ROUNDING))
+    for key, tensor in expected.tensors[0].items():
+        own = [tensors[key] for tensors in found.tensors]
+        if own[0].shape == tensor.shape:
+            assert all(torch.equal(part, tensor) for part in own), key
+        else:
+            assert sum(part.numel() for part in own) >= tensor.numel()
+            values = torch.cat([part.flatten().double() for part in own])
+            assert torch.equal(values.unique(), tensor.double().unique()), key
+
+
+def test_heads_and_groups_that_ranks_do_not_divide_are_refused_by_name(folders: dict[str, Path]) -> None:
+    def refusal(name: str, storage: dict[str, Any], size: int, **fields: Any) -> str:
+        description = described(name)
+        architecture = replace(description.architecture, **fields)
+        with pytest.raises(CheckpointError) as error:
+            assembled(
+                "tiny", folders[name], replace(description, architecture=architecture), ranks=Ranks(0, size), **storage
+            )
+        return str(error.value).replace(f"{folders[name]}: ", "")
+
+    assert refusal("glm_sat", {}, 3) == "num_attention_heads 8 is not divided by 3 ranks"
+    assert refusal("glm4", {}, 8, num_key_value_heads=3) == "num_key_value_heads 3 is not divided by 8 ranks"
+    assert refusal("glm_sat", {}, 8, inner_hidden_size=500) == "inner_hidden_size 500 is not divided by 8 ranks"
+    message = refusal("glm_sat", {"quant": "int4", "group_size": 64}, 8)
+    assert message.endswith(
+        "attention.dense.weight: group_size 64 does not divide the 32 inputs of a rank's share, one of 8"
+    )
+
+
+class TestBatch:
+    """A batch as whole numbers."""
+
+    @given(st.data())
+    def test_is_decoded_to_what_it_was(self, data: st.DataObject) -> None:
+        def some(count: int) -> tuple[int, ...]:
+            return tuple(data.draw(st.lists(st.integers(-1, 2**40), min_size=count, max_size=count)))
+
+        rows = []
+        for _ in range(data.draw(st.integers(0, 4))):
+            count, num_blocks = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 5))
+            span = Span(count, *some(2), some(num_blocks), data.draw(st.booleans()))
+            want = data.draw(st.sampled_from([None, "token", "scores", "pair"]))
+            asked, targets = some(data.draw(st.integers(0, 3))), some(data.draw(st.integers(0, 6)))
+            rows.append(Rows(some(count), some(count), some(count), span, want, asked, targets))
+        batch = Batch(tuple(rows))
+        assert Batch.decoded([*batch.encoded()]) == batch
+
+
+class TestChannel:
+    """What rank 0 says to the others."""
+
+    @staticmethod
+    def batch(length: int) -> Batch:
+        ids = tuple(range(length))
+        return Batch((Rows(ids, ids, ids, Span(length, 0, length, (1, 2)), "token"),))
+
+    @pytest.mark.parametrize("length", [1, 80, 2000])
+    def test_every_rank_hears_it(self, length: int) -> None:
+        def work(ranks: Ranks) -> list[Any]:
+            assert ranks.group is not None
+            channel = Channel(ranks, ranks.group)
+            if ranks.rank == 0:
+                channel.tell(self.batch(length), 3)
+                channel.tell(self.batch(1), 0)
+                channel.stop()
+                return []
+            return [channel.told(), channel.told(), channel.told()]
+
+        for heard in on_ranks(3, work)[1:]:
+            assert heard == [(self.batch(length), 3), (self.batch(1), 0), None]
+
+    def test_a_step_that_is_not_due_is_noticed(self) -> None:
+        def work(ranks: Ranks) -> None:
+            assert ranks.group is not None
+            channel = Channel(ranks, ranks.group)
+            if ranks.rank == 0:
+                channel._step = 5
+                channel.tell(self.batch(1), 0)
+            else:
+                with pytest.raises(Diverged, match="step 5 was told where step 0 is due"):
+                    channel.told()
+
+        on_ranks(2, work)
