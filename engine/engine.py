@@ -22,6 +22,8 @@ from engine.scoring import ScoreJob
 from engine.sequence import Sequence
 from model.checkpoint import Checkpoint, load
 from model.layout import parse
+from model.spelling import Spelling
+from model.tokenizer import Tokenizer
 from quant import cpu
 
 # How long a batch request is passed over before it goes ahead of new interactive ones.
@@ -66,13 +68,14 @@ class Engine:
             causal=a.causal,
             masked=a.head == "masked_lm",
             next_sentence=a.next_sentence,
+            special_tokens=_special_tokens(self.tokenizer),
             num_parameters=model.num_parameters,
             kernels="triton" if device == "cuda" else cpu.describe(),
             created=int(time.time()),
         )
         never = torch.ones(a.vocab_size, dtype=torch.bool)
         never[torch.tensor([*self.tokenizer.text_ids(), *self.tokenizer.ends], dtype=torch.long)] = False
-        self.world = World(self.tokenizer, family.layout, self.card, never)
+        self.world = World(self.tokenizer, family.layout, self.card, never, Spelling(self.tokenizer))
         self._jobs: dict[str, _Entry] = {}
         self._of: dict[Sequence, _Entry] = {}
         self.last_stats: StepStats | None = None
@@ -172,8 +175,11 @@ class Engine:
             events += self.step()
         return events
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text; masks that the model has become their ids, everything else is text."""
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text; masks that the model has become their ids, everything else is text. With `special`
+        every special token is read."""
+        if special:
+            return self.world.spelling.tokenize(text)[0]
         ids: list[int] = []
         for part in parse(text):
             if isinstance(part, str):
@@ -184,14 +190,13 @@ class Engine:
                 ids += self.tokenizer.encode(part[0])
         return ids
 
-    def detokenize(self, token_ids: list[int]) -> str:
-        """The text of ids, masks by name. Raises RequestError for an id outside the vocabulary."""
+    def detokenize(self, token_ids: list[int], special: bool = False) -> str:
+        """The text of ids, masks by name, with `special` every special token by name. Raises RequestError for an id
+        outside the vocabulary."""
+        self.world.check_ids(token_ids, "tokens")
+        if special:
+            return self.world.spelling.detokenize(token_ids)[0]
         names = {i: name for name, i in self.tokenizer.masks.items()}
-        for token_id in token_ids:
-            if not 0 <= token_id < self.card.vocab_size:
-                raise RequestError(
-                    f"token {token_id} is outside the vocabulary, ids 0 … {self.card.vocab_size - 1}", "tokens"
-                )
         runs = groupby(token_ids, names.get)
         return "".join(name * len([*run]) if name else self.tokenizer.decode([*run]) for name, run in runs)
 
@@ -251,12 +256,21 @@ def _trimmed(result: Result, num_top: int) -> Result:
     return [None if item is None else replace(item, top=item.top[:num_top]) for item in result]
 
 
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """Names by what clients call the tokens: a text begins with the start of a span, and ends with its end."""
+    roles = {"bos": ("sop",), "eos": ("eop", "eos", "sep"), "pad": ("pad", "eos"), "unk": ("unk",), "cls": ("cls",)}
+    spelling = Spelling(tokenizer)
+    found = {}
+    if tokenizer.ends:
+        found["eos"] = spelling.name(tokenizer.ends[0])
+    for name, candidates in roles.items():
+        role = next((r for r in candidates if r in tokenizer.special), None)
+        if role is not None:
+            found.setdefault(name, spelling.name(tokenizer.special[role]))
+    return found
+
+
 def _check_bias(request: Request, world: World) -> None:
     if not isinstance(request, Fill):
         return
-    for token_id in request.sampling.logit_bias:
-        if not 0 <= token_id < world.card.vocab_size:
-            raise RequestError(
-                f"logit_bias names token {token_id}, the vocabulary has ids 0 … {world.card.vocab_size - 1}",
-                "logit_bias",
-            )
+    world.check_ids(list(request.sampling.logit_bias), "logit_bias")

@@ -97,10 +97,11 @@ class Worker:
             elif op == "cancel":
                 self.inbox.put(("cancel", message["id"]))
             elif op == "tokenize":
-                self.send(op="reply", id=message["id"], value=self.engine.tokenize(message["text"]))
+                self.send(op="reply", id=message["id"], value=self.engine.tokenize(message["text"], message["special"]))
             elif op == "detokenize":
                 try:
-                    self.send(op="reply", id=message["id"], value=self.engine.detokenize(message["token_ids"]))
+                    text = self.engine.detokenize(message["token_ids"], message["special"])
+                    self.send(op="reply", id=message["id"], value=text)
                 except RequestError as error:
                     self.send(op="reply", id=message["id"], error=error.message, param=error.param)
         self.inbox.put(("stop", None))
