@@ -11,6 +11,16 @@ Outcome = Literal["invalid", "cancelled", "deadline", "overloaded", "error"]
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """The texts are read and laid out: what of `usage` is known by then, and whether one had to be cut to fit. Sent
+    once, before everything else, only for a `Fill` with `stream`."""
+
+    id: str
+    usage: dict[str, int]
+    fitted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BlankDelta:
     """New text of one blank. Sent only for a `Fill` with `stream`.
 
@@ -77,8 +87,8 @@ class Failed:
     code: str | None = None
 
 
-Event = BlankDelta | Echoed | BlankDone | ResultDone | Done | Failed
-EVENTS: dict[str, type[Any]] = {c.__name__: c for c in (BlankDelta, Echoed, BlankDone, ResultDone, Done, Failed)}
+Event = Begun | BlankDelta | Echoed | BlankDone | ResultDone | Done | Failed
+EVENTS: dict[str, type[Any]] = {c.__name__: c for c in (Begun, BlankDelta, Echoed, BlankDone, ResultDone, Done, Failed)}
 TERMINAL = (Done, Failed)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from engine.batch import Scored
-from engine.events import BlankDelta, BlankDone, Done, Echoed, Event, ModelCard, ResultDone
+from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ModelCard, ResultDone
 from engine.fitting import fitted
 from engine.job import Counts, Host, World, top_objects
 from engine.prompts import Prompt, read_prompt
@@ -331,6 +331,7 @@ class FillJob:
         self.world = world
         self.num_top = (fill.logprobs or 0) if fill.echo else 0
         self.counts = Counts()
+        self.begun = False
         self.samples: list[Sample] = []
         self._of: dict[Sequence, Sample] = {}
         for number, given in enumerate(fill.inputs):
@@ -354,6 +355,9 @@ class FillJob:
         sample = self._of[sequence]
         new, moved = sample.advance(host, sequence, result)
         events: list[Event] = []
+        if self.fill.stream and not self.begun:
+            self.begun = True
+            events.append(Begun(self.id, self.counts.usage(), any(s.prompt.fitted for s in self.samples)))
         if self.fill.stream and self.fill.echo and isinstance(result, list):
             events.append(Echoed(self.id, sample.index, sample.input_index, sample.wire_echo()))
         for blank in moved:

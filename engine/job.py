@@ -81,7 +81,7 @@ class World:
         last = self.card.max_positions - 1
         limit = min([self.card.max_span, *((last - blank.position) // s for s in blank.stride[:1] if s)])
         if num_tokens > limit:
-            message = f"{param} holds a string of {num_tokens} tokens, this model takes at most {limit}"
+            message = f"{num_tokens} tokens are too many to write into a blank, this model takes at most {limit}"
             raise RequestError(message, param, "context_length_exceeded")
 
     def check_length(self, num_tokens: int, param: str) -> None:

@@ -52,7 +52,10 @@ def unpacked(given: Segments, param: str, world: World) -> tuple[Segments, tuple
             ids, begun = _parted(segment.ids, world)
             if begun and len(given) > 1:
                 raise RequestError("tokens with a start token must be the whole text", param)
-            segments += _masked(ids, world)
+            apart = _masked(ids, world)
+            if sum(isinstance(s, Mask) for s in apart) > 1:
+                raise RequestError("tokens with more than one mask cannot be filled; give a text", param)
+            segments += apart
         else:
             segments.append(segment)
     return tuple(segments), begun

@@ -8,27 +8,32 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from engine.client import EngineClient
-from server import catalog, infill, openapi, probes, score, tokens
+from server import catalog, completions, infill, llama_cpp, openapi, probes, score, tokens
 from server.body import BodyLimit
 from server.errors import HANDLED, answer_error
 from server.gate import Admission, Gate
+from server.ignored import IgnoredFields
 from server.logs import make_log
 from server.metrics import Metrics
 from server.observer import Observer
 from server.service import Service
 from server.settings import Settings
 
-ROUTERS = (infill.router, score.router, tokens.router, catalog.router, probes.router, openapi.router)
+ROUTERS = (
+    infill.router, score.router, tokens.router, completions.router, llama_cpp.router, catalog.router, probes.router,
+    openapi.router,
+)  # fmt: skip
 ROUTES = frozenset(
     {"/v1/infill", "/v1/score", "/v1/tokenize", "/v1/detokenize", "/v1/models"}
+    | {"/v1/completions", "/infill", "/tokenizer_info", "/tokenize", "/detokenize"}
     | {"/live", "/ready", "/health", "/metrics", "/docs", "/openapi.json"}
 )
 
 
 def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
     """An application that starts and stops the engine with itself. `app.state.drain()` refuses new work."""
-    gate = Gate(settings.max_queue)
-    service = Service(settings, engine, gate, Metrics(), make_log(settings.log_level))
+    gate, log = Gate(settings.max_queue), make_log(settings.log_level)
+    service = Service(settings, engine, gate, Metrics(), log, IgnoredFields(log))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

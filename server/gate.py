@@ -7,6 +7,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.errors import ApiError
 
 GUARDED = "/v1/"
+# Work that existing clients ask for at the root.
+GUARDED_ROOT = frozenset({"/infill", "/tokenize", "/detokenize"})
 
 
 class Gate:
@@ -50,15 +52,14 @@ class Gate:
 
 
 class Admission:
-    """Middleware that sends work (`POST /v1/…`) through a gate, before its body is read."""
+    """Middleware that sends work (`POST` to what is guarded) through a gate, before its body is read."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self.app = app
         self.gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_work = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(GUARDED)
-        if not is_work:
+        if not is_work(scope):
             await self.app(scope, receive, send)
             return
         try:
@@ -70,3 +71,11 @@ class Admission:
             await self.app(scope, receive, send)
         finally:
             self.gate.leave()
+
+
+def is_work(scope: Scope) -> bool:
+    """Whether a request asks for work, rather than for how things are."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return False
+    path: str = scope["path"]
+    return path.startswith(GUARDED) or path in GUARDED_ROOT
