@@ -97,10 +97,9 @@ class Engine:
         entry = _Entry(job, now, None if timeout is None else now + timeout)
         rank = now + (BATCH_PATIENCE_S if request.priority == "batch" else 0.0)
         self._jobs[job.id] = entry
-        hits = self.scheduler.context_hits
         sequences = job.start(self.scheduler, rank)
-        if self.scheduler.context_hits > hits:
-            job.counts.cached_tokens = job.counts.prompt_tokens
+        cached = {id(s.context): len(s.context) for s in sequences if s.context.blocks is not None}
+        job.counts.cached_tokens = sum(cached.values())
         self._take(entry, sequences)
 
     def cancel(
