@@ -9,12 +9,14 @@ evaluation does. Numbers of the two are not to be compared. The harness finds mo
 with the options of `lm_eval`. Needs `lm_eval` and no part of this project.
 """
 
+import json
 import math
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import requests
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -41,9 +43,9 @@ class GlmInfill(LM):
         self.url = url.rstrip("/")
         self.timeout = float(timeout)
         self.max_gen_toks = int(max_gen_toks)
-        self.session = requests.Session()
+        self.headers = {"Content-Type": "application/json"}
         if api_key:
-            self.session.headers["Authorization"] = f"Bearer {api_key}"
+            self.headers["Authorization"] = f"Bearer {api_key}"
         self.pool = ThreadPoolExecutor(int(num_concurrent))
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -91,10 +93,12 @@ class GlmInfill(LM):
         return self._post("/v1/score", body)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        response = self.session.post(self.url + path, json=body, timeout=self.timeout)
-        answer: dict[str, Any] = response.json()
-        if not response.ok:
-            raise RuntimeError(f"{path}: {answer['error']['message']}")
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), self.headers)
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                answer: dict[str, Any] = json.load(response)
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(f"{path}: {json.load(error)['error']['message']}") from None
         return answer
 
 

@@ -2,17 +2,10 @@
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
@@ -173,33 +166,3 @@ def refused() -> Callable[..., dict[str, Any]]:
         return error
 
     return check
-
-
-@pytest.fixture(scope="session")
-def demo_url() -> Iterator[str]:
-    """A server of its own with the bundled demo, for clients that speak over a socket."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from server.cli import main; main()", "serve", "--port", str(port)]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "GLM_INFILL_LOG_LEVEL": "error"}
-    process = subprocess.Popen([*command, "--quant", "int8"], cwd=root, env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while not _is_ready(url):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/ready").status_code == 200
-    except httpx.TransportError:
-        return False
