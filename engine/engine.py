@@ -24,6 +24,8 @@ from engine.sequence import Sequence
 from engine.turns import Turns
 from model.checkpoint import Checkpoint
 from model.layout import parse
+from model.spelling import Spelling
+from model.tokenizer import Tokenizer
 from quant import cpu
 
 # How long a batch request is passed over before it is ranked as if it were interactive.
@@ -65,13 +67,14 @@ class Engine:
             causal=a.causal,
             masked=a.head == "masked_lm",
             next_sentence=a.next_sentence,
+            special_tokens=_special_tokens(self.tokenizer),
             num_parameters=loaded.checkpoint.num_parameters,
             kernels="triton" if loaded.device == "cuda" else cpu.describe(),
             created=int(time.time()),
         )
         never = torch.ones(a.vocab_size, dtype=torch.bool)
         never[torch.tensor([*self.tokenizer.text_ids(), *self.tokenizer.ends], dtype=torch.long)] = False
-        self.world = World(self.tokenizer, family.layout, self.card, never)
+        self.world = World(self.tokenizer, family.layout, self.card, never, Spelling(self.tokenizer))
         self._jobs: dict[str, _Entry] = {}
         self._of: dict[Sequence, _Entry] = {}
         self._turns = Turns()
@@ -98,15 +101,14 @@ class Engine:
         lodging = Lodging(self.scheduler, request.tenant)
         entry = _Entry(job, lodging, now, None if timeout is None else now + timeout, passed_over=batch)
         self._jobs[job.id] = entry
-        hits = self.scheduler.context_hits
         # What the job starts later, such as its next blank, keeps its place; only what waits now takes turns.
         sequences = job.start(lodging, self._turns.next(flow))
         drawn = max(request.max_tokens) if isinstance(request, Fill) else 0
         for sequence in sequences:
             rank = self._turns.take(flow, len(sequence.context) + sequence.pending + drawn)
             sequence.rank = rank + PASSED_OVER * batch
-        if self.scheduler.context_hits > hits:
-            job.counts.cached_tokens = job.counts.prompt_tokens
+        cached = {id(s.context): len(s.context) for s in sequences if s.context.blocks is not None}
+        job.counts.cached_tokens = sum(cached.values())
         self._take(entry, sequences)
 
     def cancel(
@@ -186,8 +188,11 @@ class Engine:
             events += self.step()
         return events
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text; masks that the model has become their ids, everything else is text."""
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text; masks that the model has become their ids, everything else is text. With `special`
+        every special token is read."""
+        if special:
+            return self.world.spelling.tokenize(text)[0]
         ids: list[int] = []
         for part in parse(text):
             if isinstance(part, str):
@@ -198,14 +203,13 @@ class Engine:
                 ids += self.tokenizer.encode(part[0])
         return ids
 
-    def detokenize(self, token_ids: list[int]) -> str:
-        """The text of ids, masks by name. Raises RequestError for an id outside the vocabulary."""
+    def detokenize(self, token_ids: list[int], special: bool = False) -> str:
+        """The text of ids, masks by name, with `special` every special token by name. Raises RequestError for an id
+        outside the vocabulary."""
+        self.world.check_ids(token_ids, "tokens")
+        if special:
+            return self.world.spelling.detokenize(token_ids)[0]
         names = {i: name for name, i in self.tokenizer.masks.items()}
-        for token_id in token_ids:
-            if not 0 <= token_id < self.card.vocab_size:
-                raise RequestError(
-                    f"token {token_id} is outside the vocabulary, ids 0 … {self.card.vocab_size - 1}", "tokens"
-                )
         runs = groupby(token_ids, names.get)
         return "".join(name * len([*run]) if name else self.tokenizer.decode([*run]) for name, run in runs)
 
@@ -288,12 +292,21 @@ def _trimmed(result: Result, num_top: int) -> Result:
     return [None if item is None else replace(item, top=item.top[:num_top]) for item in result]
 
 
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """Names by what clients call the tokens: a text begins with the start of a span, and ends with its end."""
+    roles = {"bos": ("sop",), "eos": ("eop", "eos", "sep"), "pad": ("pad", "eos"), "unk": ("unk",), "cls": ("cls",)}
+    spelling = Spelling(tokenizer)
+    found = {}
+    if tokenizer.ends:
+        found["eos"] = spelling.name(tokenizer.ends[0])
+    for name, candidates in roles.items():
+        role = next((r for r in candidates if r in tokenizer.special), None)
+        if role is not None:
+            found.setdefault(name, spelling.name(tokenizer.special[role]))
+    return found
+
+
 def _check_bias(request: Request, world: World) -> None:
     if not isinstance(request, Fill):
         return
-    for token_id in request.sampling.logit_bias:
-        if not 0 <= token_id < world.card.vocab_size:
-            raise RequestError(
-                f"logit_bias names token {token_id}, the vocabulary has ids 0 … {world.card.vocab_size - 1}",
-                "logit_bias",
-            )
+    world.check_ids(list(request.sampling.logit_bias), "logit_bias")

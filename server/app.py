@@ -9,12 +9,13 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from engine.client import EngineClient
-from server import catalog, infill, openapi, probes, score, tokens
+from server import catalog, completions, infill, llama_cpp, openapi, probes, score, tokens
 from server.authentication import Authentication
 from server.body import BodyLimit
 from server.errors import HANDLED, answer_error
 from server.gate import Admission, Gate
 from server.head import Head
+from server.ignored import IgnoredFields
 from server.keyring import Keyring
 from server.logs import make_log
 from server.metrics import Metrics
@@ -22,18 +23,23 @@ from server.observer import Observer
 from server.service import Service
 from server.settings import Settings
 
-ROUTERS = (infill.router, score.router, tokens.router, catalog.router, probes.router, openapi.router)
+ROUTERS = (
+    infill.router, score.router, tokens.router, completions.router, llama_cpp.router, catalog.router, probes.router,
+    openapi.router,
+)  # fmt: skip
 ROUTES = frozenset(
     {"/v1/infill", "/v1/score", "/v1/tokenize", "/v1/detokenize", "/v1/models"}
+    | {"/v1/completions", "/infill", "/tokenizer_info", "/tokenize", "/detokenize"}
     | {"/live", "/ready", "/health", "/metrics", "/docs", "/openapi.json"}
 )
 
 
 def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
     """An application that starts and stops the engine with itself. `app.state.drain()` refuses new work."""
+    log = make_log(settings.log_level)
     gate = Gate(settings.max_queue, settings.max_queue_tokens)
     keyring = Keyring(settings)
-    service = Service(settings, engine, gate, Metrics(settings.vllm_metrics), make_log(settings.log_level))
+    service = Service(settings, engine, gate, Metrics(settings.vllm_metrics), log, IgnoredFields(log))
     spans = None
     if settings.otlp_endpoint is not None:
         from server.spans import Spans

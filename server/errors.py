@@ -19,9 +19,13 @@ TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
     500: "server_error",
+    501: "not_supported_error",
     503: "overloaded_error",
     504: "server_error",
 }
+# llama.cpp's route answers in llama.cpp's shape, whoever refuses.
+LLAMA_CPP = "/infill"
+LLAMA_CPP_TYPES = {**TYPES, 429: "unavailable_error", 503: "unavailable_error"}
 EXCEPTIONS: dict[type[Exception], tuple[int, str]] = {
     RequestError: (400, "invalid_value"),
     EngineOverloaded: (503, "queue_full"),
@@ -67,6 +71,12 @@ class ApiError(Exception):
             "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code},
         }
 
+    @property
+    def llama_cpp_body(self) -> dict[str, dict[str, str | int]]:
+        """The same in llama.cpp's shape."""
+        kind = LLAMA_CPP_TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"code": self.status, "message": self.message, "type": kind}}
+
     def answer(self, scope: Scope) -> Answer:
         """The response; leaves the code in the scope for those who count refusals."""
         scope.setdefault("state", {})["code"] = self.code
@@ -79,7 +89,8 @@ class ApiError(Exception):
         if self.status == 500:
             # What failed once on this input fails again: keep clients from retrying in a loop.
             headers["x-should-retry"] = "false"
-        return Answer(self.body, self.status, headers)
+        body = self.llama_cpp_body if scope.get("path") == LLAMA_CPP else self.body
+        return Answer(body, self.status, headers)
 
 
 def translate(error: Exception, request_id: str) -> ApiError:

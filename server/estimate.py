@@ -7,7 +7,7 @@ text has about a quarter of that.
 import math
 
 from engine.events import ModelCard
-from engine.requests import Fill, Mask, Request, Score, Segments
+from engine.requests import Fill, Mask, Request, Score, Segments, Tokens
 
 # What a layout adds to a text: start and end tokens, a mask that is not there.
 AROUND = 4
@@ -32,8 +32,8 @@ def _score(score: Score, card: ModelCard) -> int:
     if score.sentence_a is not None:
         return min(_bytes((score.sentence_a, score.sentence_b or "")), card.max_context)
     shared = score.text if score.spans is not None else score.context
-    candidates: list[tuple[str, ...]] = [*(score.spans or ()), *((target,) for target in score.targets or ())]
-    candidates = candidates or [_strings(score.text or ())]
+    candidates: list[Segments] = [*(score.spans or ()), *((target,) for target in score.targets or ())]
+    candidates = candidates or [score.text or ()]
     blanks = len(score.spans[0]) if score.spans else 1
     orders = score.orders
     if isinstance(orders, str):
@@ -45,9 +45,10 @@ def _score(score: Score, card: ModelCard) -> int:
 
 
 def _bytes(segments: Segments) -> int:
-    masks = sum(isinstance(segment, Mask) for segment in segments)
-    return sum(len(text.encode()) for text in _strings(segments)) + masks + AROUND
+    return sum(map(_length, segments)) + AROUND
 
 
-def _strings(segments: Segments) -> tuple[str, ...]:
-    return tuple(segment for segment in segments if isinstance(segment, str))
+def _length(segment: str | Tokens | Mask) -> int:
+    if isinstance(segment, str):
+        return len(segment.encode())
+    return len(segment.ids) if isinstance(segment, Tokens) else 1

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -27,17 +27,19 @@ UNCHARGED = {"invalid", "overloaded"}
 
 Result = TypeVar("Result")
 Events = AsyncGenerator[Event, None]
+Outcome = tuple[list[dict[str, Any]], Done]
+NAMES: Mapping[str, str] = {}
 
 
 class ClientGone(Exception):
     """The client closed the connection."""
 
 
-def submit(service: Service, request: Request, work: Work, work_id: str) -> Events:
+def submit(service: Service, request: Request, work: Work, work_id: str, names: Mapping[str, str] = NAMES) -> Events:
     """Admits a request's work and gives its events; closing them cancels the work.
 
-    The work takes its turn and finds cached contexts as its client's. Raises ApiError or RequestError for what is
-    not admitted.
+    The work takes its turn and finds cached contexts as its client's. `names` has what the client calls the fields of
+    the request that a failure may name. Raises ApiError or RequestError for what is not admitted.
     """
     ticket: Ticket = request.state.ticket
     client = ticket.client
@@ -49,18 +51,22 @@ def submit(service: Service, request: Request, work: Work, work_id: str) -> Even
     )
     ticket.admit(work_id, most_tokens(work, service.engine.card))
     request.state.submitted_ns = time.time_ns()
-    return _followed(service.engine.submit(work, work_id), work_id, ticket, request.scope)
+    events = service.engine.submit(work, work_id)
+    return _followed(events, work_id, names, ticket, request.scope)
 
 
-async def _followed(events: Events, work_id: str, ticket: Ticket, scope: Scope) -> Events:
-    """The events, noting on the way what the work really took."""
+async def _followed(events: Events, work_id: str, names: Mapping[str, str], ticket: Ticket, scope: Scope) -> Events:
+    """The events in the client's words, noting on the way what the work really took."""
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Done):
                 ticket.settle(work_id, event.usage.get("total_tokens", 0))
                 scope["state"]["done"] = event
-            elif isinstance(event, Failed) and event.outcome in UNCHARGED:
-                ticket.settle(work_id, 0)
+            elif isinstance(event, Failed):
+                if event.outcome in UNCHARGED:
+                    ticket.settle(work_id, 0)
+                if event.param is not None:
+                    event = replace(event, param=names.get(event.param, event.param))
             yield event
 
 
@@ -96,17 +102,41 @@ async def attend(receive: Receive, gate: Gate, work: Coroutine[Any, Any, Result]
         await asyncio.gather(*waiters, return_exceptions=True)
 
 
-async def complete(service: Service, request: Request, events: Events) -> tuple[list[dict[str, Any]], Done]:
+async def complete(service: Service, request: Request, events: Events) -> Outcome:
     """All results in order, with the closing event."""
-    async with aclosing(events):
-        work = _collect(service, events, request.state.request_id)
-        try:
-            return await attend(request.receive, service.gate, work)
-        except ClientGone:
-            raise ApiError(499, "the client left", "cancelled") from None
+    return await attended(service, request, _collect(service, events, request.state.request_id), [events])
 
 
-async def _collect(service: Service, events: Events, request_id: str) -> tuple[list[dict[str, Any]], Done]:
+async def complete_all(service: Service, request: Request, streams: list[Events]) -> list[Outcome]:
+    """The results of requests that run side by side. When one fails, so do all."""
+    collects = (_collect(service, events, request.state.request_id) for events in streams)
+    return await attended(service, request, _together(collects), streams)
+
+
+async def attended(
+    service: Service, request: Request, work: Coroutine[Any, Any, Result], streams: list[Events]
+) -> Result:
+    """Work on streams of events, for as long as the client waits; then they are closed."""
+    try:
+        return await attend(request.receive, service.gate, work)
+    except ClientGone:
+        raise ApiError(499, "the client left", "cancelled") from None
+    finally:
+        for events in streams:
+            await events.aclose()
+
+
+async def _together(collects: Iterable[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(collect) for collect in collects]
+    except BaseExceptionGroup as failed:
+        # The first failure is the client's answer; the group has ended the others.
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _collect(service: Service, events: Events, request_id: str) -> Outcome:
     results: list[dict[str, Any]] = []
     async for event in events:
         if isinstance(event, ResultDone):

@@ -10,7 +10,7 @@ from engine.requests import RequestError
 from server.errors import RETRY_S, ApiError
 from server.keyring import Client
 
-# Besides all POSTs below /v1/: routes of other APIs that do work.
+# Besides all POSTs below /v1/: work that existing clients ask for at the root.
 WORK = frozenset({"/infill", "/tokenize", "/detokenize"})
 
 
@@ -132,7 +132,7 @@ class Admission:
 
 
 def is_work(scope: Scope) -> bool:
-    """Whether a request is one that the gate counts."""
+    """Whether a request asks for work, rather than for how things are."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
     return scope["path"].startswith("/v1/") or scope["path"] in WORK
