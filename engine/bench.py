@@ -45,7 +45,7 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
     macs = sum(w.in_features * w.out_features for w in weights)
     weight_bytes = sum(t.nbytes for w in weights for t in w.packed().values())
     bandwidth = read_bandwidth()
-    steps = {rows: _step_seconds(model, rows, bench.steps) for rows in bench.rows}
+    steps = {rows: step_seconds(model, rows, bench.steps) for rows in bench.rows}
     # The memory may have become slower or faster meanwhile: a share refers to the mean of before and after.
     bandwidth = (bandwidth + read_bandwidth()) / 2
     result: dict[str, Any] = {
@@ -90,8 +90,9 @@ def read_bandwidth(rounds: int = 5) -> float:
     return buffer.nbytes / best
 
 
-def _step_seconds(model: Network, num_rows: int, steps: int) -> float:
-    """The median time of a step in which each of `num_rows` sequences gets one more token."""
+def step_seconds(model: Network, num_rows: int, steps: int) -> float:
+    """The median time of a step in which each of `num_rows` sequences gets one more token; of several ranks all call it
+    at the same time."""
     first = part_b_start(_CONTEXT, _BLOCK)
     blocks_each = -(-(first + steps + 2) // _BLOCK)
     runner = Runner(model, num_rows * blocks_each, _BLOCK)

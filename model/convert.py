@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -19,9 +20,14 @@ import torch
 from model.calibration import Calibration, Window, windows
 from model.checkpoint import Description, check_sizes, description_weights, entries, matrices, quantized
 from model.config import CheckpointError
+from model.cuts import Part, cuts_of
 from model.network import Network
-from model.safetensors_file import opened
+from model.parallel import Ranks
+from model.rank_folders import INDEX, rank_folder
+from model.safetensors_file import SafetensorsFile
+from model.sat import Ranked
 from model.shard import Shard, num_bytes
+from model.share import Share
 from model.storage import Storage
 from model.tokenizer import FILES
 from quant.calibrate import check
@@ -35,7 +41,8 @@ LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What to convert to. `calibrate` is a text for `model.calibration`; shards hold up to `shard_bytes`. `preset` and
-    `tokenizer` are for a source that lacks config.json or tokenizer."""
+    `tokenizer` are for a source that lacks config.json or tokenizer. With `tp` every tensor is cut for so many ranks,
+    which read their own files from end to end."""
 
     storage: Storage
     calibrate: Path | None = None
@@ -43,6 +50,7 @@ class Recipe:
     shard_bytes: int = 4 * 10**9
     preset: str | None = None
     tokenizer: Path | None = None
+    tp: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,7 @@ class Conversion:
             self.model = Network(self.description.architecture)
         check_sizes(self.model, self.scheme, self.head)
         self.weights.check(entries(self.model))
+        self.shares = self._shares()
         self.windows: list[Window] = []
         if recipe.calibrate is not None:
             check(self.scheme)
@@ -100,17 +109,49 @@ class Conversion:
         _write(self.target / STATE, json.dumps(self._state, indent=2) + "\n")
         calibration = self._calibration()
         for name, units in self.shards.items():
-            path = self.target / name
-            if path.exists():
+            paths = self._paths(name)
+            if all(path.exists() for path in paths):
                 progress(sum(unit.num_bytes for unit in units))
                 continue
-            with Shard(path, {k: v for unit in units for k, v in unit.tensors.items()}) as writer:
+            parts = [{k: v for unit in units for k, v in self._parts(unit, share).items()} for share in self.shares]
+            whole = {key: entry for unit in units for key, entry in unit.tensors.items()}
+            with ExitStack() as stack:
+                writers = []
+                for path, part in zip(paths, parts, strict=True):
+                    path.parent.mkdir(exist_ok=True)
+                    writers.append(stack.enter_context(Shard(path, _cut_entries(whole, part))))
                 for unit in units:
                     for key, tensor in self._made(unit, calibration).items():
-                        writer.write(key, tensor)
+                        for writer, part in zip(writers, parts, strict=True):
+                            own = part[key]
+                            writer.write(key, tensor if own is None else own.of(tensor))
                     progress(unit.num_bytes)
         self._finish()
         return self._facts()
+
+    def _shares(self) -> list[Share]:
+        """What each rank has. Raises CheckpointError for heads or groups that the ranks do not divide."""
+        a, size = self.description.architecture, self.recipe.tp
+        try:
+            with torch.device("meta"):
+                part = Network(a, ranks=Ranks(0, size))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+        check_sizes(part, self.scheme, self.head, size)
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
+        return [Share(Ranks(rank, size), cuts_of(a), shapes) for rank in range(size)]
+
+    def _parts(self, unit: Unit, share: Share) -> dict[str, Part | None]:
+        """What a rank has of a unit's tensors."""
+        if unit.scheme is None:
+            return {unit.source: share.part(unit.source)}
+        prefix = unit.source.removesuffix("weight")
+        leaves = {key: key.removeprefix(prefix) for key in unit.tensors}
+        return {key: share.stored(unit.source, leaf, unit.scheme) for key, leaf in leaves.items()}
+
+    def _paths(self, name: str) -> list[Path]:
+        """A shard's file of each rank."""
+        return [rank_folder(self.target, rank, self.recipe.tp) / name for rank in range(self.recipe.tp)]
 
     def _planned(self) -> dict[str, list[Unit]]:
         """The units of each shard, by its name."""
@@ -150,18 +191,18 @@ class Conversion:
         if not self.windows:
             return None
         written = {
-            unit.source.removesuffix(".weight"): (self.target / name, unit)
+            unit.source.removesuffix(".weight"): (self._paths(name), unit)
             for name, units in self.shards.items()
-            if (self.target / name).exists()
+            if all(path.exists() for path in self._paths(name))
             for unit in units
         }
 
         def finished(path: str) -> Tensors | None:
             if path not in written:
                 return None
-            shard, unit = written[path]
-            with opened(shard) as file:
-                return {name.removeprefix(f"{path}."): file.get_tensor(name) for name in unit.tensors}
+            shards, unit = written[path]
+            files = Ranked(self.target, [SafetensorsFile(shard) for shard in shards], self.shares[0].cuts, True)
+            return {name.removeprefix(f"{path}."): files.read(name) for name in unit.tensors}
 
         return Calibration(self.model.architecture, self.weights, self.windows, self.scheme, finished)
 
@@ -172,9 +213,20 @@ class Conversion:
             for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
                 shutil.copyfile(path, self.target / path.name)
         places = {key: name for name, units in self.shards.items() for unit in units for key in unit.tensors}
-        index = {"metadata": {"total_size": self.num_bytes}, "weight_map": dict(sorted(places.items()))}
-        _write(self.target / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
-        config = {**self.description.config.fields, "quantization_config": self.recipe.storage.to_json()}
+        for rank, share in enumerate(self.shares):
+            entries = (
+                _cut_entries(unit.tensors, self._parts(unit, share)) for units in self.shards.values() for unit in units
+            )
+            index = {
+                "metadata": {"total_size": sum(map(num_bytes, entries))},
+                "weight_map": dict(sorted(places.items())),
+            }
+            _write(rank_folder(self.target, rank, self.recipe.tp) / INDEX, json.dumps(index, indent=2) + "\n")
+        divided = {"tp": self.recipe.tp} if self.recipe.tp > 1 else {}
+        config = {
+            **self.description.config.fields,
+            "quantization_config": self.recipe.storage.to_json() | divided,
+        }
         _write(self.target / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         (self.target / STATE).unlink()
 
@@ -186,7 +238,8 @@ class Conversion:
             "model": str(self.target),
             "storage": self.recipe.storage.to_json(),
             "calibrated": self.recipe.calibrate is not None,
-            "shards": len(self.shards),
+            "tp": self.recipe.tp,
+            "shards": len(self.shards) * self.recipe.tp,
             "bytes": self.num_bytes,
             "quantized_weights": numbers,
             "bytes_per_quantized_weight": stored / numbers,
@@ -223,11 +276,24 @@ class Conversion:
             raise CheckpointError(f"{self.target}: not empty")
         present = next(path for path in (self.target, *self.target.resolve().parents) if path.exists())
         missing = sum(
-            u.num_bytes for name, own in self.shards.items() if not (self.target / name).exists() for u in own
+            unit.num_bytes
+            for name, units in self.shards.items()
+            if not all(path.exists() for path in self._paths(name))
+            for unit in units
         )
         free = shutil.disk_usage(present).free
         if missing > free:
             raise CheckpointError(f"{self.target}: needs {missing / 1e9:.1f} GB, {free / 1e9:.1f} are free")
+
+
+def _cut_entries(whole: Stored, parts: Mapping[str, Part | None]) -> Stored:
+    """Shapes and dtypes of parts of tensors."""
+    cut: Stored = {}
+    for key, (shape, dtype) in whole.items():
+        part = parts[key]
+        own = shape if part is None else tuple(part.length if dim == part.dim else n for dim, n in enumerate(shape))
+        cut[key] = own, dtype
+    return cut
 
 
 def _write(path: Path, text: str) -> None:

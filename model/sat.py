@@ -22,11 +22,11 @@ _SAME = ("iteration", "global_steps")  # what training counts
 class Ranked:
     """The tensors of ranks, merged, or of what stretches of them are wanted.
 
-    Scales of a matrix whose inputs are divided come from each rank's own quantization: they are merged to one a row
-    and rank, [outputs, ranks].
+    Scales of whole rows of a matrix whose inputs are divided are `scales_of_all`, the same on every rank, or come from
+    each rank's own quantization: then they are merged to one a row and rank, [outputs, ranks].
     """
 
-    def __init__(self, listing: Path, ranks: Sequence[Source], cuts: Cuts) -> None:
+    def __init__(self, listing: Path, ranks: Sequence[Source], cuts: Cuts, scales_of_all: bool = False) -> None:
         """`cuts` knows the names in the files. Raises CheckpointError for ranks that do not agree."""
         self.listing = listing
         self._ranks = ranks
@@ -38,6 +38,8 @@ class Ranked:
                 raise CheckpointError(f"{rank.listing}: does not hold the same tensors as {first.listing.name}: {name}")
         for name, (shape, dtype) in first.entries.items():
             cut = cuts(name)
+            if scales_of_all and cut is not None and cut.dim >= len(shape):
+                cut = None
             for rank in ranks[1:]:
                 if not _alike(rank.entries[name], (shape, dtype), cut):
                     other, kind = rank.entries[name]

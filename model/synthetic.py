@@ -5,17 +5,19 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.network import Network, Norm
+from model.parallel import ALONE, Ranks
 from quant.linear import Weight
 from quant.schemes import Head, Scheme
 
 _SPREAD = 0.02  # the standard deviation that such weights are initialized with
 
 
-def synthetic(architecture: Architecture, scheme: Scheme, head: Head, seed: int = 0) -> Network:
-    """A network filled tensor by tensor in its stored form; no float copy of a quantized weight is made."""
+def synthetic(architecture: Architecture, scheme: Scheme, head: Head, seed: int = 0, ranks: Ranks = ALONE) -> Network:
+    """A network, or a rank's part of one, filled tensor by tensor in its stored form; no float copy of a quantized
+    weight is made."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
-        model = Network(architecture, scheme, torch.float32, head)
+        model = Network(architecture, scheme, torch.float32, head, ranks)
     for module in model.modules():
         if isinstance(module, Weight):
             stored = module.scheme.tensors(module.out_features, module.in_features)

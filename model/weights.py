@@ -11,6 +11,7 @@ from model.config import CheckpointError
 from model.cuts import Cut, Cuts, Part
 from model.naming import COPIES, SPARE, Naming, arranged, placed
 from model.pickle_file import PickleFile
+from model.rank_folders import num_ranks, ranked
 from model.safetensors_file import SafetensorsFile
 from model.sat import TRACKERS, Ranked, sat_folder
 from model.scales import Scales, inferred
@@ -134,7 +135,10 @@ class Weights:
 
 
 def _source(folder: Path, cuts: Cuts) -> Source:
-    """The folder's files: safetensors before pickles before ranks."""
+    """The folder's files: safetensors before pickles before ranks, and what was cut for ranks before all."""
+    size = num_ranks(folder)
+    if size > 1:
+        return ranked(folder, size, cuts)
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     pickled, pickled_index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
     if not single.exists():

@@ -257,6 +257,7 @@ def quantize(
     ] = None,
     calibrate_windows: Annotated[int, typer.Option(min=1, help="Stretches of 32 to 256 tokens used of it.")] = 512,
     shard_gb: Annotated[float, typer.Option(min=0.001, help="The most a file holds, 10⁹ bytes.")] = 4.0,
+    tp: Annotated[int, typer.Option(min=1, max=64, help="Cut for so many devices, to be loaded fastest by them.")] = 1,
     preset: Preset = None,
     tokenizer: TokenizerFolder = None,
     as_json: AsJson = False,
@@ -267,7 +268,7 @@ def quantize(
     from model.storage import Storage
 
     storage = Storage(scheme, group_size, (head or quant_head).value)
-    recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), preset, tokenizer)
+    recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), preset, tokenizer, tp)
     try:
         with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
             task = progress.add_task("reading", total=None)

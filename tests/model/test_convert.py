@@ -20,9 +20,11 @@ from model.config import CheckpointError, Config
 from model.convert import Conversion, Recipe
 from model.families import glm
 from model.network import Network
+from model.parallel import Ranks
 from model.shard import Shard
 from model.storage import Storage
 from tests.conftest import WORDS, TinyCheckpoint
+from tests.ranks import on_ranks
 
 ROOT = Path(__file__).parents[2]
 DENSE = "transformer.layers.1.attention.dense.weight"
@@ -378,3 +380,63 @@ def test_memory_is_that_of_one_tensor(tiny_checkpoint: TinyCheckpoint, source: P
     assert converting < tensor + 0.5625 / 2 * tensor + 24
     assert converting + loading < stored + 24
     assert converting + loading + quantizing < stored + tensor + 40
+
+
+@pytest.fixture(scope="module")
+def wide(tiny_checkpoint: TinyCheckpoint) -> Path:
+    return tiny_checkpoint(hidden_size=128, num_attention_heads=4)
+
+
+class TestRanks:
+    """Folders cut for ranks, each with files of its own."""
+
+    @pytest.mark.parametrize("storage", [Storage("int8", 32, "int8"), Storage("int4", 32), Storage("int4", 0)], ids=str)
+    @pytest.mark.parametrize("cut", [1, 2, 4])
+    def test_any_number_of_ranks_reads_what_was_cut_for_any(
+        self, wide: Path, tmp_path: Path, storage: Storage, cut: int
+    ) -> None:
+        target = tmp_path / "cut"
+        facts = Conversion(wide, target, Recipe(storage, shard_bytes=100_000, tp=cut)).run()
+        assert facts["tp"] == cut
+
+        def tensors(folder: Path, quant: Storage | None, ranks: Ranks) -> dict[str, Tensor]:
+            how = (None, None, None) if quant is None else (quant.scheme, quant.group_size, quant.head)
+            return dict(load(folder, how[0], "cpu", how[1], how[2], ranks=ranks).model.state_dict())
+
+        for size in (1, 2, 4):
+            found = on_ranks(size, lambda ranks: tensors(target, None, ranks))
+            expected = on_ranks(size, lambda ranks: tensors(wide, storage, ranks))
+            for own, wanted in zip(found, expected, strict=True):
+                assert all(torch.equal(own[name], tensor) for name, tensor in wanted.items())
+
+    def test_a_rank_reads_no_other_rank_s_file(self, wide: Path, tmp_path: Path) -> None:
+        target = tmp_path / "cut"
+        Conversion(wide, target, Recipe(Storage("int4", 32), tp=2)).run()
+        sizes = [sum(p.stat().st_size for p in (target / f"rank-{r}-of-2").glob("*.safetensors")) for r in range(2)]
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
+        (path,) = (target / "rank-1-of-2").glob("*.safetensors")
+        header = int.from_bytes(path.read_bytes()[:8], "little") + 8
+        with path.open("r+b") as file:
+            file.seek(header)
+            file.write(b"\xff" * (path.stat().st_size - header))  # every float16 in it is NaN
+        load(target, ranks=Ranks(0, 2))
+        with pytest.raises(CheckpointError, match="NaN"):
+            load(target, ranks=Ranks(1, 2))
+
+    def test_goes_on_after_a_kill(self, wide: Path, tmp_path: Path, text: Path) -> None:
+        recipe = Recipe(Storage("int4", 32), text, 4, 100_000, tp=2)
+        Conversion(wide, tmp_path / "once", recipe).run()
+        with pytest.raises(Killed):
+            Conversion(wide, tmp_path / "twice", recipe).run(kill_after(9))
+        Conversion(wide, tmp_path / "twice", recipe).run()
+        for rank in range(2):
+            name = f"rank-{rank}-of-2"
+            assert contents(tmp_path / "twice" / name) == contents(tmp_path / "once" / name)
+
+    def test_what_ranks_do_not_divide_is_refused(self, wide: Path, tmp_path: Path) -> None:
+        assert refusal(wide, tmp_path / "a", Recipe(Storage("int4", 32), tp=3)) == (
+            "num_attention_heads 4 is not divided by 3 ranks"
+        )
+        assert "group_size 64 does not divide the 32 inputs of a rank's share, one of 4" in refusal(
+            wide, tmp_path / "b", Recipe(Storage("int4", 64), tp=4)
+        )

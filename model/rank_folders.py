@@ -1,0 +1,35 @@
+"""Folders that `quantize --tp` has cut: one folder a rank, each with files and an index of its own."""
+
+import json
+from pathlib import Path
+
+from model.config import CheckpointError
+from model.cuts import Cuts
+from model.safetensors_file import SafetensorsFile
+from model.sat import Ranked
+from model.sharded import Sharded
+
+INDEX = "model.safetensors.index.json"
+
+
+def rank_folder(folder: Path, rank: int, size: int) -> Path:
+    """Where one of several ranks' tensors lie; the folder itself where there is one."""
+    return folder / f"rank-{rank}-of-{size}" if size > 1 else folder
+
+
+def num_ranks(folder: Path) -> int:
+    """Among how many ranks a folder's tensors are divided, as its config.json says. Raises CheckpointError."""
+    path = folder / "config.json"
+    if not path.exists():
+        return 1
+    described = json.loads(path.read_text(encoding="utf-8")).get("quantization_config")
+    size = described.get("tp", 1) if isinstance(described, dict) else 1
+    if type(size) is not int or not 0 < size <= 64:
+        raise CheckpointError(f"{path}: tp of quantization_config must be a number from 1 to 64, not {size!r}")
+    return size
+
+
+def ranked(folder: Path, size: int, cuts: Cuts) -> Ranked:
+    """The tensors of all ranks. Raises CheckpointError."""
+    indices = [rank_folder(folder, rank, size) / INDEX for rank in range(size)]
+    return Ranked(folder, [Sharded(index, SafetensorsFile) for index in indices], cuts, scales_of_all=True)
