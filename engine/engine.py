@@ -192,7 +192,7 @@ class Engine:
         """Token ids of a text; masks that the model has become their ids, everything else is text. With `special`
         every special token is read."""
         if special:
-            return self.world.spelling.tokenize(text)[0]
+            return self.world.spelling.tokenize(text)
         ids: list[int] = []
         for part in parse(text):
             if isinstance(part, str):
@@ -208,7 +208,7 @@ class Engine:
         outside the vocabulary."""
         self.world.check_ids(token_ids, "tokens")
         if special:
-            return self.world.spelling.detokenize(token_ids)[0]
+            return self.world.spelling.detokenize(token_ids)
         names = {i: name for name, i in self.tokenizer.masks.items()}
         runs = groupby(token_ids, names.get)
         return "".join(name * len([*run]) if name else self.tokenizer.decode([*run]) for name, run in runs)

@@ -23,6 +23,8 @@ from model.layout import Blank, Layout, span_text
 
 Result = Tensor | list[Scored | None]
 
+MAX_ALTERNATIVES = 1_000_000
+
 ORDERS = ("left_to_right", "right_to_left", "random", "confident")
 
 
@@ -246,7 +248,7 @@ class Sample:
         return blank.wire(at, at + len(blank.blank.mask), self.world, self.fill.logprobs is not None)
 
     def _shown(self, segment: str | Tokens) -> str:
-        return segment if isinstance(segment, str) else self.world.spelling.detokenize(segment.ids)[0]
+        return segment if isinstance(segment, str) else self.world.spelling.detokenize(segment.ids)
 
     def _next(self, host: Host, sequence: Sequence | None) -> list[Sequence]:
         """Opens the next blank on a sequence (None: on one of its own), or first asks every blank left how sure it is
@@ -345,6 +347,7 @@ class FillJob:
             check_begun(fill, prompt, laid, world)
             self.counts.prompt_tokens += len(laid) + len(prompt.begun)
             self.samples += [self.sample(fill, number * fill.n + j, number, prompt, laid, world) for j in range(fill.n)]
+        check_echo(fill, self.samples)
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
         return [self._own(s, sample) for sample in self.samples for s in sample.start(host, rank)]
@@ -471,3 +474,11 @@ def check_begun(fill: Fill, prompt: Prompt, laid: Layout, world: World) -> None:
         world.check_span(len(prompt.begun) + more, laid.blanks[0], "text")
     elif not min(fill.max_tokens):
         raise RequestError("max_tokens is 0 and there is nothing to score", "max_tokens")
+
+
+def check_echo(fill: Fill, samples: Items[Sample]) -> None:
+    """Raises RequestError for prompts whose alternatives would fill the memory of whoever holds the answer."""
+    count = sum(len(s.prompt.echo.ids) for s in samples if s.prompt.echo is not None) * (fill.logprobs or 0)
+    if count > MAX_ALTERNATIVES:
+        message = f"{count} alternatives of scored tokens are too many for one request; the limit is {MAX_ALTERNATIVES}"
+        raise RequestError(message, "logprobs")

@@ -5,7 +5,6 @@ first begins the text and says nothing more. Scored by itself, a prompt is what 
 left to right, which is how GLM measures its language modelling loss (arXiv 2103.10360, section 3.3).
 """
 
-from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -68,11 +67,15 @@ def _read_echo(given: Segments, world: World) -> Prompt:
     assert not isinstance(whole, Mask)
     if isinstance(whole, Tokens):
         world.check_ids(whole.ids, "text")
-        ids: Items[int] = whole.ids
-        starts = world.spelling.detokenize(ids)[1]
+        ids = whole.ids
     else:
-        ids, starts = world.spelling.tokenize(whole)
-    context, begun = _parted(tuple(ids), world)
+        ids = tuple(world.spelling.tokenize(whole))
+    # A context and what follows it have limits of their own; what is over both need not be looked at further.
+    if len(ids) > world.card.max_context + world.card.max_span:
+        message = f"the text has {len(ids)} tokens, this model takes at most {world.card.max_span}"
+        raise RequestError(message, "text", "context_length_exceeded")
+    starts = world.spelling.starts_of(ids) if isinstance(whole, Tokens) else world.spelling.starts(whole)
+    context, begun = _parted(ids, world)
     if not begun and any(i in world.tokenizer.masks.values() for i in context):
         message = "a prompt that is scored needs a start token <sop>, and more, behind its mask"
         raise RequestError(message, "text")
@@ -80,7 +83,7 @@ def _read_echo(given: Segments, world: World) -> Prompt:
         segments = _masked(context, world)
     else:
         segments, begun = (world.open_mask,), context
-    return Prompt(segments, begun, Echo(tuple(ids), tuple(starts), len(ids) - len(begun)))
+    return Prompt(segments, begun, Echo(ids, tuple(starts), len(ids) - len(begun)))
 
 
 def _parted(ids: tuple[int, ...], world: World) -> tuple[tuple[int, ...], tuple[int, ...]]:

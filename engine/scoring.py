@@ -151,7 +151,7 @@ class ScoreJob:
         return s.text, laid, list(s.spans), "spans"
 
     def _shown(self, texts: tuple[str | Tokens, ...]) -> tuple[str, ...]:
-        return tuple(self.world.spelling.detokenize(t.ids)[0] if isinstance(t, Tokens) else t for t in texts)
+        return tuple(self.world.spelling.detokenize(t.ids) if isinstance(t, Tokens) else t for t in texts)
 
     def _tokens(self, texts: tuple[str | Tokens, ...], param: str) -> list[list[int]]:
         rows = []

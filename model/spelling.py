@@ -5,7 +5,7 @@ the ids of the start and the end, and can say where a context ends. Does not imp
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from model.offsets import offsets
@@ -30,40 +30,47 @@ class Spelling:
         self._pattern = re.compile("(" + "|".join(map(re.escape, names)) + ")")
         self._masks = set(tokenizer.masks.values())
 
-    def tokenize(self, text: str) -> tuple[list[int], list[int]]:
-        """The ids of a text, and at which of its characters each begins. A mask swallows white space before it where
-        it does in the family's layout."""
-        ids: list[int] = []
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text. A mask swallows white space before it where it does in the family's layout."""
+        return [i for _, _, ids in self._parts(text) for i in ids]
+
+    def starts(self, text: str) -> list[int]:
+        """At which of a text's characters each of its tokens begins."""
+        return [at + n for at, plain, ids in self._parts(text) for n in offsets(plain, ids, self._tokenizer)]
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, special ones by name."""
+        return "".join(text for text, _ in self._runs(token_ids))
+
+    def starts_of(self, token_ids: Sequence[int]) -> list[int]:
+        """At which character of the text of ids each begins."""
         starts: list[int] = []
+        at = 0
+        for text, ids in self._runs(token_ids):
+            is_name = ids[0] in self._names
+            found = range(0, len(text), len(text) // len(ids)) if is_name else offsets(text, ids, self._tokenizer)
+            starts += [at + n for n in found]
+            at += len(text)
+        return starts
+
+    def _parts(self, text: str) -> Iterator[tuple[int, str, list[int]]]:
+        """Where a part of a text begins, what is encoded of it, and its ids."""
         at = 0
         parts = self._pattern.split(text)
         for number, part in enumerate(parts):
             if number % 2:
-                ids.append(self._ids[part])
-                starts.append(at)
+                yield at, "", [self._ids[part]]
             elif part:
                 follows = self._ids.get(parts[number + 1]) if number + 1 < len(parts) else None
                 plain = self._tokenizer.before_mask(part) if follows in self._masks else part
-                found = self._tokenizer.encode(plain)
-                ids += found
-                starts += [at + start for start in offsets(plain, found, self._tokenizer)]
+                yield at, plain, self._tokenizer.encode(plain)
             at += len(part)
-        return ids, starts
 
-    def detokenize(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
-        """The text of ids, special ones by name, and at which of its characters each begins."""
-        text = ""
-        starts: list[int] = []
+    def _runs(self, token_ids: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
+        """Texts of neighbouring ids: a name as often as it comes, or plain text."""
         for name, run in groupby(token_ids, self._names.get):
             ids = list(run)
-            if name:
-                starts += [len(text) + n * len(name) for n in range(len(ids))]
-                text += name * len(ids)
-            else:
-                plain = self._tokenizer.decode(ids)
-                starts += [len(text) + start for start in offsets(plain, ids, self._tokenizer)]
-                text += plain
-        return text, starts
+            yield (name * len(ids) if name else self._tokenizer.decode(ids)), ids
 
     def name(self, token_id: int) -> str:
         """How a special token is spelled."""

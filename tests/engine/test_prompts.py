@@ -189,7 +189,9 @@ def test_labels_by_id_score_as_the_tokens_that_they_are(engine: Engine) -> None:
         (Fill(((Tokens((5, 10**6)),),)), "text"),
         (echo([5, 10**6]), "text"),
         (echo([5] * 400), "text"),
+        (echo([5] * 2000), "text"),
         (Fill((("a",),), max_tokens=(0,)), "max_tokens"),
+        (Fill(((Tokens((5,) * 200),),) * 60, max_tokens=(1,), n=5, echo=True, logprobs=20), "logprobs"),
     ],
 )
 def test_tokens_that_cannot_be_are_refused(engine: Engine, fill: Fill, param: str) -> None:

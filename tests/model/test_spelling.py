@@ -19,14 +19,15 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 def test_names_stand_for_tokens_and_everything_else_is_text(tiny_tokenizer: TinyTokenizer) -> None:
     tokenizer = tiny_tokenizer()
     spelling = Spelling(tokenizer)
-    ids, starts = spelling.tokenize("the [MASK] hill<sop> red<eop><|x|>")
+    text = "the [MASK] hill<sop> red<eop><|x|>"
+    ids, starts = spelling.tokenize(text), spelling.starts(text)
     special = set(tokenizer.special.values())
     found = [(i, at) for i, at in zip(ids, starts, strict=True) if i in special]
     assert found == [(tokenizer.masks["[MASK]"], 4), (tokenizer.sop, 15), (tokenizer.eop, 24)]
     # The mask swallows the space before it.
-    assert spelling.detokenize(ids)[0] == "the[MASK] hill<sop> red<eop><|x|>"
-    assert spelling.tokenize(spelling.name(tokenizer.sop))[0] == [tokenizer.sop]
-    assert spelling.tokenize("[sop]")[0] == tokenizer.encode("[sop]")
+    assert spelling.detokenize(ids) == "the[MASK] hill<sop> red<eop><|x|>"
+    assert spelling.tokenize(spelling.name(tokenizer.sop)) == [tokenizer.sop]
+    assert spelling.tokenize("[sop]") == tokenizer.encode("[sop]")
 
 
 @given(text=TEXTS)
@@ -38,8 +39,17 @@ def test_pieces_between_offsets_are_the_whole_text(tiny_tokenizer: TinyTokenizer
     assert starts == sorted(starts)
     for count, start in enumerate(starts):
         assert tokenizer.decode(ids[:count]).rstrip("\ufffd") == text[:start].rstrip("\ufffd")
-    shown, again = Spelling(tokenizer).detokenize(ids)
-    assert (shown, again) == (text, starts)
+    spelling = Spelling(tokenizer)
+    assert (spelling.detokenize(ids), spelling.starts_of(ids)) == (text, starts)
+
+
+def test_names_begin_one_behind_the_other(tiny_tokenizer: TinyTokenizer) -> None:
+    tokenizer = tiny_tokenizer()
+    ids = [tokenizer.sop, *tokenizer.encode("the hill"), tokenizer.eop, tokenizer.eop]
+    spelling = Spelling(tokenizer)
+    text, starts = spelling.detokenize(ids), spelling.starts_of(ids)
+    assert text == "<sop>the hill<eop><eop>"
+    assert [starts[0], starts[1], *starts[-2:]] == [0, 5, 13, 18]
 
 
 @pytest.mark.parametrize(
