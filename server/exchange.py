@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.types import Receive, Scope
 
-from engine.client import EngineUnavailable
+from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import Done, Event, Failed, ResultDone
 from engine.requests import Request as Work
 from engine.requests import RequestError
@@ -58,16 +58,20 @@ def submit(service: Service, request: Request, work: Work, work_id: str, names: 
 async def _followed(events: Events, work_id: str, names: Mapping[str, str], ticket: Ticket, scope: Scope) -> Events:
     """The events in the client's words, noting on the way what the work really took."""
     async with aclosing(events):
-        async for event in events:
-            if isinstance(event, Done):
-                ticket.settle(work_id, event.usage.get("total_tokens", 0))
-                scope["state"]["done"] = event
-            elif isinstance(event, Failed):
-                if event.outcome in UNCHARGED:
-                    ticket.settle(work_id, 0)
-                if event.param is not None:
-                    event = replace(event, param=names.get(event.param, event.param))
-            yield event
+        try:
+            async for event in events:
+                if isinstance(event, Done):
+                    ticket.settle(work_id, event.usage.get("total_tokens", 0))
+                    scope["state"]["done"] = event
+                elif isinstance(event, Failed):
+                    if event.outcome in UNCHARGED:
+                        ticket.settle(work_id, 0)
+                    if event.param is not None:
+                        event = replace(event, param=names.get(event.param, event.param))
+                yield event
+        except (EngineUnavailable, EngineOverloaded):
+            ticket.settle(work_id, 0)
+            raise
 
 
 def _deadline(request: Request, work: Work, limit: float) -> float:

@@ -1,7 +1,10 @@
 """Faults 21 and 27: what a server tells, to whom, and what it leaves behind."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,6 +80,26 @@ def test_neither_log_nor_errors_hold_prompts_or_keys(locked: Server, keys: tuple
     for text in (log, *answers, locked.metrics()):
         assert SECRET not in text
         assert made["ann"] not in text
+
+
+def test_the_command_line_sends_its_key(locked: Server, keys: tuple[Path, dict[str, str]]) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        "server.cli",
+        "fill",
+        "the [MASK]",
+        "--max-tokens",
+        "2",
+        "--url",
+        locked.url,
+        "--json",
+    ]
+    without = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert (without.returncode, "a valid API key is needed" in without.stderr) == (1, True)
+    environment = {**os.environ, "GLM_INFILL_API_KEY": keys[1]["ann"]}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

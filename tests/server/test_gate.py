@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.client import EngineUnavailable
 from engine.events import Done, Failed, ModelCard
 from engine.requests import Fill, Mask, RequestError, Score
 from server.errors import ApiError
@@ -126,6 +127,16 @@ def test_what_the_engine_refuses_costs_nothing(make_client, engine, outcome, is_
     client = make_client(tokens_per_minute=100)
     client.post("/v1/infill", json={"text": "a"})
     assert (client.post("/v1/infill", json={"text": "a"}).status_code == 429) == is_charged
+
+
+def test_an_engine_that_is_not_there_costs_nothing(make_client, engine):
+    async def script(request, work_id):
+        raise EngineUnavailable("restarting")
+        yield
+
+    engine.script = script
+    client = make_client(tokens_per_minute=100)
+    assert [client.post("/v1/infill", json={"text": "a"}).status_code for _ in range(3)] == [503] * 3
 
 
 @pytest.mark.parametrize(

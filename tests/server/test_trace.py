@@ -1,6 +1,8 @@
 """Traces: ids that come in are kept, malformed ones are not, and spans reach a collector."""
 
 import json
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -72,6 +74,11 @@ def collector():
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def test_nothing_of_opentelemetry_s_sdk_is_loaded_unless_asked_for():
+    code = "import sys, server.cli, server.app; sys.exit('opentelemetry.sdk' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_spans_reach_a_collector(collector, make_client, engine):
