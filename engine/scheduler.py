@@ -10,6 +10,7 @@ much makes way for one that holds little.
 
 from bisect import insort
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.batch import Batch, Rows
@@ -240,14 +241,14 @@ class Scheduler:
         tenant = sequence.context.tenant
         if all(s.context.tenant == tenant for s in candidates):
             return None
-        held = self._holdings()
+        held = self._holdings(but)
         held[tenant] += needed
-        for gone in but:
-            held[gone.context.tenant] -= len(gone.blocks)
         richest = max(held, key=lambda name: held[name])
         left = (s for s in reversed(candidates) if s.context.tenant == richest != tenant and s not in but)
         victim = next(left, None)
-        return victim if victim is not None and held[richest] - len(victim.blocks) >= held[tenant] else None
+        if victim is None or self._holdings([*but, victim])[richest] < held[tenant]:
+            return None
+        return victim
 
     def _is_modest(self, sequence: Sequence, others: set[str]) -> bool:
         """Whether a waiting sequence's tenant would then hold no more blocks than any of the others."""
@@ -256,12 +257,14 @@ class Scheduler:
         held = self._holdings()
         return held[sequence.context.tenant] + self._needed(sequence) <= min(held[other] for other in others)
 
-    def _holdings(self) -> Counter[str]:
-        """How many blocks each tenant's running sequences hold."""
+    def _holdings(self, but: Iterable[Sequence] = ()) -> Counter[str]:
+        """How many blocks each tenant's running sequences hold, but for some."""
+        gone = set(but)
+        staying = [s for s in self.running if s not in gone]
         held: Counter[str] = Counter()
-        for tenant, blocks in {(s.context.tenant, s.held) for s in self.running}:
+        for tenant, blocks in {(s.context.tenant, s.held) for s in staying}:
             held[tenant] += len(blocks)
-        for sequence in self.running:
+        for sequence in staying:
             held[sequence.context.tenant] += len(sequence.blocks)
         return held
 
