@@ -41,11 +41,12 @@ class EngineClient(Protocol):
         Closing the iterator cancels the request. Raises EngineUnavailable or EngineOverloaded at the first step.
         """
 
-    async def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text; mask tokens in it are recognised, other special tokens are not."""
+    async def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text; mask tokens in it are recognised, other special tokens only with `special`."""
 
-    async def detokenize(self, token_ids: list[int]) -> str:
-        """The text of token ids. Raises RequestError for an id outside the vocabulary."""
+    async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
+        """The text of token ids, masks by name, other special tokens only with `special`. Raises RequestError for an
+        id outside the vocabulary."""
 
     def stats(self) -> list[StepStats]:
         """The steps since the last call, oldest first."""

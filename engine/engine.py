@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
-from engine.events import Event, Failed, ModelCard, StepStats
+from engine.events import Done, Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
 from engine.job import Counts, Job, World
 from engine.loaded import Loaded, load_runner, prepare_threads
@@ -18,15 +18,20 @@ from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.ranks import Channel, Leading
 from engine.requests import Fill, Request, RequestError
 from engine.runner import Result
-from engine.scheduler import Scheduler
+from engine.scheduler import Lodging, Scheduler
 from engine.scoring import ScoreJob
 from engine.sequence import Sequence
+from engine.turns import Turns
 from model.checkpoint import Checkpoint
 from model.layout import parse
+from model.spelling import Spelling
+from model.tokenizer import Tokenizer
 from quant import cpu
 
-# How long a batch request is passed over before it goes ahead of new interactive ones.
+# How long a batch request is passed over before it is ranked as if it were interactive.
 BATCH_PATIENCE_S = 5.0
+# What its ranks are raised by until then: more rows than are ever computed, and exact in a float.
+PASSED_OVER = 1 << 50
 
 
 class Engine:
@@ -62,6 +67,7 @@ class Engine:
             causal=a.causal,
             masked=a.head == "masked_lm",
             next_sentence=a.next_sentence,
+            special_tokens=_special_tokens(self.tokenizer),
             num_parameters=loaded.checkpoint.num_parameters,
             kernels="triton" if loaded.device == "cuda" else cpu.describe(),
             created=int(time.time()),
@@ -70,9 +76,10 @@ class Engine:
         )
         never = torch.ones(a.vocab_size, dtype=torch.bool)
         never[torch.tensor([*self.tokenizer.text_ids(), *self.tokenizer.ends], dtype=torch.long)] = False
-        self.world = World(self.tokenizer, family.layout, self.card, never)
+        self.world = World(self.tokenizer, family.layout, self.card, never, Spelling(self.tokenizer))
         self._jobs: dict[str, _Entry] = {}
         self._of: dict[Sequence, _Entry] = {}
+        self._turns = Turns()
         self.last_stats: StepStats | None = None
 
     def prepare(self, request: Request, request_id: str) -> Job:
@@ -89,13 +96,21 @@ class Engine:
         """Starts a prepared job."""
         now = time.monotonic()
         timeout = request.timeout_s
-        entry = _Entry(job, now, None if timeout is None else now + timeout)
-        rank = now + (BATCH_PATIENCE_S if request.priority == "batch" else 0.0)
+        if self.idle:
+            self._turns.rest()
+        flow = request.tenant, request.priority
+        batch = request.priority == "batch"
+        lodging = Lodging(self.scheduler, request.tenant)
+        entry = _Entry(job, lodging, now, None if timeout is None else now + timeout, passed_over=batch)
         self._jobs[job.id] = entry
-        hits = self.scheduler.context_hits
-        sequences = job.start(self.scheduler, rank)
-        if self.scheduler.context_hits > hits:
-            job.counts.cached_tokens = job.counts.prompt_tokens
+        # What the job starts later, such as its next blank, keeps its place; only what waits now takes turns.
+        sequences = job.start(lodging, self._turns.next(flow))
+        drawn = max(request.max_tokens) if isinstance(request, Fill) else 0
+        for sequence in sequences:
+            rank = self._turns.take(flow, len(sequence.context) + sequence.pending + drawn)
+            sequence.rank = rank + PASSED_OVER * batch
+        cached = {id(s.context): len(s.context) for s in sequences if s.context.blocks is not None}
+        job.counts.cached_tokens = sum(cached.values())
         self._take(entry, sequences)
 
     def cancel(
@@ -121,6 +136,10 @@ class Engine:
         for entry in list(self._jobs.values()):
             if entry.deadline is not None and began > entry.deadline:
                 events += self.cancel(entry.job.id, "deadline", "the request's deadline has passed")
+            elif entry.passed_over and began - entry.arrived > BATCH_PATIENCE_S:
+                entry.passed_over = False
+                for sequence in entry.sequences:
+                    self.scheduler.rerank(sequence, sequence.rank % PASSED_OVER)
         preempted, queries, hits = (
             self.scheduler.preemptions,
             self.scheduler.context_queries,
@@ -128,20 +147,20 @@ class Engine:
         )
         batch, chosen = self.scheduler.schedule()
         bad = 0
-        first_tokens: list[float] = []
-        queued: list[float] = []
+        times = _Times()
         counts = Counts()
         if chosen:
             for sequence in chosen:
+                self._turns.served(int(sequence.rank) % PASSED_OVER)
                 entry = self._of[sequence]
-                if not entry.started:
-                    entry.started = True
-                    queued.append(began - entry.arrived)
+                if entry.started is None:
+                    entry.started = began
+                    times.queued.append(began - entry.arrived)
             num_top = max((self._of[s].job.num_top for s in chosen), default=0)
             results, bad = self.runner.run(batch, num_top)
             for sequence, result in zip(chosen, results, strict=True):
                 if sequence in self._of:
-                    events += self._advance(sequence, result, first_tokens, counts)
+                    events += self._advance(sequence, result, times, counts)
         self.last_stats = StepStats(
             seconds=time.monotonic() - began,
             rows=batch.num_rows,
@@ -152,8 +171,9 @@ class Engine:
             context_cache_hits=self.scheduler.context_hits - hits,
             preemptions=self.scheduler.preemptions - preempted,
             nonfinite_rows=bad,
-            queue_seconds=queued,
-            first_token_seconds=first_tokens,
+            queue_seconds=times.queued,
+            first_token_seconds=times.first,
+            token_seconds=times.between,
             prompt_tokens=counts.prompt_tokens,
             generated_tokens=counts.generated_tokens,
             blanks=counts.blanks,
@@ -170,8 +190,11 @@ class Engine:
             events += self.step()
         return events
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text; masks that the model has become their ids, everything else is text."""
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text; masks that the model has become their ids, everything else is text. With `special`
+        every special token is read."""
+        if special:
+            return self.world.spelling.tokenize(text)
         ids: list[int] = []
         for part in parse(text):
             if isinstance(part, str):
@@ -182,27 +205,31 @@ class Engine:
                 ids += self.tokenizer.encode(part[0])
         return ids
 
-    def detokenize(self, token_ids: list[int]) -> str:
-        """The text of ids, masks by name. Raises RequestError for an id outside the vocabulary."""
+    def detokenize(self, token_ids: list[int], special: bool = False) -> str:
+        """The text of ids, masks by name, with `special` every special token by name. Raises RequestError for an id
+        outside the vocabulary."""
+        self.world.check_ids(token_ids, "tokens")
+        if special:
+            return self.world.spelling.detokenize(token_ids)
         names = {i: name for name, i in self.tokenizer.masks.items()}
-        for token_id in token_ids:
-            if not 0 <= token_id < self.card.vocab_size:
-                raise RequestError(
-                    f"token {token_id} is outside the vocabulary, ids 0 … {self.card.vocab_size - 1}", "tokens"
-                )
         runs = groupby(token_ids, names.get)
         return "".join(name * len([*run]) if name else self.tokenizer.decode([*run]) for name, run in runs)
 
-    def _advance(self, sequence: Sequence, result: Result, first: list[float], counts: Counts) -> list[Event]:
+    def _advance(self, sequence: Sequence, result: Result, times: "_Times", counts: Counts) -> list[Event]:
         entry = self._of[sequence]
         if not _finite(result):
             return self.cancel(entry.job.id, "error", "the model gave a result that is not a finite number")
-        if not entry.answered:
-            entry.answered = True
-            first.append(time.monotonic() - entry.arrived)
+        now = time.monotonic()
+        if entry.answered is None:
+            entry.answered = now
+            times.first.append(now - entry.arrived)
+        if sequence.drawn_at is not None:
+            times.between.append(now - sequence.drawn_at)
+        if sequence.want == "token":
+            sequence.drawn_at = now
         # `num_top` is the batch's; a job gets its own number of alternatives.
         try:
-            new, events = entry.job.advance(self.scheduler, sequence, _trimmed(result, entry.job.num_top))
+            new, events = entry.job.advance(entry.lodging, sequence, _trimmed(result, entry.job.num_top))
         except RequestError as error:  # a text that grew over the limit by its fills
             self.cancel(entry.job.id)
             return [Failed(entry.job.id, "invalid", error.message, error.param, error.code)]
@@ -215,6 +242,7 @@ class Engine:
             del self._jobs[entry.job.id]
             for name in (f.name for f in fields(Counts)):
                 setattr(counts, name, getattr(counts, name) + getattr(entry.job.counts, name))
+            return [entry.timed(event) for event in events]
         return events
 
     def _take(self, entry: "_Entry", sequences: list[Sequence]) -> None:
@@ -227,14 +255,31 @@ class Engine:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A job and what the engine keeps of it."""
+    """A job and what the engine keeps of it; times are of the monotonic clock."""
 
     job: Job
+    lodging: Lodging
     arrived: float
     deadline: float | None
+    passed_over: bool
     sequences: list[Sequence] = field(default_factory=list)
-    started: bool = False
-    answered: bool = False
+    started: float | None = None
+    answered: float | None = None
+
+    def timed(self, event: Event) -> Event:
+        """The last event with when the job began to run and when it had its first token."""
+        if not isinstance(event, Done) or self.started is None or self.answered is None:
+            return event
+        return replace(event, queue_s=self.started - self.arrived, first_token_s=self.answered - self.arrived)
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Seconds that one step gives to the histograms: arrival to first step, arrival to first token, between tokens."""
+
+    queued: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    between: list[float] = field(default_factory=list)
 
 
 def _finite(result: Result) -> bool:
@@ -249,12 +294,21 @@ def _trimmed(result: Result, num_top: int) -> Result:
     return [None if item is None else replace(item, top=item.top[:num_top]) for item in result]
 
 
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """Names by what clients call the tokens: a text begins with the start of a span, and ends with its end."""
+    roles = {"bos": ("sop",), "eos": ("eop", "eos", "sep"), "pad": ("pad", "eos"), "unk": ("unk",), "cls": ("cls",)}
+    spelling = Spelling(tokenizer)
+    found = {}
+    if tokenizer.ends:
+        found["eos"] = spelling.name(tokenizer.ends[0])
+    for name, candidates in roles.items():
+        role = next((r for r in candidates if r in tokenizer.special), None)
+        if role is not None:
+            found.setdefault(name, spelling.name(tokenizer.special[role]))
+    return found
+
+
 def _check_bias(request: Request, world: World) -> None:
     if not isinstance(request, Fill):
         return
-    for token_id in request.sampling.logit_bias:
-        if not 0 <= token_id < world.card.vocab_size:
-            raise RequestError(
-                f"logit_bias names token {token_id}, the vocabulary has ids 0 … {world.card.vocab_size - 1}",
-                "logit_bias",
-            )
+    world.check_ids(list(request.sampling.logit_bias), "logit_bias")

@@ -11,8 +11,21 @@ Outcome = Literal["invalid", "cancelled", "deadline", "overloaded", "error"]
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """The texts are read and laid out: what of `usage` is known by then, and whether one had to be cut to fit. Sent
+    once, before everything else, only for a `Fill` with `stream`."""
+
+    id: str
+    usage: dict[str, int]
+    fitted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BlankDelta:
-    """New text of one blank. Sent only for a `Fill` with `stream`."""
+    """New text of one blank. Sent only for a `Fill` with `stream`.
+
+    `tokens`, `top_logprobs` and `text_offsets` are those of the fields of `blanks[]`, for the tokens that are new.
+    """
 
     id: str
     index: int
@@ -21,6 +34,19 @@ class BlankDelta:
     text: str
     token_ids: list[int]
     logprobs: list[float]
+    tokens: list[str] = field(default_factory=list)
+    top_logprobs: list[list[dict[str, Any]]] | None = None
+    text_offsets: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Echoed:
+    """The prompt of a `Fill` with `echo` is scored; `echo` is what the result will hold of it. Only with `stream`."""
+
+    id: str
+    index: int
+    input_index: int
+    echo: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +69,13 @@ class ResultDone:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The request is complete. `extra` holds `best` and `probabilities` of a score."""
+    """The request is complete. `extra` holds `best` and `probabilities` of a score; the times count from arrival."""
 
     id: str
     usage: dict[str, int]
     extra: dict[str, Any] = field(default_factory=dict)
+    queue_s: float = 0.0
+    first_token_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +89,8 @@ class Failed:
     code: str | None = None
 
 
-Event = BlankDelta | BlankDone | ResultDone | Done | Failed
-EVENTS: dict[str, type[Any]] = {c.__name__: c for c in (BlankDelta, BlankDone, ResultDone, Done, Failed)}
+Event = Begun | BlankDelta | Echoed | BlankDone | ResultDone | Done | Failed
+EVENTS: dict[str, type[Any]] = {c.__name__: c for c in (Begun, BlankDelta, Echoed, BlankDone, ResultDone, Done, Failed)}
 TERMINAL = (Done, Failed)
 
 
@@ -111,3 +139,9 @@ class ModelCard:
     causal: bool = False
     masked: bool = False  # a masked language model: it writes into the text itself
     next_sentence: bool = False
+    special_tokens: dict[str, str] = field(default_factory=dict)  # bos, eos, … by what clients call them
+
+    @property
+    def infill_mask(self) -> str | None:
+        """The mask that stands between a prefix and a suffix; None where the model cannot write there."""
+        return "[MASK]" if "[MASK]" in self.masks and not self.masked else None

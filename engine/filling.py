@@ -6,34 +6,52 @@ encodes that anew, as GLM-130B's generator does; `parallel` gives each blank a s
 
 import random
 from collections.abc import Sequence as Items
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from engine.batch import Scored
-from engine.events import BlankDelta, BlankDone, Done, Event, ModelCard, ResultDone
+from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ModelCard, ResultDone
+from engine.fitting import fitted
 from engine.job import Counts, Host, World, top_objects
-from engine.requests import Fill, Mask, RequestError, Sampling, Segments
+from engine.prompts import Prompt, read_prompt
+from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
 from engine.sampler import Sampler
 from engine.sequence import Sequence
 from model.layout import Blank, Layout, span_text
+
+Result = Tensor | list[Scored | None]
+
+MAX_ALTERNATIVES = 1_000_000
 
 ORDERS = ("left_to_right", "right_to_left", "random", "confident")
 
 
 class BlankFill:
-    """One blank of one sample: its tokens so far and when it ends."""
+    """One blank of one sample: its tokens so far and when it ends. `begun` are tokens that it had from the start."""
 
-    def __init__(self, index: int, blank: Blank, max_tokens: int, min_tokens: int, stop: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        index: int,
+        blank: Blank,
+        max_tokens: int,
+        min_tokens: int,
+        stop: tuple[str, ...],
+        begun: tuple[int, ...] = (),
+    ) -> None:
         self.index = index
         self.blank = blank
+        self.begun = begun
         self.max_tokens = max_tokens
         self.min_tokens = min_tokens
         self.stop = stop
         self.tokens: list[Scored] = []
+        self.offsets: list[int] = []
         self.text = ""
-        self.end_logprob: float | None = None
+        self.end: Scored | None = None
         self.finish_reason: str | None = None
+        self.stop_string: str | None = None
         self.sent_text = self.sent_tokens = 0
 
     @property
@@ -43,17 +61,26 @@ class BlankFill:
     def accept(self, token: Scored, world: World) -> None:
         """Takes the next drawn token; sets `finish_reason` if it is the last."""
         if token.token_id in world.tokenizer.ends:
-            self.end_logprob = token.logprob
+            self.end = token
             self.finish_reason = "stop"
             return
+        self.offsets.append(len(self.text.rstrip("\ufffd")))
         self.tokens.append(token)
-        self.text = span_text(self.token_ids, self.blank, world.tokenizer)
-        found = [at for at in (self.text.find(s) for s in self.stop) if at >= 0]
+        self.text = self._written(world)
+        found = [(at, s) for at, s in ((self.text.find(s), s) for s in self.stop) if at >= 0]
         if found:
-            self.text = self.text[: min(found)]
+            at, self.stop_string = min(found)
+            self.text = self.text[:at]
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.max_tokens:
             self.finish_reason = "length"
+
+    def _written(self, world: World) -> str:
+        """The text of the tokens, as it goes on from what was begun."""
+        text = span_text([*self.begun, *self.token_ids], self.blank, world.tokenizer)
+        if not self.begun:
+            return text
+        return text[len(span_text(self.begun, self.blank, world.tokenizer).rstrip("\ufffd")) :]
 
     def fresh_text(self) -> str:
         """Text not sent yet that no later token can change: neither a part of a character nor of a stop string."""
@@ -79,7 +106,11 @@ class BlankFill:
             "logprob": sum(t.logprob for t in self.tokens),
             "token_logprobs": [t.logprob for t in self.tokens],
             "top_logprobs": top_objects([t.top for t in self.tokens], world.tokenizer) if alternatives else None,
-            "end_logprob": self.end_logprob,
+            "text_offsets": [min(at, len(self.text)) for at in self.offsets],
+            "end_token": None if self.end is None else world.tokenizer.piece(self.end.token_id),
+            "end_logprob": None if self.end is None else self.end.logprob,
+            "end_top_logprobs": top_objects([self.end.top], world.tokenizer)[0] if self.end and alternatives else None,
+            "stop_string": self.stop_string,
             "finish_reason": self.finish_reason,
         }
 
@@ -87,20 +118,22 @@ class BlankFill:
 class Sample:
     """One sample of one input: its blanks, the order they are filled in, and its running sequences."""
 
-    def __init__(
-        self, fill: Fill, index: int, input_index: int, segments: Segments, laid: Layout, world: World
-    ) -> None:
+    def __init__(self, fill: Fill, index: int, input_index: int, prompt: Prompt, laid: Layout, world: World) -> None:
         self.fill = fill
         self.world = world
         self.index = index
         self.input_index = input_index
-        self.segments = segments
+        self.prompt = prompt
+        self.segments = prompt.segments
         seed = fill.sampling.seed
         # Sample j of input i is the same whatever n and the other inputs are.
         self.seed = None if seed is None else seed + 1_000_003 * (index % fill.n)
         count = len(laid.blanks)
         limits, floors = _per_blank(fill.max_tokens, count), _per_blank(fill.min_tokens, count)
-        self.blanks = [BlankFill(i, b, limits[i], floors[i], fill.sampling.stop) for i, b in enumerate(laid.blanks)]
+        self.blanks = [
+            BlankFill(i, b, limits[i], floors[i], fill.sampling.stop, prompt.begun) for i, b in enumerate(laid.blanks)
+        ]
+        self.echoed: list[Scored] | None = None
         self.strategy = fill.strategy or world.card.strategies[0]
         self.confident = fill.order == "confident"
         self.queue = _order(fill.order, count, random.Random(self.seed))
@@ -121,8 +154,26 @@ class Sample:
             return [self._open(self._fresh(host, i), i) for i in queue]
         return self._next(host, None)
 
-    def advance(self, host: Host, sequence: Sequence, logprobs: Tensor) -> tuple[list[Sequence], list[BlankFill]]:
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[BlankFill]]:
         """Draws a token; gives new sequences, and the blanks that moved."""
+        if isinstance(result, list):
+            return [], self._echo(sequence, result)
+        return self._draw(host, sequence, result)
+
+    def _echo(self, sequence: Sequence, scored: list[Scored | None]) -> list[BlankFill]:
+        """Takes the scores of what the blank began with, and asks for what follows."""
+        self.echoed = [token for token in scored if token is not None]
+        blank = self.active[sequence]
+        if not blank.max_tokens:
+            blank.finish_reason = "length"
+            sequence.finished = True
+            del self.active[sequence]
+            return [blank]
+        sequence.want, sequence.targets = "token", []
+        sequence.push(blank.begun[-1], *self.places[blank.index].place(len(blank.begun)))
+        return []
+
+    def _draw(self, host: Host, sequence: Sequence, logprobs: Tensor) -> tuple[list[Sequence], list[BlankFill]]:
         if sequence in self.probes:
             return self._probed(host, sequence, logprobs), []
         blank = self.active[sequence]
@@ -130,10 +181,11 @@ class Sample:
         token = self.samplers[blank.index].draw(logprobs, blank.token_ids, banned, self.fill.logprobs or 0)
         blank.accept(token, self.world)
         place = self.places[blank.index]
-        if blank.finish_reason is None and not self._room(place, len(blank.tokens)):
+        number = len(blank.begun) + len(blank.tokens)
+        if blank.finish_reason is None and not self._room(place, number):
             blank.finish_reason = "length"
         if blank.finish_reason is None:
-            sequence.push(token.token_id, *place.place(len(blank.tokens)))
+            sequence.push(token.token_id, *place.place(number))
             return [], [blank]
         del self.active[sequence]
         if not self.queue:
@@ -143,7 +195,7 @@ class Sample:
             sequence.finished = True
             self._splice()
             return self._next(host, None), [blank]
-        if (blank.finish_reason != "stop" or blank.end_logprob is None) and self._room(place, len(blank.tokens)):
+        if blank.end is None and self._room(place, len(blank.tokens)):
             # The last token of a blank that was cut short has not been fed, but later blanks are to see it.
             sequence.push(token.token_id, *place.place(len(blank.tokens)))
         return self._next(host, sequence), [blank]
@@ -156,12 +208,31 @@ class Sample:
         """The object of `results[]`."""
         blanks = [self.wire_blank(b) for b in self.blanks]
         filled = iter(blanks)
-        return {
+        result = {
             "index": self.index,
             "input_index": self.input_index,
-            "text": "".join(s if isinstance(s, str) else next(filled)["text"] for s in self.segments),
+            "text": "".join(next(filled)["text"] if isinstance(s, Mask) else self._shown(s) for s in self.segments),
             "logprob": sum(b["logprob"] for b in blanks),
             "blanks": blanks,
+        }
+        if self.fill.echo:
+            result["echo"] = self.wire_echo()
+        if self.fill.fit:
+            result["fitted"] = self.prompt.fitted
+        return result
+
+    def wire_echo(self) -> dict[str, Any]:
+        """The prompt's tokens; those that only its context has no log-probabilities for."""
+        echo, scored = self.prompt.echo, self.echoed or []
+        assert echo is not None
+        tokenizer = self.world.tokenizer
+        unknown = [None] * echo.num_context
+        return {
+            "token_ids": list(echo.ids),
+            "tokens": [tokenizer.piece(i) for i in echo.ids],
+            "token_logprobs": [*unknown, *(t.logprob for t in scored)],
+            "top_logprobs": [*unknown, *top_objects([t.top for t in scored], tokenizer)],
+            "text_offsets": list(echo.starts),
         }
 
     def wire_blank(self, blank: BlankFill) -> dict[str, Any]:
@@ -173,8 +244,11 @@ class Sample:
                 seen += 1
                 at += len(segment.name)
             else:
-                at += len(segment)
+                at += len(self._shown(segment))
         return blank.wire(at, at + len(blank.blank.mask), self.world, self.fill.logprobs is not None)
+
+    def _shown(self, segment: str | Tokens) -> str:
+        return segment if isinstance(segment, str) else self.world.spelling.detokenize(segment.ids)
 
     def _next(self, host: Host, sequence: Sequence | None) -> list[Sequence]:
         """Opens the next blank on a sequence (None: on one of its own), or first asks every blank left how sure it is
@@ -218,7 +292,14 @@ class Sample:
         return sequence
 
     def _start(self, sequence: Sequence, index: int) -> None:
-        sequence.push(self.places[index].start, *self.places[index].place(0))
+        place, begun = self.places[index], self.blanks[index].begun
+        if self.fill.echo and begun:
+            sequence.want, sequence.targets = "scores", list(begun)
+            fed = begun[:-1]
+        else:
+            fed = begun
+        for number, token in enumerate((place.start, *fed)):
+            sequence.push(token, *place.place(number))
 
     def _room(self, place: Blank, number: int) -> bool:
         """Whether the model has a position for a blank's row."""
@@ -228,7 +309,7 @@ class Sample:
     def _splice(self) -> None:
         """Lays the text out anew with the fills so far in place of their masks."""
         masks = iter(self.blanks)
-        segments: list[str | Mask] = []
+        segments: list[str | Tokens | Mask] = []
         for segment in self.segments:
             if isinstance(segment, Mask):
                 blank = next(masks)
@@ -250,19 +331,23 @@ class FillJob:
         self.id = request_id
         self.fill = fill
         self.world = world
-        self.num_top = 0
+        self.num_top = (fill.logprobs or 0) if fill.echo else 0
         self.counts = Counts()
+        self.begun = False
         self.samples: list[Sample] = []
         self._of: dict[Sequence, Sample] = {}
-        card = world.card
         for number, given in enumerate(fill.inputs):
-            segments = _with_mask(given, card.masks)
-            laid = world.lay_out(segments, "text")
-            check_fill(fill, laid, card)
-            self.counts.prompt_tokens += len(laid)
-            self.samples += [
-                self.sample(fill, number * fill.n + j, number, segments, laid, world) for j in range(fill.n)
-            ]
+            prompt = read_prompt(given, fill.echo, world)
+            if fill.fit:
+                segments, shorter = fitted(prompt.segments, fill.max_tokens[0], world)
+                prompt = replace(prompt, segments=segments, fitted=shorter)
+            # Scored, a text has no end token where the family's evaluation has none.
+            laid = world.lay_out(prompt.segments, "text", scored=fill.echo)
+            check_fill(fill, laid, world.card)
+            check_begun(fill, prompt, laid, world)
+            self.counts.prompt_tokens += len(laid) + len(prompt.begun)
+            self.samples += [self.sample(fill, number * fill.n + j, number, prompt, laid, world) for j in range(fill.n)]
+        check_echo(fill, self.samples)
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
         return [self._own(s, sample) for sample in self.samples for s in sample.start(host, rank)]
@@ -270,10 +355,14 @@ class FillJob:
     def advance(
         self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]
     ) -> tuple[list[Sequence], list[Event]]:
-        assert isinstance(result, Tensor)
         sample = self._of[sequence]
         new, moved = sample.advance(host, sequence, result)
         events: list[Event] = []
+        if self.fill.stream and not self.begun:
+            self.begun = True
+            events.append(Begun(self.id, self.counts.usage(), any(s.prompt.fitted for s in self.samples)))
+        if self.fill.stream and self.fill.echo and isinstance(result, list):
+            events.append(Echoed(self.id, sample.index, sample.input_index, sample.wire_echo()))
         for blank in moved:
             if self.fill.stream:
                 events += self._stream(sample, blank)
@@ -300,27 +389,36 @@ class FillJob:
         events: list[Event] = []
         text = blank.fresh_text()
         if text:
-            fresh = blank.tokens[blank.sent_tokens :]
-            blank.sent_tokens = len(blank.tokens)
-            ids, logprobs = [t.token_id for t in fresh], [t.logprob for t in fresh]
-            events.append(BlankDelta(self.id, sample.index, sample.input_index, blank.index, text, ids, logprobs))
+            events.append(self._delta(sample, blank, text))
         if blank.finish_reason is not None:
             events.append(BlankDone(self.id, sample.index, sample.input_index, sample.wire_blank(blank)))
         return events
 
+    def _delta(self, sample: Sample, blank: BlankFill, text: str) -> BlankDelta:
+        fresh, tokenizer = blank.tokens[blank.sent_tokens :], self.world.tokenizer
+        delta = BlankDelta(
+            self.id,
+            sample.index,
+            sample.input_index,
+            blank.index,
+            text,
+            [t.token_id for t in fresh],
+            [t.logprob for t in fresh],
+            [tokenizer.piece(t.token_id) for t in fresh],
+            top_objects([t.top for t in fresh], tokenizer) if self.fill.logprobs is not None else None,
+            blank.offsets[blank.sent_tokens :],
+        )
+        blank.sent_tokens = len(blank.tokens)
+        return delta
 
-def _with_mask(segments: Segments, masks: Items[str]) -> Segments:
-    if any(isinstance(s, Mask) for s in segments):
-        return segments
-    return (*segments, Mask("[gMASK]" if "[gMASK]" in masks else "[MASK]"))
 
-
-def _merged(segments: Items[str | Mask]) -> Segments:
+def _merged(segments: Items[str | Tokens | Mask]) -> Segments:
     """Neighbouring strings joined, so that a spliced text is tokenized as the text it now is."""
-    merged: list[str | Mask] = []
+    merged: list[str | Tokens | Mask] = []
     for segment in segments:
-        if merged and isinstance(segment, str) and isinstance(merged[-1], str):
-            merged[-1] += segment
+        last = merged[-1] if merged else None
+        if isinstance(segment, str) and isinstance(last, str):
+            merged[-1] = last + segment
         else:
             merged.append(segment)
     return tuple(merged)
@@ -367,3 +465,20 @@ def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
             raise RequestError(f"order must be one of {', '.join(ORDERS)} or a list of blank indices", "order")
     elif sorted(fill.order) != list(range(count)):
         raise RequestError(f"order must hold each of the {count} blank indices 0 … {count - 1} once", "order")
+
+
+def check_begun(fill: Fill, prompt: Prompt, laid: Layout, world: World) -> None:
+    """Raises RequestError if the model has no positions for what a blank begins with, or nothing is to be done."""
+    if prompt.begun:
+        more = min(fill.max_tokens[0], 1)
+        world.check_span(len(prompt.begun) + more, laid.blanks[0], "text")
+    elif not min(fill.max_tokens):
+        raise RequestError("max_tokens is 0 and there is nothing to score", "max_tokens")
+
+
+def check_echo(fill: Fill, samples: Items[Sample]) -> None:
+    """Raises RequestError for prompts whose alternatives would fill the memory of whoever holds the answer."""
+    count = sum(len(s.prompt.echo.ids) for s in samples if s.prompt.echo is not None) * (fill.logprobs or 0)
+    if count > MAX_ALTERNATIVES:
+        message = f"{count} alternatives of scored tokens are too many for one request; the limit is {MAX_ALTERNATIVES}"
+        raise RequestError(message, "logprobs")

@@ -10,7 +10,8 @@ from engine.batch import Scored
 from engine.events import Event, ModelCard
 from engine.requests import Mask, RequestError, Segments
 from engine.sequence import Context, Sequence
-from model.layout import Layout, LayoutError, LayoutRules
+from model.layout import Blank, Layout, LayoutError, LayoutRules
+from model.spelling import Spelling
 from model.tokenizer import Tokenizer
 
 
@@ -38,22 +39,50 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a job may use: the tokenizer, the model's limits, the engine's contexts, and its own rank."""
+    """What a job may use: the tokenizer, the names of special tokens, the family's layout, the model's limits."""
 
     tokenizer: Tokenizer
     rules: LayoutRules
     card: ModelCard
     never: Tensor  # ids that are never drawn
+    spelling: Spelling
+
+    @property
+    def open_mask(self) -> Mask:
+        """The mask at a text's end from which the text goes on."""
+        return Mask("[gMASK]" if "[gMASK]" in self.card.masks else "[MASK]")
 
     def lay_out(self, segments: Segments, param: str, scored: bool = False) -> Layout:
         """Segments laid out. Raises RequestError for unknown masks and texts over the limit."""
-        plain = [(s.name,) if isinstance(s, Mask) else s for s in segments]
-        try:
-            laid = self.rules.lay_out(plain, self.tokenizer, scored)
-        except LayoutError as error:
-            raise RequestError(str(error), param, "unsupported_mask") from None
+        laid = self._laid(segments, param, scored)
         self.check_length(len(laid), param)
         return laid
+
+    def length(self, segments: Segments, param: str) -> int:
+        """How many tokens segments have, however many. Raises RequestError for unknown masks."""
+        return len(self._laid(segments, param, False))
+
+    def _laid(self, segments: Segments, param: str, scored: bool) -> Layout:
+        plain = [(s.name,) if isinstance(s, Mask) else s for s in segments]
+        try:
+            return self.rules.lay_out(plain, self.tokenizer, scored)
+        except LayoutError as error:
+            raise RequestError(str(error), param, "unsupported_mask") from None
+
+    def check_ids(self, token_ids: Items[int], param: str) -> None:
+        """Raises RequestError for an id outside the vocabulary."""
+        for token_id in token_ids:
+            if not 0 <= token_id < self.card.vocab_size:
+                message = f"token {token_id} is outside the vocabulary, ids 0 … {self.card.vocab_size - 1}"
+                raise RequestError(message, param)
+
+    def check_span(self, num_tokens: int, blank: Blank, param: str) -> None:
+        """Raises RequestError for known tokens of a blank that the model has no positions for."""
+        last = self.card.max_positions - 1
+        limit = min([self.card.max_span, *((last - blank.position) // s for s in blank.stride[:1] if s)])
+        if num_tokens > limit:
+            message = f"{num_tokens} tokens are too many to write into a blank, this model takes at most {limit}"
+            raise RequestError(message, param, "context_length_exceeded")
 
     def check_length(self, num_tokens: int, param: str) -> None:
         """Raises RequestError for a text over the limit."""

@@ -29,7 +29,7 @@ class MaskedSample(Sample):
         self.rank = rank
         return [self._pass(host)]
 
-    def advance(self, host: Host, sequence: Sequence, logprobs: Tensor) -> tuple[list[Sequence], list[BlankFill]]:
+    def _draw(self, host: Host, sequence: Sequence, logprobs: Tensor) -> tuple[list[Sequence], list[BlankFill]]:
         """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass."""
         sequence.finished = True
         rows = dict(zip(self._asked, logprobs.view(len(self._asked), -1), strict=True))

@@ -126,12 +126,12 @@ class EngineProcess:
             if not ended:
                 self._send(op="cancel", id=request_id)
 
-    async def tokenize(self, text: str) -> list[int]:
-        ids: list[int] = await self._ask(op="tokenize", text=text)
+    async def tokenize(self, text: str, special: bool = False) -> list[int]:
+        ids: list[int] = await self._ask(op="tokenize", text=text, special=special)
         return ids
 
-    async def detokenize(self, token_ids: list[int]) -> str:
-        text: str = await self._ask(op="detokenize", token_ids=token_ids)
+    async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
+        text: str = await self._ask(op="detokenize", token_ids=token_ids, special=special)
         return text
 
     def stats(self) -> list[StepStats]:

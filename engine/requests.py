@@ -3,6 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from model.segment import Tokens
+
+__all__ = [
+    "Fill", "Mask", "Priority", "Request", "RequestError", "Sampling", "Score", "Segments", "Strategy", "Tokens"
+]  # fmt: skip
+
 Strategy = Literal["append", "reencode", "parallel"]
 Priority = Literal["interactive", "batch"]
 
@@ -24,12 +30,16 @@ class Mask:
     name: str
 
 
-Segments = tuple[str | Mask, ...]
+Segments = tuple[str | Tokens | Mask, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn. Temperature 0 is greedy; penalties act before temperature."""
+    """How the next token is drawn. Temperature 0 is greedy; penalties act before temperature.
+
+    `presence_penalty` is taken off the logit of every token that the span has already, `frequency_penalty` off it as
+    often as the span has it.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
@@ -40,6 +50,8 @@ class Sampling:
     logit_bias: dict[int, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,13 @@ class Fill:
     """Fill every blank of each input, `n` times.
 
     `inputs` are segmented texts; an input without a mask gets `[gMASK]` appended by the engine. `max_tokens`
-    and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices.
+    and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices. `tenant` is
+    on whose behalf: tenants take turns, and share no cached contexts.
+
+    In an input of `Tokens` mask ids are masks, and what follows a `<sop>` is what the one blank begins with. With
+    `echo` an input, one string or `Tokens`, is itself what the open blank begins with, unless it has a mask and a
+    `<sop>`: its tokens are scored, and `max_tokens` may be 0. With `fit` a text that is too long loses what is
+    farthest from its one blank instead of being refused.
     """
 
     inputs: tuple[Segments, ...]
@@ -59,8 +77,11 @@ class Fill:
     strategy: Strategy | None = None
     logprobs: int | None = None
     stream: bool = False
+    echo: bool = False
+    fit: bool = False
     priority: Priority = "interactive"
     timeout_s: float | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +96,7 @@ class Score:
     text: Segments | None = None
     spans: tuple[tuple[str, ...], ...] | None = None
     context: Segments | None = None
-    targets: tuple[str, ...] | None = None
+    targets: tuple[str | Tokens, ...] | None = None
     sentence_a: str | None = None
     sentence_b: str | None = None
     include_end: bool = False
@@ -85,6 +106,7 @@ class Score:
     seed: int | None = None
     priority: Priority = "batch"
     timeout_s: float | None = None
+    tenant: str = ""
 
 
 Request = Fill | Score

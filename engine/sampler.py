@@ -1,5 +1,6 @@
 """The sampler: draws the next token of one sequence from its log-probabilities."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import torch
@@ -34,6 +35,9 @@ class Sampler:
             seen = torch.tensor(sorted(set(history)))
             # Log-probabilities are negative, so dividing by 1/penalty lowers them, as CTRL's rule does.
             scores[seen] *= s.repetition_penalty
+        if s.presence_penalty or s.frequency_penalty:
+            for token_id, count in Counter(history).items():
+                scores[token_id] -= s.presence_penalty + s.frequency_penalty * count
         for token_id, bias in s.logit_bias.items():
             scores[token_id] += bias
         scores[self._never] = -torch.inf

@@ -3,15 +3,31 @@
 Contexts are encoded whole (a bidirectional part cannot be cut), once for all the sequences that share them,
 and stay in the cache until their blocks are needed. A sequence that runs out of blocks is preempted: it lets
 go of everything and is computed again later.
+
+Tenants share no context, since a hit would tell one what another has sent. When cache or rows run out, one that holds
+much makes way for one that holds little.
 """
 
 from bisect import insort
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from engine.batch import Batch, Rows
 from engine.blocks import BlockPool
 from engine.sequence import Context, Sequence
 from model.attention import Span, part_b_start
+
+
+@dataclass(frozen=True, slots=True)
+class Lodging:
+    """A tenant's view of the contexts."""
+
+    scheduler: "Scheduler"
+    tenant: str
+
+    def context(self, token_ids: tuple[int, ...]) -> Context:
+        return self.scheduler.context(token_ids, self.tenant)
 
 
 class Scheduler:
@@ -26,25 +42,34 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
-        self._contexts: OrderedDict[tuple[int, ...], Context] = OrderedDict()  # least recently used first
+        # By tenant and tokens, least recently used first.
+        self._contexts: OrderedDict[tuple[str, tuple[int, ...]], Context] = OrderedDict()
         self.context_queries = self.context_hits = self.preemptions = 0
 
-    def context(self, token_ids: tuple[int, ...]) -> Context:
-        """The context of these tokens: the cached one if there is one. That of none is nobody's hit."""
+    def context(self, token_ids: tuple[int, ...], tenant: str = "") -> Context:
+        """The tenant's context of these tokens: the cached one if there is one. That of none is nobody's hit."""
         if not token_ids:
-            return Context((), ())
+            return Context((), (), tenant)
         self.context_queries += 1
-        found = self._contexts.get(token_ids)
+        key = tenant, token_ids
+        found = self._contexts.get(key)
         if found is None:
-            found = self._contexts[token_ids] = Context(token_ids)
+            found = self._contexts[key] = Context(token_ids, tenant=tenant)
         else:
             self.context_hits += found.blocks is not None
-            self._contexts.move_to_end(token_ids)
+            self._contexts.move_to_end(key)
         return found
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence behind all of its rank."""
         insort(self.waiting, sequence, key=lambda s: s.rank)
+
+    def rerank(self, sequence: Sequence, rank: float) -> None:
+        """Changes a sequence's rank, wherever it is."""
+        sequence.rank = rank
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+            self.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Drops a finished or cancelled sequence, wherever it is."""
@@ -57,7 +82,6 @@ class Scheduler:
 
     def schedule(self) -> tuple[Batch, list[Sequence]]:
         """The next batch, and the sequences whose rows end it, in the batch's order."""
-        encode: list[Context] = []
         chosen: list[Sequence] = []
         budget = self.max_batch_tokens
         for sequence in list(self.running):
@@ -67,7 +91,7 @@ class Scheduler:
             if not rows or (rows > budget and chosen):
                 continue
             while not self._extend(sequence):
-                victim = self.running[-1]
+                victim = self._victim(sequence)
                 self._preempt(victim)
                 if victim in chosen:
                     chosen.remove(victim)
@@ -76,19 +100,7 @@ class Scheduler:
             else:
                 chosen.append(sequence)
                 budget -= rows
-        while self.waiting:
-            sequence = self.waiting[0]
-            # While it waited its context may have been dropped, and asked for anew by another request.
-            sequence.context = self._contexts.setdefault(sequence.context.token_ids, sequence.context)
-            new = sequence.context.blocks is None
-            rows = sequence.pending + (len(sequence.context) if new else 0)
-            if (rows > budget and (chosen or encode)) or not self._admit(sequence):
-                break
-            if new and len(sequence.context):
-                encode.append(sequence.context)
-            self.running.append(self.waiting.pop(0))
-            chosen.append(sequence)
-            budget -= rows
+        encode = self._admit_waiting(chosen, budget)
         rows_of = [self._context_rows(c) for c in encode] + [self._sequence_rows(s) for s in chosen]
         for sequence in chosen:
             sequence.computed = len(sequence.token_ids)
@@ -116,18 +128,63 @@ class Scheduler:
         assert expected == [self.pool.holders(b) for b in range(self.pool.num_blocks)]
         assert all(not s.blocks and not s.held for s in self.waiting)
 
-    def _admit(self, sequence: Sequence) -> bool:
+    def _admit_waiting(self, chosen: list[Sequence], budget: int) -> list[Context]:
+        """Starts waiting sequences, by rank, and adds them to the chosen; the contexts to encode for them.
+
+        One that does not fit holds up all behind it, or it would wait for ever; except those of a tenant that would
+        hold no more than its own with what they ask for.
+        """
+        encode: list[Context] = []
+        old = list(self.running)
+        held_up: set[str] = set()
+        for sequence in list(self.waiting):
+            tenant = sequence.context.tenant
+            if tenant in held_up:
+                continue
+            # While it waited its context may have been dropped, and asked for anew by another request.
+            if sequence.context.token_ids:
+                key = tenant, sequence.context.token_ids
+                sequence.context = self._contexts.setdefault(key, sequence.context)
+            new = sequence.context.blocks is None
+            rows = sequence.pending + (len(sequence.context) if new else 0)
+            over = rows - budget if chosen or encode else 0
+            fits = self._is_modest(sequence, held_up)
+            if fits and (over > 0 or not self._make_room(self._needed(sequence), keep=sequence.context)):
+                victims = self._victims(sequence, old, over)
+                fits = bool(victims)
+                for victim in victims:
+                    old.remove(victim)
+                    if victim in chosen:
+                        chosen.remove(victim)
+                        budget += victim.pending
+                    # It goes on behind the one that it made way for.
+                    self._preempt(victim, max(victim.rank, sequence.rank))
+            if not fits:
+                held_up.add(tenant)
+                if all(s.context.tenant == tenant for s in self.waiting):
+                    break
+                continue
+            self._start(sequence)
+            if new and len(sequence.context):
+                encode.append(sequence.context)
+            chosen.append(sequence)
+            budget -= rows
+        return encode
+
+    def _start(self, sequence: Sequence) -> None:
         context = sequence.context
-        needed = self.pool.blocks_for(len(sequence.token_ids))
-        encoding = 0 if context.blocks is not None else self.pool.blocks_for(len(context))
-        if not self._make_room(needed + encoding, keep=context):
-            return False
         if context.blocks is None:
-            context.blocks = tuple(self.pool.allocate(encoding) or ())
+            context.blocks = self._allocate(len(context))
         self.pool.share(context.blocks)
         sequence.held = context.blocks
-        sequence.blocks = self.pool.allocate(needed) or []
-        return True
+        sequence.blocks = [*self._allocate(len(sequence.token_ids))]
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+
+    def _allocate(self, num_tokens: int) -> tuple[int, ...]:
+        blocks = self.pool.allocate(self.pool.blocks_for(num_tokens))
+        assert blocks is not None, "room was made"
+        return tuple(blocks)
 
     def _extend(self, sequence: Sequence) -> bool:
         missing = self.pool.blocks_for(len(sequence.token_ids)) - len(sequence.blocks)
@@ -150,10 +207,77 @@ class Scheduler:
                 context.blocks = None
         return self.pool.num_free >= blocks
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _victim(self, sequence: Sequence) -> Sequence:
+        """Whom to preempt for a running sequence's next block: one of another tenant's surplus; else its own tenant's
+        youngest, maybe itself; the youngest of all if its tenant runs nothing else. The oldest of all is never
+        preempted by this while another runs, so something always ends."""
+        tenant = sequence.context.tenant
+        surplus = self._surplus(sequence, 1, self.running, [])
+        if surplus is not None:
+            return surplus
+        own = [s for s in self.running if s.context.tenant == tenant]
+        return own[-1] if len(own) > 1 else self.running[-1]
+
+    def _victims(self, sequence: Sequence, candidates: list[Sequence], rows: int) -> list[Sequence]:
+        """Whom to preempt, of other tenants' surplus, so that a waiting sequence has the blocks and so many more rows
+        as it needs. Empty if that does not suffice."""
+        needed = self._needed(sequence)
+        blocks = needed - self.pool.num_free
+        victims: list[Sequence] = []
+        while blocks > 0 or rows > 0:
+            victim = self._surplus(sequence, needed, candidates, victims)
+            if victim is None:
+                return []
+            victims.append(victim)
+            blocks -= len(victim.blocks)
+            rows -= victim.pending
+        return victims
+
+    def _surplus(
+        self, sequence: Sequence, needed: int, candidates: list[Sequence], but: list[Sequence]
+    ) -> Sequence | None:
+        """The youngest candidate of the tenant that holds most, if without it and those that go already that tenant
+        holds no less than the sequence's will with what it needs. So no two tenants preempt each other in turns."""
+        tenant = sequence.context.tenant
+        if all(s.context.tenant == tenant for s in candidates):
+            return None
+        held = self._holdings(but)
+        held[tenant] += needed
+        richest = max(held, key=lambda name: held[name])
+        left = (s for s in reversed(candidates) if s.context.tenant == richest != tenant and s not in but)
+        victim = next(left, None)
+        if victim is None or self._holdings([*but, victim])[richest] < held[tenant]:
+            return None
+        return victim
+
+    def _is_modest(self, sequence: Sequence, others: set[str]) -> bool:
+        """Whether a waiting sequence's tenant would then hold no more blocks than any of the others."""
+        if not others:
+            return True
+        held = self._holdings()
+        return held[sequence.context.tenant] + self._needed(sequence) <= min(held[other] for other in others)
+
+    def _holdings(self, but: Iterable[Sequence] = ()) -> Counter[str]:
+        """How many blocks each tenant's running sequences hold, but for some."""
+        gone = set(but)
+        staying = [s for s in self.running if s not in gone]
+        held: Counter[str] = Counter()
+        for tenant, blocks in {(s.context.tenant, s.held) for s in staying}:
+            held[tenant] += len(blocks)
+        for sequence in staying:
+            held[sequence.context.tenant] += len(sequence.blocks)
+        return held
+
+    def _needed(self, sequence: Sequence) -> int:
+        """Blocks that a waiting sequence needs to run, with those of its context if that is to be encoded."""
+        encoding = 0 if sequence.context.blocks is not None else self.pool.blocks_for(len(sequence.context))
+        return encoding + self.pool.blocks_for(len(sequence.token_ids))
+
+    def _preempt(self, sequence: Sequence, rank: float | None = None) -> None:
         self.preemptions += 1
         self.running.remove(sequence)
         self._let_go(sequence)
+        sequence.rank = sequence.rank if rank is None else rank
         self.add(sequence)
 
     def _let_go(self, sequence: Sequence) -> None:

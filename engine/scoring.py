@@ -17,7 +17,8 @@ from torch import Tensor
 from engine.batch import Scored
 from engine.events import Done, Event, ResultDone
 from engine.job import Counts, Host, World, top_objects
-from engine.requests import Mask, RequestError, Score, Segments
+from engine.prompts import unpacked
+from engine.requests import Mask, RequestError, Score, Segments, Tokens
 from engine.sequence import Sequence
 from model.layout import Blank, Layout, span_ids
 
@@ -63,7 +64,7 @@ class ScoreJob:
         self.counts = Counts()
         self.segments, self.laid, texts, param = self._read()
         self.orders = _orders(score, len(self.laid.blanks))
-        self.candidates = [Candidate(t, self._tokens(t, param), {}) for t in texts]
+        self.candidates = [Candidate(self._shown(t), self._tokens(t, param), {}) for t in texts]
         self._plans = [plan for c in self.candidates for order in self.orders for plan in self._planned(c, order)]
         self._of: dict[Sequence, Plan] = {}
         self.counts.prompt_tokens = len(self.laid)
@@ -87,7 +88,7 @@ class ScoreJob:
         for step, number in enumerate(order):
             known = set(order[:step])
             counted = itertools.count()
-            segments: list[str | Mask] = []
+            segments: list[str | Tokens | Mask] = []
             for segment in self.segments:
                 own = next(counted) if isinstance(segment, Mask) else -1
                 segments.append(candidate.texts[own] if own in known else segment)
@@ -122,21 +123,24 @@ class ScoreJob:
     def done(self) -> bool:
         return not self._of
 
-    def _read(self) -> tuple[Segments, Layout, list[tuple[str, ...]], str]:
+    def _read(self) -> tuple[Segments, Layout, list[tuple[str | Tokens, ...]], str]:
         """The context and how it is laid out, each candidate's strings, and the field they came from."""
         s = self.score
         if s.context is not None and s.targets is not None:
-            masks = [m for m in s.context if isinstance(m, Mask)]
+            context, begun = unpacked(s.context, "context", self.world)
+            if begun:
+                raise RequestError("what follows a start token belongs to the target", "context")
+            masks = [m for m in context if isinstance(m, Mask)]
             if len(masks) > 1:
                 raise RequestError(f"context has {len(masks)} masks, at most one is allowed", "context")
-            context = s.context if masks else (*s.context, self._open_mask())
+            context = context if masks else (*context, self.world.open_mask)
             return context, self.world.lay_out(context, "context", scored=True), [(t,) for t in s.targets], "targets"
         assert s.text is not None
         if s.spans is None:
             if any(isinstance(m, Mask) for m in s.text):
                 raise RequestError("text has blanks, so spans must say what stands in them", "spans")
             whole = "".join(t for t in s.text if isinstance(t, str))
-            context = (self._open_mask(),)
+            context = (self.world.open_mask,)
             return context, self.world.lay_out(context, "text", scored=True), [(whole,)], "text"
         laid = self.world.lay_out(s.text, "text", scored=True)
         for spans in s.spans:
@@ -146,23 +150,21 @@ class ScoreJob:
             raise RequestError("text has no blank for spans to stand in", "text")
         return s.text, laid, list(s.spans), "spans"
 
-    def _open_mask(self) -> Mask:
-        return Mask("[gMASK]" if "[gMASK]" in self.world.card.masks else "[MASK]")
+    def _shown(self, texts: tuple[str | Tokens, ...]) -> tuple[str, ...]:
+        return tuple(self.world.spelling.detokenize(t.ids) if isinstance(t, Tokens) else t for t in texts)
 
-    def _tokens(self, texts: tuple[str, ...], param: str) -> list[list[int]]:
-        blanks = self.laid.blanks
-        rows = [span_ids(t, b, self.world.tokenizer) for t, b in zip(texts, blanks, strict=True)]
-        for text, ids, blank in zip(texts, rows, blanks, strict=True):
-            if not text or not ids:
+    def _tokens(self, texts: tuple[str | Tokens, ...], param: str) -> list[list[int]]:
+        rows = []
+        for text, blank in zip(texts, self.laid.blanks, strict=True):
+            if isinstance(text, Tokens):
+                self.world.check_ids(text.ids, param)
+                ids = list(text.ids)
+            else:
+                ids = span_ids(text, blank, self.world.tokenizer) if text else []
+            if not ids:
                 raise RequestError(f"{param} holds an empty string; there is nothing to score", param)
-            last = self.world.card.max_positions - 1
-            limit = min([self.world.card.max_span, *((last - blank.position) // s for s in blank.stride[:1] if s)])
-            if len(ids) > limit:
-                raise RequestError(
-                    f"{param} holds a string of {len(ids)} tokens, this model takes at most {limit}",
-                    param,
-                    "context_length_exceeded",
-                )
+            self.world.check_span(len(ids), blank, param)
+            rows.append(ids)
         return rows
 
     def _finish(self) -> Iterator[Event]:
@@ -200,7 +202,7 @@ class ScoreJob:
         totals = [self._total(candidate, o) for o in self.orders]
         logprob = _mean(iter(totals))
         num_tokens = sum(len(ids) + self.score.include_end for ids in candidate.ids)
-        length = {"none": 1, "token": num_tokens, "char": sum(map(len, candidate.texts))}[self.score.normalize]
+        length = {"none": 1, "token": num_tokens, "char": max(sum(map(len, candidate.texts)), 1)}[self.score.normalize]
         return {
             "index": index,
             "logprob": logprob,

@@ -8,10 +8,11 @@ Want = Literal["token", "scores", "pair"]
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """Part A of one or many sequences. `blocks` is None until the context is encoded in the cache."""
+    """Part A of one or many sequences of a tenant. `blocks` is None until the context is encoded in the cache."""
 
     token_ids: tuple[int, ...]
     blocks: tuple[int, ...] | None = None
+    tenant: str = ""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -25,6 +26,7 @@ class Sequence:
     −1 for none ("scores"), or of its two sentences being neighbours ("pair"). One that is `whole` has an empty
     context, and all its rows see each other (a masked language model's text); its "token" is what stands at each of
     the rows `asked`. `held` are the context's blocks that it shares, `blocks` its own; both empty while it waits.
+    `drawn_at` is when its last token was drawn, on the monotonic clock.
     """
 
     context: Context
@@ -40,6 +42,7 @@ class Sequence:
     held: tuple[int, ...] = ()
     blocks: list[int] = field(default_factory=list)
     finished: bool = False
+    drawn_at: float | None = None
 
     def push(self, token_id: int, position: int, block_position: int) -> None:
         """Adds a row to be computed."""

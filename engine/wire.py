@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from engine.events import EVENTS, Event
-from engine.requests import Fill, Mask, Request, Sampling, Score, Segments
+from engine.requests import Fill, Mask, Request, Sampling, Score, Segments, Tokens
 
 HEADER = struct.Struct("!I")
 MAX_FRAME = 256 * 1024 * 1024
@@ -19,13 +19,13 @@ def frame(message: dict[str, Any]) -> bytes:
 
 
 def encode_request(request: Request) -> dict[str, Any]:
-    """A request as JSON values; a mask among segments is {"mask": name}."""
+    """A request as JSON values; a mask among segments is {"mask": name}, token ids are {"ids": list}."""
     values = {f.name: getattr(request, f.name) for f in fields(request)}
     if isinstance(request, Fill):
         values["inputs"] = [_segments(s) for s in request.inputs]
         values["sampling"] = asdict(request.sampling)
     else:
-        for name in ("text", "context"):
+        for name in ("text", "context", "targets"):
             if values[name] is not None:
                 values[name] = _segments(values[name])
     return {"kind": type(request).__name__, **values}
@@ -41,7 +41,7 @@ def decode_request(values: dict[str, Any]) -> Request:
         inputs = tuple(_from_segments(s) for s in values.pop("inputs"))
         values["sampling"] = Sampling(**sampling)
         return Fill(inputs=inputs, **{k: _tuple(v) for k, v in values.items()})
-    for name in ("text", "context"):
+    for name in ("text", "context", "targets"):
         if values[name] is not None:
             values[name] = _from_segments(values[name])
     return Score(**{k: _tuple(v) for k, v in values.items()})
@@ -57,11 +57,27 @@ def decode_event(values: dict[str, Any]) -> Event:
 
 
 def _segments(segments: Segments) -> list[Any]:
-    return [{"mask": s.name} if isinstance(s, Mask) else s for s in segments]
+    return [_segment(s) for s in segments]
 
 
-def _from_segments(items: list[Any]) -> Segments:
-    return tuple(Mask(item["mask"]) if isinstance(item, dict) else item for item in items)
+def _segment(segment: str | Mask | Tokens) -> Any:
+    match segment:
+        case Mask(name):
+            return {"mask": name}
+        case Tokens(ids):
+            return {"ids": ids}
+        case _:
+            return segment
+
+
+def _from_segments(items: list[Any]) -> Any:
+    return tuple(_from_segment(item) for item in items)
+
+
+def _from_segment(item: Any) -> str | Mask | Tokens:
+    if not isinstance(item, dict):
+        return str(item)
+    return Mask(item["mask"]) if "mask" in item else Tokens(tuple(item["ids"]))
 
 
 def _tuple(value: Any) -> Any:

@@ -82,11 +82,12 @@ class Worker:
             elif op == "cancel":
                 self.inbox.put(("cancel", message["id"]))
             elif op == "tokenize":
-                self.link.send(op="reply", id=message["id"], value=self.engine.tokenize(message["text"]))
+                ids = self.engine.tokenize(message["text"], message["special"])
+                self.link.send(op="reply", id=message["id"], value=ids)
             elif op == "detokenize":
                 try:
-                    value = self.engine.detokenize(message["token_ids"])
-                    self.link.send(op="reply", id=message["id"], value=value)
+                    text = self.engine.detokenize(message["token_ids"], message["special"])
+                    self.link.send(op="reply", id=message["id"], value=text)
                 except RequestError as error:
                     self.link.send(op="reply", id=message["id"], error=error.message, param=error.param)
         self.inbox.put(("stop", None))

@@ -8,13 +8,15 @@ part B; a `BlankLayout` says how. An `InfillLayout` makes prompts for causal mod
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, Protocol
 
+from model.segment import Tokens
 from model.tokenizer import Tokenizer
 
 MASK_PATTERN = re.compile(r"\[[sg]?MASK\]")
 
-Segment = str | tuple[str, ...]  # plain text, or a tuple whose first item is a mask's name
+Segment = str | Tokens | tuple[str, ...]  # plain text, its tokens, or a tuple whose first item is a mask's name
 
 
 class LayoutError(ValueError):
@@ -83,18 +85,21 @@ class BlankLayout:
         return tuple(tokenizer.masks)
 
     def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
-        ids = [tokenizer.special[role] for role in self.first]
+        first = [tokenizer.special[role] for role in self.first]
+        # Tokens that a client brings may have the family's own around them already.
+        brought = segments[0].ids if segments and isinstance(segments[0], Tokens) else ()
+        ids = [] if list(brought[: len(first)]) == first else first
         found: list[tuple[str, bool, int]] = []
         for segment, spaced in _spaced(segments, tokenizer):
-            if isinstance(segment, str):
-                ids += tokenizer.encode(segment)
+            if not isinstance(segment, tuple):
+                ids += encoded(segment, tokenizer)
                 continue
             mask = segment[0]
             if mask not in tokenizer.masks:
                 raise LayoutError(f"this checkpoint has no {mask} token; it has {', '.join(tokenizer.masks)}")
             found.append((mask, spaced, len(ids)))
             ids.append(tokenizer.masks[mask])
-        if self._ends(found, len(ids), scored):
+        if self._ends(found, len(ids), scored) and ids[-1:] != [tokenizer.special["eos"]]:
             ids.append(tokenizer.special["eos"])
         context = tuple(ids)
         return Layout(context, tuple(self._blank(*f, context, tokenizer) for f in found))
@@ -125,7 +130,7 @@ def _spaced(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[tuple[Seg
     kept = [s for s in segments if s != ""]
     for number, segment in enumerate(kept):
         if isinstance(segment, str):
-            before_mask = number + 1 < len(kept) and not isinstance(kept[number + 1], str)
+            before_mask = number + 1 < len(kept) and isinstance(kept[number + 1], tuple)
             result.append((tokenizer.before_mask(segment) if before_mask else segment, False))
         else:
             before = kept[number - 1] if number else ""
@@ -154,12 +159,12 @@ class InfillLayout:
         known = self.masks(tokenizer)
         blanks = []
         for number, segment in enumerate(segments):
-            if isinstance(segment, str):
+            if not isinstance(segment, tuple):
                 continue
             mask = segment[0]
             if mask not in known:
                 raise LayoutError(f"this checkpoint cannot fill {mask}; it can fill {', '.join(known)}")
-            before, after = ("".join(s for s in part if isinstance(s, str)) for part in _parted(segments, number))
+            before, after = (_joined(part, tokenizer) for part in _parted(segments, number))
             if mask == "[gMASK]" and after:
                 raise LayoutError("this model is causal: [gMASK] must be the text's end")
             prompt = self._prompt(mask, before, after, tokenizer)
@@ -167,15 +172,32 @@ class InfillLayout:
         longest = max((b.context for b in blanks), key=len, default=())
         return Layout(longest, tuple(blanks))
 
-    def _prompt(self, mask: str, before: str, after: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    def _prompt(self, mask: str, before: list[int], after: list[int], tokenizer: Tokenizer) -> tuple[int, ...]:
         first = [tokenizer.special[role] for role in self.first]
         if mask == "[gMASK]":
-            return (*first, *tokenizer.encode(before))
+            return (*first, *before)
         user, suffix, prefix, middle, assistant = (tokenizer.special[role] for role in self.roles)
         mode = dict(self.modes)[mask]
         head = tokenizer.encode(f"\n###MODE:{mode}\n")
-        text = suffix, *tokenizer.encode(after), prefix, *tokenizer.encode(before)
+        text = suffix, *after, prefix, *before
         return (*first, user, *head, *text, middle, assistant, *tokenizer.encode("\n"))
+
+
+def encoded(segment: str | Tokens, tokenizer: Tokenizer) -> Sequence[int]:
+    """The ids of a text that may have come as ids."""
+    return segment.ids if isinstance(segment, Tokens) else tokenizer.encode(segment)
+
+
+def _joined(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
+    """The ids of segments without their masks, neighbouring strings as one."""
+    ids: list[int] = []
+    plain = (s for s in segments if not isinstance(s, tuple))
+    for is_text, run in groupby(plain, key=lambda s: isinstance(s, str)):
+        if is_text:
+            ids += tokenizer.encode("".join(s for s in run if isinstance(s, str)))
+        else:
+            ids += [i for s in run if isinstance(s, Tokens) for i in s.ids]
+    return ids
 
 
 def _parted(segments: Sequence[Segment], number: int) -> tuple[Sequence[Segment], Sequence[Segment]]:
@@ -194,8 +216,8 @@ class MaskedLayout:
         ids = [tokenizer.special["cls"]]
         places = []
         for segment in segments:
-            if isinstance(segment, str):
-                ids += tokenizer.encode(segment)
+            if not isinstance(segment, tuple):
+                ids += encoded(segment, tokenizer)
             elif segment[0] != "[MASK]":
                 raise LayoutError(f"this checkpoint has no {segment[0]} token; it has [MASK]")
             else:

@@ -1,5 +1,6 @@
 """The application: routes, middleware and error handling around one engine."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -8,27 +9,42 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from engine.client import EngineClient
-from server import catalog, infill, openapi, probes, score, tokens
+from server import catalog, completions, infill, llama_cpp, openapi, probes, score, tokens
+from server.authentication import Authentication
 from server.body import BodyLimit
 from server.errors import HANDLED, answer_error
 from server.gate import Admission, Gate
+from server.head import Head
+from server.ignored import IgnoredFields
+from server.keyring import Keyring
 from server.logs import make_log
 from server.metrics import Metrics
 from server.observer import Observer
 from server.service import Service
 from server.settings import Settings
 
-ROUTERS = (infill.router, score.router, tokens.router, catalog.router, probes.router, openapi.router)
+ROUTERS = (
+    infill.router, score.router, tokens.router, completions.router, llama_cpp.router, catalog.router, probes.router,
+    openapi.router,
+)  # fmt: skip
 ROUTES = frozenset(
     {"/v1/infill", "/v1/score", "/v1/tokenize", "/v1/detokenize", "/v1/models"}
+    | {"/v1/completions", "/infill", "/tokenizer_info", "/tokenize", "/detokenize"}
     | {"/live", "/ready", "/health", "/metrics", "/docs", "/openapi.json"}
 )
 
 
 def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
     """An application that starts and stops the engine with itself. `app.state.drain()` refuses new work."""
-    gate = Gate(settings.max_queue)
-    service = Service(settings, engine, gate, Metrics(), make_log(settings.log_level))
+    log = make_log(settings.log_level)
+    gate = Gate(settings.max_queue, settings.max_queue_tokens)
+    keyring = Keyring(settings)
+    service = Service(settings, engine, gate, Metrics(settings.vllm_metrics), log, IgnoredFields(log))
+    spans = None
+    if settings.otlp_endpoint is not None:
+        from server.spans import Spans
+
+        spans = Spans(settings.otlp_endpoint)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -38,6 +54,8 @@ def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
         finally:
             gate.drain()
             await engine.stop()
+            if spans is not None:
+                await asyncio.to_thread(spans.close)
 
     app = FastAPI(
         title="glm-infill",
@@ -48,7 +66,9 @@ def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=[
-            Middleware(Observer, metrics=service.metrics, log=service.log, routes=ROUTES),
+            Middleware(Observer, metrics=service.metrics, log=service.log, routes=ROUTES, spans=spans),
+            Middleware(Head),
+            Middleware(Authentication, keyring=keyring, open_metrics=settings.open_metrics or keyring.is_open),
             Middleware(Admission, gate=gate),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],

@@ -30,6 +30,8 @@ def _entry(card: ModelCard, limits: Limits) -> dict[str, Any]:
             "infill": True,
             "score": True,
             "stream": True,
+            "suffix": "[MASK]" in card.masks,
+            "echo": not card.masked,
             "masks": card.masks,
             "strategy": card.strategies[0],
             "strategies": card.strategies,

@@ -26,6 +26,7 @@ from engine.events import Done, Failed, ResultDone
 from engine.place import Place
 from engine.process import EngineProcess
 from engine.requests import Request, RequestError
+from server.commands.keys import keys
 from server.commands.plan import plan
 from server.console import errors, fail, output
 from server.options import (
@@ -51,6 +52,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fills blanks
 bench = typer.Typer(no_args_is_help=True, help="Measures; the last line printed is one JSON document.")
 app.add_typer(bench, name="bench")
 app.command()(plan)
+app.add_typer(keys, name="keys")
 
 
 class Format(StrEnum):
@@ -90,6 +92,11 @@ def serve(
     kv_cache_type: KVCacheKind = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Rows of one iteration.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests in flight before new ones get a 503.")] = None,
+    max_queue_tokens: Annotated[int | None, typer.Option(help="Tokens that those in flight may need.")] = None,
+    api_keys: Annotated[Path | None, typer.Option(help="Key file, see `keys new`; anybody may ask without.")] = None,
+    requests_per_minute: Annotated[float | None, typer.Option(help="Of a key, or of all without keys.")] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="Likewise, prompt and answer together.")] = None,
+    otlp_endpoint: Annotated[str | None, typer.Option(help="Where OpenTelemetry spans go, by OTLP over HTTP.")] = None,
 ) -> None:
     """Serves a model over HTTP. Options left out come from GLM_INFILL_* or the defaults.
 
@@ -109,6 +116,11 @@ def serve(
         "kv_cache_type": kv_cache_type.value if kv_cache_type else None,
         "max_batch_tokens": max_batch_tokens,
         "max_queue": max_queue,
+        "max_queue_tokens": max_queue_tokens,
+        "api_keys": api_keys,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "otlp_endpoint": otlp_endpoint,
     }
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
@@ -465,8 +477,11 @@ async def _answer(config: EngineConfig, request: Request) -> dict[str, Any]:
 
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    # In the environment, where no list of processes shows it.
+    key = os.environ.get("GLM_INFILL_API_KEY")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        response = httpx.post(url, json=body, timeout=600)
+        response = httpx.post(url, json=body, headers=headers, timeout=600)
         answer = response.json()
     except (httpx.HTTPError, ValueError) as error:
         fail(f"{url}: {error}")

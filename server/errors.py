@@ -1,5 +1,6 @@
 """The errors of the API: one shape, and one table from what went wrong to status, type and code."""
 
+import math
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -18,9 +19,13 @@ TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
     500: "server_error",
+    501: "not_supported_error",
     503: "overloaded_error",
     504: "server_error",
 }
+# llama.cpp's route answers in llama.cpp's shape, whoever refuses.
+LLAMA_CPP = "/infill"
+LLAMA_CPP_TYPES = {**TYPES, 429: "unavailable_error", 503: "unavailable_error"}
 EXCEPTIONS: dict[type[Exception], tuple[int, str]] = {
     RequestError: (400, "invalid_value"),
     EngineOverloaded: (503, "queue_full"),
@@ -37,23 +42,27 @@ FRAMEWORK = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     413: "body_too_large",
     415: "unsupported_media_type",
     422: "invalid_value",
 }
 NOT_FOUND = {"model_not_found", "adapter_not_found"}
 MAX_PATH_LEN = 120
+# When a place in the queue may have become free.
+RETRY_S = 1.0
 
 
 @dataclass
 class ApiError(Exception):
-    """A refusal as the client sees it."""
+    """A refusal as the client sees it; `retry_s` says when it is worth another try (a 503 always says so)."""
 
     status: int
     message: str
     code: str
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    retry_s: float | None = None
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
@@ -62,16 +71,26 @@ class ApiError(Exception):
             "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code},
         }
 
+    @property
+    def llama_cpp_body(self) -> dict[str, dict[str, str | int]]:
+        """The same in llama.cpp's shape."""
+        kind = LLAMA_CPP_TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"code": self.status, "message": self.message, "type": kind}}
+
     def answer(self, scope: Scope) -> Answer:
         """The response; leaves the code in the scope for those who count refusals."""
         scope.setdefault("state", {})["code"] = self.code
         headers = dict(self.headers)
-        if self.status == 503:
-            headers["retry-after"] = "1"
+        retry_s = self.retry_s or (RETRY_S if self.status == 503 else None)
+        if retry_s is not None:
+            # Some clients read whole seconds, others milliseconds.
+            headers["retry-after"] = str(math.ceil(retry_s))
+            headers["retry-after-ms"] = str(math.ceil(retry_s * 1000))
         if self.status == 500:
             # What failed once on this input fails again: keep clients from retrying in a loop.
             headers["x-should-retry"] = "false"
-        return Answer(self.body, self.status, headers)
+        body = self.llama_cpp_body if scope.get("path") == LLAMA_CPP else self.body
+        return Answer(body, self.status, headers)
 
 
 def translate(error: Exception, request_id: str) -> ApiError:

@@ -1,31 +1,89 @@
 """One exchange with the engine: its events, for as long as someone waits for them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+import re
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
-from engine.client import EngineClient, EngineUnavailable
+from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import Done, Event, Failed, ResultDone
 from engine.requests import Request as Work
+from engine.requests import RequestError
 from server.errors import ApiError
-from server.gate import Gate
+from server.estimate import most_tokens
+from server.gate import Gate, Ticket
 from server.service import Service
+
+TIMEOUT_HEADER = "x-request-timeout-s"
+NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
+# Outcomes that are no work done for the client.
+UNCHARGED = {"invalid", "overloaded"}
 
 Result = TypeVar("Result")
 Events = AsyncGenerator[Event, None]
+Outcome = tuple[list[dict[str, Any]], Done]
+NAMES: Mapping[str, str] = {}
 
 
 class ClientGone(Exception):
     """The client closed the connection."""
 
 
-def submit(engine: EngineClient, work: Work, work_id: str) -> Events:
-    """The events of a request, closable: the seam promises that closing the iterator cancels the request."""
-    return engine.submit(work, work_id)
+def submit(service: Service, request: Request, work: Work, work_id: str, names: Mapping[str, str] = NAMES) -> Events:
+    """Admits a request's work and gives its events; closing them cancels the work.
+
+    The work takes its turn and finds cached contexts as its client's. `names` has what the client calls the fields of
+    the request that a failure may name. Raises ApiError or RequestError for what is not admitted.
+    """
+    ticket: Ticket = request.state.ticket
+    client = ticket.client
+    work = replace(
+        work,
+        tenant=client.name,
+        priority="batch" if client.priority == "batch" else work.priority,
+        timeout_s=_deadline(request, work, service.settings.limits.timeout_s),
+    )
+    ticket.admit(work_id, most_tokens(work, service.engine.card))
+    request.state.submitted_ns = time.time_ns()
+    events = service.engine.submit(work, work_id)
+    return _followed(events, work_id, names, ticket, request.scope)
+
+
+async def _followed(events: Events, work_id: str, names: Mapping[str, str], ticket: Ticket, scope: Scope) -> Events:
+    """The events in the client's words, noting on the way what the work really took."""
+    async with aclosing(events):
+        try:
+            async for event in events:
+                if isinstance(event, Done):
+                    ticket.settle(work_id, event.usage.get("total_tokens", 0))
+                    scope["state"]["done"] = event
+                elif isinstance(event, Failed):
+                    if event.outcome in UNCHARGED:
+                        ticket.settle(work_id, 0)
+                    if event.param is not None:
+                        event = replace(event, param=names.get(event.param, event.param))
+                yield event
+        except (EngineUnavailable, EngineOverloaded):
+            ticket.settle(work_id, 0)
+            raise
+
+
+def _deadline(request: Request, work: Work, limit: float) -> float:
+    """The sooner of the body's and the header's deadline, in seconds; the server's where there is none."""
+    given = request.headers.get(TIMEOUT_HEADER)
+    own = work.timeout_s or limit
+    if given is None:
+        return own
+    seconds = float(given) if NUMBER.fullmatch(given) else 0.0
+    if not 0 < seconds <= limit:
+        raise RequestError(f"{TIMEOUT_HEADER} must be a number of seconds above 0, at most {limit:g}", TIMEOUT_HEADER)
+    return min(own, seconds)
 
 
 async def attend(receive: Receive, gate: Gate, work: Coroutine[Any, Any, Result]) -> Result:
@@ -48,17 +106,41 @@ async def attend(receive: Receive, gate: Gate, work: Coroutine[Any, Any, Result]
         await asyncio.gather(*waiters, return_exceptions=True)
 
 
-async def complete(service: Service, request: Request, events: Events) -> tuple[list[dict[str, Any]], Done]:
+async def complete(service: Service, request: Request, events: Events) -> Outcome:
     """All results in order, with the closing event."""
-    async with aclosing(events):
-        work = _collect(service, events, request.state.request_id)
-        try:
-            return await attend(request.receive, service.gate, work)
-        except ClientGone:
-            raise ApiError(499, "the client left", "cancelled") from None
+    return await attended(service, request, _collect(service, events, request.state.request_id), [events])
 
 
-async def _collect(service: Service, events: Events, request_id: str) -> tuple[list[dict[str, Any]], Done]:
+async def complete_all(service: Service, request: Request, streams: list[Events]) -> list[Outcome]:
+    """The results of requests that run side by side. When one fails, so do all."""
+    collects = (_collect(service, events, request.state.request_id) for events in streams)
+    return await attended(service, request, _together(collects), streams)
+
+
+async def attended(
+    service: Service, request: Request, work: Coroutine[Any, Any, Result], streams: list[Events]
+) -> Result:
+    """Work on streams of events, for as long as the client waits; then they are closed."""
+    try:
+        return await attend(request.receive, service.gate, work)
+    except ClientGone:
+        raise ApiError(499, "the client left", "cancelled") from None
+    finally:
+        for events in streams:
+            await events.aclose()
+
+
+async def _together(collects: Iterable[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(collect) for collect in collects]
+    except BaseExceptionGroup as failed:
+        # The first failure is the client's answer; the group has ended the others.
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _collect(service: Service, events: Events, request_id: str) -> Outcome:
     results: list[dict[str, Any]] = []
     async for event in events:
         if isinstance(event, ResultDone):

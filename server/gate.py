@@ -1,37 +1,59 @@
-"""The gate: how many requests are inside, and whether it still lets any in."""
+"""The gate: how much work is inside, and whether it still lets any in."""
 
 import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import ApiError
+from engine.requests import RequestError
+from server.errors import RETRY_S, ApiError
+from server.keyring import Client
 
-GUARDED = "/v1/"
+# Besides all POSTs below /v1/: work that existing clients ask for at the root.
+WORK = frozenset({"/infill", "/tokenize", "/detokenize"})
 
 
 class Gate:
-    """Bounds the work in flight. Draining lets nothing in; aborting also ends what is inside."""
+    """Bounds the work in flight, in requests and in tokens. Draining lets nothing in; aborting also ends what is
+    inside.
 
-    def __init__(self, max_inside: int) -> None:
+    A client with a key may hold no more than is left free (the dynamic thresholds of Choudhury and Hahne, 1998), so
+    that one alone fills half the queue, two a third each, and there is always room for one more.
+    """
+
+    def __init__(self, max_inside: int, max_tokens: int) -> None:
         self.max_inside = max_inside
+        self.max_tokens = max_tokens
         self.inside = 0
+        self.tokens = 0
+        self.held: Counter[str] = Counter()
+        self.held_tokens: Counter[str] = Counter()
         self.draining = False
         self.aborted = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def enter(self) -> None:
-        """Takes a place. Raises ApiError when there is none."""
+    def enter(self, client: Client) -> "Ticket":
+        """Takes a place. Raises ApiError when there is none, or when the client is over its rate."""
         if self.draining:
             raise ApiError(503, "the server is draining and takes no new work", "draining")
         if self.inside >= self.max_inside:
             raise ApiError(503, f"all {self.max_inside} places in the queue are taken", "queue_full")
+        if client.name and self.held[client.name] >= self.max_inside - self.inside:
+            raise _share_taken(f"{self.held[client.name]} of the {self.max_inside} places in the queue")
+        client.rates.take_request()
         self.inside += 1
+        self.held[client.name] += 1
         self._empty.clear()
+        return Ticket(self, client)
 
-    def leave(self) -> None:
-        """Gives the place back."""
+    def leave(self, client: Client, tokens: int) -> None:
+        """Gives a place back, and the tokens that were set aside."""
         self.inside -= 1
+        self.tokens -= tokens
+        self.held[client.name] -= 1
+        self.held_tokens[client.name] -= tokens
         if self.inside == 0:
             self._empty.set()
 
@@ -49,24 +71,73 @@ class Gate:
         await self._empty.wait()
 
 
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request's place inside: whose it is, and the tokens set aside for it."""
+
+    gate: Gate
+    client: Client
+    _tokens: int = field(default=0, init=False)
+    _charges: dict[str, int] = field(default_factory=dict, init=False)
+
+    def admit(self, work_id: str, tokens: int) -> None:
+        """Sets aside all the tokens that a piece of work may need, or none of them.
+
+        Raises RequestError for more than the server ever takes, and ApiError when there are too many inside (503) or
+        the client is over its rate (429).
+        """
+        limit, name = self.gate.max_tokens, self.client.name
+        if tokens > limit:
+            message = f"the request may need {tokens:g} tokens; the limit is {limit:g}"
+            raise RequestError(message, code="request_too_large")
+        if self.gate.tokens + tokens > limit:
+            raise ApiError(503, f"the queue has no room for {tokens} more tokens of {limit}", "queue_tokens_full")
+        if name and self.gate.held_tokens[name] >= limit - self.gate.tokens:
+            raise _share_taken(f"{self.gate.held_tokens[name]} of the {limit} tokens in the queue")
+        self.client.rates.take_tokens(tokens)
+        self.gate.tokens += tokens
+        self.gate.held_tokens[name] += tokens
+        self._tokens += tokens
+        self._charges[work_id] = tokens
+
+    def settle(self, work_id: str, tokens: int) -> None:
+        """The work took so many tokens: the client is charged for these alone."""
+        self.client.rates.give_tokens(self._charges.pop(work_id) - tokens)
+
+    def leave(self) -> None:
+        """Gives the place back. What was never settled, such as work cancelled half-way, stays charged."""
+        self.gate.leave(self.client, self._tokens)
+
+
 class Admission:
-    """Middleware that sends work (`POST /v1/…`) through a gate, before its body is read."""
+    """Middleware that sends work through a gate, before its body is read."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self.app = app
         self.gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_work = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(GUARDED)
-        if not is_work:
+        if not is_work(scope):
             await self.app(scope, receive, send)
             return
         try:
-            self.gate.enter()
+            ticket = scope["state"]["ticket"] = self.gate.enter(scope["state"]["client"])
         except ApiError as error:
             await error.answer(scope)(scope, receive, send)
             return
         try:
             await self.app(scope, receive, send)
         finally:
-            self.gate.leave()
+            ticket.leave()
+
+
+def is_work(scope: Scope) -> bool:
+    """Whether a request asks for work, rather than for how things are."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return False
+    return scope["path"].startswith("/v1/") or scope["path"] in WORK
+
+
+def _share_taken(what: str) -> ApiError:
+    message = f"this key holds {what}, as many as are left for others"
+    return ApiError(429, message, "queue_share_taken", retry_s=RETRY_S)

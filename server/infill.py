@@ -13,7 +13,7 @@ from server.exchange import complete, submit
 from server.openapi import takes
 from server.schemas import InfillRequest
 from server.service import Service, service_of
-from server.streaming import EventStream, Stream
+from server.streaming import EventStream, NamedEvents, Stream
 
 router = APIRouter()
 
@@ -28,8 +28,8 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
     body.check_names(card)
     work_id = f"infill-{uuid4().hex}"
     head = {"id": work_id, "object": "infill", "created": int(time.time()), "model": card.name}
-    events = submit(service.engine, work, work_id)
+    events = submit(service, request, work, work_id)
     if body.stream:
-        return EventStream(service, Stream(events, head, request.state.request_id))
+        return EventStream(service, Stream(events, NamedEvents(head), request.state.request_id))
     results, done = await complete(service, request, events)
     return Answer({**head, "results": results, **done.extra, "usage": done.usage})

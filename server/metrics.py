@@ -1,9 +1,10 @@
-"""The metrics of one application, in a registry of its own; names are fixed in INTERFACE section 5."""
+"""The metrics of one application, in a registry of its own; their names are fixed."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from engine.client import EngineClient, EngineUnavailable
 from engine.events import StepStats
+from server.aliases import Aliases
 
 SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -13,7 +14,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 class Metrics:
     """Counts what the routes tell of requests, and what the engine tells of its steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, with_vllm_names: bool = False) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by route and how they ended", "route", "outcome")
         self.rejected = self._counter("rejected", "Requests refused before work began", "reason")
@@ -42,6 +43,10 @@ class Metrics:
             "nonfinite_rows": self._counter("nonfinite_rows", "Rows whose logits were NaN or infinite"),
         }
 
+        self.aliases = CollectorRegistry()
+        if with_vllm_names:
+            self.aliases.register(Aliases(self.registry))
+
     def request(self, route: str, outcome: str, seconds: float) -> None:
         """One request is over."""
         self.requests.labels(route, outcome).inc()
@@ -62,7 +67,7 @@ class Metrics:
             pass  # No model yet: the info appears with it.
         else:
             self.model_info.info({"model": card.name, "quant": card.quant, "tp": str(card.tp)})
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + generate_latest(self.aliases)
 
     def _take(self, step: StepStats) -> None:
         self.running.set(step.running)

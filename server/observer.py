@@ -1,38 +1,70 @@
-"""The observer: gives each request an id, and tells the log and the metrics how it ended."""
+"""The observer: gives each request an id, and tells the log, the metrics and the spans how it ended."""
 
 import re
 import time
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
+from engine.events import Done
 from server.errors import internal
 from server.logs import frames
 from server.metrics import Metrics
+from server.trace import read_trace
+
+if TYPE_CHECKING:
+    from server.spans import Spans
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUIET = {"/live", "/ready", "/health", "/metrics"}
-REFUSALS = {413, 429, 503}
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+OUTCOMES = {
+    0: "cancelled",
+    401: "denied",
+    403: "denied",
+    429: "limited",
+    499: "cancelled",
+    503: "overloaded",
+    504: "deadline",
+}
+REFUSALS = {401, 403, 408, 413, 415, 429, 431, 503}
 
 
 class Observer:
     """The outermost middleware; no exception of a request passes it."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: FilteringBoundLogger, routes: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        routes: frozenset[str],
+        spans: "Spans | None" = None,
+    ) -> None:
         self.app = app
         self.metrics = metrics
         self.log = log
         self.routes = routes
+        self.spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        request_id = self._request_id(scope)
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
         state = scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        # The path is the client's: only those that name a route may become a label.
+        route = scope["path"] if scope["path"] in self.routes else "unmatched"
+        trace = read_trace(headers.get("traceparent", ""))
+        span = None
+        if self.spans is not None and route not in QUIET:
+            span, trace = self.spans.start(route, trace, time.time_ns())
+        log = self.log.bind(request_id=request_id, trace_id=trace.trace_id, span_id=trace.span_id)
         status = 0
 
         async def stamped(message: Message) -> None:
@@ -46,35 +78,34 @@ class Observer:
             await self.app(scope, receive, stamped)
         except Exception as error:
             state["outcome"] = "error"
-            self.log.error("failure", request_id=request_id, frames=frames(error))
+            log.error("failure", frames=frames(error))
             if status == 0:
                 await internal(request_id).answer(scope)(scope, receive, stamped)
         finally:
             seconds = time.perf_counter() - start
-            # The path is the client's: only those that name a route may become a label.
-            route = scope["path"] if scope["path"] in self.routes else "unmatched"
             outcome = state.get("outcome") or outcome_of(status)
             self.metrics.request(route, outcome, seconds)
             if status in REFUSALS and "code" in state:
                 self.metrics.refusal(state["code"])
-            (self.log.debug if route in QUIET else self.log.info)(
-                "request",
-                request_id=request_id,
-                method=scope["method"],
-                route=route,
-                status=status,
-                outcome=outcome,
-                seconds=round(seconds, 6),
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            facts = {"method": method, "route": route, "status": status, "outcome": outcome}
+            if "client" in state and state["client"].name:
+                facts["client"] = state["client"].name
+            done: Done | None = state.get("done")
+            if span is not None and self.spans is not None:
+                self.spans.end(span, facts, state.get("submitted_ns"), done)
+            (log.debug if route in QUIET else log.info)(
+                "request", **facts, seconds=round(seconds, 6), **(done.usage if done else {})
             )
 
-    def _request_id(self, scope: Scope) -> str:
-        given = Headers(scope=scope).get("x-request-id", "")
-        return given if CLIENT_ID.fullmatch(given) else uuid4().hex
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if CLIENT_ID.fullmatch(given) else uuid4().hex
 
 
 def outcome_of(status: int) -> str:
     """How a request ended, in the words of the metrics."""
     if 200 <= status < 400:
         return "ok"
-    named = {0: "cancelled", 499: "cancelled", 503: "overloaded", 504: "deadline"}
-    return named.get(status, "invalid" if status < 500 else "error")
+    return OUTCOMES.get(status, "invalid" if status < 500 else "error")

@@ -10,8 +10,15 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse
 
 from server.schemas import DetokenizeRequest, InfillRequest, ScoreRequest, TokenizeRequest
+from server.schemas_llama_cpp import EditorRequest
+from server.schemas_openai import CompletionRequest
+from server.schemas_sglang import LabelsRequest
+from server.schemas_tokens import TokensRequest, TokensTextRequest
 
-BODIES: tuple[type[BaseModel], ...] = (InfillRequest, ScoreRequest, TokenizeRequest, DetokenizeRequest)
+BODIES: tuple[type[BaseModel], ...] = (
+    InfillRequest, ScoreRequest, TokenizeRequest, DetokenizeRequest, CompletionRequest, LabelsRequest, EditorRequest,
+    TokensRequest, TokensTextRequest,
+)  # fmt: skip
 REFERENCE = "#/components/schemas/{model}"
 ERROR: dict[str, Any] = {
     "type": "object",
@@ -42,9 +49,10 @@ async def docs() -> HTMLResponse:
     return HTMLResponse(page, headers={"content-security-policy": POLICY})
 
 
-def takes(body: type[BaseModel]) -> dict[str, Any]:
-    """What FastAPI cannot see of a route that reads its body by itself: the body's schema."""
-    schema = {"$ref": REFERENCE.format(model=body.__name__)}
+def takes(*bodies: type[BaseModel]) -> dict[str, Any]:
+    """What FastAPI cannot see of a route that reads its body by itself: the body's schema, or each it may have."""
+    references = [{"$ref": REFERENCE.format(model=body.__name__)} for body in bodies]
+    schema = references[0] if len(references) == 1 else {"anyOf": references}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 

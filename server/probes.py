@@ -19,14 +19,25 @@ async def live() -> Answer:
 
 
 @router.get("/ready")
-@router.get("/health")
 async def ready(service: Annotated[Service, Depends(service_of)]) -> Answer:
     """200 when new work is welcome; 503 while loading, draining or a rank is lost: the body says which."""
+    return _readiness(service, "ready")
+
+
+@router.get("/health")
+async def health(service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """The same, in llama.cpp's word for it: its editors take nothing but "ok" for healthy."""
+    return _readiness(service, "ok")
+
+
+def _readiness(service: Service, word: str) -> Answer:
     status, detail = service.engine.state()
     if service.gate.draining:
         status, detail = "draining", f"{service.gate.inside} requests in flight"
-    body = {"status": status, "detail": detail, "ranks_alive": service.engine.ranks_alive}
-    return Answer(body, 200 if status == "ready" else 503)
+    is_ready = status == "ready"
+    shown = word if is_ready else status
+    body = {"status": shown, "detail": detail, "ranks_alive": service.engine.ranks_alive}
+    return Answer(body, 200 if is_ready else 503)
 
 
 @router.get("/metrics")

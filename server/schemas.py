@@ -90,8 +90,8 @@ class Work(Wire):
 
     def check_common(self, limits: Limits) -> None:
         """Holds the shared fields against the limits."""
-        _at_most("logprobs", self.logprobs or 0, limits.logprobs)
-        _at_most("timeout_s", self.timeout_s or 0, limits.timeout_s)
+        at_most("logprobs", self.logprobs or 0, limits.logprobs)
+        at_most("timeout_s", self.timeout_s or 0, limits.timeout_s)
 
 
 class MaskSegment(Wire):
@@ -123,7 +123,7 @@ class InfillRequest(Work):
     stop: Stop | None = None
     n: Positive = 1
     num_beams: Positive = 1
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, Field(ge=-100, le=100)] = 1.0
     choices: Any = None
     regex: Any = None
     order: Order = "left_to_right"
@@ -136,19 +136,21 @@ class InfillRequest(Work):
         self._check_supported()
         self.check_common(limits)
         inputs = self._inputs()
-        max_tokens, min_tokens = _tuple(self.max_tokens), _tuple(self.min_tokens)
-        stop = () if self.stop is None else _tuple(self.stop)
-        _at_most("text", len(inputs), limits.inputs, "inputs")
+        max_tokens, min_tokens = many(self.max_tokens), many(self.min_tokens)
+        stop = () if self.stop is None else many(self.stop)
+        at_most("text", len(inputs), limits.inputs, "inputs")
         for text in inputs:
-            _at_most("text" if self.segments is None else "segments", _num_blanks(text), limits.blanks, "blanks")
-        _at_most("n", self.n, limits.n)
-        _at_most("max_tokens", max(max_tokens), limits.max_tokens)
+            at_most("text" if self.segments is None else "segments", count_blanks(text), limits.blanks, "blanks")
+        at_most("n", self.n, limits.n)
+        at_most("max_tokens", max(max_tokens), limits.max_tokens)
         for param, numbers in (("max_tokens", max_tokens), ("min_tokens", min_tokens)):
-            _at_most(param, len(numbers), limits.blanks, "items")
+            at_most(param, len(numbers), limits.blanks, "items")
         if any(low > high for low, high in _aligned(min_tokens, max_tokens)):
             raise RequestError("min_tokens is above max_tokens", "min_tokens")
-        _at_most("stop", len(stop), limits.stop, "items")
-        _at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
+        at_most("segments", len(self.segments or ()), limits.segments, "segments")
+        at_most("order", 0 if isinstance(self.order, str) else len(self.order), limits.blanks, "items")
+        at_most("stop", len(stop), limits.stop, "items")
+        at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
         return Fill(
             inputs=inputs,
             max_tokens=max_tokens,
@@ -179,7 +181,7 @@ class InfillRequest(Work):
         if self.segments is not None:
             return (tuple(s if isinstance(s, str) else Mask(s.mask) for s in self.segments),)
         assert self.text is not None
-        return tuple(split(text) for text in _tuple(self.text))
+        return tuple(split(text) for text in many(self.text))
 
     def _check_supported(self) -> None:
         later = {
@@ -227,7 +229,7 @@ class ScoreRequest(Work):
         text = None if self.text is None else split(self.text)
         spans = self._spans(text, limits)
         targets = self._targets(limits)
-        orders = self._orders(0 if text is None else _num_blanks(text), limits)
+        orders = self._orders(0 if text is None else count_blanks(text), limits)
         return Score(
             text=text,
             spans=spans,
@@ -247,8 +249,8 @@ class ScoreRequest(Work):
     def _spans(self, text: Segments | None, limits: Limits) -> tuple[tuple[str, ...], ...] | None:
         if text is None:
             return None
-        num_blanks = _num_blanks(text)
-        _at_most("text", num_blanks, limits.blanks, "blanks")
+        num_blanks = count_blanks(text)
+        at_most("text", num_blanks, limits.blanks, "blanks")
         if self.spans is None:
             if num_blanks:
                 raise RequestError("a text with blanks needs spans to put there", "spans", "invalid_form")
@@ -258,7 +260,7 @@ class ScoreRequest(Work):
         first = self.spans[0]
         candidates: Iterable[Any] = (self.spans,) if isinstance(first, str) else self.spans
         spans = tuple(tuple(candidate) for candidate in candidates)
-        _at_most("spans", len(spans), limits.candidates, "candidates")
+        at_most("spans", len(spans), limits.candidates, "candidates")
         for candidate in spans:
             if len(candidate) != num_blanks:
                 message = f"a candidate has {len(candidate)} spans for {num_blanks} blanks"
@@ -272,18 +274,19 @@ class ScoreRequest(Work):
             return (self.target,)
         if self.targets is None:
             return None
-        _at_most("targets", len(self.targets), limits.candidates, "candidates")
+        at_most("targets", len(self.targets), limits.candidates, "candidates")
         _no_masks("targets", self.targets)
         return tuple(self.targets)
 
     def _orders(self, num_blanks: int, limits: Limits) -> str | int | tuple[tuple[int, ...], ...]:
         if isinstance(self.orders, list):
-            _at_most("orders", len(self.orders), limits.orders, "orders")
+            at_most("orders", len(self.orders), limits.orders, "orders")
+            at_most("orders", max(map(len, self.orders)), limits.blanks, "blanks in an order")
             return tuple(tuple(order) for order in self.orders)
         if isinstance(self.orders, int):
-            _at_most("orders", self.orders, limits.orders)
+            at_most("orders", self.orders, limits.orders)
         elif self.orders == "all":
-            _at_most("orders", math.factorial(num_blanks), limits.orders, "orders")
+            at_most("orders", math.factorial(num_blanks), limits.orders, "orders")
         return self.orders
 
 
@@ -304,11 +307,13 @@ def split(text: str) -> Segments:
     return tuple(Mask(part) if MASKS.fullmatch(part) else part for part in MASKS.split(text) if part)
 
 
-def _num_blanks(text: Segments) -> int:
+def count_blanks(text: Segments) -> int:
+    """How many masks a text has."""
     return sum(isinstance(segment, Mask) for segment in text)
 
 
-def _tuple(value: Item | list[Item]) -> tuple[Item, ...]:
+def many(value: Item | list[Item]) -> tuple[Item, ...]:
+    """What a client may give as one or as a list."""
     return tuple(value) if isinstance(value, list) else (value,)
 
 
@@ -319,7 +324,8 @@ def _aligned(low: tuple[int, ...], high: tuple[int, ...]) -> Iterable[tuple[int,
     return zip(*spread, strict=False)
 
 
-def _at_most(param: str, value: float, limit: float, what: str = "") -> None:
+def at_most(param: str, value: float, limit: float, what: str = "") -> None:
+    """Raises RequestError, naming field and limit, for what is above it."""
     if value > limit:
         # A factorial has more digits than anyone wants to read, hence the float form.
         subject = f"{param} has {value:g} {what}" if what else f"{param} is {value:g}"

@@ -10,6 +10,7 @@ from engine.client import EngineClient
 from engine.events import Failed
 from server.errors import ApiError, failure
 from server.gate import Gate
+from server.ignored import IgnoredFields
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -23,6 +24,7 @@ class Service:
     gate: Gate
     metrics: Metrics
     log: FilteringBoundLogger
+    ignored: IgnoredFields
 
     def failed(self, event: Failed, request_id: str) -> ApiError:
         """The error for a client; what it may not see of a failure of ours goes to the log."""

@@ -9,12 +9,13 @@ from fastapi import FastAPI
 
 from engine.client import EngineClient
 from server.app import create_app
+from server.connection import Connection
 from server.gate import Gate
+from server.head import MAX_BYTES
 from server.logs import uvicorn_logging
 from server.service import Service
 from server.settings import Settings
 
-MAX_HEADER_BYTES = 32 * 1024
 WATCH_SECONDS = 0.2
 # After draining, answers are at most a few bytes away from their end.
 FLUSH_SECONDS = 5
@@ -37,14 +38,14 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 # One parser, and one whose strictness against request smuggling is known.
-                http="h11",
+                http=Connection.bound(settings),
                 ws="none",
                 lifespan="on",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
                 log_config=uvicorn_logging(settings.log_level),
-                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                h11_max_incomplete_event_size=MAX_BYTES,
                 timeout_keep_alive=settings.keep_alive_seconds,
                 timeout_graceful_shutdown=FLUSH_SECONDS,
             )

@@ -1,11 +1,15 @@
 """The settings of a server: read once from `GLM_INFILL_*`, then passed on by value."""
 
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.keyfile import Rate, read_keys
+
+EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -25,6 +29,8 @@ class Limits(BaseModel):
     logit_bias: Count = 300
     logprobs: Annotated[int, Field(ge=0, le=20)] = 20
     timeout_s: Seconds = 600.0
+    segments: Count = 1024
+    token_ids: Count = 131_072
 
 
 class Settings(BaseSettings):
@@ -46,22 +52,40 @@ class Settings(BaseSettings):
     kv_cache_type: Literal["auto", "int8"] = "auto"
 
     max_body_bytes: Count = 2 * 1024 * 1024
-    max_queue: Count = 256
+    max_queue: Count = Field(256, description="requests in flight before new ones get a 503")
+    max_queue_tokens: Count = Field(1_000_000, description="tokens that the requests in flight may need")
+    max_connections: Count = Field(1024, description="connections before new ones are closed at once")
     limits: Limits = Limits()
 
+    header_seconds: Seconds = Field(10.0, description="time for a request's line and headers to arrive")
     body_seconds: Seconds = 30.0
-    write_seconds: Seconds = 60.0
+    write_seconds: Seconds = Field(60.0, description="time for a client to read what waits for it")
     heartbeat_seconds: Seconds = 15.0
     keep_alive_seconds: Count = 75
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
 
+    api_keys: Path | None = Field(None, description="file of key hashes; without one anybody may ask")
+    requests_per_minute: Rate | None = Field(None, description="of each key, or of all clients without keys")
+    tokens_per_minute: Rate | None = Field(None, description="likewise; prompt and answer together")
+    open_metrics: bool = Field(False, description="/metrics without a key, although there are keys")
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    api_keys: Path | None = None
+    vllm_metrics: bool = Field(False, description="also metrics by the names that vLLM's dashboards ask for")
+    otlp_endpoint: str | None = Field(None, description="where spans go by OTLP over HTTP; none are made without")
 
     @field_validator("api_keys")
     @classmethod
-    def _no_keys_yet(cls, value: Path | None) -> Path | None:
-        # An operator who names a key file must not get an open server.
+    def _keys_can_be_read(cls, value: Path | None) -> Path | None:
+        # An operator who names a key file must not get an open server, nor one that knows nobody.
         if value is not None:
-            raise ValueError("API keys are not supported yet by this version")
+            read_keys(value)
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("an http:// or https:// address is needed")
+        if value is not None and not any(distributions(name=EXPORTER)):
+            raise ValueError("OpenTelemetry's exporter is not installed: pip install 'glm-infill[otel]'")
         return value

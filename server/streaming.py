@@ -1,16 +1,16 @@
-"""A stream of server-sent events: a fill as it grows."""
+"""A stream of server-sent events: a fill as it grows, in the words of the client's protocol."""
 
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed, ResultDone
 from server.answer import encode
-from server.errors import translate
+from server.errors import ApiError, translate
 from server.exchange import ClientGone, Events, attend
 from server.logs import frames
 from server.service import Service
@@ -19,12 +19,20 @@ HEARTBEAT = b": heartbeat\n\n"
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
+class Dialect(Protocol):
+    """How a protocol writes events; each method gives bytes of whole server-sent events, or none."""
+
+    def event(self, event: Event) -> bytes: ...
+
+    def error(self, error: ApiError) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What the stream is of: the engine's events, and the fields that head the answer."""
+    """What the stream is of: the engine's events, and how they are written."""
 
     events: Events
-    head: Mapping[str, Any]
+    dialect: Dialect
     request_id: str
 
 
@@ -52,8 +60,8 @@ class EventStream(Response):
                 raise
             self.outcome = "error"
             self.service.log.error("stream", request_id=self.stream.request_id, frames=frames(error))
-            body = translate(error, self.stream.request_id).body
-            await self._write(send, sse("error", body), last=True)
+            failed = translate(error, self.stream.request_id)
+            await self._write(send, self.stream.dialect.error(failed), last=True)
         finally:
             if self.started:
                 scope["state"]["outcome"] = self.outcome
@@ -66,11 +74,14 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         self.started = True
         while not isinstance(event, Done | Failed):
-            await self._write(send, sse(*self._named(event)))
+            await self._write(send, self.stream.dialect.event(event))
             event = await self._next(send)
         if isinstance(event, Failed):
             self.outcome = event.outcome
-        await self._write(send, sse(*self._named(event)), last=True)
+            error = self.service.failed(event, self.stream.request_id)
+            await self._write(send, self.stream.dialect.error(error), last=True)
+        else:
+            await self._write(send, self.stream.dialect.event(event), last=True)
 
     async def _next(self, send: Send) -> Event:
         """The next event, with heartbeats while it takes its time."""
@@ -86,6 +97,8 @@ class EventStream(Response):
             await asyncio.gather(step, return_exceptions=True)
 
     async def _write(self, send: Send, data: bytes, last: bool = False) -> None:
+        if not data and not last:
+            return
         try:
             async with asyncio.timeout(self.service.settings.write_seconds):
                 await send({"type": "http.response.body", "body": data, "more_body": not last})
@@ -93,20 +106,29 @@ class EventStream(Response):
             # A client that reads nothing is as good as gone; its place is somebody else's.
             raise ClientGone from None
 
-    def _named(self, event: Event) -> tuple[str, dict[str, Any]]:
+
+class NamedEvents:
+    """The events of `/v1/infill`, each with its name; `head` are the fields that head the answer."""
+
+    def __init__(self, head: Mapping[str, Any]) -> None:
+        self.head = head
+
+    def event(self, event: Event) -> bytes:
         place = {"index": getattr(event, "index", 0), "input_index": getattr(event, "input_index", 0)}
         match event:
             case BlankDelta():
                 text = {"text": event.text, "token_ids": event.token_ids, "logprobs": event.logprobs}
-                return "blank.delta", {**place, "blank": event.blank, **text}
+                return sse("blank.delta", {**place, "blank": event.blank, **text})
             case BlankDone():
-                return "blank.done", {**place, "blank": event.blank}
+                return sse("blank.done", {**place, "blank": event.blank})
             case ResultDone():
-                return "result.done", event.result
+                return sse("result.done", event.result)
             case Done():
-                return "done", {**self.stream.head, **event.extra, "usage": event.usage}
-            case Failed():
-                return "error", self.service.failed(event, self.stream.request_id).body
+                return sse("done", {**self.head, **event.extra, "usage": event.usage})
+        return b""
+
+    def error(self, error: ApiError) -> bytes:
+        return sse("error", error.body)
 
 
 def sse(name: str, data: Mapping[str, Any]) -> bytes:

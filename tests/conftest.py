@@ -1,11 +1,17 @@
 """Worlds small enough for every test: a tokenizer and a checkpoint folder, made once, handed out by factories."""
 
 import json
+import os
 import random
 import shutil
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import sentencepiece
 import torch
@@ -90,3 +96,33 @@ def tiny_checkpoint(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFac
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def demo_url() -> Iterator[str]:
+    """A server of its own with the bundled demo, for clients that speak over a socket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", "from server.cli import main; main()", "serve", "--port", str(port)]
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "GLM_INFILL_LOG_LEVEL": "error"}
+    process = subprocess.Popen([*command, "--quant", "int8"], cwd=root, env=environment)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while not _is_ready(url):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready").status_code == 200
+    except httpx.TransportError:
+        return False

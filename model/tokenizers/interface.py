@@ -35,6 +35,11 @@ class Tokenizer(ABC):
         self.aliases: Mapping[int, int] = {}
         self._names = names
 
+    @property
+    def names(self) -> Mapping[int, str]:
+        """How special tokens are spelled, by id."""
+        return self._names
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of a plain text."""

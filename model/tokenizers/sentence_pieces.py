@@ -29,8 +29,9 @@ class SentencePieces(Tokenizer):
             raise CheckpointError(f"tokenizer_config.json: special_tokens lacks {', '.join(missing)}")
         self._pieces = pieces
         self._num_pieces: int = pieces.get_piece_size()
-        masks = {special[role]: name for name, role in MASKS.items() if role in special}
-        super().__init__(special, {i: f"[{role}]" for role, i in special.items()} | masks, self._num_pieces)
+        names = {role: f"[{role}]" for role in special} | {"sop": "<sop>", "eop": "<eop>"}
+        names |= {role: name for name, role in MASKS.items()}
+        super().__init__(special, {i: names[role] for role, i in special.items()}, self._num_pieces)
         self._space_mark = [pieces.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()]
 
     @classmethod

@@ -328,3 +328,68 @@ def test_what_cannot_be_served_is_refused_naming_the_field(engine: Engine, reque
     assert caught.value.param == param
     assert "\n" not in caught.value.message
     assert engine.idle
+
+
+def test_a_key_with_a_long_queue_delays_another_s_request_by_a_few_steps_only(folder: Path) -> None:
+    # Room for a few dozen sequences: most of the five hundred wait, and those that run hold every block.
+    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.0005, max_batch_tokens=64))
+    for number in range(500):
+        fill = Fill((segments("the [MASK]"),), max_tokens=(40,), min_tokens=(40,), tenant="many")
+        engine.add(engine.prepare(fill, f"many {number}"), fill)
+    for _ in range(30):
+        engine.step()
+    assert len(engine.scheduler.waiting) > 400
+    fill = Fill((segments("the [MASK]"),), max_tokens=(5,), min_tokens=(5,), tenant="one")
+    engine.add(engine.prepare(fill, "one"), fill)
+    steps, events = 0, []
+    while not any(e.id == "one" for e in events):
+        events = engine.step()
+        engine.scheduler.check()
+        steps += 1
+    assert steps <= 5 + 3
+
+
+def test_a_batch_request_waits_for_interactive_ones_but_not_for_ever(folder: Path, monkeypatch: Any) -> None:
+    clock = 0.0
+    monkeypatch.setattr("engine.engine.time.monotonic", lambda: clock)
+    engine = Engine(EngineConfig(str(folder), max_batch_tokens=6))
+    ended: list[str] = []
+
+    def step(number: int) -> None:
+        engine.scheduler.clear_contexts()
+        fill = Fill((segments("a the [MASK]"),), max_tokens=(1,))
+        engine.add(engine.prepare(fill, f"quick {number}"), fill)
+        ended.extend(e.id for e in engine.step() if isinstance(e, TERMINAL))
+
+    slow = Fill((segments("a red blue tin old cat [MASK]"),), max_tokens=(1,), priority="batch")
+    step(0)
+    step(1)
+    engine.add(engine.prepare(slow, "slow"), slow)
+    for number in range(2, 20):
+        step(number)
+        step(number + 100)
+        clock += 0.2
+    assert "slow" not in ended
+    clock = 6.0
+    for number in range(20, 24):
+        step(number)
+    assert "slow" in ended
+
+
+def test_another_tenant_s_context_is_not_found_in_the_cache(engine: Engine) -> None:
+    cached = []
+    for tenant in ("a", "b", "a", ""):
+        events = engine.run(Score(text=segments(TWO), spans=(("runs", "birds"),), tenant=tenant))
+        assert isinstance(events[-1], Done)
+        cached.append(events[-1].usage["cached_tokens"])
+    assert cached[0] == cached[1] == cached[3] == 0
+    assert cached[2] > 0
+
+
+def test_the_last_event_tells_queue_and_first_token(engine: Engine) -> None:
+    *_, done = engine.run(Fill((segments(TWO),), max_tokens=(5,), min_tokens=(5,)))
+    assert isinstance(done, Done)
+    assert 0 <= done.queue_s <= done.first_token_s
+    assert done.first_token_s > 0
+    assert engine.last_stats is not None
+    assert len(engine.last_stats.token_seconds) == 1

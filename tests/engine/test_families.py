@@ -12,7 +12,7 @@ import torch
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Done, ResultDone
-from engine.requests import Fill, Mask, Request, RequestError, Score, Segments
+from engine.requests import Fill, Mask, Request, RequestError, Score, Segments, Tokens
 from model.checkpoint import Checkpoint
 from model.config import Config
 from model.families import family_of
@@ -128,6 +128,53 @@ def test_a_score_is_the_reference_s(
     found = [p for n in order for p in (*result["spans"][n]["token_logprobs"], result["spans"][n]["end_logprob"])]
     assert found == pytest.approx(wanted, abs=TOLERANCE)
     assert result["logprob"] == pytest.approx(sum(wanted), abs=1e-3)
+
+
+@pytest.mark.parametrize("file", ["glm_sat", "glm130b_sat", "chatglm_sat", "glm4"])
+def test_a_prompt_s_own_tokens_score_as_the_text_does(engines: Engines, file: str) -> None:
+    engine, ids = engines[file], (11, 40, 62, 9, 33, 71)
+    (native,) = results(engine, Score(text=(words(ids),)))
+    for prompt in (Tokens(ids), words(ids), Tokens((engine.tokenizer.sop, *ids))):
+        (result,) = results(engine, Fill(((prompt,),), max_tokens=(1,), echo=True, logprobs=2))
+        found = result["echo"]["token_logprobs"]
+        assert [p for p in found if p is not None] == native["spans"][0]["token_logprobs"]
+        assert len(result["blanks"][0]["token_ids"]) + (result["blanks"][0]["end_token"] is not None) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "case", "mask"), [("glm_sat", "gmask", "[gMASK]"), ("glm130b_sat", "gmask", "[gMASK]")]
+)
+def test_a_prompt_with_a_context_scores_as_the_reference(engines: Engines, file: str, case: str, mask: str) -> None:
+    engine, expected = engines[file], golden(file, case)
+    ids, known = expected["token_ids"].tolist(), int(expected["context_len"])
+    (result,) = results(engine, Fill(((Tokens(tuple(ids)),),), max_tokens=(1,), echo=True))
+    rows = expected["logprobs"][known:]
+    wanted = [float(row[target]) for row, target in zip(rows, ids[known + 1 :], strict=False)]
+    assert mask in engine.tokenizer.masks
+    assert result["echo"]["token_logprobs"][: known + 1] == [None] * (known + 1)
+    assert result["echo"]["token_logprobs"][known + 1 :] == pytest.approx(wanted, abs=TOLERANCE)
+
+
+def test_a_causal_model_s_prompt_as_its_own_tokenizer_makes_it(engines: Engines) -> None:
+    expected = golden("glm4", "prefixed")
+    ids = expected["token_ids"].tolist()
+    (result,) = results(engines["glm4"], Fill(((Tokens(tuple(ids)),),), max_tokens=(1,), echo=True))
+    wanted = [float(expected["logprobs"][row, ids[row + 1]]) for row in range(1, len(ids) - 1)]
+    assert result["echo"]["token_logprobs"] == [None, None, *(pytest.approx(w, abs=TOLERANCE) for w in wanted)]
+
+
+def test_a_masked_model_cannot_score_from_left_to_right(engines: Engines) -> None:
+    with pytest.raises(RequestError) as caught:
+        engines["bert"].prepare(Fill((("w11 w12",),), max_tokens=(1,), echo=True), "x")
+    assert (caught.value.param, caught.value.code) == ("echo", "unsupported")
+
+
+def test_tokens_fill_a_causal_model_s_infill_as_text_does(engines: Engines) -> None:
+    engine = engines["glm4"]
+    by_text = Fill(((words((11, 40)), Mask("[MASK]"), words((62, 9))),), max_tokens=(6,))
+    by_ids = Fill(((Tokens((11, 40)), Mask("[MASK]"), Tokens((62, 9))),), max_tokens=(6,))
+    (text,), (ids,) = results(engine, by_text), results(engine, by_ids)
+    assert text["blanks"][0]["token_logprobs"] == ids["blanks"][0]["token_logprobs"]
 
 
 def test_a_causal_model_scores_a_text_from_its_prefix(engines: Engines) -> None:

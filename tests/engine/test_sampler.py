@@ -59,3 +59,19 @@ def test_one_seed_gives_one_sequence_and_another_seed_another() -> None:
 
     assert sequence(1) == sequence(1)
     assert sequence(1) != sequence(2)
+
+
+def test_penalties_come_off_the_logits_once_or_as_often_as_the_token_came() -> None:
+    history = (0, 0, 0, 1)
+    for settings, taken in (
+        ({"presence_penalty": 1.5}, {0: 1.5, 1: 1.5}),
+        ({"frequency_penalty": 0.5}, {0: 1.5, 1: 0.5}),
+        ({"presence_penalty": -2.0, "frequency_penalty": 1.0}, {0: 1.0, 1: -1.0}),
+    ):
+        scores = LOGPROBS[:5].clone()
+        for token, value in taken.items():
+            scores[token] -= value
+        counts = drawn(4000, history=history, **settings)
+        expected = torch.softmax(scores, 0)
+        for token in range(5):
+            assert counts[token] / 4000 == pytest.approx(float(expected[token]), abs=0.03)

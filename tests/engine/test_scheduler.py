@@ -1,11 +1,13 @@
 """The scheduler over random traces, without a model: integers in, integers out."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.blocks import BlockPool
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
+from engine.turns import Turns
 
 Trace = list[tuple[int, int, int, int]]  # arrival step, context length, first rows, tokens to generate
 
@@ -14,25 +16,28 @@ TRACES = st.lists(
 )
 
 
-def new_sequence(scheduler: Scheduler, context_len: int, rows: int, rank: float) -> Sequence:
-    sequence = Sequence(scheduler.context(tuple(range(context_len))), "token", rank)
+def new_sequence(scheduler: Scheduler, context_len: int, rows: int, rank: float, tenant: str = "") -> Sequence:
+    sequence = Sequence(scheduler.context(tuple(range(context_len)), tenant), "token", rank)
     for block in range(rows):
         sequence.push(7, 1, block + 1)
     return sequence
 
 
-@settings(max_examples=60, deadline=None)
-@given(TRACES, st.integers(1, 40), st.sampled_from([1, 4]))
-def test_everything_finishes_and_no_block_is_lost(trace: Trace, budget: int, block_size: int) -> None:
+@settings(max_examples=150, deadline=None)
+@given(TRACES, st.integers(1, 40), st.sampled_from([1, 4]), st.integers(1, 3))
+def test_everything_finishes_and_no_block_is_lost(trace: Trace, budget: int, block_size: int, tenants: int) -> None:
     # 40 tokens of room: the largest item (20 + 18) fits, two seldom do, so contexts are dropped and work preempted.
     pool = BlockPool(-(-44 // block_size), block_size)
     scheduler = Scheduler(pool, budget)
     left: dict[Sequence, int] = {}
     arrivals = sorted(trace)
+    turns = Turns()
     for step in range(1000):
         while arrivals and arrivals[0][0] <= step:
             _, context_len, rows, tokens = arrivals.pop(0)
-            sequence = new_sequence(scheduler, context_len, rows, rank=float(step))
+            tenant = str(len(left) % tenants)
+            rank = turns.take((tenant, ""), context_len + rows + tokens)
+            sequence = new_sequence(scheduler, context_len, rows, rank, tenant)
             left[sequence] = tokens
             scheduler.add(sequence)
         batch, chosen = scheduler.schedule()
@@ -46,6 +51,7 @@ def test_everything_finishes_and_no_block_is_lost(trace: Trace, budget: int, blo
         ]
         assert len(set(written)) == len(written), "two rows write to one slot"
         for sequence in chosen:
+            turns.served(int(sequence.rank))
             assert sequence.pending == 0
             if left[sequence] == 0:
                 scheduler.remove(sequence)
@@ -98,3 +104,82 @@ def test_an_item_over_the_budget_runs_alone() -> None:
     scheduler.add(big)
     scheduler.add(new_sequence(scheduler, 2, 1, 1.0))
     assert scheduler.schedule()[1] == [big]
+
+
+def fill_up(scheduler: Scheduler, count: int, tenant: str) -> list[Sequence]:
+    """As many waiting sequences, the first few of which run."""
+    sequences = [new_sequence(scheduler, 3, 1, float(number), tenant) for number in range(count)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    scheduler.schedule()
+    return sequences
+
+
+@pytest.mark.parametrize("short_of", ["blocks", "rows"])
+def test_a_tenant_that_holds_all_makes_way_for_another_s_single_sequence(short_of: str) -> None:
+    pool, budget = (BlockPool(20, 1), 1000) if short_of == "blocks" else (BlockPool(1000, 1), 20)
+    scheduler = Scheduler(pool, budget)
+    many = fill_up(scheduler, 100, "many")
+    for sequence in scheduler.running:
+        sequence.push(7, 1, 2)
+    running = len(scheduler.running)
+    assert 10 < running < 100
+    one = new_sequence(scheduler, 2, 1, many[running - 1].rank, "one")
+    scheduler.add(one)
+    _, chosen = scheduler.schedule()
+    scheduler.check()
+    assert one in chosen
+    assert many[0] in chosen
+    # Nor is it preempted for the blocks that the others need, as long as it holds less than half.
+    for _ in range(5):
+        for sequence in scheduler.running:
+            sequence.push(7, 1, 2)
+        _, chosen = scheduler.schedule()
+        scheduler.check()
+        assert one in chosen
+
+
+def test_two_that_hold_as_much_do_not_preempt_each_other() -> None:
+    scheduler = Scheduler(BlockPool(20, 1), 1000)
+    for tenant in ("a", "b"):
+        for number in range(50):
+            scheduler.add(new_sequence(scheduler, 2, 1, float(number), tenant))
+    scheduler.schedule()
+    running = list(scheduler.running)
+    assert len({s.context.tenant for s in running}) == 2
+    for _ in range(5):
+        scheduler.schedule()
+    assert scheduler.running == running
+    assert scheduler.preemptions == 0
+
+
+def test_small_ones_of_a_tenant_that_holds_more_do_not_pass_a_large_one() -> None:
+    scheduler = Scheduler(BlockPool(20, 1), 1000)
+    for _ in range(3):
+        scheduler.add(new_sequence(scheduler, 3, 1, 0.0, "small"))
+    scheduler.schedule()
+    large = new_sequence(scheduler, 15, 1, 1.0, "large")
+    scheduler.add(large)
+    late = [new_sequence(scheduler, 3, 1, 2.0, "small") for _ in range(10)]
+    for sequence in late:
+        scheduler.add(sequence)
+    for sequence in scheduler.schedule()[1] + list(scheduler.running):
+        scheduler.remove(sequence)
+    assert not any(s in scheduler.running for s in late)
+    assert scheduler.schedule()[1][0] is large
+
+
+def test_tenants_share_no_context() -> None:
+    scheduler = Scheduler(BlockPool(64, 4), 100)
+    mine, theirs, again = (new_sequence(scheduler, 10, 1, 0.0, tenant) for tenant in ("a", "b", "a"))
+    assert mine.context is again.context
+    assert mine.context is not theirs.context
+    for sequence in (mine, theirs):
+        scheduler.add(sequence)
+        assert scheduler.schedule()[0].num_rows == 11
+        scheduler.remove(sequence)
+    assert scheduler.context_hits == 0
+    scheduler.context(tuple(range(10)), "c")
+    assert scheduler.context_hits == 0
+    scheduler.context(tuple(range(10)), "b")
+    assert scheduler.context_hits == 1

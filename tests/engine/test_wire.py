@@ -3,7 +3,7 @@ import json
 import pytest
 
 from engine.events import BlankDelta, Done, Event, Failed
-from engine.requests import Fill, Mask, Request, Sampling, Score
+from engine.requests import Fill, Mask, Request, Sampling, Score, Tokens
 from engine.wire import HEADER, decode_event, decode_request, encode_event, encode_request, frame
 
 
@@ -23,6 +23,8 @@ from engine.wire import HEADER, decode_event, decode_request, encode_event, enco
         Score(text=("a ", Mask("[MASK]")), spans=(("b",), ("c",)), orders=((0,),), logprobs=3),
         Score(context=("a",), targets=("b", "c"), orders=4, normalize="char"),
         Score(sentence_a="a", sentence_b="b"),
+        Fill(((Tokens((1, 2)), Mask("[MASK]"), Tokens(())),), (0,), echo=True, fit=True),
+        Score(context=(Tokens((4,)), "b"), targets=(Tokens((5, 6)), "c")),
     ],
 )
 def test_requests_come_back_as_they_went(request_: Request) -> None:

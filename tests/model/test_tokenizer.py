@@ -57,7 +57,7 @@ def test_special_and_unknown_ids_have_no_text(tiny_tokenizer: TinyTokenizer) -> 
 def test_special_tokens_have_names_and_pieces_their_text(tiny_tokenizer: TinyTokenizer) -> None:
     tokenizer = tiny_tokenizer()
     names = [tokenizer.piece(tokenizer.special[role]) for role in ("cls", "eop", "mask", "smask", "gmask")]
-    assert names == ["[cls]", "[eop]", "[MASK]", "[sMASK]", "[gMASK]"]
+    assert names == ["[cls]", "<eop>", "[MASK]", "[sMASK]", "[gMASK]"]
     assert "".join(tokenizer.piece(i) for i in tokenizer.encode("the red")) == "the red"
 
 

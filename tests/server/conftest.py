@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ CARD = ModelCard(
     name="demo", family="glm", quant="int8", tp=1, masks=["[MASK]", "[gMASK]"], max_context=512,
     max_positions=1024, max_span=512, vocab_size=100, strategies=["append", "reencode", "parallel"],
     num_parameters=7, kernels="plain",
-    created=1, kv_cache_type="int8", kv_cache_tokens=4096,
+    created=1, kv_cache_type="int8", kv_cache_tokens=4096, special_tokens={"bos": "<sop>", "eos": "<eop>"},
 )  # fmt: skip
 
 Script = Callable[[Request, str], AsyncIterator[Event]]
@@ -46,6 +47,7 @@ class FakeEngine:
 
     def __init__(self, script: Script = answers) -> None:
         self.script = script
+        self.changes: dict[str, Any] = {}
         self.status = ("ready", "1 rank")
         self.ranks_alive = 1
         self.asked: list[Request] = []
@@ -66,7 +68,7 @@ class FakeEngine:
     def card(self) -> ModelCard:
         if self.status[0] == "loading":
             raise EngineUnavailable("loading: 40 %")
-        return CARD
+        return replace(CARD, **self.changes)
 
     async def submit(self, request: Request, request_id: str) -> AsyncIterator[Event]:
         self.asked.append(request)
@@ -77,10 +79,10 @@ class FakeEngine:
         finally:
             self.num_open -= 1
 
-    async def tokenize(self, text: str) -> list[int]:
+    async def tokenize(self, text: str, special: bool = False) -> list[int]:
         return [len(word) for word in text.split()]
 
-    async def detokenize(self, token_ids: list[int]) -> str:
+    async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
         if max(token_ids, default=0) >= CARD.vocab_size:
             raise RequestError("token id 100 is outside the vocabulary", "tokens")
         return " ".join(map(str, token_ids))

@@ -19,7 +19,9 @@ def test_ready_only_when_ready(client, engine, state, path):
     engine.status = (state, "40 %")
     response = client.get(path)
     assert response.status_code == (200 if state == "ready" else 503)
-    assert response.json() == {"status": state, "detail": "40 %", "ranks_alive": 1}
+    # llama.cpp's word, which its editors look for at its path.
+    word = "ok" if (path, state) == ("/health", "ready") else state
+    assert response.json() == {"status": word, "detail": "40 %", "ranks_alive": 1}
     assert client.get("/live").status_code == 200
 
 
@@ -64,3 +66,20 @@ def test_each_application_counts_for_itself(make_client):
     first, second = make_client(), make_client()
     first.get("/live")
     assert 'route="/live"' not in second.get("/metrics").text
+
+
+def test_vllm_s_names_are_there_for_those_who_ask(make_client, engine):
+    engine.steps = [StepStats(0.01, 8, 2, 1, 0.5, 5, 3, token_seconds=[0.01])]
+    client = make_client(vllm_metrics=True)
+    client.app.state.drain()
+    client.post("/v1/infill", json={"text": "a"})
+    lines = client.get("/metrics").text.splitlines()
+    for line in (
+        'vllm:num_requests_running{model_name="demo"} 2.0',
+        'vllm:prompt_tokens_total{model_name="demo"} 5.0',
+        'vllm:admission_rejections_total{model_name="demo",reason="draining"} 1.0',
+        'vllm:inter_token_latency_seconds_bucket{le="+Inf",model_name="demo"} 1.0',
+        "# TYPE vllm:generation_tokens_total counter",
+    ):
+        assert line in lines
+    assert "vllm" not in make_client().get("/metrics").text

@@ -1,0 +1,109 @@
+"""Prompts of completions: inputs given as token ids, and inputs whose own tokens are asked for.
+
+A `<sop>` in token ids is where part B begins: what stands before it, with one mask, is part A. A `<sop>` that stands
+first begins the text and says nothing more. Scored by itself, a prompt is what `[gMASK]` alone stands for, read from
+left to right, which is how GLM measures its language modelling loss (arXiv 2103.10360, section 3.3).
+"""
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from engine.job import World
+from engine.requests import Mask, RequestError, Segments, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt's own tokens, where each begins in its text, and how many come before what is scored."""
+
+    ids: tuple[int, ...]
+    starts: tuple[int, ...]
+    num_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """An input ready to be laid out; its one blank begins with the tokens `begun`. `fitted`: it was longer."""
+
+    segments: Segments
+    begun: tuple[int, ...] = ()
+    echo: Echo | None = None
+    fitted: bool = False
+
+
+def read_prompt(given: Segments, echo: bool, world: World) -> Prompt:
+    """An input with its masks set apart; the open mask is put to the end of one without. Raises RequestError."""
+    if echo:
+        return _read_echo(given, world)
+    segments, begun = unpacked(given, "text", world)
+    if not any(isinstance(s, Mask) for s in segments):
+        segments = (*segments, world.open_mask)
+    return Prompt(segments, begun)
+
+
+def unpacked(given: Segments, param: str, world: World) -> tuple[Segments, tuple[int, ...]]:
+    """Segments with the masks of their tokens set apart, and the tokens behind a `<sop>`. Raises RequestError."""
+    segments: list[str | Tokens | Mask] = []
+    begun: tuple[int, ...] = ()
+    for segment in given:
+        if isinstance(segment, Tokens):
+            world.check_ids(segment.ids, param)
+            ids, begun = _parted(segment.ids, world)
+            if begun and len(given) > 1:
+                raise RequestError("tokens with a start token must be the whole text", param)
+            apart = _masked(ids, world)
+            if sum(isinstance(s, Mask) for s in apart) > 1:
+                raise RequestError("tokens with more than one mask cannot be filled; give a text", param)
+            segments += apart
+        else:
+            segments.append(segment)
+    return tuple(segments), begun
+
+
+def _read_echo(given: Segments, world: World) -> Prompt:
+    if world.card.masked:
+        raise RequestError("this model cannot score a prompt from left to right", "echo", "unsupported")
+    (whole,) = given
+    assert not isinstance(whole, Mask)
+    if isinstance(whole, Tokens):
+        world.check_ids(whole.ids, "text")
+        ids = whole.ids
+    else:
+        ids = tuple(world.spelling.tokenize(whole))
+    # A context and what follows it have limits of their own; what is over both need not be looked at further.
+    if len(ids) > world.card.max_context + world.card.max_span:
+        message = f"the text has {len(ids)} tokens, this model takes at most {world.card.max_span}"
+        raise RequestError(message, "text", "context_length_exceeded")
+    starts = world.spelling.starts_of(ids) if isinstance(whole, Tokens) else world.spelling.starts(whole)
+    context, begun = _parted(ids, world)
+    if not begun and any(i in world.tokenizer.masks.values() for i in context):
+        message = "a prompt that is scored needs a start token <sop>, and more, behind its mask"
+        raise RequestError(message, "text")
+    if begun:
+        segments = _masked(context, world)
+    else:
+        segments, begun = (world.open_mask,), context
+    return Prompt(segments, begun, Echo(ids, tuple(starts), len(ids) - len(begun)))
+
+
+def _parted(ids: tuple[int, ...], world: World) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What stands before a start token, and what behind it; nothing is behind one that is missing."""
+    sop = world.tokenizer.special.get("sop", -1)
+    if ids[:1] == (sop,):
+        ids = ids[1:]
+    if sop not in ids:
+        return ids, ()
+    at = ids.index(sop)
+    num_masks = sum(i in world.tokenizer.masks.values() for i in ids[:at])
+    if num_masks != 1:
+        raise RequestError(f"the start token <sop> needs one mask before it, there are {num_masks}", "text")
+    return ids[:at], ids[at + 1 :]
+
+
+def _masked(ids: tuple[int, ...], world: World) -> Segments:
+    names = {i: name for name, i in world.tokenizer.masks.items()}
+    segments: list[Tokens | Mask] = []
+    for name, run in groupby(ids, names.get):
+        same = tuple(run)
+        segments += [Mask(name)] * len(same) if name else [Tokens(same)]
+    return tuple(segments)

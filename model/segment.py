@@ -1,0 +1,10 @@
+"""A piece of a text that is given as token ids. Imports nothing, so that requests can hold it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids that stand in a text as they are, special ones among them."""
+
+    ids: tuple[int, ...]

@@ -1,0 +1,77 @@
+"""Special tokens as they are spelled: texts in which their names stand for them, as clients write that know ids.
+
+Elsewhere a text that spells a special token is text. Here `[gMASK]` or `<sop>` is the token, so that a client finds
+the ids of the start and the end, and can say where a context ends. Does not import torch.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from model.offsets import offsets
+from model.tokenizer import Tokenizer
+
+# GLM's papers' names, which every checkpoint's tokens go by here besides their own.
+_COMMON = {"<sop>": "sop", "<eop>": "eop"}
+
+
+class Spelling:
+    """The names of a tokenizer's special tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        special = set(tokenizer.special.values())
+        own = {name: i for i, name in tokenizer.names.items() if i in special}
+        common = {name: tokenizer.special[role] for name, role in _COMMON.items() if role in tokenizer.special}
+        self._ids = common | own | tokenizer.masks
+        self._names = {i: name for name, i in self._ids.items()} | {i: name for name, i in own.items()}
+        self._names |= {i: name for name, i in tokenizer.masks.items()}
+        names = sorted(self._ids, key=len, reverse=True)
+        self._pattern = re.compile("(" + "|".join(map(re.escape, names)) + ")")
+        self._masks = set(tokenizer.masks.values())
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text. A mask swallows white space before it where it does in the family's layout."""
+        return [i for _, _, ids in self._parts(text) for i in ids]
+
+    def starts(self, text: str) -> list[int]:
+        """At which of a text's characters each of its tokens begins."""
+        return [at + n for at, plain, ids in self._parts(text) for n in offsets(plain, ids, self._tokenizer)]
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, special ones by name."""
+        return "".join(text for text, _ in self._runs(token_ids))
+
+    def starts_of(self, token_ids: Sequence[int]) -> list[int]:
+        """At which character of the text of ids each begins."""
+        starts: list[int] = []
+        at = 0
+        for text, ids in self._runs(token_ids):
+            is_name = ids[0] in self._names
+            found = range(0, len(text), len(text) // len(ids)) if is_name else offsets(text, ids, self._tokenizer)
+            starts += [at + n for n in found]
+            at += len(text)
+        return starts
+
+    def _parts(self, text: str) -> Iterator[tuple[int, str, list[int]]]:
+        """Where a part of a text begins, what is encoded of it, and its ids."""
+        at = 0
+        parts = self._pattern.split(text)
+        for number, part in enumerate(parts):
+            if number % 2:
+                yield at, "", [self._ids[part]]
+            elif part:
+                follows = self._ids.get(parts[number + 1]) if number + 1 < len(parts) else None
+                plain = self._tokenizer.before_mask(part) if follows in self._masks else part
+                yield at, plain, self._tokenizer.encode(plain)
+            at += len(part)
+
+    def _runs(self, token_ids: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
+        """Texts of neighbouring ids: a name as often as it comes, or plain text."""
+        for name, run in groupby(token_ids, self._names.get):
+            ids = list(run)
+            yield (name * len(ids) if name else self._tokenizer.decode(ids)), ids
+
+    def name(self, token_id: int) -> str:
+        """How a special token is spelled."""
+        return self._names[token_id]

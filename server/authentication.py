@@ -1,0 +1,44 @@
+"""Authentication: only known clients get in. Whatever is not open by name is closed, routes to come included."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.errors import ApiError
+from server.keyring import Keyring
+
+# What tells nothing of the model, of requests or of clients: the probes, and pages that are the same on every server.
+# They are read without a key; what a page's script then asks for is not.
+OPEN = frozenset({"/live", "/ready", "/health", "/", "/docs", "/openapi.json"})
+READING = {"GET", "HEAD"}
+# Routes, with all below them, that change the server.
+ADMIN = ("/v1/adapters",)
+
+
+class Authentication:
+    """Middleware that tells the routes who asks, or turns the request away."""
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, open_metrics: bool) -> None:
+        self.app = app
+        self.keyring = keyring
+        self.open = OPEN | {"/metrics"} if open_metrics else OPEN
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._check(scope)
+            except ApiError as error:
+                await error.answer(scope)(scope, receive, send)
+                return
+        elif scope["type"] != "lifespan":
+            raise RuntimeError(f"no {scope['type']} here")
+        await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        # The path that the router will go by, never a URL put together from the client's Host header.
+        path: str = scope["path"]
+        if path in self.open and scope["method"] in READING:
+            return
+        client = scope["state"]["client"] = self.keyring.client(Headers(scope=scope))
+        if not client.is_admin and any(path == route or path.startswith(f"{route}/") for route in ADMIN):
+            hint = "; a server has admins when it is started with --api-keys" if self.keyring.is_open else ""
+            raise ApiError(403, f"this needs the key of an admin{hint}", "admin_only")

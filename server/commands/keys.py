@@ -1,0 +1,50 @@
+"""`glm-infill keys`: makes keys for clients of a server."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.console import fail
+from server.keyfile import new_key
+from server.options import AsJson
+
+keys = typer.Typer(no_args_is_help=True, help="Keys for clients of a server.")
+
+
+class Priority(StrEnum):
+    """The most that the requests of a key may claim."""
+
+    interactive = "interactive"
+    batch = "batch"
+
+
+@keys.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Whose key it is; appears in logs.")],
+    file: Annotated[Path, typer.Option("--file", help="Key file of `serve --api-keys`; made if it is not there.")],
+    admin: Annotated[bool, typer.Option("--admin", help="May also change the server.")] = False,
+    priority: Annotated[Priority, typer.Option(help="batch: never before others' interactive requests.")] = (
+        Priority.interactive
+    ),
+    requests_per_minute: Annotated[float | None, typer.Option(help="The server's when left out.")] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="The server's when left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Makes a key, adds its hash to a file, and prints it: this once, for it is kept nowhere."""
+    try:
+        key = new_key(
+            file,
+            name=name,
+            role="admin" if admin else "user",
+            priority=priority.value,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+        )
+    except ValueError as error:
+        fail(str(error), code=2)
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
+    print(json.dumps({"name": name, "key": key, "file": str(file)}) if as_json else key)

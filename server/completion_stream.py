@@ -1,0 +1,93 @@
+"""A completion as a stream: OpenAI's unnamed events, and `[DONE]` behind the last."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.events import BlankDelta, BlankDone, Done, Echoed, Event
+from server.answer import encode
+from server.errors import ApiError
+from server.logprobs import Logprobs
+from server.schemas_openai import CompletionRequest
+
+DONE = b"data: [DONE]\n\n"
+
+
+class CompletionEvents:
+    """The events of one request. `texts` are what an echo repeats, `head` the fields that every event has."""
+
+    def __init__(self, body: CompletionRequest, texts: Sequence[str], head: Mapping[str, Any]) -> None:
+        self.body = body
+        self.texts = texts
+        self.head = head
+        self.with_usage = body.stream_options is not None and body.stream_options.include_usage
+        self._echoed: set[int] = set()
+        self._num_sent: dict[int, int] = {}
+
+    def event(self, event: Event) -> bytes:
+        match event:
+            case Echoed():
+                return self._echo(event.index, event.input_index, event.echo)
+            case BlankDelta():
+                return self._first(event) + self._delta(event)
+            case BlankDone():
+                return self._first(event) + self._last(event)
+            case Done():
+                counted = {**self.head, "choices": [], "usage": usage(event.usage)}
+                return (data(counted) if self.with_usage else b"") + DONE
+        return b""
+
+    def error(self, error: ApiError) -> bytes:
+        return data(error.body) + DONE
+
+    def _first(self, event: BlankDelta | BlankDone) -> bytes:
+        """The prompt, if it is to be repeated and was not scored."""
+        if not self.body.echo or event.index in self._echoed:
+            return b""
+        return self._echo(event.index, event.input_index, None)
+
+    def _echo(self, index: int, input_index: int, echo: dict[str, Any] | None) -> bytes:
+        self._echoed.add(index)
+        text = self.texts[input_index]
+        if echo is None:
+            return self._chunk(index, text, None)
+        logprobs = Logprobs()
+        first = logprobs.add_prompt(echo)
+        return self._chunk(index, text, logprobs, glm={"first_token_logprob": first})
+
+    def _delta(self, event: BlankDelta) -> bytes:
+        self._num_sent[event.index] = self._num_sent.get(event.index, 0) + len(event.tokens)
+        at = len(self.texts[event.input_index])
+        logprobs = Logprobs()
+        logprobs.add(event.tokens, event.logprobs, event.top_logprobs, [at + o for o in event.text_offsets])
+        return self._chunk(event.index, event.text, logprobs)
+
+    def _last(self, event: BlankDone) -> bytes:
+        logprobs = Logprobs()
+        sent = self._num_sent.get(event.index, 0)
+        logprobs.add_span(event.blank, len(self.texts[event.input_index]), sent)
+        return self._chunk(event.index, "", logprobs, event.blank["finish_reason"])
+
+    def _chunk(
+        self,
+        index: int,
+        text: str,
+        logprobs: Logprobs | None,
+        finish_reason: str | None = None,
+        **vendor: dict[str, Any],
+    ) -> bytes:
+        shown = logprobs.wire() if logprobs is not None and self.body.logprobs is not None else None
+        choice = {"index": index, "text": text, "logprobs": shown, "finish_reason": finish_reason, **vendor}
+        counted = {"usage": None} if self.with_usage else {}
+        return data({**self.head, "choices": [choice], **counted})
+
+
+def data(value: Mapping[str, Any]) -> bytes:
+    """One unnamed event."""
+    return b"data: " + encode(value) + b"\n\n"
+
+
+def usage(counts: dict[str, int]) -> dict[str, Any]:
+    """The engine's counts in OpenAI's words."""
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    details = {"cached_tokens": counts["cached_tokens"]}
+    return {**{name: counts[name] for name in names}, "prompt_tokens_details": details}

@@ -1,0 +1,137 @@
+"""`POST /v1/completions`, as OpenAI's clients and lm-evaluation-harness speak it.
+
+A prompt goes on behind its end, or between itself and a suffix. With `echo` and `logprobs` its own tokens are scored,
+and what is generated goes on from there; `engine.prompts` has how the model reads it.
+"""
+
+import math
+import time
+import zlib
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from engine.client import EngineClient
+from engine.events import BlankDone, Done, ModelCard, ResultDone
+from engine.requests import RequestError, Tokens
+from server.answer import Answer
+from server.body import read_object
+from server.completion_stream import CompletionEvents, usage
+from server.exchange import Events, complete, submit
+from server.logprobs import Logprobs
+from server.openapi import takes
+from server.schemas_openai import Asked, CompletionRequest
+from server.service import Service, service_of
+from server.streaming import EventStream, Stream
+
+PATH = "/v1/completions"
+# What the engine calls the fields of a request.
+NAMES = {"text": "prompt"}
+
+# A blank in which nothing was to be written.
+EMPTY: dict[str, Any] = {
+    "text": "",
+    "tokens": [],
+    "token_logprobs": [],
+    "top_logprobs": None,
+    "text_offsets": [],
+    "end_token": None,
+    "end_logprob": None,
+    "finish_reason": "length",
+}
+
+router = APIRouter()
+
+
+@router.post(PATH, openapi_extra=takes(CompletionRequest), tags=["clients"])
+async def completions(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
+    """OpenAI's completions: text that follows a prompt, or stands before a suffix, and log-probabilities."""
+    settings, engine = service.settings, service.engine
+    raw = await read_object(request, settings.body_seconds)
+    service.ignored.note(PATH, raw.keys() - CompletionRequest.model_fields)
+    body = CompletionRequest.model_validate(raw)
+    card = engine.card
+    work = body.fill(settings.limits, card)
+    asked = body.asked()
+    work_id = f"cmpl-{uuid4().hex}"
+    head = {
+        "id": work_id,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": card.name,
+        "system_fingerprint": _fingerprint(card),
+    }
+    texts = [await _shown(prompt, engine) for prompt in asked.prompts] if body.echo else [""] * len(asked.prompts)
+    if body.max_tokens or asked.scores:
+        events = submit(service, request, work, work_id, NAMES)
+    else:
+        events = _nothing(asked, engine, work_id)
+    if body.stream:
+        return EventStream(service, Stream(events, CompletionEvents(body, texts, head), request.state.request_id))
+    results, done = await complete(service, request, events)
+    choices = [_choice(body, asked, texts, result, index) for index, result in enumerate(_best(results, asked))]
+    return Answer({**head, "choices": choices, "usage": usage(done.usage)})
+
+
+async def _shown(prompt: str | Tokens, engine: EngineClient) -> str:
+    """The text that an echo repeats: a string as it came. Raises RequestError for an id outside the vocabulary."""
+    if isinstance(prompt, str):
+        return prompt
+    try:
+        return await engine.detokenize(list(prompt.ids), special=True)
+    except RequestError as error:
+        raise RequestError(error.message, "prompt", error.code) from None
+
+
+async def _nothing(asked: Asked, engine: EngineClient, work_id: str) -> Events:
+    """The events of a request for no tokens: the prompts are counted, and empty texts follow them."""
+    count = 0
+    for prompt in asked.prompts:
+        await _shown(prompt, engine)
+        count += len(await engine.tokenize(prompt) if isinstance(prompt, str) else prompt.ids)
+    for index in range(len(asked.prompts) * asked.best_of):
+        input_index = index // asked.best_of
+        yield BlankDone(work_id, index, input_index, EMPTY)
+        yield ResultDone(work_id, {"index": index, "input_index": input_index, "blanks": [EMPTY]})
+    yield Done(work_id, {"prompt_tokens": count, "completion_tokens": 0, "total_tokens": count, "cached_tokens": 0})
+
+
+def _best(results: list[dict[str, Any]], asked: Asked) -> list[dict[str, Any]]:
+    """Of each prompt's answers the n whose tokens are the most probable, on the average."""
+    best: list[dict[str, Any]] = []
+    for _, same in groupby(results, key=lambda result: result["input_index"]):
+        answers = list(same)
+        if asked.best_of > asked.n:
+            answers = sorted(answers, key=_mean_logprob, reverse=True)[: asked.n]
+        best += answers
+    return best
+
+
+def _mean_logprob(result: dict[str, Any]) -> float:
+    blank = result["blanks"][0]
+    logprobs = [*blank["token_logprobs"], *([] if blank["end_logprob"] is None else [blank["end_logprob"]])]
+    return math.fsum(logprobs) / max(len(logprobs), 1)
+
+
+def _choice(
+    body: CompletionRequest, asked: Asked, texts: Sequence[str], result: dict[str, Any], index: int
+) -> dict[str, Any]:
+    blank = result["blanks"][0]
+    prompt = texts[result["input_index"]]
+    choice = {"index": index, "text": prompt + blank["text"], "finish_reason": blank["finish_reason"]}
+    if body.logprobs is None:
+        return {**choice, "logprobs": None}
+    logprobs = Logprobs()
+    if asked.scores:
+        choice["glm"] = {"first_token_logprob": logprobs.add_prompt(result["echo"])}
+    logprobs.add_span(blank, len(prompt))
+    return {**choice, "logprobs": logprobs.wire()}
+
+
+def _fingerprint(card: ModelCard) -> str:
+    """The same for what gives the same numbers."""
+    return f"fp_{zlib.crc32(f'{card.name} {card.quant} {card.kernels} {card.num_parameters}'.encode()):08x}"

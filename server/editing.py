@@ -1,0 +1,135 @@
+"""Completions for an editor as they grow, and llama.cpp's two ways to end one early: by its indentation and by time.
+
+Both look at lines. A line that is indented less than the one with the cursor ends the completion before its text, and
+when the time is over the completion ends with the line that it is in (llama.cpp, tools/server/server-context.cpp).
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.events import Begun, BlankDelta, BlankDone, Done, Event, Failed
+from server.exchange import Events
+
+WHITE = " \t"
+STOPS = {"length": "limit", "deadline": "limit"}
+
+
+@dataclass(slots=True)
+class Completion:
+    """One completion: its text so far, and how it ended."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    stop_type: str = "none"
+    stopping_word: str = ""
+    checked: int = 0  # the text up to here has no shallow line
+
+    @property
+    def ended(self) -> bool:
+        return self.stop_type != "none"
+
+    def add(self, text: str, token_ids: list[int], indent: int, is_late: bool) -> None:
+        """Takes new text, and ends at a line that is too shallow, or when it is late at a line's end."""
+        self.text += text
+        self.token_ids += token_ids
+        if indent:
+            self._cut(indent)
+        if not self.ended and is_late and "\n" in text:
+            self.stop_type = "limit"
+
+    def _cut(self, indent: int) -> None:
+        while (line := self.text.find("\n", self.checked)) >= 0:
+            start = line + 1
+            first = next((n for n in range(start, len(self.text)) if self.text[n] not in WHITE), None)
+            if first is None:
+                return  # the line has no text yet
+            if first - start < indent:
+                self.text = self.text[:first]
+                self.stop_type = "limit"
+                return
+            self.checked = start
+
+
+@dataclass(slots=True)
+class Edit:
+    """All completions of a request, and when things happened, in seconds of the monotonic clock."""
+
+    completions: list[Completion]
+    began: float
+    first: float | None = None
+    ended: float = 0.0
+    usage: dict[str, int] = field(default_factory=dict)
+    fitted: bool = False
+
+    def timings(self, completion: Completion) -> dict[str, float]:
+        """llama.cpp's `timings`."""
+        first = self.first if self.first is not None else self.ended
+        num_cached = self.usage.get("cached_tokens", 0)
+        num_prompt = self.usage.get("prompt_tokens", 0) - num_cached
+        times: dict[str, float] = {"cache_n": num_cached}
+        for name, count, seconds in (
+            ("prompt", num_prompt, first - self.began),
+            ("predicted", len(completion.token_ids), self.ended - first),
+        ):
+            times |= {
+                f"{name}_n": count,
+                f"{name}_ms": 1e3 * seconds,
+                f"{name}_per_token_ms": 1e3 * seconds / max(count, 1),
+                f"{name}_per_second": count / seconds if seconds > 0 else 0.0,
+            }
+        return times
+
+
+async def edited(events: Events, count: int, indent: int, limit_ms: int) -> Edit | Failed:
+    """Follows a streamed fill until all its completions have ended, in the model's way or an editor's."""
+    edit = Edit([Completion() for _ in range(count)], time.monotonic())
+    async for event in events:
+        if isinstance(event, Failed):
+            return event
+        _take(edit, event, indent, limit_ms)
+        if isinstance(event, Done) or all(c.ended for c in edit.completions):
+            break
+    edit.ended = time.monotonic()
+    return edit
+
+
+def _take(edit: Edit, event: Event, indent: int, limit_ms: int) -> None:
+    if isinstance(event, Begun):
+        edit.usage, edit.fitted = event.usage, event.fitted
+        return
+    if not isinstance(event, BlankDelta | BlankDone):
+        return
+    now = time.monotonic()
+    if edit.first is None:
+        edit.first = now
+    completion = edit.completions[event.index]
+    if completion.ended:
+        return
+    if isinstance(event, BlankDelta):
+        is_late = 0 < limit_ms < 1e3 * (now - edit.first)
+        completion.add(event.text, event.token_ids, indent, is_late)
+    else:
+        completion.token_ids = list(event.blank["token_ids"])
+        word = event.blank["stop_string"]
+        completion.stopping_word = word or ""
+        reason: str = event.blank["finish_reason"]
+        completion.stop_type = STOPS.get(reason, "eos") if word is None else "word"
+
+
+def wire(completion: Completion, edit: Edit, fields: dict[str, Any], with_tokens: bool) -> dict[str, Any]:
+    """The object of one completion; `fields` are those that are the same for all."""
+    return {
+        "content": completion.text,
+        "tokens": completion.token_ids if with_tokens else [],
+        "stop": True,
+        "tokens_predicted": len(completion.token_ids),
+        "tokens_evaluated": edit.usage.get("prompt_tokens", 0),
+        "tokens_cached": edit.usage.get("cached_tokens", 0),
+        "has_new_line": "\n" in completion.text,
+        "truncated": edit.fitted,
+        "stop_type": completion.stop_type,
+        "stopping_word": completion.stopping_word,
+        "timings": edit.timings(completion),
+        **fields,
+    }

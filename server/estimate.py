@@ -1,0 +1,54 @@
+"""The estimate: how many tokens a request may need, told before it is tokenized.
+
+Never too few: every token stands for at least one byte of UTF-8, and no input is longer than the model's limit. English
+text has about a quarter of that.
+"""
+
+import math
+
+from engine.events import ModelCard
+from engine.requests import Fill, Mask, Request, Score, Segments, Tokens
+
+# What a layout adds to a text: start and end tokens, a mask that is not there.
+AROUND = 4
+
+
+def most_tokens(work: Request, card: ModelCard) -> int:
+    """The most tokens that a request can have encoded, generated and scored."""
+    return _fill(work, card) if isinstance(work, Fill) else _score(work, card)
+
+
+def _fill(fill: Fill, card: ModelCard) -> int:
+    num_tokens = 0
+    for text in fill.inputs:
+        blanks = max(sum(isinstance(segment, Mask) for segment in text), 1)
+        lengths = fill.max_tokens * blanks if len(fill.max_tokens) == 1 else fill.max_tokens
+        generated = sum(min(length, card.max_span) for length in lengths)
+        num_tokens += min(_bytes(text), card.max_context) + fill.n * generated
+    return num_tokens
+
+
+def _score(score: Score, card: ModelCard) -> int:
+    if score.sentence_a is not None:
+        return min(_bytes((score.sentence_a, score.sentence_b or "")), card.max_context)
+    shared = score.text if score.spans is not None else score.context
+    candidates: list[Segments] = [*(score.spans or ()), *((target,) for target in score.targets or ())]
+    candidates = candidates or [score.text or ()]
+    blanks = len(score.spans[0]) if score.spans else 1
+    orders = score.orders
+    if isinstance(orders, str):
+        num_orders = math.factorial(blanks) if orders == "all" else 1
+    else:
+        num_orders = orders if isinstance(orders, int) else len(orders)
+    scored = sum(min(_bytes((span,)), card.max_span + 1) for candidate in candidates for span in candidate)
+    return min(_bytes(shared or ()), card.max_context) + num_orders * scored
+
+
+def _bytes(segments: Segments) -> int:
+    return sum(map(_length, segments)) + AROUND
+
+
+def _length(segment: str | Tokens | Mask) -> int:
+    if isinstance(segment, str):
+        return len(segment.encode())
+    return len(segment.ids) if isinstance(segment, Tokens) else 1

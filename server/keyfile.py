@@ -1,0 +1,75 @@
+"""The key file: who may use a server, by the hashes of their keys.
+
+It holds one JSON object a line: `name`, `sha256` (of the key, in hex), and optionally `role`, `priority`,
+`requests_per_minute` and `tokens_per_minute`. Keys are 256 random bits, which no one can guess from a plain hash; a
+slow hash, as passwords need, would only let strangers keep the server busy.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.requests import Priority
+from server.errors import invalid
+
+PREFIX = "glmi_"
+Rate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+
+
+class Entry(BaseModel):
+    """One line of a key file. A key of priority `batch` never goes before interactive requests."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    role: Literal["user", "admin"] = "user"
+    priority: Priority = "interactive"
+    requests_per_minute: Rate | None = None
+    tokens_per_minute: Rate | None = None
+
+
+def read_keys(path: Path) -> list[Entry]:
+    """The entries of a key file. Raises ValueError, naming the line, for what is not one."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
+    entries: list[Entry] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = Entry.model_validate(json.loads(line))
+        except json.JSONDecodeError:
+            raise ValueError(f"{path}, line {number}: not a JSON object") from None
+        except ValidationError as error:
+            raise ValueError(f"{path}, line {number}: {invalid(error).message}") from None
+        if any(entry.name == e.name or entry.sha256 == e.sha256 for e in entries):
+            raise ValueError(f"{path}, line {number}: {entry.name} is there twice")
+        entries.append(entry)
+    if not entries:
+        raise ValueError(f"{path} holds no key; `glm-infill keys new NAME --file {path}` adds one")
+    return entries
+
+
+def new_key(path: Path, **fields: object) -> str:
+    """Makes a key and adds its entry to a file, which only its owner may read. Raises ValueError for bad fields and a
+    name that is taken."""
+    key = PREFIX + secrets.token_urlsafe(32)
+    try:
+        entry = Entry.model_validate({**fields, "sha256": hashlib.sha256(key.encode()).hexdigest()})
+    except ValidationError as error:
+        raise ValueError(invalid(error).message) from None
+    has_entries = path.exists() and path.read_text("utf-8").strip()
+    if has_entries and entry.name in {e.name for e in read_keys(path)}:
+        raise ValueError(f"name: {path} has a key for {entry.name} already")
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with open(descriptor, "a", encoding="utf-8") as file:
+        file.write(entry.model_dump_json(exclude_none=True) + "\n")
+    return key

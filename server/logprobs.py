@@ -1,0 +1,69 @@
+"""The `logprobs` object of OpenAI's completions: four lists, one entry a token.
+
+A client may look for its token in `top_logprobs` by what it spells, and compares log-probabilities for equality
+(lm-evaluation-harness, api_models.py): each entry holds the token itself with the very same number, and of tokens that
+are spelled alike the most probable one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# What stands for a probability of nought, as in vLLM.
+LEAST = -9999.0
+
+Tops = Sequence[Sequence[dict[str, Any]] | None] | None
+
+
+@dataclass(slots=True)
+class Logprobs:
+    """The lists so far."""
+
+    tokens: list[str] = field(default_factory=list)
+    token_logprobs: list[float | None] = field(default_factory=list)
+    top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
+    text_offset: list[int] = field(default_factory=list)
+
+    def add(self, tokens: Sequence[str], logprobs: Iterable[float | None], tops: Tops, offsets: Iterable[int]) -> None:
+        """Puts tokens to the end; one without a log-probability has no alternatives either."""
+        for token, logprob, top, offset in zip(tokens, logprobs, tops or [None] * len(tokens), offsets, strict=True):
+            known = None if logprob is None else max(logprob, LEAST)
+            self.tokens.append(token)
+            self.token_logprobs.append(known)
+            self.top_logprobs.append(None if known is None else _best(token, known, top or ()))
+            self.text_offset.append(offset)
+
+    def add_prompt(self, echo: dict[str, Any]) -> float | None:
+        """Puts the tokens of a scored prompt, the engine's `echo`. This protocol has no log-probability for the very
+        first one: its own is given back."""
+        self.add(echo["tokens"], echo["token_logprobs"], echo["top_logprobs"], echo["text_offsets"])
+        if not self.tokens:
+            return None
+        first, self.token_logprobs[0], self.top_logprobs[0] = self.token_logprobs[0], None, None
+        return first
+
+    def add_span(self, blank: dict[str, Any], at: int, first: int = 0) -> None:
+        """Puts the tokens of a blank that stands `at` a character, from its `first` on; an end token is one too."""
+        offsets = [at + offset for offset in blank["text_offsets"][first:]]
+        tops = blank["top_logprobs"]
+        self.add(blank["tokens"][first:], blank["token_logprobs"][first:], tops and tops[first:], offsets)
+        if blank["end_token"] is not None:
+            tops = [blank["end_top_logprobs"]]
+            self.add([blank["end_token"]], [blank["end_logprob"]], tops, [at + len(blank["text"])])
+
+    def wire(self) -> dict[str, Any]:
+        """The object."""
+        return {
+            "tokens": self.tokens,
+            "token_logprobs": self.token_logprobs,
+            "top_logprobs": self.top_logprobs,
+            "text_offset": self.text_offset,
+        }
+
+
+def _best(token: str, logprob: float, top: Sequence[dict[str, Any]]) -> dict[str, float]:
+    best: dict[str, float] = {}
+    found = [(t["token"], max(t["logprob"], LEAST)) for t in top]
+    for spelled, value in (*found, (token, logprob)):
+        best[spelled] = max(value, best.get(spelled, LEAST))
+    return best

@@ -1,0 +1,150 @@
+"""The body of OpenAI's completions on the wire, and what it becomes for the engine."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from engine.events import ModelCard
+from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
+from server.schemas import Number, Positive, Stop, String, TokenId, Wire, at_most, count_blanks, many, split
+from server.settings import Limits
+
+
+class Lenient(Wire):
+    """A body of a protocol that is not ours: what is unknown is let pass, and null is the same as nothing."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, list):
+        return "<text>"
+    first = value[0] if value else ""
+    return "<batch>" if isinstance(first, list) else "<ids>" if isinstance(first, int) else "<texts>"
+
+
+Ids = Annotated[list[Number], Field(min_length=1)]
+Prompts = Annotated[
+    Annotated[String, Tag("<text>")]
+    | Annotated[list[String], Field(min_length=1), Tag("<texts>")]
+    | Annotated[Ids, Tag("<ids>")]
+    | Annotated[list[Ids], Field(min_length=1), Tag("<batch>")],
+    Discriminator(_kind),
+]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a completion beyond the engine's work."""
+
+    prompts: tuple[str | Tokens, ...]
+    n: int
+    best_of: int
+    scores: bool
+
+
+class StreamOptions(Lenient):
+    """`stream_options`."""
+
+    include_usage: bool = False
+
+
+class CompletionRequest(Lenient):
+    """The body of `POST /v1/completions`."""
+
+    model: String | None = None
+    prompt: Prompts
+    suffix: String | None = None
+    max_tokens: Number = 16
+    min_tokens: Number = 0
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    n: Positive = 1
+    best_of: Positive | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: Number | None = None
+    echo: bool = False
+    stop: Stop | None = None
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: Annotated[dict[TokenId, Bias], Field(default_factory=dict)]
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    user: String | None = None
+
+    def asked(self) -> Asked:
+        """The prompts, and what becomes of the answers. Raises RequestError for what cannot go together."""
+        given: Any = self.prompt
+        batch = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+        prompts = tuple(p if isinstance(p, str) else Tokens(tuple(p)) for p in batch)
+        best_of = self.best_of or self.n
+        if best_of < self.n:
+            raise RequestError(f"best_of is {best_of}, below n, which is {self.n}", "best_of")
+        if self.stream and best_of > self.n:
+            raise RequestError("best_of above n cannot be streamed", "best_of")
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options are for a stream", "stream_options")
+        if self.echo and self.suffix is not None:
+            raise RequestError("echo and suffix do not go together", "echo")
+        return Asked(prompts, self.n, best_of, self.echo and self.logprobs is not None)
+
+    def fill(self, limits: Limits, card: ModelCard) -> Fill:
+        """The request for the engine. Raises RequestError for what is over a limit or not to be had of the model."""
+        asked = self.asked()
+        if self.model not in (None, card.name):
+            raise RequestError(f"the only model here is {card.name!r}", "model", "model_not_found")
+        stop = () if self.stop is None else tuple(many(self.stop))
+        at_most("prompt", len(asked.prompts), limits.inputs, "prompts")
+        at_most("n", self.n, limits.n)
+        at_most("best_of", asked.best_of, limits.n)
+        at_most("max_tokens", self.max_tokens, limits.max_tokens)
+        at_most("min_tokens", self.min_tokens, self.max_tokens)
+        at_most("logprobs", self.logprobs or 0, limits.logprobs)
+        at_most("stop", len(stop), limits.stop, "items")
+        at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
+        return Fill(
+            inputs=tuple(self._segments(prompt, asked, card) for prompt in asked.prompts),
+            max_tokens=(self.max_tokens,),
+            min_tokens=(self.min_tokens,),
+            sampling=Sampling(
+                temperature=self.temperature,
+                top_k=max(self.top_k, 0),
+                top_p=self.top_p,
+                min_p=self.min_p,
+                repetition_penalty=self.repetition_penalty,
+                logit_bias={int(token_id): bias for token_id, bias in self.logit_bias.items()},
+                stop=stop,
+                seed=None if self.seed is None else self.seed % 2**63,
+                presence_penalty=self.presence_penalty,
+                frequency_penalty=self.frequency_penalty,
+            ),
+            n=asked.best_of,
+            logprobs=self.logprobs,
+            stream=self.stream,
+            echo=asked.scores,
+            priority="batch" if asked.scores and self.max_tokens <= 1 else "interactive",
+            timeout_s=limits.timeout_s,
+        )
+
+    def _segments(self, prompt: str | Tokens, asked: Asked, card: ModelCard) -> Segments:
+        """Part A. Between a prompt and a suffix both are text, whatever they spell."""
+        if self.suffix is not None:
+            if "[MASK]" not in card.masks:
+                raise RequestError("this model cannot write between a prompt and a suffix", "suffix", "unsupported")
+            return (prompt, Mask("[MASK]"), self.suffix)
+        if isinstance(prompt, Tokens) or asked.scores:
+            return (prompt,)
+        segments = split(prompt)
+        at_most("prompt", count_blanks(segments), 1, "masks, here, where one text is the answer")
+        return segments

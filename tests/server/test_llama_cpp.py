@@ -1,0 +1,256 @@
+"""`/infill` as llama.cpp's editors speak it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.events import Begun, BlankDelta, BlankDone, Done, Event, Failed
+from engine.requests import Fill, Mask, Request, Sampling
+from server.editing import Completion
+
+USAGE = {"prompt_tokens": 40, "completion_tokens": 0, "total_tokens": 40, "cached_tokens": 0}
+LINES = ["\n", "    ", "  ", "a", "b c", "\t", "\n\n", "x\n"]
+
+
+def done(work_id: str, index: int, reason: str = "stop", stop_string: str | None = None) -> BlankDone:
+    return BlankDone(work_id, index, 0, {"token_ids": [7, 8], "finish_reason": reason, "stop_string": stop_string})
+
+
+async def writes(request: Request, work_id: str) -> AsyncIterator[Event]:
+    assert isinstance(request, Fill)
+    yield Begun(work_id, USAGE, True)
+    for index in range(request.n):
+        yield BlankDelta(work_id, index, 0, 0, "one ", [7], [-1.0])
+        yield BlankDelta(work_id, index, 0, 0, f"two {index}", [8], [-1.0])
+        yield done(work_id, index)
+    yield Done(work_id, USAGE)
+
+
+@pytest.fixture(autouse=True)
+def script(engine):
+    engine.script = writes
+
+
+BODY = {"input_prefix": "a\n", "input_suffix": "\nz", "prompt": "b "}
+
+
+def test_the_engine_gets_a_blank_between_all_that_is_around_it(client, engine):
+    chunks = [{"text": "x [MASK]", "filename": "f", "time": [1, 2]}, {"text": "y"}]
+    body = {
+        **BODY, "input_extra": chunks, "n_predict": 9, "top_k": 4, "top_p": 0.9, "min_p": 0.2, "temperature": 0.3,
+        "samplers": ["top_k", "top_p", "infill"], "stop": ["q"], "seed": 7, "repeat_penalty": 1.5, "n_cmpl": 2,
+    }  # fmt: skip
+    assert client.post("/infill", json=body).status_code == 200
+    assert engine.asked == [
+        Fill(
+            inputs=(("x [MASK]\ny\na\nb ", Mask("[MASK]"), "\nz"),),
+            max_tokens=(9,),
+            sampling=Sampling(1.0, 4, 0.9, stop=("q",), seed=7),
+            n=2,
+            stream=True,
+            fit=True,
+            timeout_s=600.0,
+        )
+    ]
+
+
+def test_without_a_list_of_samplers_all_that_there_are_are_used(client, engine):
+    client.post("/infill", json={**BODY, "n_predict": -1, "seed": 2**32 - 1, "repeat_penalty": 1.5})
+    assert engine.asked[0].sampling == Sampling(0.8, 40, 0.95, 0.05, 1.5)
+    assert engine.asked[0].max_tokens == (512,)
+
+
+def test_the_whole_answer(client):
+    response = client.post("/infill", json={**BODY, "n_predict": 9, "return_tokens": True, "id_slot": 0})
+    answer = response.json()
+    assert b'"content":"one two 0"' in response.content
+    assert (answer["stop"], answer["stop_type"], answer["stopping_word"]) == (True, "eos", "")
+    assert (answer["tokens"], answer["tokens_predicted"], answer["tokens_evaluated"]) == ([7, 8], 2, 40)
+    assert (answer["tokens_cached"], answer["truncated"], answer["id_slot"]) == (0, True, 0)
+    assert (answer["model"], answer["prompt"]) == ("demo", "a\nb [MASK]\nz")
+    assert answer["generation_settings"]["n_ctx"] == 512
+    timings = answer["timings"]
+    assert (timings["prompt_n"], timings["predicted_n"]) == (40, 2)
+    for name in ("prompt", "predicted"):
+        for unit in ("ms", "per_token_ms", "per_second"):
+            assert timings[f"{name}_{unit}"] >= 0
+
+
+def test_fields_that_are_asked_for_come_under_their_paths(client):
+    paths = ["content", "timings/prompt_n", "timings/none", "truncated", "content/x", "timings"]
+    answer = client.post("/infill", json={**BODY, "response_fields": paths}).json()
+    assert list(answer) == ["content", "timings/prompt_n", "truncated", "timings"]
+    assert answer["timings/prompt_n"] == 40
+
+
+def test_several_completions_are_a_list(client):
+    answers = client.post("/infill", json={**BODY, "n_cmpl": 3, "response_fields": ["content"]}).json()
+    assert answers == [{"content": f"one two {n}"} for n in range(3)]
+
+
+@pytest.mark.parametrize(("fields", "count"), [([""], 0), ([], 22)])
+def test_a_warm_up_is_answered_without_the_engine(client, engine, fields, count):
+    body = {
+        "id_slot": 0, "input_prefix": "", "input_suffix": "", "input_extra": [], "prompt": "", "n_predict": 0,
+        "samplers": [], "temperature": 0, "t_max_prompt_ms": 1, "t_max_predict_ms": 1, "response_fields": fields,
+    }  # fmt: skip
+    response = client.post("/infill", json=body)
+    assert response.status_code == 200
+    assert (len(response.json()) > 10) == bool(count)
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "word", "kind"),
+    [("stop", None, "eos"), ("stop", "q", "word"), ("length", None, "limit"), ("deadline", None, "limit")],
+)
+def test_how_a_completion_ended(client, engine, reason, word, kind):
+    async def script(request, work_id):
+        yield done(work_id, 0, reason, word)
+        yield Done(work_id, USAGE)
+
+    engine.script = script
+    answer = client.post("/infill", json=BODY).json()
+    assert (answer["stop_type"], answer["stopping_word"]) == (kind, word or "")
+
+
+def test_a_shallow_line_ends_a_completion_and_frees_the_engine(client, engine):
+    async def script(request, work_id):
+        for number in range(10**6):
+            text = ["    a", "\n    b", "\n  ", "c", "\n"][number % 5]
+            yield BlankDelta(work_id, 0, 0, 0, text, [number], [-1.0])
+
+    engine.script = script
+    answer = client.post("/infill", json={**BODY, "n_indent": 4}).json()
+    assert (answer["content"], answer["stop_type"], answer["has_new_line"]) == ("    a\n    b\n  ", "limit", True)
+    assert answer["tokens_predicted"] == 4
+    assert engine.num_open == 0
+
+
+def test_time_ends_a_completion_but_only_at_a_line(client, engine):
+    async def script(request, work_id):
+        for text in ("a", " b", "\n", "c"):
+            yield BlankDelta(work_id, 0, 0, 0, text, [1], [-1.0])
+            await asyncio.sleep(0.02)
+        yield done(work_id, 0)
+        yield Done(work_id, USAGE)
+
+    engine.script = script
+    answer = client.post("/infill", json={**BODY, "t_max_predict_ms": 1}).json()
+    assert (answer["content"], answer["stop_type"]) == ("a b\n", "limit")
+    unlimited = client.post("/infill", json={**BODY, "t_max_predict_ms": 0}).json()
+    assert (unlimited["content"], unlimited["stop_type"]) == ("a b\nc", "eos")
+
+
+@given(parts=st.lists(st.sampled_from(LINES), max_size=12), indent=st.integers(0, 5), cuts=st.sets(st.integers(0, 30)))
+def test_lines_are_held_to_an_indentation_however_the_text_comes(parts: list[str], indent: int, cuts: set[int]) -> None:
+    text = "".join(parts)
+    # The plain rule, line by line: a shallow line is left with its white space.
+    expected, lines = "", text.split("\n")
+    for number, line in enumerate(lines):
+        expected += line if number == 0 else f"\n{line}"
+        white = len(line) - len(line.lstrip(" \t"))
+        # An empty line is no deeper than the text of the next one allows: its first character is the line's end.
+        is_last = number == len(lines) - 1
+        if number and indent and (white < len(line) or not is_last) and white < indent:
+            expected = expected[: len(expected) - len(line) + white]
+            break
+    completion = Completion()
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    for start, end in pairwise(places):
+        if not completion.ended:
+            completion.add(text[start:end], [], indent, False)
+    assert completion.text == expected
+
+
+def unsupported(answer: Any) -> None:
+    assert answer.json() == {
+        "error": {"code": 501, "message": "Infill is not supported by this model", "type": "not_supported_error"}
+    }
+
+
+@pytest.mark.parametrize("changes", [{"masked": True}, {"masks": ["[gMASK]"]}])
+def test_a_model_that_cannot_write_between_says_so(client, engine, changes):
+    engine.changes = changes
+    response = client.post("/infill", json=BODY)
+    assert response.status_code == 501
+    unsupported(response)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"input_suffix": ""}, "input_prefix is required"),
+        ({"input_prefix": ""}, "input_suffix is required"),
+        ({**BODY, "input_prefix": 5}, "input_prefix"),
+        ({**BODY, "input_extra": "x"}, "input_extra"),
+        ({**BODY, "input_extra": [{"filename": "f"}]}, "input_extra.0.text"),
+        ({**BODY, "input_extra": [{"text": 1}]}, "input_extra.0.text"),
+        ({**BODY, "prompt": [1]}, "prompt"),
+        ({**BODY, "n_predict": -2}, "n_predict"),
+        ({**BODY, "n_cmpl": 9}, "n_cmpl"),
+        ({**BODY, "n_indent": -1}, "n_indent"),
+        ({**BODY, "stream": True}, "stream"),
+        ({**BODY, "n_probs": 3}, "n_probs"),
+    ],
+)
+def test_errors_have_llama_cpp_s_shape(client, engine, body, message):
+    response = client.post("/infill", json=body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert list(error) == ["code", "message", "type"]
+    assert (error["code"], error["type"]) == (400, "invalid_request_error")
+    assert message in error["message"]
+    assert engine.asked == []
+
+
+def test_errors_of_others_have_that_shape_too(client, engine, make_client):
+    def kind(response: Any) -> tuple[int, str]:
+        error = response.json()["error"]
+        assert list(error) == ["code", "message", "type"]
+        return error["code"], error["type"]
+
+    assert kind(client.get("/infill")) == (405, "invalid_request_error")
+    assert kind(client.post("/infill", content=b"{")) == (400, "invalid_request_error")
+    assert kind(make_client(max_body_bytes=10).post("/infill", json=BODY)) == (413, "invalid_request_error")
+    engine.status = ("loading", "40 %")
+    assert kind(client.post("/infill", json=BODY)) == (503, "unavailable_error")
+    engine.status = ("ready", "")
+    client.app.state.drain()
+    assert kind(client.post("/infill", json=BODY)) == (503, "unavailable_error")
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("invalid", 400), ("error", 500), ("overloaded", 503)])
+def test_the_engine_s_failures(client, engine, outcome, status):
+    async def script(request, work_id):
+        yield Failed(work_id, outcome, "no")
+
+    engine.script = script
+    response = client.post("/infill", json=BODY)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, status)
+
+
+def test_an_editor_that_kills_its_request_cancels_it(engine, make_caller):
+    async def script(request, work_id):
+        yield BlankDelta(work_id, 0, 0, 0, "a", [1], [-1.0])
+        await asyncio.sleep(60)
+
+    async def leave():
+        engine.script = script
+        caller = make_caller("/infill", BODY)
+        task = asyncio.create_task(caller.run())
+        while not engine.num_open:
+            await asyncio.sleep(0.001)
+        caller.left.set()
+        await asyncio.wait_for(task, 2)
+        assert engine.num_open == 0
+        assert caller.app.state.service.gate.inside == 0
+        assert json.loads(caller.data)["error"]["code"] == 499
+
+    asyncio.run(leave())
