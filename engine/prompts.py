@@ -48,7 +48,8 @@ def unpacked(given: Segments, param: str, world: World) -> tuple[Segments, tuple
     for segment in given:
         if isinstance(segment, Tokens):
             world.check_ids(segment.ids, param)
-            ids, begun = _parted(segment.ids, world)
+            ids, behind = _parted(segment.ids, world)
+            begun = behind or ()
             if begun and len(given) > 1:
                 raise RequestError("tokens with a start token must be the whole text", param)
             apart = _masked(ids, world)
@@ -76,28 +77,25 @@ def _read_echo(given: Segments, world: World) -> Prompt:
         raise RequestError(message, "text", "context_length_exceeded")
     starts = world.spelling.starts_of(ids) if isinstance(whole, Tokens) else world.spelling.starts(whole)
     context, begun = _parted(ids, world)
-    if not begun and any(i in world.tokenizer.masks.values() for i in context):
-        message = "a prompt that is scored needs a start token <sop>, and more, behind its mask"
-        raise RequestError(message, "text")
-    if begun:
-        segments = _masked(context, world)
-    else:
+    segments = _masked(context, world)
+    if begun is None:
+        # A mask that no start token follows is a token like others: texts about masks are scored too.
         segments, begun = (world.open_mask,), context
+    elif not begun:
+        raise RequestError("nothing follows the start token <sop> of the prompt that is to be scored", "text")
     return Prompt(segments, begun, Echo(ids, tuple(starts), len(ids) - len(begun)))
 
 
-def _parted(ids: tuple[int, ...], world: World) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What stands before a start token, and what behind it; nothing is behind one that is missing."""
+def _parted(ids: tuple[int, ...], world: World) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """What stands before a start token and what behind it; None where there is none with a mask before it."""
     sop = world.tokenizer.special.get("sop", -1)
     if ids[:1] == (sop,):
         ids = ids[1:]
-    if sop not in ids:
-        return ids, ()
-    at = ids.index(sop)
+    at = ids.index(sop) if sop in ids else 0
     num_masks = sum(i in world.tokenizer.masks.values() for i in ids[:at])
-    if num_masks != 1:
+    if num_masks > 1:
         raise RequestError(f"the start token <sop> needs one mask before it, there are {num_masks}", "text")
-    return ids[:at], ids[at + 1 :]
+    return (ids[:at], ids[at + 1 :]) if num_masks else (ids, None)
 
 
 def _masked(ids: tuple[int, ...], world: World) -> Segments:

@@ -201,7 +201,17 @@ def test_tokens_that_cannot_be_are_refused(engine: Engine, fill: Fill, param: st
     assert engine.idle
 
 
-@pytest.mark.parametrize("text", ["a [MASK] b", "a [MASK] b [MASK]<sop> c", "a<sop> b", "a [MASK]<sop>"])
+@pytest.mark.parametrize("text", ["a [MASK] b [MASK]<sop> c", "a [MASK]<sop>"])
 def test_a_scored_prompt_whose_context_is_unclear_is_refused(engine: Engine, text: str) -> None:
     with pytest.raises(RequestError, match="start token"):
         engine.run(Fill(((text,),), max_tokens=(1,), echo=True))
+
+
+@pytest.mark.parametrize("text", ["the [MASK] river [MASK] hill", "the<sop> river", "<sop>[gMASK] hill"])
+def test_special_tokens_that_divide_nothing_are_tokens_of_the_text(engine: Engine, text: str) -> None:
+    ids = engine.tokenize(text, special=True)
+    (result,) = results(engine.run(Fill(((text,),), max_tokens=(1,), echo=True)))
+    skipped = int(ids[0] == engine.tokenizer.sop)
+    expected = reference(engine, part_a(engine, ("[gMASK]",)), ids[skipped:])
+    wanted = [float(row[i]) for row, i in zip(expected, ids[skipped:], strict=False)]
+    assert result["echo"]["token_logprobs"] == [None] * skipped + [pytest.approx(w, abs=1e-4) for w in wanted]
