@@ -3,8 +3,9 @@
     python -m benchmarks.compare_decode --rivals PYTHON --folder /tmp [--rounds 3] [--picture benchmarks/decode.png]
 
 PYTHON is an interpreter that has gguf, llama-cpp-python, transformers, accelerate and bitsandbytes. Every round runs
-each side once, in a process of its own; what is compared is the time per multiply-accumulate of a whole step, the
-least over the rounds: what else runs on a machine only ever makes a step slower. INT4 in groups of 32 has the bits of Q4_0 (4.5 a weight), INT8 about those of Q8_0 (8 and 8.5).
+each side once, in a process of its own; what is compared is the time per multiply-accumulate of a whole step, the least
+over the rounds: what else runs on a machine only ever makes a step slower. INT4 in groups of 32 has the bits of Q4_0
+(4.5 a weight), INT8 about those of Q8_0 (8 and 8.5).
 """
 
 import argparse

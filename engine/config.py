@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """`model` is a checkpoint folder, None the bundled demo; `kv_cache_gb` is 10⁹ bytes of keys and values on each of
-    the `tp` devices that share the model, kept as the model computes or, with `kv_cache_type` "int8", in a byte each
-    with one scale a token and head. `threads` are those of each process, None its share of the cores.
+    """`model` is a checkpoint folder, None the bundled demo. `tp` is the number of devices that share it.
+
+    `kv_cache_gb` is 10⁹ bytes of keys and values on each of them, None for half of one or what long requests need. They
+    are kept as the model computes or, with `kv_cache_type` "int8", in a byte each with one scale a token and head.
+    `threads` are those of each process, None its share of the cores.
 
     `quant`, `group_size` and `quant_head` (the embedding and head) say how matrices are stored; None is what the
     checkpoint says, or float. `preset` and `tokenizer` (a folder) stand in for a config.json and a tokenizer that the
@@ -19,7 +21,7 @@ class EngineConfig:
     group_size: int | None = None
     quant_head: str | None = None
     device: str = "auto"
-    kv_cache_gb: float = 0.5
+    kv_cache_gb: float | None = None
     kv_cache_type: str = "auto"
     max_batch_tokens: int = 2048
     block_size: int = 16

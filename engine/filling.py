@@ -25,6 +25,8 @@ Result = Tensor | list[Scored | None]
 
 MAX_ALTERNATIVES = 1_000_000
 
+# Rows of a blank that gets one token, and what beginning at a block's border can cost, twice.
+_LEAST_ROWS, _BORDER_SLOTS = 2, 64
 ORDERS = ("left_to_right", "right_to_left", "random", "confident")
 
 
@@ -182,7 +184,7 @@ class Sample:
         blank.accept(token, self.world)
         place = self.places[blank.index]
         number = len(blank.begun) + len(blank.tokens)
-        if blank.finish_reason is None and not self._room(place, number):
+        if blank.finish_reason is None and not self._room(sequence, place, number):
             blank.finish_reason = "length"
         if blank.finish_reason is None:
             sequence.push(token.token_id, *place.place(number))
@@ -195,7 +197,7 @@ class Sample:
             sequence.finished = True
             self._splice()
             return self._next(host, None), [blank]
-        if blank.end is None and self._room(place, len(blank.tokens)):
+        if blank.end is None and self._room(sequence, place, len(blank.tokens)):
             # The last token of a blank that was cut short has not been fed, but later blanks are to see it.
             sequence.push(token.token_id, *place.place(len(blank.tokens)))
         return self._next(host, sequence), [blank]
@@ -301,10 +303,13 @@ class Sample:
         for number, token in enumerate((place.start, *fed)):
             sequence.push(token, *place.place(number))
 
-    def _room(self, place: Blank, number: int) -> bool:
-        """Whether the model has a position for a blank's row."""
-        position, block = place.place(number)
-        return max(position, block) < self.world.card.max_positions
+    def _room(self, sequence: Sequence, place: Blank, number: int) -> bool:
+        """Whether the model has a position for a blank's row, and the cache a slot, with the blanks that are still to
+        be written on the same sequence: a start and a token each."""
+        card, (position, block) = self.world.card, place.place(number)
+        later = _LEAST_ROWS * len(self.queue) if self.strategy == "append" else 0
+        slots = card.kv_cache_tokens - len(sequence.context) - _BORDER_SLOTS
+        return max(position, block) < card.max_positions and len(sequence.token_ids) + later < slots
 
     def _splice(self) -> None:
         """Lays the text out anew with the fills so far in place of their masks."""
@@ -458,6 +463,10 @@ def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
             raise RequestError(f"{name} has {len(values)} numbers for {count} blanks", name)
         if max(values) > card.max_span:
             raise RequestError(f"{name} is {max(values)}, this model takes at most {card.max_span}", name)
+    if fill.strategy in (None, "append") and _LEAST_ROWS * count > card.max_span:
+        raise RequestError(
+            f"{count} blanks are too many for this model's cache of {card.kv_cache_tokens} tokens", "text"
+        )
     if any(a > b for a, b in zip(_per_blank(fill.min_tokens, count), _per_blank(fill.max_tokens, count), strict=True)):
         raise RequestError("min_tokens is larger than max_tokens", "min_tokens")
     if isinstance(fill.order, str):

@@ -13,8 +13,9 @@ from model.checkpoint import Checkpoint, Progress, load
 from model.parallel import ALONE, Ranks
 from quant.vectors import kept_dtype
 
-# Tokens of context that there is always room for, however small the cache that was asked for.
+# Tokens of a context, and of a span, that there is room for unless a smaller cache is asked for.
 LONGEST_CONTEXT = 4096
+DEFAULT_GB = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,23 @@ def load_runner(
     a = model.architecture
     kept = kept_dtype(config.kv_cache_type, model.dtype)
     token_bytes = KVCache.bytes_per_token(a.num_layers, model.kv_heads, a.head_dim, kept)
-    num_blocks = max(int(config.kv_cache_gb * 1e9 // (token_bytes * size)), 1)
-    # A context and a span at the model's limits must fit, or a request could wait forever.
-    longest = min(a.max_sequence_length, max(LONGEST_CONTEXT, (num_blocks - 2) * size // 2 - 1))
-    num_blocks = max(num_blocks, least_blocks(longest, size))
+    num_blocks = max(int((config.kv_cache_gb or DEFAULT_GB) * 1e9 // (token_bytes * size)), 1)
+    longest = min(a.max_sequence_length, fitting(num_blocks, size))
+    if config.kv_cache_gb is None:
+        longest = min(a.max_sequence_length, max(LONGEST_CONTEXT, longest))
+        num_blocks = max(num_blocks, least_blocks(longest, size))
+    elif longest < size:
+        raise ValueError(
+            f"kv_cache_gb: {config.kv_cache_gb:g} hold {num_blocks * size} tokens, "
+            f"a context and a span need {least_blocks(size, size) * size} at the least"
+        )
     runner = Runner(model, num_blocks, size, loaded.tokenizer.aliases, config.kv_cache_type)
     return Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
+
+
+def fitting(num_blocks: int, block_size: int) -> int:
+    """How long a context and a span, each, are sure to fit into so many blocks: or a request could wait forever."""
+    return (num_blocks - 2) * block_size // 2 - 1
 
 
 def least_blocks(longest: int, block_size: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from engine.cards import Card
 from engine.deployment import Deployment
 from engine.footprint import Footprint, footprint
-from engine.loaded import LONGEST_CONTEXT, least_blocks
+from engine.loaded import LONGEST_CONTEXT, fitting, least_blocks
 from engine.roofline import Roofline
 from model.storage import Storage
 
@@ -142,17 +142,16 @@ def _predicted(d: Deployment, prints: list[Footprint]) -> Predicted:
 def _notes(d: Deployment, prints: list[Footprint], blocks: int, requantize: bool) -> Iterator[str]:
     """What one should know of a plan that fits."""
     longest = min(d.architecture.max_sequence_length, LONGEST_CONTEXT)
-    least = least_blocks(longest, d.block_size)
+    least, most = least_blocks(longest, d.block_size), fitting(blocks, d.block_size)
     if blocks < least:
-        missing = (least - blocks) * d.block_size * max(f.kv_bytes_per_token for f in prints)
         roomy = [
             options
             for options, other in _single_changes(d, requantize)
             if other.tokens == d.tokens and _room(other) >= least
         ]
         yield (
-            f"serve sets up a cache of {least * d.block_size} tokens or more, for a context and a span of {longest} "
-            f"each: {_gb(missing)} more than there is here" + (f"; with {' or '.join(roomy)} there is" if roomy else "")
+            f"serve takes contexts and spans of up to {most} tokens each there, not of {longest}"
+            + (f"; with {' or '.join(roomy)} it does" if roomy else "")
         )
     if d.devices[0].shared:
         yield f"times are those of the machine that engine/cards.toml has as {d.devices[0].name}; see --cards"

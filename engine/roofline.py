@@ -10,7 +10,7 @@ from engine.cards import Card
 from engine.deployment import Deployment
 from engine.footprint import Footprint
 from engine.workspace import dtype_of
-from model.parallel import _SMALL
+from model.parallel import SMALL
 
 # Of the nominal bandwidth, where weights are read once and in order. The CPU kernels here reach 85 % of what the memory
 # was measured to give, which is less than nominal; llama.cpp is reported at 65-70 % of nominal on a desktop; in float16
@@ -80,7 +80,7 @@ class Roofline:
         a, ranks = self.deployment.architecture, self.deployment.ranks
         numbers = rows * a.hidden_size
         num_bytes = numbers * dtype_of(self.card.kind).itemsize
-        if ranks > 2 and numbers <= _SMALL:
+        if ranks > 2 and numbers <= SMALL:
             one = self._exchanged(num_bytes * (ranks - 1), ranks - 1)
         else:
             one = self._exchanged(2 * num_bytes * (ranks - 1) / ranks, 2 * (ranks - 1))

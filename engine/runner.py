@@ -11,7 +11,7 @@ from model.network import Network
 from quant.vectors import kept_dtype
 
 # Rows of the vocabulary-wide log-softmax held at once: 128 × 150528 float32 are 77 MB.
-_LOGIT_ROWS = 128
+LOGIT_ROWS = 128
 _NEVER = -1e9  # a logit that is finite, of a probability that is 0
 
 Result = Tensor | list[Scored | None]
@@ -81,12 +81,12 @@ class Runner:
     def _scored(self, hidden: Tensor, targets: list[int], num_top: int) -> Iterator[Tensor | Scored]:
         """Row by row log-probabilities (target −1) or a Scored, a few rows' logits at a time."""
         vocabulary = self.model.vocabulary
-        for start in range(0, len(targets), _LOGIT_ROWS):
-            logits = self.model.logits(hidden[start : start + _LOGIT_ROWS])
+        for start in range(0, len(targets), LOGIT_ROWS):
+            logits = self.model.logits(hidden[start : start + LOGIT_ROWS])
             if self.aliases:
                 logits[:, self.aliases] = _NEVER
             logprobs = vocabulary.log_softmax(logits)
-            chunk = targets[start : start + _LOGIT_ROWS]
+            chunk = targets[start : start + LOGIT_ROWS]
             index = torch.tensor(chunk, device=logprobs.device)
             whole = iter(vocabulary.whole(logprobs[index < 0]))
             picked = vocabulary.picked(logprobs, index.clamp(min=0)).tolist()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.deployment import Deployment
-from engine.runner import _LOGIT_ROWS
+from engine.runner import LOGIT_ROWS
 from model.network import Block, Network
 from quant.schemes import Float, Int4, Int8, Scheme
 
@@ -108,7 +108,7 @@ def _logits_bytes(d: Deployment, rank: int, own: int, kind: str) -> int:
     """Of a few rows: logits, their logarithms and the rows handed on, beside those of the rows before."""
     whole = d.architecture.vocab_size
     numbers = 4 * whole if d.ranks == 1 else 5 * own + (3 * whole if rank == 0 else 0)
-    return _LOGIT_ROWS * (4 * numbers + (2 * own if kind == "cuda" else 0))
+    return LOGIT_ROWS * (4 * numbers + (2 * own if kind == "cuda" else 0))
 
 
 def _rotary_bytes(d: Deployment, size: int) -> int:

@@ -16,7 +16,7 @@ from quant.linear import Embedding, Linear
 from quant.schemes import Head, Scheme
 
 # Numbers up to which partial sums are sent whole to all ranks, in one round of messages instead of two.
-_SMALL = 2**16
+SMALL = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Ranks:
             dist.all_reduce(x, group=self.group)
             return x
         flat = x.flatten()
-        if flat.numel() <= _SMALL:
+        if flat.numel() <= SMALL:
             return _added(self.stacked(flat)).view(x.shape)
         # Every rank adds up a stretch of its own, and sends it to all.
         padded = F.pad(flat, (0, -len(flat) % self.size))

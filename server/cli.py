@@ -137,7 +137,7 @@ def serve(
         group_size=settings.group_size,
         quant_head=settings.quant_head,
         device=device.value,
-        kv_cache_gb=settings.kv_cache_gb or EngineConfig().kv_cache_gb,
+        kv_cache_gb=settings.kv_cache_gb,
         kv_cache_type=settings.kv_cache_type,
         max_batch_tokens=settings.max_batch_tokens,
         preset=settings.preset,

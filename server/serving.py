@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from types import FrameType
 
 import uvicorn
@@ -17,6 +18,7 @@ from server.service import Service
 from server.settings import Settings
 
 WATCH_SECONDS = 0.2
+PROGRESS_SECONDS = 2.0
 # After draining, answers are at most a few bytes away from their end.
 FLUSH_SECONDS = 5
 
@@ -72,12 +74,18 @@ class Server(uvicorn.Server):
         self._signals += 1
 
     async def _watch(self) -> None:
-        before = ""
+        before, told = "", 0.0
         while self._signals == 0:
             status, detail = self.engine.state()
+            now = time.monotonic()
             if status == "ready" != before:
                 card = self.engine.card
-                self.log.info("ready", model=card.name, quant=card.quant, kernels=card.kernels)
+                self.log.info("ready", model=card.name, quant=card.quant, tp=card.tp, kernels=card.kernels)
+            elif status == "restarting" != before:
+                self.log.error("engine lost", detail=detail)
+            elif status == "loading" and now - told >= PROGRESS_SECONDS:
+                told = now
+                self.log.info("loading", detail=detail)
             before = status
             if status == "failed":
                 self.log.error("engine failed", detail=detail)

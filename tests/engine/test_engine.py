@@ -196,7 +196,8 @@ def test_a_request_gives_the_same_alone_and_amid_63_others(
 
 
 def test_preempted_work_comes_to_the_same_end(folder: Path, kv_cache_type: str) -> None:
-    config = EngineConfig(str(folder), kv_cache_gb=0.0001, kv_cache_type=kv_cache_type)
+    small = {"auto": 0.0004, "int8": 0.00012}[kv_cache_type]
+    config = EngineConfig(str(folder), kv_cache_gb=small, kv_cache_type=kv_cache_type)
     engine = Engine(config)
     assert engine.scheduler.pool.num_blocks < 60
     request = Fill((segments("the [MASK]"),), max_tokens=(150,), min_tokens=(150,), n=8)
@@ -205,6 +206,27 @@ def test_preempted_work_comes_to_the_same_end(folder: Path, kv_cache_type: str) 
     roomy = results(Engine(replace(config, kv_cache_gb=0.05)).run(request))
     assert sorted(many, key=lambda r: r["index"]) == sorted(roomy, key=lambda r: r["index"])
     engine.scheduler.check()
+
+
+def test_many_blanks_on_one_sequence_share_a_cache_that_is_too_small_for_all(folder: Path) -> None:
+    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.0004))
+    text = " and ".join(["the [MASK]"] * 8)
+    (result,) = results(engine.run(Fill((segments(text),), max_tokens=(90,), min_tokens=(90,))))
+    lengths = [len(blank["token_ids"]) for blank in result["blanks"]]
+    assert sum(lengths) < engine.card.kv_cache_tokens
+    assert min(lengths) >= 1
+    assert {blank["finish_reason"] for blank in result["blanks"]} == {"length"}
+    engine.scheduler.check()
+
+
+def test_a_cache_that_was_asked_for_is_not_made_larger(folder: Path) -> None:
+    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.0001))
+    assert engine.card.kv_cache_tokens == 96
+    assert engine.card.max_context == 31
+    with pytest.raises(
+        ValueError, match=r"kv_cache_gb: 1e-05 hold 16 tokens, a context and a span need 96 at the least"
+    ):
+        Engine(EngineConfig(str(folder), kv_cache_gb=0.00001))
 
 
 @pytest.mark.parametrize("strategy", ["append", "reencode", "parallel"])
@@ -283,7 +305,7 @@ def test_a_deadline_and_a_cancel_end_a_request_once_and_free_its_blocks(engine: 
 
 def test_a_row_that_is_not_finite_ends_its_own_request_only(folder: Path, kv_cache_type: str) -> None:
     checkpoint = load(folder)
-    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.0001, kv_cache_type=kv_cache_type), checkpoint)
+    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.001, kv_cache_type=kv_cache_type), checkpoint)
     good = Fill((segments("the hill"),), max_tokens=(4,))
     clean = results(engine.run(good, "good"))
     checkpoint.model.transformer.position_embeddings.weight[60] = float("nan")

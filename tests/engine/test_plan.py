@@ -195,7 +195,7 @@ def test_glm_130b_in_int4_fits_eight_2080_ti() -> None:
     assert p.fits
     assert p.max_requests == 1
     assert 2064 <= p.max_tokens < 3000
-    assert "--kv-cache-type int8" in p.notes[0]  # serve's cache is never smaller than two full lengths
+    assert "--kv-cache-type int8" in p.notes[0]  # a context and a span of full length each need more
 
 
 def test_glm_130b_in_int8_does_not_fit_four_3090_but_eight() -> None:
