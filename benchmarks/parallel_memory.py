@@ -67,6 +67,7 @@ async def served(config: EngineConfig) -> list[dict[str, float]]:
                     last = [event async for event in events][-1]
                 assert isinstance(last, Done), last
                 number, filled = number + 1, filled + last.usage["total_tokens"]
+        await asyncio.sleep(3)  # what the steps left on the heap is given back meanwhile
         after = [status(pid) for pid in engine.pids]
     finally:
         await engine.stop()

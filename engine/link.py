@@ -1,7 +1,7 @@
 """A rank's line to its supervisor: JSON frames over a socket, and a beat that tells that the process lives.
 
-The beat goes out every second from a thread of its own, with the age of the step that is running. `NoLink` is that of a
-rank whose launcher, such as torchrun, looks after it.
+The beat goes out every second from a thread of its own, with the age of the step that is running; when none is, what
+the last ones left on the heap is given back. `NoLink` is that of a rank whose launcher, such as torchrun, looks after it.
 """
 
 import faulthandler
@@ -14,8 +14,10 @@ import time
 from typing import Any, Protocol
 
 from engine.wire import frame
+from quant.memory import give_back
 
 HEARTBEAT_S = 1.0
+GOODBYE_S = 1.0
 PROGRESS_S = 0.2  # between two reports of how far loading is
 
 
@@ -57,6 +59,7 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self._step_began: float | None = None
+        self._worked = False
         self._told = 0.0
         self._lock = threading.Lock()
         # The supervisor asks for the stacks of ranks that hang before it kills them.
@@ -80,11 +83,13 @@ class Link:
 
     def step(self, running: bool) -> None:
         self._step_began = time.monotonic() if running else None
+        self._worked = True
 
     def wait_for_end(self) -> None:
-        # Nothing comes until the supervisor is gone.
+        # Nothing comes until the supervisor is gone. Rank 0 sees that too, and says goodbye.
         while self.connection.recv(4096):
             pass
+        time.sleep(GOODBYE_S)
         os._exit(0)
 
     def _beat(self) -> None:
@@ -92,3 +97,6 @@ class Link:
             time.sleep(HEARTBEAT_S)
             began = self._step_began
             self.send(op="alive", step_age=0.0 if began is None else time.monotonic() - began)
+            if began is None and self._worked:
+                self._worked = False
+                give_back()
