@@ -1,7 +1,8 @@
 """A rank's line to its supervisor: JSON frames over a socket, and a beat that tells that the process lives.
 
 The beat goes out every second from a thread of its own, with the age of the step that is running; when none is, what
-the last ones left on the heap is given back. `NoLink` is that of a rank whose launcher, such as torchrun, looks after it.
+the last ones left on the heap is given back. `NoLink` is that of a rank whose launcher, such as torchrun, looks after
+it.
 """
 
 import faulthandler
