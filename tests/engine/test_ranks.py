@@ -213,6 +213,26 @@ def test_ranks_give_what_one_gives(folders: dict[str, Path], name: str, storage:
     assert_same_numbers(found, expected)
 
 
+@pytest.mark.parametrize("storage", ["none", "int4"])
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_give_a_request_the_same_bits_alone_and_among_others(
+    folders: dict[str, Path], size: int, storage: str
+) -> None:
+    requests = requests_of("glm_sat", storage)
+
+    def results(chosen: list[Request]) -> dict[str, list[Any]]:
+        served = serve(lambda ranks: checkpoint(folders["glm_sat"], "glm_sat", storage, ranks), size, chosen)
+        found: dict[str, list[Any]] = {}
+        for event in served.events:
+            if isinstance(event, ResultDone):
+                found.setdefault(event.id, []).append(event.result)
+        return found
+
+    together = results(requests)
+    for number in (0, 2, 3):
+        assert results([requests[number]])["0"] == together[str(number)]
+
+
 @pytest.mark.parametrize("storage", ["nf4", "llm-int8"])
 def test_ranks_have_bitsandbytes_own_numbers(folders: dict[str, Path], storage: str) -> None:
     """What they compute differs: products in bfloat16, or inputs with one scale a row of each rank's own."""
