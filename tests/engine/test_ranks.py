@@ -188,19 +188,6 @@ def assert_alike(found: list[Event], expected: list[Event], tolerance: float) ->
     assert all(math.isfinite(value) for value in floats)
 
 
-STORAGES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "int8": {"quant": "int8", "head": "int8"},
-    "int4": {"quant": "int4"},
-    "int4-rows": {"quant": "int4", "group_size": 0, "head": "int4"},
-}
-BITSANDBYTES: dict[str, dict[str, Any]] = {"nf4": {"quant": "nf4"}, "llm-int8": {"quant": "llm-int8"}}
-# Float sums in another order change the last bit of an activation, and with it, where that was halfway between two
-# codes, what it is quantized to: one part in 254 of one number in many.
-TOLERANCES = {"none": 1e-4}
-ROUNDING = 0.05
-
-
 @pytest.mark.parametrize("size", [2, 4, 8])
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("name", CONFIGS)
