@@ -6,13 +6,14 @@ socket.
 """
 
 import json
+import os
 import queue
 import socket
 import sys
 import threading
 import traceback
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -147,16 +148,23 @@ class Rank:
         Worker(self.link, engine, channel).run()
 
 
-def follow_launched(config: EngineConfig, place: Place) -> int:
-    """A rank other than the first that a launcher such as torchrun has started; the exit code."""
-    return Rank(NoLink(), config, place).run()
+def follow_launched(config: EngineConfig, place: Place) -> NoReturn:
+    """The whole life of a rank other than the first that a launcher such as torchrun has started."""
+    leave(Rank(NoLink(), config, place).run())
 
 
-def main() -> int:
+def leave(code: int) -> NoReturn:
+    """Ends the process at once: gloo's threads can abort one that ends slowly when another rank is gone already."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> NoReturn:
     place = Place(**json.loads(sys.argv[3]))
     config = EngineConfig(**json.loads(sys.argv[2]))
-    return Rank(Link(socket.socket(fileno=int(sys.argv[1]))), config, place).run()
+    leave(Rank(Link(socket.socket(fileno=int(sys.argv[1]))), config, place).run())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -147,7 +147,7 @@ def serve(
     if place and place.rank > 0:
         from engine.worker import follow_launched
 
-        raise typer.Exit(follow_launched(config, place))
+        follow_launched(config, place)
     raise typer.Exit(run_server(settings, EngineProcess(config, place=place)))
 
 

@@ -46,4 +46,4 @@ if __name__ == "__main__":
         ranks.Channel = FaultyChannel  # type: ignore[misc]
     elif f'"rank": {RANK},' in sys.argv[3]:
         loaded.Runner = FaultyRunner  # type: ignore[misc]
-    sys.exit(worker.main())
+    worker.main()
