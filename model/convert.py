@@ -109,15 +109,14 @@ class Conversion:
         _write(self.target / STATE, json.dumps(self._state, indent=2) + "\n")
         calibration = self._calibration()
         for name, units in self.shards.items():
-            paths = self._paths(name)
-            if all(path.exists() for path in paths):
+            if self._is_written(name):
                 progress(sum(unit.num_bytes for unit in units))
                 continue
             parts = [{k: v for unit in units for k, v in self._parts(unit, share).items()} for share in self.shares]
             whole = {key: entry for unit in units for key, entry in unit.tensors.items()}
             with ExitStack() as stack:
                 writers = []
-                for path, part in zip(paths, parts, strict=True):
+                for path, part in zip(self._paths(name), parts, strict=True):
                     path.parent.mkdir(exist_ok=True)
                     writers.append(stack.enter_context(Shard(path, _cut_entries(whole, part))))
                 for unit in units:
@@ -152,6 +151,10 @@ class Conversion:
     def _paths(self, name: str) -> list[Path]:
         """A shard's file of each rank."""
         return [rank_folder(self.target, rank, self.recipe.tp) / name for rank in range(self.recipe.tp)]
+
+    def _is_written(self, name: str) -> bool:
+        """Whether a shard is whole, of every rank."""
+        return all(path.exists() for path in self._paths(name))
 
     def _planned(self) -> dict[str, list[Unit]]:
         """The units of each shard, by its name."""
@@ -193,7 +196,7 @@ class Conversion:
         written = {
             unit.source.removesuffix(".weight"): (self._paths(name), unit)
             for name, units in self.shards.items()
-            if all(path.exists() for path in self._paths(name))
+            if self._is_written(name)
             for unit in units
         }
 
@@ -276,10 +279,7 @@ class Conversion:
             raise CheckpointError(f"{self.target}: not empty")
         present = next(path for path in (self.target, *self.target.resolve().parents) if path.exists())
         missing = sum(
-            unit.num_bytes
-            for name, units in self.shards.items()
-            if not all(path.exists() for path in self._paths(name))
-            for unit in units
+            unit.num_bytes for name, units in self.shards.items() if not self._is_written(name) for unit in units
         )
         free = shutil.disk_usage(present).free
         if missing > free:
