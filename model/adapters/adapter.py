@@ -1,6 +1,7 @@
 """An adapter, read: what it changes of a network, or of a rank's part of one."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -31,5 +32,5 @@ class Adapter:
     prefix: Prefix | None = None
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["lora", "prefix"]:
         return "lora" if self.prefix is None else "prefix"

@@ -39,8 +39,14 @@ class HeldAdapters:
         if self._held:
             self._selection.select(numbers)
 
-    def prefix(self, number: int) -> Prefix | None:
-        return self._held[number].prefix if number else None
+    def prefix(self, number: int) -> Prefix:
+        """That of an adapter that has one."""
+        prefix = self._held[number].prefix
+        assert prefix is not None
+        return prefix
+
+    def get(self, number: int) -> Adapter:
+        return self._held[number]
 
     def _layer(self, path: str) -> Adapted:
         module = self._model.get_submodule(path)
