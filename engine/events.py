@@ -119,13 +119,12 @@ class StepStats:
 
 @dataclass(frozen=True, slots=True)
 class AdapterCard:
-    """What clients are told of a loaded adapter; `requests` go by it now."""
+    """What clients are told of a loaded adapter."""
 
     name: str
     kind: Literal["lora", "prefix"]
     created: int
     prefix_tokens: int = 0
-    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)

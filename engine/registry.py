@@ -1,7 +1,7 @@
 """The adapters that are loaded, by name: who uses them, and which makes way for another. No tensors."""
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from engine.events import AdapterCard
 from engine.requests import RequestError
@@ -32,7 +32,7 @@ class Registry:
     @property
     def cards(self) -> list[AdapterCard]:
         with self._lock:
-            return [replace(entry.card, requests=entry.uses) for entry in self._entries.values()]
+            return [entry.card for entry in self._entries.values()]
 
     def begin(self, name: str) -> int:
         """The number of an adapter that is to be loaded. Raises RequestError for a name that is taken."""
