@@ -90,7 +90,7 @@ class Channel:
         self._step += 1
         change, first, rest = _CHANGES[numbers[0]], numbers[1], numbers[2:]
         if change is not None:
-            return AdapterNews(change, first, os.fsdecode(bytes(rest)))
+            return AdapterNews(change, first, os.fsdecode(bytes(rest.tolist())))
         return Batch.decoded(rest), first
 
     def _tell(self, change: Change | None, *numbers: int) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quant import cpu
-from quant.schemes import linear
+
+_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +97,10 @@ class Adapted:
             )
             return out
         for number in active:
-            rows = self.selection.rows[number]
-            for piece in self.pieces[number]:
-                out[rows, piece.first : piece.last] += linear(linear(x[rows], piece.down), piece.up.t())
+            # Products of one height only: between heights a library changes its order of summation.
+            for rows in self.selection.rows[number].split(_ROWS):
+                for piece in self.pieces[number]:
+                    filled = F.pad(x[rows], (0, 0, 0, _ROWS - len(rows)))
+                    change = filled @ piece.down.t() @ piece.up
+                    out[rows, piece.first : piece.last] += change[: len(rows)]
         return out

@@ -33,6 +33,7 @@ from server.options import (
     GROUP_SIZE,
     QUANT,
     QUANT_HEAD,
+    Adapter,
     AsJson,
     GroupSize,
     Head,
@@ -43,6 +44,7 @@ from server.options import (
     QuantHead,
     Quantization,
     TokenizerFolder,
+    named_folders,
 )
 from server.schemas import InfillRequest, ScoreRequest
 from server.serving import serve as run_server
@@ -96,6 +98,9 @@ def serve(
     api_keys: Annotated[Path | None, typer.Option(help="Key file, see `keys new`; anybody may ask without.")] = None,
     requests_per_minute: Annotated[float | None, typer.Option(help="Of a key, or of all without keys.")] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(help="Likewise, prompt and answer together.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of an adapter; may be given often.")] = None,
+    adapter_root: Annotated[Path | None, typer.Option(help="Folder below which /v1/adapters may load more.")] = None,
+    max_adapters: Annotated[int | None, typer.Option(help="The one used least recently makes way for more.")] = None,
     otlp_endpoint: Annotated[str | None, typer.Option(help="Where OpenTelemetry spans go, by OTLP over HTTP.")] = None,
 ) -> None:
     """Serves a model over HTTP. Options left out come from GLM_INFILL_* or the defaults.
@@ -120,6 +125,9 @@ def serve(
         "api_keys": api_keys,
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
+        "adapters": named_folders(adapter) if adapter else None,
+        "adapter_root": adapter_root,
+        "max_adapters": max_adapters,
         "otlp_endpoint": otlp_endpoint,
     }
     try:
@@ -143,6 +151,8 @@ def serve(
         preset=settings.preset,
         tokenizer=None if settings.tokenizer is None else str(settings.tokenizer),
         tp=size,
+        adapters=[(name, str(folder)) for name, folder in settings.adapters.items()],
+        max_adapters=settings.max_adapters,
     )
     if place and place.rank > 0:
         from engine.worker import follow_launched
@@ -170,6 +180,7 @@ def fill(
     preset: Preset = None,
     tokenizer: TokenizerFolder = None,
     kv_cache_type: KVCacheKind = None,
+    adapter: Adapter = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -185,6 +196,7 @@ def fill(
     }
     body |= {k: v for k, v in {"strategy": strategy, "stop": stop, "seed": seed}.items() if v is not None}
     config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
+    body, config = with_adapter(body, config, adapter, url)
     answer = ask("infill", body, lambda b: InfillRequest.model_validate(b).fill(Limits()), url, config)
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
@@ -210,6 +222,7 @@ def score(
     preset: Preset = None,
     tokenizer: TokenizerFolder = None,
     kv_cache_type: KVCacheKind = None,
+    adapter: Adapter = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -220,6 +233,7 @@ def score(
         one_blank = sum(text.count(mask) for mask in ("[MASK]", "[sMASK]", "[gMASK]")) == 1
         body["spans"] = [[s] for s in span] if one_blank else span
     config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
+    body, config = with_adapter(body, config, adapter, url)
     answer = ask("score", body, lambda b: ScoreRequest.model_validate(b).score(Limits()), url, config)
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
@@ -424,6 +438,16 @@ def engine_config(
     )
 
 
+def with_adapter(
+    body: dict[str, Any], config: EngineConfig, adapter: str | None, url: str | None
+) -> tuple[dict[str, Any], EngineConfig]:
+    """A request that goes by an adapter: a server's by its name, or the one in a folder."""
+    if adapter is None:
+        return body, config
+    name = adapter if url is not None else "adapter"
+    return {**body, "adapter": name}, dataclasses.replace(config, adapters=[(name, adapter)])
+
+
 def ask(
     route: str,
     body: dict[str, Any],
@@ -435,7 +459,7 @@ def ask(
     if url is not None:
         return _post(f"{url.rstrip('/')}/v1/{route}", body)
     try:
-        request = build(body)
+        request = dataclasses.replace(build(body), adapter=body.get("adapter"))
     except ValidationError as error:
         first = error.errors()[0]
         fail(f"{first['loc'][0] if first['loc'] else 'request'}: {first['msg']}", code=2)

@@ -48,4 +48,20 @@ Preset = Annotated[
 TokenizerFolder = Annotated[
     Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer, where the checkpoint's has none.")
 ]
+Adapter = Annotated[
+    str | None, typer.Option("--adapter", help="Folder of an adapter; with --url the name of one that the server has.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+def named_folders(given: list[str]) -> dict[str, Path]:
+    """Values of the form NAME=FOLDER. Raises typer.BadParameter."""
+    folders: dict[str, Path] = {}
+    for value in given:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder):
+            raise typer.BadParameter(f"--adapter {value}: must be NAME=FOLDER")
+        if name in folders:
+            raise typer.BadParameter(f"--adapter {value}: there is another {name}")
+        folders[name] = Path(folder)
+    return folders
