@@ -3,14 +3,14 @@
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from model.adapters.adapter import Adapter, Prefix
+from model.adapters.adapter import Adapter
 from model.adapters.base import Base
 from model.adapters.held import HeldAdapters
 from model.adapters.reading import read_adapter
@@ -22,7 +22,7 @@ class Adapters:
 
     def __init__(self, base: Base) -> None:
         self._base = base
-        self._held = HeldAdapters(base.model)
+        self.held = HeldAdapters(base.model)
         self._reading: dict[int, Future[Adapter]] = {}
 
     def read(self, number: int, path: str, done: Callable[[], object] = lambda: None) -> None:
@@ -42,22 +42,12 @@ class Adapters:
             error = CheckpointError("another rank could not read the adapter")
         if error is not None:
             raise error
-        self._held.add(number, future.result())
+        self.held.add(number, future.result())
         return future.result()
 
     def drop(self, number: int) -> None:
         """Forgets an adapter that no row goes by any more."""
-        self._held.drop(number)
-
-    def select(self, numbers: Sequence[int]) -> None:
-        """The adapter of each row of the products that follow."""
-        self._held.select(numbers)
-
-    def get(self, number: int) -> Adapter:
-        return self._held.get(number)
-
-    def prefix(self, number: int) -> Prefix:
-        return self._held.prefix(number)
+        self.held.drop(number)
 
     def _read(self, folder: Path, future: "Future[Adapter]", done: Callable[[], object]) -> None:
         torch.set_num_threads(1)  # of this thread

@@ -92,7 +92,7 @@ class Engine:
         self._taken: dict[str, Entry] = {}  # by requests that are prepared
         for name, _ in config.adapters:
             number = self.registry.begin(name)
-            self._enter(number, name, loaded.runner.adapters.get(number), pinned=True)
+            self._enter(number, name, loaded.runner.adapters.held.get(number), pinned=True)
 
     def prepare(self, request: Request, request_id: str) -> Job:
         """Checks and lays out a request; may run in another thread. Raises RequestError.

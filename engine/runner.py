@@ -56,7 +56,7 @@ class Runner:
         for copy in batch.prefixes:
             self._write(copy)
         adapters = [r.adapter for r in batch.rows for _ in r.token_ids]
-        self.adapters.select(adapters)
+        self.adapters.held.select(adapters)
         attend = PagedAttention(self.cache, [r.span for r in batch.rows])
         ids, positions, blocks = (
             torch.tensor([v for r in batch.rows for v in getattr(r, name)], device=self.device)
@@ -91,7 +91,7 @@ class Runner:
 
     def _write(self, copy: PrefixCopy) -> None:
         """Writes a part of a prefix into the cache."""
-        prefix, size = self.adapters.prefix(copy.adapter), self.cache.block_size
+        prefix, size = self.adapters.held.prefix(copy.adapter), self.cache.block_size
         last = min(copy.first + len(copy.blocks) * size, len(prefix))
         slots = [block * size + i for block in copy.blocks for i in range(size)][: last - copy.first]
         index = torch.tensor(slots, device=self.device)
@@ -105,7 +105,7 @@ class Runner:
         """Row by row log-probabilities (target −1) or a Scored, a few rows' logits at a time."""
         vocabulary = self.model.vocabulary
         for start in range(0, len(targets), LOGIT_ROWS):
-            self.adapters.select(adapters[start : start + LOGIT_ROWS])
+            self.adapters.held.select(adapters[start : start + LOGIT_ROWS])
             logits = self.model.logits(hidden[start : start + LOGIT_ROWS])
             if self.aliases:
                 logits[:, self.aliases] = _NEVER

@@ -176,7 +176,7 @@ def test_a_lora_is_what_the_merged_weights_give(folder: Path, eight: list[tuple[
     score = Score(text=segments(TEXTS[2]), spans=(("boat", "birds"),))
     (found,) = results(engine.run(replace(score, adapter="a3")))
     merged = load(folder)
-    adapter = engine.runner.adapters.get(4)  # type: ignore[union-attr]
+    adapter = engine.runner.adapters.held.get(4)  # type: ignore[union-attr]
     for path, pieces in adapter.pieces.items():
         module = merged.model.get_submodule(path)
         assert isinstance(module, Linear)
