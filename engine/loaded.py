@@ -95,8 +95,8 @@ def load_runner(
     whole = Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
     if len(config.adapters) > config.max_adapters:
         raise ValueError(f"{len(config.adapters)} adapters are more than max_adapters, {config.max_adapters}")
-    for number, (_, path) in enumerate(config.adapters, 1):
-        runner.adapters.read(number, path)
+    for number, (_, adapter) in enumerate(config.adapters, 1):
+        runner.adapters.read(number, adapter)
         prefix = runner.adapters.attach(number).prefix
         whole.longest_behind(0 if prefix is None else len(prefix))
     return whole

@@ -88,10 +88,10 @@ class Channel:
         if zlib.crc32(numbers) != checksum:
             raise Diverged(f"the batch of step {step} is not what was sent")
         self._step += 1
-        change, first, rest = _CHANGES[numbers[0]], numbers[1], numbers[2:]
+        change, first = _CHANGES[numbers[0]], numbers[1]
         if change is not None:
-            return AdapterNews(change, first, os.fsdecode(bytes(rest.tolist())))
-        return Batch.decoded(rest), first
+            return AdapterNews(change, first, os.fsdecode(bytes(numbers[2:].tolist())))
+        return Batch.decoded(numbers[2:]), first
 
     def _tell(self, change: Change | None, *numbers: int) -> None:
         self._send(self._step, array("q", [_CHANGES.index(change), *numbers]))

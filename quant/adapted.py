@@ -98,7 +98,7 @@ class Adapted:
             return out
         for number in active:
             # Products of one height only: between heights a library changes its order of summation.
-            for rows in self.selection.rows[number].split(_ROWS):
+            for rows in torch.split(self.selection.rows[number], _ROWS):
                 for piece in self.pieces[number]:
                     filled = F.pad(x[rows], (0, 0, 0, _ROWS - len(rows)))
                     change = filled @ piece.down.t() @ piece.up

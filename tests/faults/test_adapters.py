@@ -229,3 +229,19 @@ def test_a_rank_that_dies_gets_its_adapters_back(launch: Callable[..., Server], 
     adapted.until(lambda: adapted.status("/ready") == 503)
     adapted.until(lambda: adapted.status("/ready") == 200)
     assert adapted.filled("p").json()["results"] == expected
+
+
+def test_two_ranks_load_and_unload_together(
+    launch: Callable[..., Server], adapted: Adapted, root: Path, keys: tuple[Path, dict[str, str]]
+) -> None:
+    server = launch(tp=2, api_keys=keys[0], adapter_root=root)
+    two = Adapted.__new__(Adapted)
+    two.__dict__.update(server.__dict__, keys=keys[1])
+    for kind in ("lora1", "prefix2"):
+        assert two.load(kind, kind).status_code == 200
+        assert adapted.load(kind, kind).status_code == 200
+        texts = [each.filled(kind).json()["results"][0]["text"] for each in (two, adapted)]
+        assert texts[0] == texts[1]
+        assert two.ask("DELETE", f"/v1/adapters/{kind}").status_code == 200
+    assert two.load("bad", "code").status_code == 400
+    assert two.filled(None).status_code == 200
