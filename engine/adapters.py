@@ -1,11 +1,8 @@
 """A rank's adapters: read in a thread of their own, so that no step waits for a file, and held from one step on."""
 
-import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -51,9 +48,6 @@ class Adapters:
 
     def _read(self, folder: Path, future: "Future[Adapter]", done: Callable[[], object]) -> None:
         torch.set_num_threads(1)  # of this thread
-        if sys.platform == "linux":
-            with suppress(OSError):  # steps go first
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         try:
             future.set_result(read_adapter(folder, self._base))
         except CheckpointError as error:
