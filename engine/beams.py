@@ -72,9 +72,7 @@ class BeamSearch:
         return [sequence]
 
     def advance(self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]) -> list[Sequence]:
-        hypothesis = self._live.get(sequence)
-        if hypothesis is None or hypothesis.result is not None:
-            return []
+        hypothesis = self._live[sequence]
         assert isinstance(result, Tensor)
         hypothesis.result = result.float().cpu()
         if any(h.result is None for h in self._live.values()):
@@ -84,36 +82,34 @@ class BeamSearch:
     def _step(self, host: Host) -> list[Sequence]:
         """All hypotheses have their next token's log-probabilities: chooses those that go on."""
         live, self._live = list(self._live.values()), {}
-        found = self._candidates(live)
-        going: list[tuple[Hypothesis, int, float]] = []
+        children: list[tuple[Hypothesis, BlankFill, float]] = []
         moved: list[Sequence] = []
-        for rank, (total, parent, token) in enumerate(found):
-            if token in self._world.tokenizer.ends:
-                if rank < self._num_beams:
-                    moved += self._end(host, parent, token, total)
-            elif len(going) < self._num_beams:
-                going.append((parent, token, total))
-        # The last child goes on in its parent's place, so that a hypothesis without rivals is never copied.
-        last = {id(parent): number for number, (parent, _, _) in enumerate(going)}
-        children = [
-            (parent.sequence if last[id(parent)] == number else host.fork(parent.sequence), parent, token, total)
-            for number, (parent, token, total) in enumerate(going)
-        ]
-        for sequence, parent, token, total in children:
-            child = Hypothesis(sequence, self._grown(parent, token), total)
-            number = len(child.fill.begun) + len(child.fill.tokens)
-            if child.fill.finish_reason is None and not self._has_room(sequence, number):
-                child.fill.finish_reason = "length"
-            if child.fill.finish_reason is not None:
-                moved += self._close(child, len(child.fill.tokens))
+        num_going = 0
+        for rank, (total, parent, token) in enumerate(self._candidates(live)):
+            is_end = token in self._world.tokenizer.ends
+            if rank >= self._num_beams if is_end else num_going == self._num_beams:
                 continue
-            sequence.push(token, *self._place.place(number))
-            self._live[sequence] = child
-            moved.append(sequence)
+            num_going += not is_end
+            fill = self._grown(parent, token)
+            if fill.finish_reason is None and not self._has_room(parent.sequence, fill):
+                fill.finish_reason = "length"
+            if fill.finish_reason is None:
+                children.append((parent, fill, total))
+            else:
+                moved += self._set_aside(fill, total, host.fork(parent.sequence) if self._keep else None)
+        # The last child goes on in its parent's place, so that a hypothesis without rivals is never copied.
+        last = {id(parent): number for number, (parent, _, _) in enumerate(children)}
+        sequences = [
+            parent.sequence if last[id(parent)] == number else host.fork(parent.sequence)
+            for number, (parent, _, _) in enumerate(children)
+        ]
+        for sequence, (_, fill, total) in zip(sequences, children, strict=True):
+            number = len(fill.begun) + len(fill.tokens)
+            sequence.push(fill.tokens[-1].token_id, *self._place.place(number))
+            self._live[sequence] = Hypothesis(sequence, fill, total)
         for parent in live:
-            if id(parent) not in last:
-                parent.sequence.finished = True
-                moved.append(parent.sequence)
+            parent.sequence.finished = id(parent) not in last
+        moved += [*sequences, *(parent.sequence for parent in live if parent.sequence.finished)]
         if self._is_over():
             moved += self._finish()
         return moved
@@ -144,27 +140,14 @@ class BeamSearch:
         fill.accept(scored(parent.result, token, self._num_top), self._world)
         return fill
 
-    def _has_room(self, sequence: Sequence, number: int) -> bool:
-        card = self._world.card
+    def _has_room(self, sequence: Sequence, fill: BlankFill) -> bool:
+        card, number = self._world.card, len(fill.begun) + len(fill.tokens)
         return max(self._place.place(number)) < card.max_positions and len(sequence.token_ids) < card.max_span
 
-    def _end(self, host: Host, parent: Hypothesis, token: int, total: float) -> list[Sequence]:
-        """Sets aside a hypothesis that ends with an end token."""
-        sequence = host.fork(parent.sequence) if self._keep else None
-        ended = Hypothesis(parent.sequence, self._grown(parent, token), total)
-        return self._set_aside(ended, sequence, len(ended.fill.tokens) + 1)
-
-    def _close(self, hypothesis: Hypothesis, length: int) -> list[Sequence]:
-        """Sets aside a hypothesis that ends without an end token."""
-        if not self._keep:
-            hypothesis.sequence.finished = True
-        moved = self._set_aside(hypothesis, hypothesis.sequence if self._keep else None, length)
-        return [*moved, hypothesis.sequence]
-
-    def _set_aside(self, ended: Hypothesis, sequence: Sequence | None, length: int) -> list[Sequence]:
-        """Keeps the best num_beams of the ended; gives the sequences that came and went with that."""
-        worth = _worth(ended.total, length, self._length_penalty)
-        self._ended.append(Ended(worth, -self._count, ended.fill, sequence))
+    def _set_aside(self, fill: BlankFill, total: float, sequence: Sequence | None) -> list[Sequence]:
+        """Keeps the best num_beams fills that have ended; gives the sequences that came and went with that."""
+        length = len(fill.tokens) + (fill.end is not None)
+        self._ended.append(Ended(_worth(total, length, self._length_penalty), -self._count, fill, sequence))
         self._count += 1
         self._ended.sort(reverse=True)
         moved = [] if sequence is None else [sequence]

@@ -122,9 +122,7 @@ class ChoiceSearch:
         return [sequence]
 
     def advance(self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]) -> list[Sequence]:
-        run = self._runs.pop(sequence, None)
-        if run is None:
-            return []
+        run = self._runs.pop(sequence)
         if isinstance(result, list):
             *tokens, end = (token for token in result if token is not None)
             self._found[run.node.choice] = [*run.path, *tokens], end

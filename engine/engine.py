@@ -159,8 +159,7 @@ class Engine:
             num_top = max((self._of[s].job.num_top for s in chosen), default=0)
             results, bad = self.runner.run(batch, num_top)
             for sequence, result in zip(chosen, results, strict=True):
-                # One that waited and was computed again may have been given more rows by the results before its own.
-                if sequence in self._of and not sequence.pending:
+                if sequence in self._of:
                     events += self._advance(sequence, result, times, counts)
         self.last_stats = StepStats(
             seconds=time.monotonic() - began,
@@ -234,10 +233,11 @@ class Engine:
         except RequestError as error:  # a text that grew over the limit by its fills
             self.cancel(entry.job.id)
             return [Failed(entry.job.id, "invalid", error.message, error.param, error.code)]
-        for ended in (s for s in (sequence, *new) if s.finished and s in self._of):
+        for ended in dict.fromkeys(s for s in (sequence, *new) if s.finished):
             self.scheduler.remove(ended)
-            entry.sequences.remove(ended)
-            del self._of[ended]
+            if ended in self._of:
+                entry.sequences.remove(ended)
+                del self._of[ended]
         self._take(entry, [s for s in new if not s.finished])
         if entry.job.done:
             del self._jobs[entry.job.id]

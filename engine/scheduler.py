@@ -78,6 +78,7 @@ class Scheduler:
             list(sequence.positions),
             list(sequence.block_positions),
         )
+        fork.answered = sequence.answered
         full, begun = divmod(sequence.computed, self.pool.block_size)
         if not sequence.computed or (begun and not self._make_room(1, keep=sequence.context)):
             return fork
@@ -135,9 +136,13 @@ class Scheduler:
                 chosen.append(sequence)
                 budget -= rows
         encode = self._admit_waiting(chosen, budget)
+        while not chosen and self.running and not all(s.is_idle for s in self.waiting):
+            # All that run wait for results of those that have no room.
+            self._preempt(self.running[-1])
+            encode = self._admit_waiting(chosen, budget)
         rows_of = [self._context_rows(c) for c in encode] + [self._sequence_rows(s) for s in chosen]
         for sequence in chosen:
-            sequence.computed = len(sequence.token_ids)
+            sequence.computed = sequence.answered = len(sequence.token_ids)
         copies: tuple[tuple[int, int], ...] = ()
         if rows_of:  # nothing is run without rows
             copies, self._copies = tuple((source, target) for target, source in self._copies.items()), {}
@@ -176,7 +181,7 @@ class Scheduler:
         held_up: set[str] = set()
         for sequence in list(self.waiting):
             tenant = sequence.context.tenant
-            if tenant in held_up:
+            if tenant in held_up or sequence.is_idle:
                 continue
             # While it waited its context may have been dropped, and asked for anew by another request.
             if sequence.context.token_ids:

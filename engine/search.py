@@ -19,10 +19,7 @@ class Search(Protocol):
         """Begins on a sequence whose last row, not computed yet, is the blank's start."""
 
     def advance(self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]) -> list[Sequence]:
-        """Takes a result of one of its sequences; gives new sequences, and those that it has finished.
-
-        A sequence that waits for others may be preempted and computed again: such a result says nothing new.
-        """
+        """Takes a result of one of its sequences; gives new sequences, and those that it has finished."""
 
     @property
     def blanks(self) -> list[BlankFill]:
