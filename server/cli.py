@@ -153,7 +153,7 @@ def serve(
 
 @app.command()
 def fill(
-    text: Annotated[list[str], typer.Argument(help="Texts with [MASK], [sMASK] or [gMASK].")],
+    text: Annotated[list[str], typer.Argument(help=r"Texts with [MASK], \[sMASK] or \[gMASK].")],
     max_tokens: Annotated[int, typer.Option(help="Tokens per blank.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option()] = 0,
