@@ -37,9 +37,13 @@ class PrefixCopy:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """All rows of one iteration, contexts before the sequences over them, and what of prefixes is written first."""
+    """All rows of one iteration, contexts before the sequences over them.
+
+    `copies` are blocks to be copied before anything is written: (from, to). Then prefixes are written.
+    """
 
     rows: tuple[Rows, ...]
+    copies: tuple[tuple[int, int], ...] = ()
     prefixes: tuple[PrefixCopy, ...] = ()
 
     @property
@@ -47,8 +51,11 @@ class Batch:
         return sum(len(r.token_ids) for r in self.rows)
 
     def encoded(self) -> Iterator[int]:
-        """The batch as whole numbers, for other ranks: the prefixes behind their number, then of each `Rows` its sizes
-        and choices and its lists."""
+        """The batch as whole numbers, for other ranks: the copies behind their number, likewise the prefixes, then of
+        each `Rows` its sizes and choices and its lists."""
+        yield len(self.copies)
+        for pair in self.copies:
+            yield from pair
         yield len(self.prefixes)
         for p in self.prefixes:
             yield from (p.adapter, p.first, len(p.blocks), *p.blocks)
@@ -69,6 +76,8 @@ class Batch:
             end += count
             return tuple(numbers[end - count : end])
 
+        (num_copies,) = taken(1)
+        copies = tuple((source, target) for source, target in (taken(2) for _ in range(num_copies)))
         prefixes = []
         for _ in range(*taken(1)):
             adapter, first, num_blocks = taken(3)
@@ -79,7 +88,7 @@ class Batch:
             span = Span(count, start, context_len, taken(num_blocks), bool(causal))
             lists = taken(num_asked), taken(num_targets)
             rows.append(Rows(ids, positions, block_positions, span, _WANTS[want], *lists, adapter))
-        return Batch(tuple(rows), tuple(prefixes))
+        return Batch(tuple(rows), copies, tuple(prefixes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,8 +53,10 @@ class Runner:
         Also the number of rows whose log-probabilities are not finite; those come back as NaN. All ranks run the same
         batches; the results are rank 0's, the others have only their part of what is vocabulary-wide.
         """
-        for copy in batch.prefixes:
-            self._write(copy)
+        if batch.copies:
+            self.cache.copy(batch.copies)
+        for prefix in batch.prefixes:
+            self._write(prefix)
         adapters = [r.adapter for r in batch.rows for _ in r.token_ids]
         self.adapters.held.select(adapters)
         attend = PagedAttention(self.cache, [r.span for r in batch.rows])

@@ -30,6 +30,9 @@ class Lodging:
     def context(self, token_ids: tuple[int, ...]) -> Context:
         return self.scheduler.context(token_ids, self.tenant, self.adapter)
 
+    def fork(self, sequence: Sequence) -> Sequence:
+        return self.scheduler.fork(sequence)
+
 
 class Scheduler:
     """Runs what is running, oldest first, then admits what waits, by rank, within a budget of rows.
@@ -46,7 +49,8 @@ class Scheduler:
         # By tenant, adapter and tokens, least recently used first.
         self._contexts: OrderedDict[tuple[str, int, tuple[int, ...]], Context] = OrderedDict()
         self._prefixes: dict[int, Prefix] = {}
-        self._copies: list[PrefixCopy] = []
+        self._copies: dict[int, int] = {}  # blocks to be written by the next step, each from which
+        self._prefix_copies: list[PrefixCopy] = []
         self.context_queries = self.context_hits = self.preemptions = 0
 
     def context(self, token_ids: tuple[int, ...], tenant: str = "", adapter: int = 0) -> Context:
@@ -73,8 +77,39 @@ class Scheduler:
         if prefix is not None:
             self._evict(prefix)
 
+    def fork(self, sequence: Sequence) -> Sequence:
+        """Another sequence with the same rows, which runs at once if the first one does.
+
+        It shares the blocks that are full; one that both would write to is copied before the next step. Where there is
+        no block for that it is to be added, and computed again.
+        """
+        fork = Sequence(
+            sequence.context,
+            sequence.want,
+            sequence.rank,
+            list(sequence.token_ids),
+            list(sequence.positions),
+            list(sequence.block_positions),
+        )
+        fork.answered = sequence.answered
+        full, begun = divmod(sequence.computed, self.pool.block_size)
+        if not sequence.computed or (begun and not self._make_room(1, keep=sequence.context)):
+            return fork
+        fork.computed, fork.held = sequence.computed, sequence.held
+        fork.blocks = sequence.blocks[:full]
+        self.pool.share(fork.held)
+        self.pool.share(fork.blocks)
+        if begun:
+            (block,) = self._allocate(begun)
+            self._copies[block] = self._copies.get(sequence.blocks[full], sequence.blocks[full])
+            fork.blocks.append(block)
+        self.running.append(fork)
+        return fork
+
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence behind all of its rank."""
+        """Queues a sequence behind all of its rank; a fork that runs does so already."""
+        if sequence.blocks:
+            return
         insort(self.waiting, sequence, key=lambda s: s.rank)
 
     def rerank(self, sequence: Sequence, rank: float) -> None:
@@ -114,11 +149,18 @@ class Scheduler:
                 chosen.append(sequence)
                 budget -= rows
         encode = self._admit_waiting(chosen, budget)
+        while not chosen and self.running and not all(s.is_idle for s in self.waiting):
+            # All that run wait for results of those that have no room.
+            self._preempt(self.running[-1])
+            encode = self._admit_waiting(chosen, budget)
         rows_of = [self._context_rows(c) for c in encode] + [self._sequence_rows(s) for s in chosen]
         for sequence in chosen:
-            sequence.computed = len(sequence.token_ids)
-        copies, self._copies = self._copies, []
-        return Batch(tuple(rows_of), tuple(copies)), chosen
+            sequence.computed = sequence.answered = len(sequence.token_ids)
+        copies: tuple[tuple[int, int], ...] = ()
+        if rows_of:  # nothing is run without rows
+            copies, self._copies = tuple((source, target) for target, source in self._copies.items()), {}
+        prefixes, self._prefix_copies = self._prefix_copies, []
+        return Batch(tuple(rows_of), copies, tuple(prefixes)), chosen
 
     def clear_contexts(self) -> None:
         """Drops every cached context that no sequence holds."""
@@ -156,7 +198,7 @@ class Scheduler:
         held_up: set[str] = set()
         for sequence in list(self.waiting):
             tenant = sequence.context.tenant
-            if tenant in held_up:
+            if tenant in held_up or sequence.is_idle:
                 continue
             # While it waited its context may have been dropped, and asked for anew by another request.
             if sequence.context.token_ids:
@@ -206,7 +248,7 @@ class Scheduler:
         if prefix.blocks is None:
             prefix.blocks = self._allocate(prefix.length - self._over(prefix))
             if prefix.blocks:
-                self._copies.append(PrefixCopy(prefix.adapter, 0, prefix.blocks))
+                self._prefix_copies.append(PrefixCopy(prefix.adapter, 0, prefix.blocks))
         return prefix.blocks
 
     def _own(self, prefix: Prefix | None, num_tokens: int) -> tuple[int, ...]:
@@ -214,7 +256,7 @@ class Scheduler:
         over = self._over(prefix)
         blocks = self._allocate(over + num_tokens)
         if prefix is not None and over:
-            self._copies.append(PrefixCopy(prefix.adapter, prefix.length - over, blocks[:1]))
+            self._prefix_copies.append(PrefixCopy(prefix.adapter, prefix.length - over, blocks[:1]))
         return blocks
 
     def _over(self, prefix: Prefix | None) -> int:
@@ -282,7 +324,7 @@ class Scheduler:
             if victim is None:
                 return []
             victims.append(victim)
-            blocks -= len(victim.blocks)
+            blocks -= sum(self.pool.holders(block) == 1 for block in victim.blocks)  # others are a fork's too
             rows -= victim.pending
         return victims
 

@@ -70,6 +70,8 @@ def _entry(card: ModelCard, adapters: list[str], limits: Limits) -> dict[str, An
             "masks": card.masks,
             "strategy": card.strategies[0],
             "strategies": card.strategies,
+            "choices": True,
+            "beams": not card.masked,
             "next_sentence": card.next_sentence,
         },
         "limits": {

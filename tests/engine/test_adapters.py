@@ -89,6 +89,8 @@ def requests(adapters: list[str | None]) -> list[Request]:
         if number % 4 == 3:
             spans = ("runs",) * sum(isinstance(s, Mask) for s in text)
             made.append(Score(text=text, spans=(spans,), adapter=adapter))
+        elif number % 8 == 6:
+            made.append(Fill((text,), (4,), num_beams=3, adapter=adapter))
         else:
             sampling = Sampling(temperature=0.8 * (number % 2), seed=number)
             made.append(Fill((text,), (6,), (4,), sampling=sampling, adapter=adapter, logprobs=2))

@@ -101,7 +101,7 @@ def test_logprobs_are_those_of_plain_torch(tmp_path: Path, file: str, length: in
     if rows:
         start = part_b_start(length + context_len, BLOCK)
         batch.append(packed(context_len, total, start, (*shared, *own, *last), context_len))
-    results, bad = runner.run(Batch(tuple(batch), tuple(copies)), 0)
+    results, bad = runner.run(Batch(tuple(batch), prefixes=tuple(copies)), 0)
     assert bad == 0
     found = [item.logprob for line in results for item in line]  # type: ignore[union-attr]
     tolerance = 2e-4 if kv_cache_type == "auto" else 0.4  # codes in steps of 1 in 127
@@ -127,7 +127,7 @@ def test_logits_are_those_of_peft_s_own_prefix_on_transformers_glm4(tmp_path: Pa
     assert prefix is not None
     positions = tuple(range(prefix.shift, prefix.shift + 12))
     rows = Rows(tuple(ids.tolist()), positions, (0,) * 12, Span(12, 6, 18, (2, 5), True), "scores", targets=(3,) * 12)
-    (line,), _ = runner.run(Batch((rows,), (PrefixCopy(1, 0, (2,)),)), 0)
+    (line,), _ = runner.run(Batch((rows,), prefixes=(PrefixCopy(1, 0, (2,)),)), 0)
     assert [item.logprob for item in line] == pytest.approx(expected[:, 3].tolist(), abs=1e-4)  # type: ignore[union-attr]
 
 
