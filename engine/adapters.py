@@ -47,7 +47,7 @@ class Adapters:
         self.held.drop(number)
 
     def _read(self, folder: Path, future: "Future[Adapter]", done: Callable[[], object]) -> None:
-        torch.set_num_threads(1)  # of this thread
+        torch.set_num_threads(1)  # of this thread; the steps have all others
         try:
             future.set_result(read_adapter(folder, self._base))
         except CheckpointError as error:
