@@ -287,8 +287,8 @@ class TestRegistry:
         assert self.enter(registry, "d") is None
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_two_ranks_give_what_one_does(folders: dict[str, Path], tmp_path: Path, name: str) -> None:  # noqa: F811
+@pytest.mark.parametrize(("name", "ranks"), [*((name, 2) for name in CONFIGS), ("glm4", 4)])
+def test_ranks_give_what_one_does(folders: dict[str, Path], tmp_path: Path, name: str, ranks: int) -> None:  # noqa: F811
     def serve(size: int) -> list[Event]:
         def work(ranks: Ranks) -> list[Event]:
             found: Checkpoint = checkpoint(folders[name], name, "none", ranks)
@@ -332,10 +332,10 @@ def test_two_ranks_give_what_one_does(folders: dict[str, Path], tmp_path: Path, 
         ("prefix", str(write_prefix(tmp_path / "prefix", model, 2, 13))),
         ("late", str(write_lora(tmp_path / "late", model, 3, 2))),
     ]
-    one, two = ({e.id: e.result for e in serve(size) if isinstance(e, ResultDone)} for size in (1, 2))
+    one, several = ({e.id: e.result for e in serve(size) if isinstance(e, ResultDone)} for size in (1, ranks))
     assert len(one) == 8
     assert len({result["logprob"] for key, result in one.items() if key.endswith(".0")}) == 4
     for key, result in one.items():
-        assert math.isclose(two[key]["logprob"], result["logprob"], abs_tol=1e-3), key
+        assert math.isclose(several[key]["logprob"], result["logprob"], abs_tol=1e-3), key
         if key.endswith(".1"):
-            assert two[key]["text"] == result["text"]
+            assert several[key]["text"] == result["text"]
