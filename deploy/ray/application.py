@@ -15,6 +15,8 @@ from server.settings import Settings
 
 REPLICA = "replica"
 GATEWAY = "gateway"
+# By name: it is imported where the requests are.
+BY_CONTEXT: Any = "deploy.ray.router.ContextRouter"
 HEALTH_S = 2.0
 HEALTH_TIMEOUT_S = 10.0
 RETRY_S = 1.0
@@ -26,18 +28,18 @@ def app(arguments: Arguments) -> serve.Application:
     """Raises pydantic's ValidationError for a name that is not known and a value out of bounds."""
     settings = arguments.settings()
     tp = settings.tp or 1
-    replica = serve.deployment(Replica).options(  # type: ignore[attr-defined]
+    replica = serve.deployment(
         name=REPLICA,
         ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": tp if arguments.device == "cuda" else 0},
         max_ongoing_requests=settings.max_queue,
         max_queued_requests=settings.max_queue,
-        request_router_config=RequestRouterConfig(request_router_class="deploy.ray.router.ContextRouter"),
+        request_router_config=_router(arguments.routing),
         logging_config=LOGGING,
         health_check_period_s=HEALTH_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=arguments.drain_s,
         **_number(arguments),
-    )
+    )(Replica)
     gateway = serve.deployment(serve.ingress(_asgi(settings))()).options(
         name=GATEWAY,
         num_replicas=arguments.gateways,
@@ -50,6 +52,10 @@ def app(arguments: Arguments) -> serve.Application:
         graceful_shutdown_timeout_s=arguments.drain_s,
     )
     return gateway.bind(replica.bind(arguments.engine()))  # type: ignore[no-any-return]
+
+
+def _router(routing: str) -> RequestRouterConfig:
+    return RequestRouterConfig(request_router_class=BY_CONTEXT) if routing == "context" else RequestRouterConfig()
 
 
 def _number(arguments: Arguments) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class Arguments(BaseModel):
     max_replicas: Count | None = Field(None, description="engines at most; None: as many as at least")
     cpus: Annotated[float, Field(gt=0)] = Field(1, description="cores of a replica, for all of its ranks")
     requests_per_replica: Count = Field(16, description="in flight, on the average; beyond it replicas are added")
+    routing: Literal["context", "load"] = Field("context", description="a context to its replica, or the less loaded")
     upscale_delay_s: Seconds = 10.0
     downscale_delay_s: Seconds = 300.0
     gateways: Count = Field(1, description="HTTP front ends, each with limits of its own")

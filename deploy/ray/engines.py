@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.handle import DeploymentHandle
 
 from deploy.ray.context import context_key
 from deploy.ray.replica import NOT_READY
@@ -118,9 +118,7 @@ class Engines:
         values = encode_request(request)
         until = None if request.timeout_s is None else asyncio.get_running_loop().time() + request.timeout_s + GRACE_S
         caller = self.handle.options(stream=True, session_id=context_key(values))
-        response: DeploymentResponseGenerator[dict[str, Any]] = caller.submit.remote(
-            values, request_id, attempt=attempt
-        )
+        response: Any = caller.submit.remote(values, request_id, attempt=attempt)
         ended = False
         try:
             while not ended:
@@ -179,7 +177,7 @@ class Engines:
         del self._stats[: len(self._stats) - _MAX_STATS]
 
 
-async def _next(response: "DeploymentResponseGenerator[dict[str, Any]]", until: float | None) -> Event:
+async def _next(response: AsyncIterator[dict[str, Any]], until: float | None) -> Event:
     """The next event. Raises TimeoutError when there is none until then."""
     async with asyncio.timeout_at(until):
         return decode_event(await anext(response))

@@ -20,7 +20,7 @@ POLL_S = 0.05
 class Replica:
     """The engine behind a deployment handle; requests, events and reports cross it as JSON values."""
 
-    async def __init__(self, config: EngineConfig) -> None:
+    async def __init__(self, config: EngineConfig) -> None:  # type: ignore[misc]  # Ray awaits it
         """Returns when the model is loaded. Raises RuntimeError when it cannot be: Ray tries again elsewhere."""
         self.engine = EngineProcess(config)
         await self.engine.start()

@@ -1,11 +1,7 @@
 """Two replicas on a real Ray cluster: the same answers as one server, and what happens when one of them ends."""
 
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,46 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-ROOT = Path(__file__).parents[2]
-TWO = ("quant=int8", "replicas=2", "cpus=1", 'limits={"max_tokens": 256}')
+from deploy.ray.local import Cluster
+
+TWO = ("quant=int8", "replicas=2", "cpus=1")
 WAIT_S = 60.0
-Ask = Callable[..., Any]
-
-
-class Cluster:
-    """A cluster in a process of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "tests.deploy.cluster", str(port), *arguments]
-        quiet = {"RAY_LOG_TO_STDERR": "0", "GLM_INFILL_LOG_LEVEL": "error"}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **quiet}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.answer()
-
-    def answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the cluster has ended with {self.process.wait()}"
-        return json.loads(line)
-
-    def ask(self, *command: str) -> Any:
-        assert self.process.stdin is not None
-        print(*command, file=self.process.stdin, flush=True)
-        return self.answer()
-
-    def replicas(self) -> list[int]:
-        pids: list[int] = self.ask("replicas")
-        return pids
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -119,23 +79,27 @@ def test_a_context_is_found_where_it_was_left(client: httpx.Client) -> None:
 
 
 def test_a_stream_passes_token_by_token_and_ends_when_its_reader_leaves(client: httpx.Client) -> None:
-    long = fill(20, stream=True, min_tokens=200, max_tokens=256)
-    with client.stream("POST", "/v1/infill", json=long) as answer:
+    long = {"stream": True, "min_tokens": 200, "max_tokens": 256}
+    with client.stream("POST", "/v1/infill", json=fill(20, **long)) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
-        assert [line for line in answer.iter_lines() if line.startswith("event: ")][-1] == "event: done"
-    with client.stream("POST", "/v1/infill", json=fill(21, stream=True, min_tokens=200, max_tokens=256)) as answer:
+        events = [line for line in answer.iter_lines() if line.startswith("event: ")]
+    assert events.count("event: blank.delta") >= 200
+    assert events[-1] == "event: done"
+    eventually(lambda: metric(client, "glm_infill_generated_tokens_total") >= 200)
+    before = metric(client, "glm_infill_generated_tokens_total")
+    with client.stream("POST", "/v1/infill", json=fill(21, **long)) as answer:
         next(answer.iter_lines())
+    left = 'glm_infill_requests_total{outcome="cancelled",route="/v1/infill"}'
+    eventually(lambda: metric(client, left) == 1)
+    # Work that nobody had ended would be over by now.
+    time.sleep(3.0)
+    assert metric(client, "glm_infill_generated_tokens_total") < before + 200
+    assert metric(client, "glm_infill_requests_running") == 0
 
-    def cancelled() -> bool:
-        return 'glm_infill_requests_total{outcome="cancelled",route="/v1/infill"} 1.0' in client.get("/metrics").text
 
-    eventually(cancelled)
-    time.sleep(1.5)  # until the replicas have reported
-    metrics = client.get("/metrics").text
-    (generated,) = (float(line.split()[1]) for line in metrics.splitlines() if "generated_tokens_total " in line)
-    # At least 200 were made for the first, and far fewer for the second.
-    assert 200 < generated < 420
-    assert "glm_infill_requests_running 0.0" in metrics
+def metric(client: httpx.Client, name: str) -> float:
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"{name} ")]
+    return float(lines[0].split()[-1]) if lines else 0.0
 
 
 def test_a_killed_replica_loses_nothing_but_its_streams_and_is_replaced(client: httpx.Client, cluster: Cluster) -> None:
@@ -173,9 +137,7 @@ def test_a_lost_rank_is_passed_over_until_it_is_back(client: httpx.Client, clust
 
 
 def test_replicas_come_with_the_load_and_go_with_it(client: httpx.Client, cluster: Cluster) -> None:
-    cluster.ask(
-        "deploy", *TWO[:1], "max_replicas=2", "requests_per_replica=2", "upscale_delay_s=1", "downscale_delay_s=1"
-    )
+    cluster.deploy(*TWO[:1], "max_replicas=2", "requests_per_replica=2", "upscale_delay_s=1", "downscale_delay_s=1")
     eventually(lambda: len(cluster.replicas()) == 1)
     long = {"min_tokens": 250, "max_tokens": 256}
     with ThreadPoolExecutor(8) as pool, httpx.Client(base_url=cluster.url, timeout=WAIT_S) as other:
