@@ -6,6 +6,7 @@ line of JSON.
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from deploy.ray.arguments import Arguments
 
 NAME = "glm-infill"
 CPUS = 4  # as Ray counts them; processes take what there is
+PORTS = range(20_000, 32_000)
 STORE_BYTES = 100 * 2**20
 END_S = 60.0
 
@@ -34,9 +36,7 @@ class Cluster:
     """Starts a cluster that serves with the given arguments; waits until it does. Raises RuntimeError if it ends."""
 
     def __init__(self, *arguments: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex, "GLM_INFILL_LOG_LEVEL": "error"}
         self.process = subprocess.Popen(
@@ -78,6 +78,18 @@ class Cluster:
         if not line:
             raise RuntimeError(f"the cluster has ended with {self.process.wait(END_S)}")
         return json.loads(line)
+
+
+def free_port() -> int:
+    """A port that is free and stays so: of those that the system gives out by itself Ray's processes take many."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def main(answers: TextIO) -> None:
