@@ -14,6 +14,7 @@ import pytest
 from deploy.ray.local import Cluster
 
 TWO = ("quant=int8", "replicas=2", "cpus=1")
+SCALED = ("max_replicas=2", "requests_per_replica=2", "upscale_delay_s=1", "downscale_delay_s=1", "max_queue=12")
 WAIT_S = 60.0
 
 
@@ -29,7 +30,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=cluster.url, timeout=WAIT_S) as client:
-        eventually(lambda: ready(client) == 2)
+        eventually(lambda: ready(client) == len(cluster.replicas()))
         yield client
 
 
@@ -109,14 +110,8 @@ def test_a_killed_replica_loses_nothing_but_its_streams_and_is_replaced(client: 
     def complete(number: int) -> int:
         return client.post("/v1/infill", json=fill(number, min_tokens=8)).status_code
 
-    def follow(number: int) -> str:
-        """The last event of a stream."""
-        body = fill(number, stream=True, min_tokens=200, max_tokens=256)
-        with client.stream("POST", "/v1/infill", json=body) as answer:
-            return [line for line in answer.iter_lines() if line.startswith("event: ")][-1]
-
     with ThreadPoolExecutor(12) as pool:
-        streams = [pool.submit(follow, 100 + i) for i in range(4)]
+        streams = [pool.submit(follow, client, 100 + i) for i in range(4)]
         completions = [pool.submit(complete, 200 + i) for i in range(60)]
         time.sleep(0.5)
         os.kill(before[0], signal.SIGKILL)
@@ -136,9 +131,23 @@ def test_a_lost_rank_is_passed_over_until_it_is_back(client: httpx.Client, clust
     eventually(lambda: ready(client) == 2)
 
 
-def test_replicas_come_with_the_load_and_go_with_it(client: httpx.Client, cluster: Cluster) -> None:
-    cluster.deploy(*TWO[:1], "max_replicas=2", "requests_per_replica=2", "upscale_delay_s=1", "downscale_delay_s=1")
+def follow(client: httpx.Client, number: int) -> str:
+    """The last event of a stream of some seconds."""
+    body = fill(number, stream=True, min_tokens=200, max_tokens=256)
+    with client.stream("POST", "/v1/infill", json=body) as answer:
+        return [line for line in answer.iter_lines() if line.startswith("event: ")][-1]
+
+
+def test_a_replica_that_is_stopped_ends_its_streams_first(client: httpx.Client, cluster: Cluster) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        streams = [pool.submit(follow, client, 350 + i) for i in range(6)]
+        time.sleep(0.5)
+        cluster.deploy(*TWO[:1], *SCALED)
+        assert {done.result() for done in streams} == {"event: done"}
     eventually(lambda: len(cluster.replicas()) == 1)
+
+
+def test_replicas_come_with_the_load_and_go_with_it(client: httpx.Client, cluster: Cluster) -> None:
     long = {"min_tokens": 250, "max_tokens": 256}
     with ThreadPoolExecutor(8) as pool, httpx.Client(base_url=cluster.url, timeout=WAIT_S) as other:
         busy = True
@@ -152,8 +161,13 @@ def test_replicas_come_with_the_load_and_go_with_it(client: httpx.Client, cluste
         loads = [pool.submit(load, 400 + i) for i in range(8)]
         try:
             eventually(lambda: len(cluster.replicas()) == 2)
+            with ThreadPoolExecutor(12) as crowd:
+                answers = list(crowd.map(lambda i: client.post("/v1/infill", json=fill(600 + i)), range(24)))
         finally:
             busy = False
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert {answer.json()["error"]["code"] for answer in refused} == {"queue_full"}
+        assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(503, "1")}
         assert set().union(*(done.result() for done in loads)) == {200}
     eventually(lambda: len(cluster.replicas()) == 1)
     assert client.post("/v1/infill", json=fill(500)).status_code == 200
