@@ -72,6 +72,7 @@ def together(client: httpx.Client) -> float:
 
 def speed(url: str) -> dict[str, float]:
     with httpx.Client(base_url=url, timeout=60) as client:
+        until_ready(client)
         alone(client)
         times = sorted(alone(client))
         return {
@@ -111,8 +112,6 @@ def bare() -> dict[str, float]:
     server = subprocess.Popen([sys.executable, "-m", "server.cli", "serve"], env={**os.environ, **settings})
     url = f"http://127.0.0.1:{port}"
     try:
-        with httpx.Client(base_url=url) as client:
-            until_ready(client)
         return speed(url)
     finally:
         server.terminate()

@@ -161,7 +161,8 @@ class Engines:
             except (DeploymentUnavailableError, TimeoutError, RayActorError):
                 reports = []
             self._take([report for report in reports if isinstance(report, dict)])
-            await asyncio.sleep(REPORT_S)
+            # The first ones are waited for.
+            await asyncio.sleep(REPORT_S if self._reports else REPORT_S / 10)
 
     def _take(self, reports: list[dict[str, Any]]) -> None:
         self._reports = reports
