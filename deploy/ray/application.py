@@ -40,7 +40,7 @@ def app(arguments: Arguments) -> serve.Application:
         graceful_shutdown_timeout_s=arguments.drain_s,
         **_number(arguments),
     )(Replica)
-    gateway = serve.deployment(serve.ingress(_asgi(settings))()).options(
+    gateway = serve.deployment(
         name=GATEWAY,
         num_replicas=arguments.gateways,
         logging_config=LOGGING,
@@ -50,7 +50,7 @@ def app(arguments: Arguments) -> serve.Application:
         max_queued_requests=settings.max_connections,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_S),
         graceful_shutdown_timeout_s=arguments.drain_s,
-    )
+    )(serve.ingress(_asgi(settings))())
     return gateway.bind(replica.bind(arguments.engine()))  # type: ignore[no-any-return]
 
 

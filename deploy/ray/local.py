@@ -5,6 +5,7 @@ line of JSON.
 """
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -101,7 +102,7 @@ def main(answers: TextIO) -> None:
             include_dashboard=False,
             object_store_memory=STORE_BYTES,
             _temp_dir=folder,
-            logging_level="warning",
+            logging_level=logging.WARNING,
             log_to_driver=False,
         )
         serve.start(http_options=HTTPOptions(host="127.0.0.1", port=int(port)))
@@ -109,7 +110,7 @@ def main(answers: TextIO) -> None:
             print(json.dumps(obey(*command)), file=answers, flush=True)
     finally:
         serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # type: ignore[no-untyped-call]
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -121,12 +122,14 @@ def obey(command: str, *values: str) -> object:
 
 def deploy(*given: str) -> None:
     """Starts the application with such arguments, or makes the one that runs so."""
-    serve.run(app(Arguments(**dict(part.split("=", 1) for part in given))), name=NAME)
+    serve.run(app(Arguments.model_validate(dict(part.split("=", 1) for part in given))), name=NAME)
 
 
 def replicas() -> list[int]:
     """Process ids of the replicas that are running."""
-    deployment = _get_global_client().get_serve_details()["applications"][NAME]["deployments"][REPLICA]
+    client = _get_global_client()
+    assert client is not None
+    deployment = client.get_serve_details()["applications"][NAME]["deployments"][REPLICA]
     return [replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
 
 
