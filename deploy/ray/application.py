@@ -51,7 +51,7 @@ def app(arguments: Arguments) -> serve.Application:
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_S),
         graceful_shutdown_timeout_s=arguments.drain_s,
     )(serve.ingress(_asgi(settings))())
-    return gateway.bind(replica.bind(arguments.engine()))  # type: ignore[no-any-return]
+    return gateway.bind(replica.bind(arguments.engine()))
 
 
 def _router(routing: str) -> RequestRouterConfig:
@@ -61,6 +61,7 @@ def _router(routing: str) -> RequestRouterConfig:
 def _number(arguments: Arguments) -> dict[str, Any]:
     if arguments.max_replicas is None:
         return {"num_replicas": arguments.replicas}
+    look_back = min(arguments.upscale_delay_s, 20.0)
     scaling = AutoscalingConfig(
         min_replicas=arguments.replicas,
         initial_replicas=arguments.replicas,
@@ -68,7 +69,8 @@ def _number(arguments: Arguments) -> dict[str, Any]:
         target_ongoing_requests=arguments.requests_per_replica,
         upscale_delay_s=arguments.upscale_delay_s,
         downscale_delay_s=arguments.downscale_delay_s,
-        look_back_period_s=min(arguments.upscale_delay_s, 30.0),
+        look_back_period_s=look_back,
+        metrics_interval_s=look_back / 2,
     )
     return {"autoscaling_config": scaling}
 

@@ -25,7 +25,7 @@ class Arguments(BaseModel):
     upscale_delay_s: Seconds = 10.0
     downscale_delay_s: Seconds = 300.0
     gateways: Count = Field(1, description="HTTP front ends, each with limits of its own")
-    gateway_cpus: Annotated[float, Field(ge=0)] = 0.5
+    gateway_cpus: Annotated[float, Field(ge=0)] = Field(0, description="cores set aside for a gateway, which uses one")
     drain_s: Seconds = Field(600.0, description="time for requests in flight when a replica is stopped")
 
     @model_validator(mode="after")

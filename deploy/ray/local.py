@@ -109,8 +109,8 @@ def main(answers: TextIO) -> None:
         for command in chain([["deploy", *given]], map(str.split, sys.stdin)):
             print(json.dumps(obey(*command)), file=answers, flush=True)
     finally:
-        serve.shutdown()
-        ray.shutdown()  # type: ignore[no-untyped-call]
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
