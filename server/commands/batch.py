@@ -203,7 +203,7 @@ async def _client(url: str | None, config: EngineConfig) -> AsyncIterator[httpx.
             yield client
         return
     engine = EngineProcess(config)
-    app = create_app(Settings(**{"api_keys": None, "log_level": "error"}), engine)
+    app = create_app(Settings.model_validate({"api_keys": None, "log_level": "error"}), engine)
     async with app.router.lifespan_context(app):
         with errors.status("loading the model"):
             while engine.state()[0] != "ready":
