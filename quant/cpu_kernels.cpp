@@ -94,6 +94,7 @@ struct LowRank {
 
 constexpr int kRanks = 4;            // numbers of a low-rank row that are computed side by side
 constexpr int64_t kOutputs = 2048;   // outputs of a task
+constexpr int64_t kAhead = 512;      // numbers that are fetched ahead
 
 constexpr int kSlots = 4;     // whose values are read side by side
 
@@ -264,7 +265,10 @@ BODY void reduce(const LowRank& p, int64_t entry, int64_t first) {
     Floats sum[kRanks] = {};
     int64_t i = 0;
     for (; i + 16 <= p.inputs; i += 16)
-        for (int k = 0; k < kRanks; ++k) sum[k] += *(const Floats*)(x + i) * *(const Floats*)(down + k * p.inputs + i);
+        for (int k = 0; k < kRanks; ++k) {
+            __builtin_prefetch(down + k * p.inputs + i + kAhead);
+            sum[k] += *(const Floats*)(x + i) * *(const Floats*)(down + k * p.inputs + i);
+        }
     for (int k = 0; k < kRanks; ++k) {
         float rest = total(sum[k]);
         for (int64_t j = i; j < p.inputs; ++j) rest += x[j] * down[k * p.inputs + j];
