@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
-from model.checkpoint import DEMO, Checkpoint, CheckpointError, Description, check_sizes
+from model.checkpoint import DEMO, Checkpoint, Description, check_sizes
+from model.config import CheckpointError
 from model.network import Network, Norm
 from model.parallel import ALONE, Ranks
 from model.storage import Storage
