@@ -27,6 +27,7 @@ class BlankFill:
         self.min_tokens = min_tokens
         self.stop = stop
         self.tokens: list[Scored] = []
+        self.token_ids: list[int] = []  # theirs
         self.offsets: list[int] = []
         self.text = ""
         self.end: Scored | None = None
@@ -35,19 +36,13 @@ class BlankFill:
         self.choice_logprobs: list[float] | None = None
         self.sent_text = self.sent_tokens = 0
 
-    @property
-    def token_ids(self) -> list[int]:
-        return [t.token_id for t in self.tokens]
-
     def accept(self, token: Scored, world: World) -> None:
         """Takes the next drawn token; sets `finish_reason` if it is the last."""
         if token.token_id in world.tokenizer.ends:
             self.end = token
             self.finish_reason = "stop"
             return
-        self.offsets.append(len(self.text.rstrip("\ufffd")))
-        self.tokens.append(token)
-        self.text = self._written(world)
+        self._add(token, world)
         found = [(at, s) for at, s in ((self.text.find(s), s) for s in self.stop) if at >= 0]
         if found:
             at, self.stop_string = min(found)
@@ -59,17 +54,21 @@ class BlankFill:
     def copy(self) -> "BlankFill":
         """Another one that goes on from here by itself."""
         fill = copy(self)
-        fill.tokens, fill.offsets = list(self.tokens), list(self.offsets)
+        fill.tokens, fill.token_ids, fill.offsets = list(self.tokens), list(self.token_ids), list(self.offsets)
         return fill
 
     def choose(self, text: str, tokens: list[Scored], end: Scored | None, logprobs: list[float], world: World) -> None:
         """Takes one of some choices; `logprobs` are what each of them is worth, its end included."""
         for token in tokens:
-            self.offsets.append(len(self.text.rstrip("\ufffd")))
-            self.tokens.append(token)
-            self.text = self._written(world)
+            self._add(token, world)
         self.text = text  # as it was asked for, also where the tokenizer folds characters
         self.end, self.finish_reason, self.choice_logprobs = end, "choice", logprobs
+
+    def _add(self, token: Scored, world: World) -> None:
+        self.offsets.append(len(self.text.rstrip("\ufffd")))
+        self.tokens.append(token)
+        self.token_ids.append(token.token_id)
+        self.text = self._written(world)
 
     def _written(self, world: World) -> str:
         """The text of the tokens, as it goes on from what was begun."""

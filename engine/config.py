@@ -14,7 +14,7 @@ class EngineConfig:
 
     `quant`, `group_size` and `quant_head` (the embedding and head) say how matrices are stored; None is what the
     checkpoint says, or float. `preset` and `tokenizer` (a folder) stand in for a config.json and a tokenizer that the
-    folder lacks.
+    folder lacks. `load_format` "dummy" reads no weights: all are invented, to try a machine.
 
     `adapters` are names and folders of those that are there from the start, `max_adapters` how many there are at most.
     """
@@ -32,5 +32,6 @@ class EngineConfig:
     tp: int = 1
     preset: str | None = None
     tokenizer: str | None = None
+    load_format: str = "auto"
     adapters: Sequence[Sequence[str]] = ()
     max_adapters: int = 32

@@ -13,6 +13,7 @@ from model.attention import KVCache
 from model.checkpoint import Checkpoint, Progress, load
 from model.config import CheckpointError
 from model.parallel import ALONE, Ranks
+from model.synthetic import invented
 from quant.vectors import kept_dtype
 
 # Tokens of a context, and of a span, that there is room for unless a smaller cache is asked for.
@@ -65,17 +66,13 @@ def load_runner(
     device = f"cuda:{local_rank}" if cuda else "cpu"
     path = Path(config.model) if config.model else None
     tokenizer = Path(config.tokenizer) if config.tokenizer else None
-    loaded = checkpoint or load(
-        path,
-        config.quant,
-        device,
-        config.group_size,
-        config.quant_head,
-        config.preset,
-        tokenizer,
-        ranks,
-        progress,
-    )
+    storage = config.quant, device, config.group_size, config.quant_head
+    if checkpoint is not None:
+        loaded = checkpoint
+    elif config.load_format == "dummy":
+        loaded = invented(path, *storage, config.preset, tokenizer, ranks)
+    else:
+        loaded = load(path, *storage, config.preset, tokenizer, ranks, progress)
     model, size = loaded.model, config.block_size
     a = model.architecture
     kept = kept_dtype(config.kv_cache_type, model.dtype)

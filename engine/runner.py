@@ -1,5 +1,6 @@
 """The runner: the only part of the engine that touches tensors of the network and its cache."""
 
+import math
 from collections.abc import Collection, Iterator
 
 import torch
@@ -78,7 +79,7 @@ class Runner:
                 found = [next(scored) for _ in rows.asked]
                 tensors = [row for row in found if isinstance(row, Tensor)]
                 # Log-probabilities have no upper end; NaN is the least.
-                bad += sum(not bool(torch.isfinite(row.amin())) for row in tensors)
+                bad += sum(not math.isfinite(row.float().cpu().numpy().min()) for row in tensors)
                 results.append(tensors[0] if len(tensors) == 1 else torch.stack(tensors))
             elif rows.want == "scores":
                 line: list[Scored | None] = []

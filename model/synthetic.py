@@ -1,11 +1,16 @@
 """Networks of true sizes with invented weights: to measure time and memory without anybody's checkpoint."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
+from model.checkpoint import DEMO, Checkpoint, Description, check_sizes
+from model.config import CheckpointError
 from model.network import Network, Norm
 from model.parallel import ALONE, Ranks
+from model.storage import Storage
 from quant.linear import Weight
 from quant.schemes import Head, Scheme
 
@@ -28,6 +33,34 @@ def synthetic(architecture: Architecture, scheme: Scheme, head: Head, seed: int 
                 filled = torch.ones(parameter.shape) if norm else _random(parameter.shape, torch.float32, generator)
                 setattr(module, name, nn.Parameter(filled, requires_grad=False))
     return model.eval().requires_grad_(False)
+
+
+def invented(
+    folder: Path | None = None,
+    quant: str | None = None,
+    device: str = "cpu",
+    group_size: int | None = None,
+    head: str | None = None,
+    preset: str | None = None,
+    tokenizer: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> Checkpoint:
+    """As `model.checkpoint.load`, of a folder that needs no weights: they are invented. Raises CheckpointError."""
+    name, folder = ("glm-demo", DEMO) if folder is None else (folder.resolve().name, folder)
+    description = Description.read(folder, preset, tokenizer)
+    kind = torch.device(device).type
+    dtype = torch.float16 if kind == "cuda" else torch.float32
+    storage = Storage.chosen(folder, None, quant, group_size, head)
+    scheme, head_scheme = storage.schemes(dtype, kind)
+    with torch.device("meta"):
+        plain = Network(description.architecture)
+    check_sizes(plain, scheme, head_scheme)
+    try:
+        model = synthetic(description.architecture, scheme, head_scheme, ranks=ranks).to(device)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    model = model.half() if kind == "cuda" else model
+    return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters)
 
 
 def _random(shape: tuple[int, ...], kind: torch.dtype, generator: torch.Generator) -> Tensor:

@@ -71,6 +71,13 @@ class Format(StrEnum):
     sat = "sat"
 
 
+class LoadFormat(StrEnum):
+    """Where weights come from."""
+
+    auto = "auto"
+    dummy = "dummy"
+
+
 class Device(StrEnum):
     """Where the model runs."""
 
@@ -95,6 +102,9 @@ def serve(
         float | None, typer.Option(help="Memory for keys and values on each device, 10⁹ bytes.")
     ] = None,
     kv_cache_type: KVCacheKind = None,
+    load_format: Annotated[
+        LoadFormat | None, typer.Option(help="dummy reads no weights: all are invented, to try a machine.")
+    ] = None,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Rows of one iteration.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests in flight before new ones get a 503.")] = None,
     max_queue_tokens: Annotated[int | None, typer.Option(help="Tokens that those in flight may need.")] = None,
@@ -122,6 +132,7 @@ def serve(
         "tp": tp,
         "kv_cache_gb": kv_cache_gb,
         "kv_cache_type": kv_cache_type.value if kv_cache_type else None,
+        "load_format": load_format.value if load_format else None,
         "max_batch_tokens": max_batch_tokens,
         "max_queue": max_queue,
         "max_queue_tokens": max_queue_tokens,

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     max_batch_tokens: Count = 2048
     kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     kv_cache_type: Literal["auto", "int8"] = "auto"
+    load_format: Literal["auto", "dummy"] = Field("auto", description="dummy: invented weights, to try a machine")
 
     max_body_bytes: Count = 2 * 1024 * 1024
     max_queue: Count = Field(256, description="requests in flight before new ones get a 503")
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
             device=device,
             kv_cache_gb=self.kv_cache_gb,
             kv_cache_type=self.kv_cache_type,
+            load_format=self.load_format,
             max_batch_tokens=self.max_batch_tokens,
             preset=self.preset,
             tokenizer=None if self.tokenizer is None else str(self.tokenizer),

@@ -1,12 +1,23 @@
 """What every tokenizer can do, and what a new kind has to say: ids of a text, bytes of an id, which ids are text."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from model.config import CheckpointError
 
 MASKS = {"[MASK]": "mask", "[sMASK]": "smask", "[gMASK]": "gmask"}
 _ROLES = {"endoftext": "eos", "startofpiece": "sop", "endofpiece": "eop"}
+
+
+class _Known(dict[int, bytes]):
+    """The bytes of ids that were asked for before: a text is decoded anew with every token that it gets."""
+
+    def __init__(self, of: Callable[[int], bytes]) -> None:
+        self._of = of
+
+    def __missing__(self, token_id: int) -> bytes:
+        found = self[token_id] = self._of(token_id)
+        return found
 
 
 class Tokenizer(ABC):
@@ -34,6 +45,7 @@ class Tokenizer(ABC):
         self.ends = tuple(dict.fromkeys(special[role] for role in ends if role in special))
         self.aliases: Mapping[int, int] = {}
         self._names = names
+        self._known = _Known(self._bytes)
 
     @property
     def names(self) -> Mapping[int, str]:
@@ -62,12 +74,12 @@ class Tokenizer(ABC):
         More ids never change what fewer gave, but for U+FFFD at its end.
         """
         text = self.decode_bytes(token_ids).decode("utf-8", errors="replace")
-        first = next((i for i in token_ids if self._bytes(i)), None)
+        first = next((i for i in token_ids if self._known[i]), None)
         return text[1:] if first is not None and self._opens_text(first) else text
 
     def decode_bytes(self, token_ids: Sequence[int]) -> bytes:
         """The bytes of ids, one after the other, which may end within a character; a first leading space is kept."""
-        return b"".join(self._bytes(i) for i in token_ids)
+        return b"".join(map(self._known.__getitem__, token_ids))
 
     def piece(self, token_id: int) -> str:
         """What one token looks like: its text, or the name of a special token."""

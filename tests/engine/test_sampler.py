@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.requests import Sampling
 from engine.sampler import Sampler
@@ -75,3 +77,19 @@ def test_penalties_come_off_the_logits_once_or_as_often_as_the_token_came() -> N
         expected = torch.softmax(scores, 0)
         for token in range(5):
             assert counts[token] / 4000 == pytest.approx(float(expected[token]), abs=0.03)
+
+
+@given(
+    st.lists(st.floats(-50, 0, width=32), min_size=6, max_size=6),
+    st.lists(st.booleans(), min_size=6, max_size=6).filter(lambda never: not all(never)),
+    st.sets(st.integers(0, 5), max_size=3),
+)
+def test_a_plain_draw_is_that_of_the_weighed_row(values: list[float], never: list[bool], banned: set[int]) -> None:
+    sampler = Sampler(Sampling(), torch.tensor(never), 0)
+    row = torch.tensor(values)
+    weighed = sampler.weighed(row, (), tuple(banned))
+    if weighed.max() == -torch.inf:
+        return
+    token = sampler.draw(row, (), tuple(banned), 2)
+    assert token.token_id == int(weighed.argmax())
+    assert token.logprob == float(row[token.token_id])
