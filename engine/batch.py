@@ -13,7 +13,7 @@ _WANTS: tuple[Want | None, ...] = (None, *get_args(Want))
 @dataclass(frozen=True, slots=True)
 class Rows:
     """New rows of one context or sequence, and what is wanted of them: nothing, or as `Sequence.want` says, with
-    `asked` rows (−1 is the last) or one target id a row (−1 for none)."""
+    `asked` rows (−1 is the last) or one target id a row (−1 for none). `adapter` is its number, 0 for none."""
 
     token_ids: tuple[int, ...]
     positions: tuple[int, ...]
@@ -22,32 +22,47 @@ class Rows:
     want: Want | None = None
     asked: tuple[int, ...] = (-1,)
     targets: tuple[int, ...] = ()
+    adapter: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixCopy:
+    """Keys and values of an adapter's prefix, from its token `first` on, to be written into blocks that are to hold
+    them: as many as there are, from the first block's first slot on."""
+
+    adapter: int
+    first: int
+    blocks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """All rows of one iteration, contexts before the sequences over them.
 
-    `copies` are blocks to be copied before anything is written: (from, to).
+    `copies` are blocks to be copied before anything is written: (from, to). Then prefixes are written.
     """
 
     rows: tuple[Rows, ...]
     copies: tuple[tuple[int, int], ...] = ()
+    prefixes: tuple[PrefixCopy, ...] = ()
 
     @property
     def num_rows(self) -> int:
         return sum(len(r.token_ids) for r in self.rows)
 
     def encoded(self) -> Iterator[int]:
-        """The batch as whole numbers, for other ranks: the copies behind their number, then of each `Rows` its sizes
-        and choices and its lists."""
+        """The batch as whole numbers, for other ranks: the copies behind their number, likewise the prefixes, then of
+        each `Rows` its sizes and choices and its lists."""
         yield len(self.copies)
         for pair in self.copies:
             yield from pair
+        yield len(self.prefixes)
+        for p in self.prefixes:
+            yield from (p.adapter, p.first, len(p.blocks), *p.blocks)
         for r in self.rows:
             s = r.span
             yield from (len(r.token_ids), s.start, s.context_len, len(s.blocks), s.causal, _WANTS.index(r.want))
-            yield from (len(r.asked), len(r.targets))
+            yield from (len(r.asked), len(r.targets), r.adapter)
             for values in (r.token_ids, r.positions, r.block_positions, s.blocks, r.asked, r.targets):
                 yield from values
 
@@ -63,12 +78,17 @@ class Batch:
 
         (num_copies,) = taken(1)
         copies = tuple((source, target) for source, target in (taken(2) for _ in range(num_copies)))
+        prefixes = []
+        for _ in range(*taken(1)):
+            adapter, first, num_blocks = taken(3)
+            prefixes.append(PrefixCopy(adapter, first, taken(num_blocks)))
         while end < len(numbers):
-            count, start, context_len, num_blocks, causal, want, num_asked, num_targets = taken(8)
+            count, start, context_len, num_blocks, causal, want, num_asked, num_targets, adapter = taken(9)
             ids, positions, block_positions = taken(count), taken(count), taken(count)
             span = Span(count, start, context_len, taken(num_blocks), bool(causal))
-            rows.append(Rows(ids, positions, block_positions, span, _WANTS[want], taken(num_asked), taken(num_targets)))
-        return Batch(tuple(rows), copies)
+            lists = taken(num_asked), taken(num_targets)
+            rows.append(Rows(ids, positions, block_positions, span, _WANTS[want], *lists, adapter))
+        return Batch(tuple(rows), copies, tuple(prefixes))
 
 
 @dataclass(frozen=True, slots=True)

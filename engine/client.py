@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from engine.events import Event, ModelCard, StepStats
+from engine.events import AdapterCard, Event, ModelCard, StepStats
 from engine.requests import Request
 
 
@@ -47,6 +47,20 @@ class EngineClient(Protocol):
     async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
         """The text of token ids, masks by name, other special tokens only with `special`. Raises RequestError for an
         id outside the vocabulary."""
+
+    @property
+    def adapters(self) -> list[AdapterCard]:
+        """The loaded adapters, which requests may name."""
+
+    async def load_adapter(self, name: str, path: str) -> AdapterCard:
+        """Loads an adapter's folder under a name; nothing that runs waits for it.
+
+        Raises RequestError for one that cannot be used, a name that is taken, or where all are in use and none more is
+        allowed.
+        """
+
+    async def unload_adapter(self, name: str) -> None:
+        """Raises RequestError for an adapter that is not there or in use."""
 
     def stats(self) -> list[StepStats]:
         """The steps since the last call, oldest first."""

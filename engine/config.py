@@ -1,5 +1,6 @@
 """What an engine is started with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -14,6 +15,8 @@ class EngineConfig:
     `quant`, `group_size` and `quant_head` (the embedding and head) say how matrices are stored; None is what the
     checkpoint says, or float. `preset` and `tokenizer` (a folder) stand in for a config.json and a tokenizer that the
     folder lacks. `load_format` "dummy" reads no weights: all are invented, to try a machine.
+
+    `adapters` are names and folders of those that are there from the start, `max_adapters` how many there are at most.
     """
 
     model: str | None = None
@@ -30,3 +33,5 @@ class EngineConfig:
     preset: str | None = None
     tokenizer: str | None = None
     load_format: str = "auto"
+    adapters: Sequence[Sequence[str]] = ()
+    max_adapters: int = 32

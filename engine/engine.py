@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 
@@ -10,19 +11,22 @@ from torch import Tensor
 
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
-from engine.events import Done, Event, Failed, ModelCard, StepStats
+from engine.events import AdapterCard, Done, Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
 from engine.job import Counts, Job, World
 from engine.loaded import Loaded, load_runner, prepare_threads
 from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
-from engine.ranks import Channel, Leading
+from engine.ranks import Channel, Leading, LeadingAdapters
+from engine.registry import Entry, Registry
 from engine.requests import Fill, Request, RequestError
 from engine.runner import Result
 from engine.scheduler import Lodging, Scheduler
 from engine.scoring import ScoreJob
-from engine.sequence import Sequence
+from engine.sequence import Prefix, Sequence
 from engine.turns import Turns
+from model.adapters.adapter import Adapter
 from model.checkpoint import Checkpoint
+from model.config import CheckpointError
 from model.layout import parse
 from model.spelling import Spelling
 from model.tokenizer import Tokenizer
@@ -81,16 +85,39 @@ class Engine:
         self._of: dict[Sequence, _Entry] = {}
         self._turns = Turns()
         self.last_stats: StepStats | None = None
+        self._loaded = loaded
+        self._adapters = loaded.runner.adapters if channel is None else LeadingAdapters(loaded.runner.adapters, channel)
+        self.registry = Registry(config.max_adapters)
+        self._worlds: dict[int, World] = {}
+        self._taken: dict[str, Entry] = {}  # by requests that are prepared
+        for name, _ in config.adapters:
+            number = self.registry.begin(name)
+            self._enter(number, name, loaded.runner.adapters.held.get(number), pinned=True)
 
     def prepare(self, request: Request, request_id: str) -> Job:
-        """Checks and lays out a request; may run in another thread. Raises RequestError."""
-        _check_bias(request, self.world)
+        """Checks and lays out a request; may run in another thread. Raises RequestError.
+
+        Its adapter, if it names one, is in use until the job ends.
+        """
+        if request.adapter is None:
+            return self._job(request, request_id, self.world)
+        entry = self.registry.take(request.adapter)
+        try:
+            job = self._job(request, request_id, self._worlds[entry.number])
+        except BaseException:
+            self.registry.give_back(entry)
+            raise
+        self._taken[request_id] = entry
+        return job
+
+    def _job(self, request: Request, request_id: str, world: World) -> Job:
+        _check_bias(request, world)
         masked = self.card.masked
         if isinstance(request, Fill):
-            return (MaskedFillJob if masked else FillJob)(request_id, request, self.world)
+            return (MaskedFillJob if masked else FillJob)(request_id, request, world)
         if request.sentence_a is not None:
-            return NextSentenceJob(request_id, request, self.world)
-        return (MaskedScoreJob if masked else ScoreJob)(request_id, request, self.world)
+            return NextSentenceJob(request_id, request, world)
+        return (MaskedScoreJob if masked else ScoreJob)(request_id, request, world)
 
     def add(self, job: Job, request: Request) -> None:
         """Starts a prepared job."""
@@ -100,8 +127,10 @@ class Engine:
             self._turns.rest()
         flow = request.tenant, request.priority
         batch = request.priority == "batch"
-        lodging = Lodging(self.scheduler, request.tenant)
-        entry = _Entry(job, lodging, now, None if timeout is None else now + timeout, passed_over=batch)
+        adapter = self._taken.pop(job.id, None)
+        lodging = Lodging(self.scheduler, request.tenant, 0 if adapter is None else adapter.number)
+        deadline = None if timeout is None else now + timeout
+        entry = _Entry(job, lodging, now, deadline, passed_over=batch, adapter=adapter)
         self._jobs[job.id] = entry
         # What the job starts later, such as its next blank, keeps its place; only what waits now takes turns.
         sequences = job.start(lodging, self._turns.next(flow))
@@ -123,6 +152,7 @@ class Engine:
         for sequence in entry.sequences:
             self.scheduler.remove(sequence)
             self._of.pop(sequence, None)
+        self._leave(entry)
         return [Failed(request_id, outcome, message, code=outcome)]  # type: ignore[arg-type]
 
     @property
@@ -190,6 +220,34 @@ class Engine:
             events += self.step()
         return events
 
+    def begin_loading(self, name: str, path: str, done: Callable[[int], object] = lambda number: None) -> int:
+        """Begins to read an adapter's folder, in a thread that calls `done` with the adapter's number; then
+        `finish_loading` is due. Raises RequestError for a name that is taken."""
+        number = self.registry.begin(name)
+        self._adapters.read(number, path, lambda: done(number))
+        return number
+
+    def finish_loading(self, number: int, name: str) -> AdapterCard:
+        """Lets requests go by an adapter that has been read. Raises RequestError for one that cannot be used, or that
+        there is no place for."""
+        try:
+            adapter = self._adapters.attach(number)
+        except CheckpointError as error:
+            self.registry.fail(number)
+            raise RequestError(str(error), "path", "invalid_adapter") from None
+        try:
+            return self._enter(number, name, adapter).card
+        except (CheckpointError, RequestError) as error:
+            self.registry.fail(number)
+            self._adapters.drop(number)
+            if isinstance(error, RequestError):
+                raise
+            raise RequestError(f"adapter {name}: {error}", "path", "invalid_adapter") from None
+
+    def unload(self, name: str) -> None:
+        """Forgets an adapter. Raises RequestError for one that is not there or in use."""
+        self._forget(self.registry.remove(name).number)
+
     def tokenize(self, text: str, special: bool = False) -> list[int]:
         """Token ids of a text; masks that the model has become their ids, everything else is text. With `special`
         every special token is read."""
@@ -214,6 +272,31 @@ class Engine:
         names = {i: name for name, i in self.tokenizer.masks.items()}
         runs = groupby(token_ids, names.get)
         return "".join(name * len([*run]) if name else self.tokenizer.decode([*run]) for name, run in runs)
+
+    def _enter(self, number: int, name: str, adapter: Adapter, pinned: bool = False) -> Entry:
+        prefix = adapter.prefix
+        length, shift = (0, 0) if prefix is None else (len(prefix), prefix.shift)
+        positions = self._loaded.checkpoint.model.architecture.max_sequence_length - shift
+        longest = min(self._loaded.longest_behind(length), positions)
+        card = AdapterCard(name, adapter.kind, int(time.time()), length)
+        entry = Entry(number, card, pinned)
+        gone = self.registry.enter(entry)
+        if gone is not None:
+            self._forget(gone.number)
+        limits = replace(self.card, max_context=longest, max_span=longest, max_positions=longest + 1)
+        self._worlds[number] = replace(self.world, card=limits) if length else self.world
+        if length:
+            self.scheduler.add_prefix(Prefix(number, length, shift))
+        return entry
+
+    def _forget(self, number: int) -> None:
+        self.scheduler.forget(number)
+        del self._worlds[number]
+        self._adapters.drop(number)
+
+    def _leave(self, entry: "_Entry") -> None:
+        if entry.adapter is not None:
+            self.registry.give_back(entry.adapter)
 
     def _advance(self, sequence: Sequence, result: Result, times: "_Times", counts: Counts) -> list[Event]:
         entry = self._of[sequence]
@@ -241,6 +324,7 @@ class Engine:
         self._take(entry, [s for s in new if not s.finished])
         if entry.job.done:
             del self._jobs[entry.job.id]
+            self._leave(entry)
             for name in (f.name for f in fields(Counts)):
                 setattr(counts, name, getattr(counts, name) + getattr(entry.job.counts, name))
             return [entry.timed(event) for event in events]
@@ -263,6 +347,7 @@ class _Entry:
     arrived: float
     deadline: float | None
     passed_over: bool
+    adapter: Entry | None = None
     sequences: list[Sequence] = field(default_factory=list)
     started: float | None = None
     answered: float | None = None

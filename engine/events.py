@@ -118,6 +118,16 @@ class StepStats:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterCard:
+    """What clients are told of a loaded adapter."""
+
+    name: str
+    kind: Literal["lora", "prefix"]
+    created: int
+    prefix_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What `/v1/models` and the request checks need to know of the loaded model."""
 

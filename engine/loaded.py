@@ -8,8 +8,10 @@ import torch
 
 from engine.config import EngineConfig
 from engine.runner import Runner
+from model.adapters.base import Base
 from model.attention import KVCache
 from model.checkpoint import Checkpoint, Progress, load
+from model.config import CheckpointError
 from model.parallel import ALONE, Ranks
 from model.synthetic import invented
 from quant.vectors import kept_dtype
@@ -28,6 +30,15 @@ class Loaded:
     num_blocks: int
     longest: int
     device: str
+
+    def longest_behind(self, prefix: int) -> int:
+        """The same behind a prefix of so many tokens. Raises CheckpointError where it leaves no room."""
+        size = self.runner.cache.block_size
+        longest = min(self.longest, fitting(self.num_blocks - -(-prefix // size) - 1, size)) if prefix else self.longest
+        if longest < size:
+            total = self.num_blocks * size
+            raise CheckpointError(f"a prefix of {prefix} tokens leaves no room for texts in a cache of {total}")
+        return longest
 
 
 def is_cuda(config: EngineConfig) -> bool:
@@ -76,8 +87,16 @@ def load_runner(
             f"kv_cache_gb: {config.kv_cache_gb:g} hold {num_blocks * size} tokens, "
             f"a context and a span need {least_blocks(size, size) * size} at the least"
         )
-    runner = Runner(model, num_blocks, size, loaded.tokenizer.aliases, config.kv_cache_type)
-    return Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
+    base = Base(model, loaded.family.namings, ranks)
+    runner = Runner(model, num_blocks, size, loaded.tokenizer.aliases, config.kv_cache_type, base)
+    whole = Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
+    if len(config.adapters) > config.max_adapters:
+        raise ValueError(f"{len(config.adapters)} adapters are more than max_adapters, {config.max_adapters}")
+    for number, (_, adapter) in enumerate(config.adapters, 1):
+        runner.adapters.read(number, adapter)
+        prefix = runner.adapters.attach(number).prefix
+        whole.longest_behind(0 if prefix is None else len(prefix))
+    return whole
 
 
 def fitting(num_blocks: int, block_size: int) -> int:

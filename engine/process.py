@@ -20,7 +20,7 @@ from typing import Any
 
 from engine.client import EngineUnavailable
 from engine.config import EngineConfig
-from engine.events import TERMINAL, Event, Failed, ModelCard, StepStats
+from engine.events import TERMINAL, AdapterCard, Event, Failed, ModelCard, StepStats
 from engine.place import Place
 from engine.requests import Request, RequestError
 from engine.wire import HEADER, decode_event, encode_request, frame
@@ -73,7 +73,10 @@ class EngineProcess:
         self._replies: dict[str, asyncio.Future[Any]] = {}
         self._stats: list[StepStats] = []
         self._numbers = itertools.count()
+        self._adapters: list[AdapterCard] = []
+        self._folders: dict[str, str] = {}  # of adapters that were loaded while serving
         self._supervisor: asyncio.Task[None] | None = None
+        self._restoring: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self._state = ("loading", "starting the engine process")
@@ -134,6 +137,18 @@ class EngineProcess:
         text: str = await self._ask(op="detokenize", token_ids=token_ids, special=special)
         return text
 
+    @property
+    def adapters(self) -> list[AdapterCard]:
+        return self._adapters
+
+    async def load_adapter(self, name: str, path: str) -> AdapterCard:
+        card = AdapterCard(**await self._ask(op="load", name=name, path=path))
+        self._folders[name] = path
+        return card
+
+    async def unload_adapter(self, name: str) -> None:
+        await self._ask(op="unload", name=name)
+
     def stats(self) -> list[StepStats]:
         taken, self._stats = self._stats, []
         return taken
@@ -144,6 +159,9 @@ class EngineProcess:
 
     async def _ask(self, **message: Any) -> Any:
         self._require_ready()
+        return await self._answer(**message)
+
+    async def _answer(self, **message: Any) -> Any:
         number = f"ask-{next(self._numbers)}"
         future = self._replies[number] = asyncio.get_running_loop().create_future()
         try:
@@ -250,9 +268,14 @@ class EngineProcess:
         elif op == "ready":
             if "card" in message:
                 self._card = ModelCard(**message["card"])
+                self._adapters = [AdapterCard(**values) for values in message["adapters"]]
             link.ready, link.loaded = True, 1.0
             if self._card is not None and all(link.ready for link in self._links):
-                self._state = ("ready", f"serving {self._card.name}")
+                self._be_ready(f"serving {self._card.name}")
+        elif op == "adapters":
+            before, self._adapters = self._adapters, [AdapterCard(**values) for values in message["adapters"]]
+            for name in {card.name for card in before} - {card.name for card in self._adapters}:
+                self._folders.pop(name, None)
         elif op == "loading":
             link.loaded = message["done"]
         elif op == "failed":
@@ -266,11 +289,29 @@ class EngineProcess:
             future = self._replies.get(message["id"])
             if future is not None and not future.done():
                 if "error" in message:
-                    future.set_exception(RequestError(message["error"], message.get("param")))
+                    future.set_exception(RequestError(message["error"], message["param"], message["code"]))
                 else:
                     future.set_result(message["value"])
         elif op == "alive" and message["step_age"] > self.step_s:
             raise Lost(f"a step took more than {self.step_s:g} s", hangs=True)
+
+    def _be_ready(self, detail: str) -> None:
+        if self._folders:
+            self._restoring = asyncio.create_task(self._restore(detail))
+        else:
+            self._state = ("ready", detail)
+
+    async def _restore(self, detail: str) -> None:
+        """Ranks that were started again get the adapters that they had, before they get any work."""
+        for name, path in list(self._folders.items()):
+            try:
+                await self._answer(op="load", name=name, path=path)
+            except RequestError as error:
+                del self._folders[name]
+                detail = f"{detail}; an adapter could not be loaded again: {error.message}"
+            except EngineUnavailable:  # lost once more
+                return
+        self._state = ("ready", detail)
 
     def _fail_all(self, message: str) -> None:
         for request_id, queue in self._queues.items():

@@ -1,20 +1,27 @@
 """Rank processes: how they find each other, and how rank 0 tells the others what to run.
 
 Rank 0 schedules; the others run what they are told. A batch crosses as whole numbers, behind the number of its step and
-a checksum: a rank that is told another step than the next one, or other numbers than were sent, ends.
+a checksum: a rank that is told another step than the next one, or other numbers than were sent, ends. So does the news
+of an adapter, whose files every rank reads by itself.
 """
 
+import os
 import zlib
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
 
+from engine.adapters import Adapters
 from engine.batch import Batch
 from engine.place import Place
 from engine.runner import Result, Runner
+from model.adapters.adapter import Adapter
+from model.config import CheckpointError
 from model.parallel import Ranks
 
 # Ranks that load large files from a busy disk wait for each other so long; one that hangs is noticed by the supervisor.
@@ -23,9 +30,20 @@ IDLE = timedelta(days=3650)  # between two batches
 _HEAD = 256  # numbers of the first message, which is all there is for a step of a few sequences
 _STOP = -1
 
+Change = Literal["read", "attach", "drop"]
+_CHANGES: tuple[Change | None, ...] = (None, *get_args(Change))  # None: a batch
+
 
 class Diverged(RuntimeError):
     """A rank was told something else than was due."""
+
+
+class AdapterNews(NamedTuple):
+    """What becomes of an adapter; `path` is that of one to be read."""
+
+    change: Change
+    number: int
+    path: str = ""
 
 
 class Channel:
@@ -38,15 +56,19 @@ class Channel:
 
     def tell(self, batch: Batch, num_top: int) -> None:
         """On rank 0: the next batch."""
-        self._send(self._step, array("q", [num_top, *batch.encoded()]))
-        self._step += 1
+        self._tell(None, num_top, *batch.encoded())
+
+    def tell_of(self, news: AdapterNews) -> None:
+        """On rank 0: what becomes of an adapter."""
+        self._tell(news.change, news.number, *os.fsencode(news.path))
 
     def stop(self) -> None:
         """On rank 0: there will be none."""
         self._send(_STOP, array("q"))
 
-    def told(self) -> tuple[Batch, int] | None:
-        """On the other ranks: waits for the next batch and the number of alternatives; None if there will be none.
+    def told(self) -> tuple[Batch, int] | AdapterNews | None:
+        """On the other ranks: waits for the next batch and the number of alternatives, or for news of an adapter; None
+        if there will be no more.
 
         Raises Diverged for another step than the next one and for numbers that are not those that were sent.
         """
@@ -66,7 +88,14 @@ class Channel:
         if zlib.crc32(numbers) != checksum:
             raise Diverged(f"the batch of step {step} is not what was sent")
         self._step += 1
-        return Batch.decoded(numbers[1:]), numbers[0]
+        change, first = _CHANGES[numbers[0]], numbers[1]
+        if change is not None:
+            return AdapterNews(change, first, os.fsdecode(bytes(numbers[2:].tolist())))
+        return Batch.decoded(numbers[2:]), first
+
+    def _tell(self, change: Change | None, *numbers: int) -> None:
+        self._send(self._step, array("q", [_CHANGES.index(change), *numbers]))
+        self._step += 1
 
     def _send(self, step: int, numbers: "array[int]") -> None:
         head = array("q", [len(numbers), step, zlib.crc32(numbers)])
@@ -89,12 +118,49 @@ class Leading:
         return self.runner.run(batch, num_top)
 
 
+class LeadingAdapters:
+    """The adapters of rank 0 among several."""
+
+    def __init__(self, adapters: Adapters, channel: Channel) -> None:
+        self._adapters = adapters
+        self._channel = channel
+
+    def read(self, number: int, path: str, done: Callable[[], object] = lambda: None) -> None:
+        """As `Adapters.read`."""
+        self._channel.tell_of(AdapterNews("read", number, path))
+        self._adapters.read(number, path, done)
+
+    def attach(self, number: int) -> Adapter:
+        """As `Adapters.attach`."""
+        self._channel.tell_of(AdapterNews("attach", number))
+        return self._adapters.attach(number)
+
+    def drop(self, number: int) -> None:
+        """As `Adapters.drop`."""
+        self._channel.tell_of(AdapterNews("drop", number))
+        self._adapters.drop(number)
+
+
 def follow(runner: Runner, channel: Channel, between: Callable[[bool], object] = lambda running: None) -> None:
     """Runs what rank 0 tells until it says that it is done; `between` is told when a step begins and ends."""
     while (told := channel.told()) is not None:
+        if isinstance(told, AdapterNews):
+            _take(told, runner.adapters)
+            continue
         between(True)
         runner.run(*told)
         between(False)
+
+
+def _take(news: AdapterNews, adapters: Adapters) -> None:
+    match news.change:
+        case "read":
+            adapters.read(news.number, news.path)
+        case "attach":
+            with suppress(CheckpointError):  # rank 0 has heard of it too, and answers
+                adapters.attach(news.number)
+        case "drop":
+            adapters.drop(news.number)
 
 
 def join(place: Place, cuda: bool) -> Channel:

@@ -67,7 +67,7 @@ class Fill:
     In an input of `Tokens` mask ids are masks, and what follows a `<sop>` is what the one blank begins with. With
     `echo` an input, one string or `Tokens`, is itself what the open blank begins with, unless it has a mask and a
     `<sop>`: its tokens are scored, and `max_tokens` may be 0. With `fit` a text that is too long loses what is
-    farthest from its one blank instead of being refused.
+    farthest from its one blank instead of being refused. `adapter` is the name of a loaded one.
     """
 
     inputs: tuple[Segments, ...]
@@ -87,6 +87,7 @@ class Fill:
     priority: Priority = "interactive"
     timeout_s: float | None = None
     tenant: str = ""
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Score:
     priority: Priority = "batch"
     timeout_s: float | None = None
     tenant: str = ""
+    adapter: str | None = None
 
 
 Request = Fill | Score

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
-from engine.batch import Batch, Scored
+from engine.adapters import Adapters
+from engine.batch import Batch, PrefixCopy, Scored
+from model.adapters.base import Base
 from model.attention import KVCache, PagedAttention
 from model.network import Network
 from quant.vectors import kept_dtype
@@ -28,9 +30,12 @@ class Runner:
         block_size: int,
         aliases: Collection[int] = (),
         kv_cache_type: str = "auto",
+        base: Base | None = None,
     ) -> None:
-        """`aliases` are tokens with the row of another one, which a distribution would count twice."""
+        """`aliases` are tokens with the row of another one, which a distribution would count twice; `base` is what
+        adapters are read for."""
         self.model = model
+        self.adapters = Adapters(base or Base(model))
         first, count = model.vocabulary.span
         self.aliases = [i - first for i in aliases if first <= i < first + count]
         a = model.architecture
@@ -51,6 +56,10 @@ class Runner:
         """
         if batch.copies:
             self.cache.copy(batch.copies)
+        for prefix in batch.prefixes:
+            self._write(prefix)
+        adapters = [r.adapter for r in batch.rows for _ in r.token_ids]
+        self.adapters.held.select(adapters)
         attend = PagedAttention(self.cache, [r.span for r in batch.rows])
         ids, positions, blocks = (
             torch.tensor([v for r in batch.rows for v in getattr(r, name)], device=self.device)
@@ -58,7 +67,9 @@ class Runner:
         )
         hidden = self.model(ids, positions, blocks, attend)
         wanted = list(_wanted(batch))
-        scored = self._scored(hidden[[index for index, _ in wanted]], [target for _, target in wanted], num_top)
+        indices = [index for index, _ in wanted]
+        chosen = [adapters[index] for index in indices]
+        scored = self._scored(hidden[indices], [target for _, target in wanted], chosen, num_top)
         results: list[Result] = []
         bad = first = 0
         for rows in batch.rows:
@@ -81,10 +92,23 @@ class Runner:
             first += len(rows.token_ids)
         return results, bad
 
-    def _scored(self, hidden: Tensor, targets: list[int], num_top: int) -> Iterator[Tensor | Scored]:
+    def _write(self, copy: PrefixCopy) -> None:
+        """Writes a part of a prefix into the cache."""
+        prefix, size = self.adapters.held.prefix(copy.adapter), self.cache.block_size
+        last = min(copy.first + len(copy.blocks) * size, len(prefix))
+        slots = [block * size + i for block in copy.blocks for i in range(size)][: last - copy.first]
+        index = torch.tensor(slots, device=self.device)
+        for layer in range(len(prefix.keys)):
+            self.cache.keys[layer].write(index, prefix.keys[layer, copy.first : last])
+            self.cache.values[layer].write(index, prefix.values[layer, copy.first : last])
+
+    def _scored(
+        self, hidden: Tensor, targets: list[int], adapters: list[int], num_top: int
+    ) -> Iterator[Tensor | Scored]:
         """Row by row log-probabilities (target −1) or a Scored, a few rows' logits at a time."""
         vocabulary = self.model.vocabulary
         for start in range(0, len(targets), LOGIT_ROWS):
+            self.adapters.held.select(adapters[start : start + LOGIT_ROWS])
             logits = self.model.logits(hidden[start : start + LOGIT_ROWS])
             if self.aliases:
                 logits[:, self.aliases] = _NEVER

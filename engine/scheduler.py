@@ -13,21 +13,22 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from engine.batch import Batch, Rows
+from engine.batch import Batch, PrefixCopy, Rows
 from engine.blocks import BlockPool
-from engine.sequence import Context, Sequence
+from engine.sequence import Context, Prefix, Sequence
 from model.attention import Span, part_b_start
 
 
 @dataclass(frozen=True, slots=True)
 class Lodging:
-    """A tenant's view of the contexts."""
+    """A tenant's view of the contexts, by way of an adapter."""
 
     scheduler: "Scheduler"
     tenant: str
+    adapter: int = 0
 
     def context(self, token_ids: tuple[int, ...]) -> Context:
-        return self.scheduler.context(token_ids, self.tenant)
+        return self.scheduler.context(token_ids, self.tenant, self.adapter)
 
     def fork(self, sequence: Sequence) -> Sequence:
         return self.scheduler.fork(sequence)
@@ -45,24 +46,36 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
-        # By tenant and tokens, least recently used first.
-        self._contexts: OrderedDict[tuple[str, tuple[int, ...]], Context] = OrderedDict()
+        # By tenant, adapter and tokens, least recently used first.
+        self._contexts: OrderedDict[tuple[str, int, tuple[int, ...]], Context] = OrderedDict()
+        self._prefixes: dict[int, Prefix] = {}
         self._copies: dict[int, int] = {}  # blocks to be written by the next step, each from which
+        self._prefix_copies: list[PrefixCopy] = []
         self.context_queries = self.context_hits = self.preemptions = 0
 
-    def context(self, token_ids: tuple[int, ...], tenant: str = "") -> Context:
+    def context(self, token_ids: tuple[int, ...], tenant: str = "", adapter: int = 0) -> Context:
         """The tenant's context of these tokens: the cached one if there is one. That of none is nobody's hit."""
+        context = Context(token_ids, None if token_ids else (), tenant, adapter, self._prefixes.get(adapter))
         if not token_ids:
-            return Context((), (), tenant)
+            return context
         self.context_queries += 1
-        key = tenant, token_ids
-        found = self._contexts.get(key)
-        if found is None:
-            found = self._contexts[key] = Context(token_ids, tenant=tenant)
-        else:
+        found = self._contexts.setdefault(context.key, context)
+        if found is not context:
             self.context_hits += found.blocks is not None
-            self._contexts.move_to_end(key)
+            self._contexts.move_to_end(context.key)
         return found
+
+    def add_prefix(self, prefix: Prefix) -> None:
+        """From now on contexts of this adapter stand behind its prefix."""
+        self._prefixes[prefix.adapter] = prefix
+
+    def forget(self, adapter: int) -> None:
+        """Drops what is cached of an adapter that nothing in the scheduler goes by."""
+        for context in [c for c in self._contexts.values() if c.adapter == adapter]:
+            self._drop(context)
+        prefix = self._prefixes.pop(adapter, None)
+        if prefix is not None:
+            self._evict(prefix)
 
     def fork(self, sequence: Sequence) -> Sequence:
         """Another sequence with the same rows, which runs at once if the first one does.
@@ -146,7 +159,8 @@ class Scheduler:
         copies: tuple[tuple[int, int], ...] = ()
         if rows_of:  # nothing is run without rows
             copies, self._copies = tuple((source, target) for target, source in self._copies.items()), {}
-        return Batch(tuple(rows_of), copies), chosen
+        prefixes, self._prefix_copies = self._prefix_copies, []
+        return Batch(tuple(rows_of), copies, tuple(prefixes)), chosen
 
     def clear_contexts(self) -> None:
         """Drops every cached context that no sequence holds."""
@@ -163,6 +177,9 @@ class Scheduler:
         expected = [0] * self.pool.num_blocks
         for context in self._contexts.values():
             for block in context.blocks or ():
+                expected[block] += 1
+        for prefix in self._prefixes.values():
+            for block in prefix.blocks or ():
                 expected[block] += 1
         for sequence in self.running:
             for block in (*sequence.held, *sequence.blocks):
@@ -185,8 +202,7 @@ class Scheduler:
                 continue
             # While it waited its context may have been dropped, and asked for anew by another request.
             if sequence.context.token_ids:
-                key = tenant, sequence.context.token_ids
-                sequence.context = self._contexts.setdefault(key, sequence.context)
+                sequence.context = self._contexts.setdefault(sequence.context.key, sequence.context)
             new = sequence.context.blocks is None
             rows = sequence.pending + (len(sequence.context) if new else 0)
             over = rows - budget if chosen or encode else 0
@@ -215,13 +231,37 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> None:
         context = sequence.context
+        before = self._opened(context.prefix)
         if context.blocks is None:
-            context.blocks = self._allocate(len(context))
-        self.pool.share(context.blocks)
-        sequence.held = context.blocks
-        sequence.blocks = [*self._allocate(len(sequence.token_ids))]
+            self.pool.share(before)
+            context.blocks = (*before, *self._own(context.prefix, len(context)))
+        sequence.held = context.blocks if len(context) else before
+        self.pool.share(sequence.held)
+        sequence.blocks = [*self._own(None if len(context) else context.prefix, len(sequence.token_ids))]
         self.waiting.remove(sequence)
         self.running.append(sequence)
+
+    def _opened(self, prefix: Prefix | None) -> tuple[int, ...]:
+        """The blocks that a prefix fills, in the cache from now on."""
+        if prefix is None:
+            return ()
+        if prefix.blocks is None:
+            prefix.blocks = self._allocate(prefix.length - self._over(prefix))
+            if prefix.blocks:
+                self._prefix_copies.append(PrefixCopy(prefix.adapter, 0, prefix.blocks))
+        return prefix.blocks
+
+    def _own(self, prefix: Prefix | None, num_tokens: int) -> tuple[int, ...]:
+        """Blocks of tokens behind a prefix, which begin with what is over of it."""
+        over = self._over(prefix)
+        blocks = self._allocate(over + num_tokens)
+        if prefix is not None and over:
+            self._prefix_copies.append(PrefixCopy(prefix.adapter, prefix.length - over, blocks[:1]))
+        return blocks
+
+    def _over(self, prefix: Prefix | None) -> int:
+        """Tokens of a prefix behind the last block that it fills."""
+        return 0 if prefix is None else prefix.length % self.pool.block_size
 
     def _allocate(self, num_tokens: int) -> tuple[int, ...]:
         blocks = self.pool.allocate(self.pool.blocks_for(num_tokens))
@@ -237,17 +277,30 @@ class Scheduler:
         return True
 
     def _make_room(self, blocks: int, keep: Context | None) -> bool:
-        """Drops unused contexts, least recently used first, until so many blocks are free."""
-        for key, context in list(self._contexts.items()):
+        """Drops unused contexts, least recently used first, then unused prefixes, until so many blocks are free."""
+        for context in list(self._contexts.values()):
             if self.pool.num_free >= blocks:
                 break
-            if context is keep or (context.blocks and self.pool.holders(context.blocks[0]) > 1):
-                continue
-            del self._contexts[key]
-            if context.blocks is not None:
-                self.pool.release(context.blocks)
-                context.blocks = None
+            # Its last block is its own, others may be its prefix's.
+            if context is not keep and not (context.blocks and self.pool.holders(context.blocks[-1]) > 1):
+                self._drop(context)
+        for prefix in self._prefixes.values():
+            if self.pool.num_free >= blocks:
+                break
+            kept = keep is not None and keep.prefix is prefix
+            if not kept and prefix.blocks and self.pool.holders(prefix.blocks[0]) == 1:
+                self._evict(prefix)
         return self.pool.num_free >= blocks
+
+    def _drop(self, context: Context) -> None:
+        del self._contexts[context.key]
+        if context.blocks is not None:
+            self.pool.release(context.blocks)
+            context.blocks = None
+
+    def _evict(self, prefix: Prefix) -> None:
+        self.pool.release(prefix.blocks or ())
+        prefix.blocks = None
 
     def _victim(self, sequence: Sequence) -> Sequence:
         """Whom to preempt for a running sequence's next block: one of another tenant's surplus; else its own tenant's
@@ -311,9 +364,16 @@ class Scheduler:
         return held
 
     def _needed(self, sequence: Sequence) -> int:
-        """Blocks that a waiting sequence needs to run, with those of its context if that is to be encoded."""
-        encoding = 0 if sequence.context.blocks is not None else self.pool.blocks_for(len(sequence.context))
-        return encoding + self.pool.blocks_for(len(sequence.token_ids))
+        """Blocks that a waiting sequence needs to run, with those of its context and its prefix if they are not in the
+        cache."""
+        context, pool = sequence.context, self.pool
+        prefix, over = context.prefix, self._over(context.prefix)
+        needed = pool.blocks_for(len(sequence.token_ids) + (0 if len(context) else over))
+        if context.blocks is None:
+            needed += pool.blocks_for(over + len(context))
+        if prefix is not None and prefix.blocks is None:
+            needed += pool.blocks_for(prefix.length - over)
+        return needed
 
     def _preempt(self, sequence: Sequence, rank: float | None = None) -> None:
         self.preemptions += 1
@@ -328,21 +388,29 @@ class Scheduler:
         sequence.held, sequence.blocks, sequence.computed = (), [], 0
 
     def _context_rows(self, context: Context) -> Rows:
-        length = len(context)
-        span = Span(length, 0, length, context.blocks or (), self.causal)
-        return Rows(context.token_ids, tuple(range(length)), (0,) * length, span)
+        # What is known of a prefix needs no kernel of its own: to all others it is the beginning of part A.
+        length, start, shift = len(context), context.start, _shift(context)
+        span = Span(length, start, start + length, context.blocks or (), self.causal)
+        positions = tuple(range(shift, shift + length))
+        return Rows(context.token_ids, positions, (0,) * length, span, adapter=context.adapter)
 
     def _sequence_rows(self, sequence: Sequence) -> Rows:
-        done = sequence.computed
-        start = part_b_start(len(sequence.context), self.pool.block_size) + done
-        visible = len(sequence.token_ids) if sequence.whole else len(sequence.context)
-        span = Span(sequence.pending, start, visible, (*sequence.held, *sequence.blocks), self.causal)
+        done, context = sequence.computed, sequence.context
+        visible = context.start + len(sequence.token_ids if sequence.whole else context)
+        start = context.start if sequence.whole else part_b_start(visible, self.pool.block_size)
+        span = Span(sequence.pending, start + done, visible, (*sequence.held, *sequence.blocks), self.causal)
+        shift = _shift(context)
         return Rows(
             tuple(sequence.token_ids[done:]),
-            tuple(sequence.positions[done:]),
+            tuple(position + shift for position in sequence.positions[done:]),
             tuple(sequence.block_positions[done:]),
             span,
             sequence.want,
             sequence.asked,
             tuple(sequence.targets[done:]),
+            context.adapter,
         )
+
+
+def _shift(context: Context) -> int:
+    return 0 if context.prefix is None else context.prefix.shift

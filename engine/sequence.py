@@ -7,15 +7,42 @@ Want = Literal["token", "scores", "pair"]
 
 
 @dataclass(slots=True, eq=False)
+class Prefix:
+    """An adapter's `length` tokens before every context; `shift` is added to the positions of all that follow.
+
+    All contexts behind it share the blocks that it fills; what is over of it begins each one's own first block.
+    `blocks` is None while it is not in the cache.
+    """
+
+    adapter: int
+    length: int
+    shift: int = 0
+    blocks: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Context:
-    """Part A of one or many sequences of a tenant. `blocks` is None until the context is encoded in the cache."""
+    """Part A of one or many sequences of a tenant, as an adapter reads it. `blocks`, those of its prefix first, is None
+    until the context is encoded in the cache."""
 
     token_ids: tuple[int, ...]
     blocks: tuple[int, ...] | None = None
     tenant: str = ""
+    adapter: int = 0
+    prefix: Prefix | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def key(self) -> tuple[str, int, tuple[int, ...]]:
+        """What it is found by."""
+        return self.tenant, self.adapter, self.token_ids
+
+    @property
+    def start(self) -> int:
+        """The slot of its first token."""
+        return self.prefix.length if self.prefix is not None else 0
 
 
 @dataclass(slots=True, eq=False)

@@ -69,8 +69,35 @@ class Worker:
             if kind == "job":
                 job, request = value
                 self.engine.add(job, request)
+            elif kind in ("load", "loaded", "unload"):
+                self._change_adapters(kind, value)
             elif kind == "cancel" and self.engine.cancel(value) and self.engine.idle:
                 self._send_idle()
+
+    def _change_adapters(self, kind: str, message: dict[str, Any]) -> None:
+        """Loads or unloads an adapter between two steps; its files are read meanwhile, beside them."""
+        card = None
+        try:
+            if kind == "load":
+                self.engine.begin_loading(
+                    message["name"],
+                    message["path"],
+                    lambda number: self.inbox.put(("loaded", {**message, "number": number})),
+                )
+                return
+            if kind == "loaded":
+                card = self.engine.finish_loading(message["number"], message["name"])
+            else:
+                self.engine.unload(message["name"])
+        except RequestError as error:
+            self._refuse(message["id"], error)
+            return
+        cards = [asdict(card) for card in self.engine.registry.cards]
+        self.link.send(op="adapters", adapters=cards)
+        self.link.send(op="reply", id=message["id"], value=None if card is None else asdict(card))
+
+    def _refuse(self, message_id: str, error: RequestError) -> None:
+        self.link.send(op="reply", id=message_id, error=error.message, param=error.param, code=error.code)
 
     def _read(self) -> None:
         """Reads frames until the supervisor is gone. Tokenizing here leaves the iterations undisturbed."""
@@ -82,6 +109,8 @@ class Worker:
                 self._prepare(message["id"], decode_request(message["request"]))
             elif op == "cancel":
                 self.inbox.put(("cancel", message["id"]))
+            elif op in ("load", "unload"):
+                self.inbox.put((op, message))
             elif op == "tokenize":
                 ids = self.engine.tokenize(message["text"], message["special"])
                 self.link.send(op="reply", id=message["id"], value=ids)
@@ -90,7 +119,7 @@ class Worker:
                     text = self.engine.detokenize(message["token_ids"], message["special"])
                     self.link.send(op="reply", id=message["id"], value=text)
                 except RequestError as error:
-                    self.link.send(op="reply", id=message["id"], error=error.message, param=error.param)
+                    self._refuse(message["id"], error)
         self.inbox.put(("stop", None))
 
     def _prepare(self, request_id: str, request: Request) -> None:
@@ -144,7 +173,8 @@ class Rank:
             return
         assert isinstance(self.link, Link), "rank 0 has a supervisor"
         engine = Engine(self.config, loaded=loaded, channel=channel)
-        self.link.send(op="ready", card=asdict(engine.card))
+        cards = [asdict(card) for card in engine.registry.cards]
+        self.link.send(op="ready", card=asdict(engine.card), adapters=cards)
         Worker(self.link, engine, channel).run()
 
 

@@ -18,8 +18,8 @@ class Config:
         self.source = source
 
     @classmethod
-    def read(cls, folder: Path) -> "Config":
-        path = folder / "config.json"
+    def read(cls, folder: Path, name: str = "config.json") -> "Config":
+        path = folder / name
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

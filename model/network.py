@@ -15,6 +15,7 @@ from model.attention import Attend
 from model.parallel import ALONE, Ranks, RowLinear, VocabularyEmbedding
 from model.rotary import Rotation, rotate, rotation
 from quant import cpu
+from quant.adapted import Adapted
 from quant.linear import Linear, Weight
 from quant.schemes import Float, Head, Scheme
 
@@ -114,11 +115,13 @@ class Norm(nn.Module):
         self.epsilon = architecture.epsilon
         self.weight = nn.Parameter(torch.ones(width, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(width, dtype=dtype)) if architecture.norm == "layer" else None
+        self.adapted: Adapted | None = None  # biases only
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bias is None:
             return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
-        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.epsilon)
+        out = F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.epsilon)
+        return out if self.adapted is None else self.adapted.added(out, x)
 
 
 class Block(nn.Module):

@@ -7,6 +7,7 @@ own runtime, so that both share one pool of threads: two pools on the same cores
 import ctypes
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -49,6 +50,7 @@ def kernels() -> Kernels:
         i64, i32,
     ]  # fmt: skip
     library.glm_infill_attention.argtypes = [i32, *[pointer] * 8, *[i64] * 6, i32]
+    library.glm_infill_low_rank.argtypes = [i32, *[pointer] * 7, *[i64] * 6, i32]
     library.glm_infill_gelu.argtypes = [i32, pointer, pointer, i64, i32]
     for function in ("linear", "gelu"):
         getattr(library, f"glm_infill_{function}").restype = None
@@ -106,6 +108,7 @@ for _schema in (
     "-> Tensor",
     "attention(Tensor query, Tensor keys, Tensor values, Tensor rows, Tensor blocks, int block_size, "
     "Tensor? key_scales=None, Tensor? value_scales=None) -> Tensor",
+    "add_low_rank(Tensor(a!) out, Tensor x, Tensor entries, Tensor[] down, Tensor[] up, int[] first) -> ()",
     "gelu(Tensor x) -> Tensor",
 ):
     _library.define(_schema)  # type: ignore[no-untyped-call]
@@ -157,6 +160,18 @@ def attention(
         query, keys, values, rows, blocks, block_size, key_scales, value_scales
     )
     return out
+
+
+def add_low_rank(
+    out: Tensor, x: Tensor, entries: Tensor, down: Sequence[Tensor], up: Sequence[Tensor], first: Sequence[int]
+) -> None:
+    """Adds low-rank products to some rows, float32: out[row, first:] += x[row] · downᵀ · up; a row's bits are its own.
+
+    out [rows, outputs], x [rows, inputs]; `entries` int64 [entries, 2]: a row and its piece, entries of one piece best
+    behind each other, and those of one row with outputs apart; of each piece down [rank, inputs], up [rank, width] and
+    its first output. Raises ValueError for other shapes, IndexError for rows, pieces or outputs that are not there.
+    """
+    torch.ops.glm_infill.add_low_rank(out, x, entries, down, up, first)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -303,6 +318,30 @@ def _like_query(
     return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 
+def _add_low_rank(
+    out: Tensor, x: Tensor, entries: Tensor, down: list[Tensor], up: list[Tensor], first: list[int]
+) -> None:
+    x, inputs = x.contiguous(), x.shape[1]
+    floats = (out, *down, *up)
+    if any(t.dtype != torch.float32 or not t.is_contiguous() for t in floats) or x.dtype != torch.float32:
+        raise ValueError("low-rank products take float32 without gaps")
+    if len(out) != len(x) or any(d.shape != (len(u), inputs) for d, u in zip(down, up, strict=True)):
+        raise ValueError(f"low-rank products of {list(x.shape)} inputs do not fit")
+    if entries.dtype != torch.int64 or entries.shape != (len(entries), 2) or not entries.is_contiguous():
+        raise ValueError("entries are int64 [entries, 2] without gaps")
+    pieces = torch.tensor([(*u.shape[:1], start, u.shape[1]) for u, start in zip(up, first, strict=True)])
+    stride = max((len(u) for u in up), default=0)
+    hidden = x.new_empty((len(entries), stride))
+    addresses = [(ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors)) for tensors in (down, up)]
+    sizes = (*x.shape, out.shape[1], len(entries), len(up), stride)
+    if not _call("low_rank", x, out, entries, *addresses, pieces, hidden, *sizes):
+        raise IndexError("a low-rank product of rows, pieces or outputs that are not there")
+
+
+def _no_result(out: Tensor, x: Tensor, entries: Tensor, down: list[Tensor], up: list[Tensor], first: list[int]) -> None:
+    pass
+
+
 def _gelu(x: Tensor) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
@@ -319,6 +358,7 @@ for _name, _run, _fake in (
     ("rows_linear", _rows_linear, _like_rows_product),
     ("quantized_linear", _quantized_linear, _like_product),
     ("attention", _attention, _like_query),
+    ("add_low_rank", _add_low_rank, _no_result),
     ("gelu", _gelu, _like_input),
 ):
     _library.impl(_name, _run, "CPU")  # type: ignore[no-untyped-call]

@@ -1,4 +1,5 @@
-// Kernels for a CPU: products of int8 activations with int4 or int8 weights, attention over cache blocks, GELU.
+// Kernels for a CPU: products of int8 activations with int4 or int8 weights, low-rank products of single rows,
+// attention over cache blocks, GELU.
 //
 // C interface, no headers of torch: quant/cpu.py calls it through ctypes. Every function is compiled once for each
 // instruction set and chosen by `variant`. OpenMP symbols are left unresolved on purpose, see quant/cpu.py.
@@ -66,6 +67,34 @@ struct Attention {
         return true;
     }
 };
+
+// Low-rank products: out[row] += up · (down · x[row]), each row by the piece that its entry names.
+struct LowRank {
+    const float* x;              // [rows, inputs]
+    float* out;                  // [rows, outputs]
+    const int64_t* entry;        // [entries, 2]: a row and its piece
+    const float* const* down;    // of each piece [rank, inputs]
+    const float* const* up;      // of each piece [rank, width]
+    const int64_t* piece;        // [pieces, 3]: rank, first output, width
+    float* hidden;               // [entries, stride]
+    int64_t rows, inputs, outputs, entries, pieces, stride;
+
+    // Whether every entry is there, and every piece within the outputs and `hidden`.
+    bool valid() const {
+        for (int64_t e = 0; e < entries; ++e)
+            if (entry[2 * e] < 0 || entry[2 * e] >= rows || entry[2 * e + 1] < 0 || entry[2 * e + 1] >= pieces)
+                return false;
+        for (int64_t n = 0; n < pieces; ++n) {
+            const int64_t* info = piece + 3 * n;
+            if (info[0] < 1 || info[0] > stride || info[1] < 0 || info[2] < 0 || info[2] > outputs - info[1]) return false;
+        }
+        return true;
+    }
+};
+
+constexpr int kRanks = 4;            // numbers of a low-rank row that are computed side by side
+constexpr int64_t kOutputs = 2048;   // outputs of a task
+constexpr int64_t kAhead = 512;      // numbers that are fetched ahead
 
 constexpr int kSlots = 4;     // whose values are read side by side
 
@@ -224,6 +253,47 @@ BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, floa
         original<kOrder>(out + h * p.size, p.size, inverse[h], p.out + row * step + (from + h) * p.size);
 }
 
+// Up to `kRanks` numbers of an entry's low-rank row, from number `first` on.
+BODY void reduce(const LowRank& p, int64_t entry, int64_t first) {
+    const int64_t row = p.entry[2 * entry], n = p.entry[2 * entry + 1], rank = p.piece[3 * n];
+    const float *x = p.x + row * p.inputs, *down = p.down[n] + first * p.inputs;
+    float* hidden = p.hidden + entry * p.stride + first;
+    if (first + kRanks > rank) {
+        for (int64_t k = 0; k < rank - first; ++k) hidden[k] = dot(x, down + k * p.inputs, p.inputs);
+        return;
+    }
+    Floats sum[kRanks] = {};
+    int64_t i = 0;
+    for (; i + 16 <= p.inputs; i += 16)
+        for (int k = 0; k < kRanks; ++k) {
+            __builtin_prefetch(down + k * p.inputs + i + kAhead);
+            sum[k] += *(const Floats*)(x + i) * *(const Floats*)(down + k * p.inputs + i);
+        }
+    for (int k = 0; k < kRanks; ++k) {
+        float rest = total(sum[k]);
+        for (int64_t j = i; j < p.inputs; ++j) rest += x[j] * down[k * p.inputs + j];
+        hidden[k] = rest;
+    }
+}
+
+// Adds to some outputs of an entry's row, of its piece's those from `first` on.
+BODY void expand(const LowRank& p, int64_t entry, int64_t first) {
+    const int64_t row = p.entry[2 * entry], n = p.entry[2 * entry + 1];
+    const int64_t rank = p.piece[3 * n], width = p.piece[3 * n + 2], count = std::min(width - first, kOutputs);
+    const float *hidden = p.hidden + entry * p.stride, *up = p.up[n];
+    float* out = p.out + row * p.outputs + p.piece[3 * n + 1] + first;
+    int64_t k = 0;
+    for (; k + kRanks <= rank; k += kRanks) {
+        const float* lines[kRanks];
+        for (int j = 0; j < kRanks; ++j) lines[j] = up + (k + j) * width;
+        mix<kRanks>(hidden + k, lines, first, count, out);
+    }
+    for (; k < rank; ++k) {
+        const float* line = up + k * width;
+        mix<1>(hidden + k, &line, first, count, out);
+    }
+}
+
 // x · (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2 = x / (1 + e^(-2√(2/π)(x + 0.044715 x³)))
 BODY void gelu16(const float* x, float* y, int64_t count) {
     Floats v = {};
@@ -246,6 +316,8 @@ BODY void gelu(const float* x, float* y, int64_t count) {
                                    int64_t stride) {                                                              \
         attend<Number>(p, row, from, to, scratch, stride);                                                       \
     }                                                                                                             \
+    TARGET_ static void reduce_some(const LowRank& p, int64_t entry, int64_t first) { reduce(p, entry, first); }  \
+    TARGET_ static void expand_some(const LowRank& p, int64_t entry, int64_t first) { expand(p, entry, first); }  \
     TARGET_ static void gelu_part(const float* x, float* y, int64_t count) { gelu(x, y, count); }
 
 float half_to_float(uint16_t h) {
@@ -606,6 +678,27 @@ int attention(const Attention& p, int threads) {
 }
 
 template <class Variant>
+int low_rank(const LowRank& p, int threads) {
+    if (!p.valid()) return 0;
+    const int64_t groups = (p.stride + kRanks - 1) / kRanks, chunks = (p.outputs + kOutputs - 1) / kOutputs;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < p.entries * groups; ++task) {
+            const int64_t entry = task / groups, first = task % groups * kRanks;
+            if (first < p.piece[3 * p.entry[2 * entry + 1]]) Variant::reduce_some(p, entry, first);
+        }
+        // Chunks before entries: those of one piece, which follow each other, find its lines in the cache.
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < p.entries * chunks; ++task) {
+            const int64_t entry = task % p.entries, first = task / p.entries * kOutputs;
+            if (first < p.piece[3 * p.entry[2 * entry + 1] + 2]) Variant::expand_some(p, entry, first);
+        }
+    }
+    return 1;
+}
+
+template <class Variant>
 void gelu_all(const float* x, float* y, int64_t count, int threads) {
     const int64_t piece = 16 * 1024;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && count > piece)
@@ -668,6 +761,14 @@ int glm_infill_attention(int variant, const float* query, const void* keys, cons
     Attention p{query,  keys, values, key_scales, value_scales, out,  row,
                 blocks, rows, heads,  size,       block_size,   num_blocks, slots};
     CALL(attention, p, threads);
+}
+
+// 0 and nothing done for an entry or a piece that is not there. Entries of one row have pieces with outputs apart.
+int glm_infill_low_rank(int variant, const float* x, float* out, const int64_t* entry, const float* const* down,
+                        const float* const* up, const int64_t* piece, float* hidden, int64_t rows, int64_t inputs,
+                        int64_t outputs, int64_t entries, int64_t pieces, int64_t stride, int threads) {
+    LowRank p{x, out, entry, down, up, piece, hidden, rows, inputs, outputs, entries, pieces, stride};
+    CALL(low_rank, p, threads);
 }
 
 void glm_infill_gelu(int variant, const float* x, float* y, int64_t count, int threads) {

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from quant.adapted import Adapted
 from quant.schemes import Head, Scheme, Tensors
 
 
@@ -17,6 +18,7 @@ class Weight(nn.Module):
         self.scheme = scheme
         self.in_features = in_features
         self.out_features = out_features
+        self.adapted: Adapted | None = None
         self._names: tuple[str, ...] = ()
         stored = scheme.tensors(out_features, in_features)
         self._register({name: torch.empty(shape, dtype=kind) for name, (shape, kind) in stored.items()})
@@ -29,6 +31,11 @@ class Weight(nn.Module):
     def packed(self) -> Tensors:
         """The weight as the scheme's products take it."""
         return {name: getattr(self, name) for name in self._names}
+
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [..., in_features] · weightᵀ + bias, and what adapters add to it."""
+        out = self.scheme.matmul(x, self.packed(), bias, self.out_features)
+        return out if self.adapted is None else self.adapted.added(out, x)
 
     def _register(self, tensors: Tensors) -> None:
         for name in self._names:
@@ -49,7 +56,7 @@ class Linear(Weight):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] → [..., out_features]."""
-        return self.scheme.matmul(x, self.packed(), self.bias, self.out_features)
+        return self.product(x, self.bias)
 
 
 class Embedding(Weight):
@@ -66,4 +73,4 @@ class Embedding(Weight):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., width] → [..., num_rows] in float32"""
-        return self.scheme.matmul(hidden, self.packed(), None, self.out_features).float()
+        return self.product(hidden).float()

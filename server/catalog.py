@@ -4,7 +4,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from engine.events import ModelCard
+from engine.client import EngineClient
+from engine.events import AdapterCard, ModelCard
+from engine.requests import RequestError
 from server.answer import Answer
 from server.service import Service, service_of
 from server.settings import Limits
@@ -14,11 +16,44 @@ router = APIRouter()
 
 @router.get("/v1/models", tags=["models"])
 async def models(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The loaded model, as a list of one."""
-    return Answer({"object": "list", "data": [_entry(service.engine.card, service.settings.limits)]})
+    """The loaded model, and each adapter as a model of its own whose parent it is."""
+    card, adapters = service.engine.card, service.engine.adapters
+    base = _entry(card, [adapter.name for adapter in adapters], service.settings.limits)
+    return Answer({"object": "list", "data": [base, *(adapter_entry(adapter, card) for adapter in adapters)]})
 
 
-def _entry(card: ModelCard, limits: Limits) -> dict[str, Any]:
+def named_adapter(engine: EngineClient, model: str | None, adapter: str | None = None) -> str | None:
+    """The adapter that a request goes by: named as such, or in the model's place, as vLLM's clients do.
+
+    Raises RequestError for a model or an adapter that is not loaded.
+    """
+    names = [card.name for card in engine.adapters]
+    if adapter is not None and adapter not in names:
+        raise RequestError(f"no adapter {adapter[:80]!r} is loaded", "adapter", "adapter_not_found")
+    if model in (None, engine.card.name):
+        return adapter
+    if model not in names:
+        known = ", ".join(map(repr, (engine.card.name, *names)))
+        raise RequestError(f"there is no such model here, only {known}", "model", "model_not_found")
+    if adapter not in (None, model):
+        raise RequestError(f"model is the adapter {model!r}, adapter is {adapter!r}", "adapter")
+    return model
+
+
+def adapter_entry(adapter: AdapterCard, card: ModelCard) -> dict[str, Any]:
+    """An adapter as clients see it; its name can stand for the model's."""
+    return {
+        "id": adapter.name,
+        "object": "model",
+        "created": adapter.created,
+        "owned_by": "glm-infill",
+        "parent": card.name,
+        "kind": adapter.kind,
+        "prefix_tokens": adapter.prefix_tokens,
+    }
+
+
+def _entry(card: ModelCard, adapters: list[str], limits: Limits) -> dict[str, Any]:
     return {
         "id": card.name,
         "object": "model",
@@ -51,5 +86,5 @@ def _entry(card: ModelCard, limits: Limits) -> dict[str, Any]:
         "kernels": card.kernels,
         "kv_cache_type": card.kv_cache_type,
         "kv_cache_tokens": card.kv_cache_tokens,
-        "adapters": [],
+        "adapters": adapters,
     }

@@ -35,6 +35,7 @@ from server.options import (
     GROUP_SIZE,
     QUANT,
     QUANT_HEAD,
+    Adapter,
     AsJson,
     GroupSize,
     Head,
@@ -48,6 +49,7 @@ from server.options import (
     TokenizerFolder,
     Url,
     engine_config,
+    named_folders,
 )
 from server.schemas import InfillRequest, ScoreRequest
 from server.serving import serve as run_server
@@ -109,6 +111,9 @@ def serve(
     api_keys: Annotated[Path | None, typer.Option(help="Key file, see `keys new`; anybody may ask without.")] = None,
     requests_per_minute: Annotated[float | None, typer.Option(help="Of a key, or of all without keys.")] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(help="Likewise, prompt and answer together.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of an adapter; may be given often.")] = None,
+    adapter_root: Annotated[Path | None, typer.Option(help="Folder below which /v1/adapters may load more.")] = None,
+    max_adapters: Annotated[int | None, typer.Option(help="The one used least recently makes way for more.")] = None,
     otlp_endpoint: Annotated[str | None, typer.Option(help="Where OpenTelemetry spans go, by OTLP over HTTP.")] = None,
 ) -> None:
     """Serves a model over HTTP. Options left out come from GLM_INFILL_* or the defaults.
@@ -134,6 +139,9 @@ def serve(
         "api_keys": api_keys,
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
+        "adapters": named_folders(adapter) if adapter else None,
+        "adapter_root": adapter_root,
+        "max_adapters": max_adapters,
         "otlp_endpoint": otlp_endpoint,
     }
     try:
@@ -175,6 +183,7 @@ def fill(
     preset: Preset = None,
     tokenizer: TokenizerFolder = None,
     kv_cache_type: KVCacheKind = None,
+    adapter: Adapter = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -194,6 +203,7 @@ def fill(
         k: v for k, v in {"strategy": strategy, "stop": stop, "seed": seed, "choices": choice}.items() if v is not None
     }
     config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
+    body, config = with_adapter(body, config, adapter, url)
     answer = ask("infill", body, lambda b: InfillRequest.model_validate(b).fill(Limits()), url, config)
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
@@ -219,6 +229,7 @@ def score(
     preset: Preset = None,
     tokenizer: TokenizerFolder = None,
     kv_cache_type: KVCacheKind = None,
+    adapter: Adapter = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -229,6 +240,7 @@ def score(
         one_blank = sum(text.count(mask) for mask in ("[MASK]", "[sMASK]", "[gMASK]")) == 1
         body["spans"] = [[s] for s in span] if one_blank else span
     config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
+    body, config = with_adapter(body, config, adapter, url)
     answer = ask("score", body, lambda b: ScoreRequest.model_validate(b).score(Limits()), url, config)
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
@@ -410,6 +422,16 @@ def doctor(as_json: AsJson = False) -> None:
             shown = ", ".join(item) if isinstance(item, list) else item
             table.add_row(f"{name} {key}".strip(), str(shown or "none"))
     output.print(table)
+
+
+def with_adapter(
+    body: dict[str, Any], config: EngineConfig, adapter: str | None, url: str | None
+) -> tuple[dict[str, Any], EngineConfig]:
+    """A request that goes by an adapter: a server's by its name, or the one in a folder."""
+    if adapter is None:
+        return body, config
+    name = adapter if url is not None else "adapter"
+    return {**body, "adapter": name}, dataclasses.replace(config, adapters=[(name, adapter)])
 
 
 def ask(

@@ -8,6 +8,7 @@ import math
 import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Annotated, Any
 from uuid import uuid4
@@ -20,6 +21,7 @@ from engine.events import BlankDone, Done, ModelCard, ResultDone
 from engine.requests import RequestError, Tokens
 from server.answer import Answer
 from server.body import read_object
+from server.catalog import named_adapter
 from server.completion_stream import CompletionEvents, usage
 from server.exchange import Events, complete, submit
 from server.logprobs import Logprobs
@@ -55,14 +57,15 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     service.ignored.note(PATH, raw.keys() - CompletionRequest.model_fields)
     body = CompletionRequest.model_validate(raw)
     card = engine.card
-    work = body.fill(settings.limits, card)
+    adapter = named_adapter(engine, body.model)
+    work = replace(body.fill(settings.limits, card), adapter=adapter)
     asked = body.asked()
     work_id = f"cmpl-{uuid4().hex}"
     head = {
         "id": work_id,
         "object": "text_completion",
         "created": int(time.time()),
-        "model": card.name,
+        "model": adapter or card.name,
         "system_fingerprint": _fingerprint(card),
     }
     texts = [await _shown(prompt, engine) for prompt in asked.prompts] if body.echo else [""] * len(asked.prompts)

@@ -17,6 +17,7 @@ TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    409: "conflict_error",
     429: "rate_limit_error",
     500: "server_error",
     501: "not_supported_error",
@@ -47,7 +48,8 @@ FRAMEWORK = {
     415: "unsupported_media_type",
     422: "invalid_value",
 }
-NOT_FOUND = {"model_not_found", "adapter_not_found"}
+NOT_FOUND = {"model_not_found", "adapter_not_found", "path_not_found"}
+CONFLICTS = {"adapter_exists", "adapter_in_use", "adapters_full"}
 MAX_PATH_LEN = 120
 # When a place in the queue may have become free.
 RETRY_S = 1.0
@@ -101,7 +103,7 @@ def translate(error: Exception, request_id: str) -> ApiError:
         code = FRAMEWORK.get(error.status_code, "error")
         return ApiError(error.status_code, error.detail, code, headers=dict(error.headers or {}))
     if isinstance(error, RequestError):
-        status = 404 if error.code in NOT_FOUND else 400
+        status = 404 if error.code in NOT_FOUND else 409 if error.code in CONFLICTS else 400
         return ApiError(status, error.message, error.code, error.param)
     if isinstance(error, ValidationError):
         return invalid(error)

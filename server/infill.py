@@ -1,6 +1,7 @@
 """`POST /v1/infill`: fills the blanks of a text, whole or as a stream."""
 
 import time
+from dataclasses import replace
 from typing import Annotated
 from uuid import uuid4
 
@@ -9,6 +10,7 @@ from starlette.responses import Response
 
 from server.answer import Answer
 from server.body import read_object
+from server.catalog import named_adapter
 from server.exchange import complete, submit
 from server.openapi import takes
 from server.schemas import InfillRequest
@@ -23,9 +25,9 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
     """Fills every blank of every input, `n` times."""
     settings = service.settings
     body = InfillRequest.model_validate(await read_object(request, settings.body_seconds))
-    work = body.fill(settings.limits)
     card = service.engine.card
-    body.check_names(card)
+    adapter = named_adapter(service.engine, body.model, body.adapter)
+    work = replace(body.fill(settings.limits), adapter=adapter)
     work_id = f"infill-{uuid4().hex}"
     head = {"id": work_id, "object": "infill", "created": int(time.time()), "model": card.name}
     events = submit(service, request, work, work_id)

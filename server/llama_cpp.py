@@ -5,6 +5,7 @@ A text that is too long loses what is farthest from the cursor, and `truncated` 
 """
 
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -35,7 +36,9 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
         raise ApiError(501, "Infill is not supported by this model", "unsupported")
     service.ignored.note(LLAMA_CPP, raw.keys() - EditorRequest.model_fields)
     body = EditorRequest.model_validate(raw)
-    work = body.fill(limits, card, card.infill_mask)
+    # Editors send whatever name they were given: only that of an adapter means something.
+    adapter = next((a.name for a in service.engine.adapters if a.name == body.model), None)
+    work = replace(body.fill(limits, card, card.infill_mask), adapter=adapter)
     if body.num_tokens(limits, card):
         events = submit(service, request, work, f"infill-{uuid4().hex}", NAMES)
         follow = edited(events, body.n_cmpl, body.n_indent, body.t_max_predict_ms)
@@ -47,7 +50,7 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
         edit = Edit([Completion(stop_type="limit") for _ in range(body.n_cmpl)], now, ended=now)
     fields = {
         "id_slot": body.id_slot,
-        "model": card.name,
+        "model": adapter or card.name,
         "prompt": f"{body.before}{card.infill_mask}{body.input_suffix}",
         "generation_settings": body.settings(limits, card),
     }

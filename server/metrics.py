@@ -24,6 +24,7 @@ class Metrics:
         self.waiting = self._gauge("requests_waiting", "Requests that wait for a place in the batch")
         self.kv_cache_usage = self._gauge("kv_cache_usage_ratio", "Share of cache blocks in use")
         self.ranks_alive = self._gauge("ranks_alive", "Rank processes that answer")
+        self.adapters = self._gauge("adapters", "Loaded adapters")
         self.model_info = Info("glm_infill_model", "The loaded model", registry=self.registry)
 
         self.step_seconds = self._histogram("step_seconds", "One engine step", SHORT)
@@ -61,6 +62,7 @@ class Metrics:
         for step in engine.stats():
             self._take(step)
         self.ranks_alive.set(engine.ranks_alive)
+        self.adapters.set(len(engine.adapters))
         try:
             card = engine.card
         except EngineUnavailable:

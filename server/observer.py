@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from server.spans import Spans
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ADAPTER = "/v1/adapters/{name}"
 QUIET = {"/live", "/ready", "/health", "/metrics"}
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OUTCOMES = {
@@ -60,6 +61,8 @@ class Observer:
         state = scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         # The path is the client's: only those that name a route may become a label.
         route = scope["path"] if scope["path"] in self.routes else "unmatched"
+        if scope["path"].startswith(ADAPTER.removesuffix("{name}")):
+            route = ADAPTER
         trace = read_trace(headers.get("traceparent", ""))
         span = None
         if self.spans is not None and route not in QUIET:

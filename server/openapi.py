@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse
 
-from server.schemas import DetokenizeRequest, InfillRequest, ScoreRequest, TokenizeRequest
+from server.schemas import AdapterRequest, DetokenizeRequest, InfillRequest, ScoreRequest, TokenizeRequest
 from server.schemas_llama_cpp import EditorRequest
 from server.schemas_openai import CompletionRequest
 from server.schemas_sglang import LabelsRequest
@@ -17,7 +17,7 @@ from server.schemas_tokens import TokensRequest, TokensTextRequest
 
 BODIES: tuple[type[BaseModel], ...] = (
     InfillRequest, ScoreRequest, TokenizeRequest, DetokenizeRequest, CompletionRequest, LabelsRequest, EditorRequest,
-    TokensRequest, TokensTextRequest,
+    TokensRequest, TokensTextRequest, AdapterRequest,
 )  # fmt: skip
 REFERENCE = "#/components/schemas/{model}"
 ERROR: dict[str, Any] = {

@@ -52,6 +52,9 @@ TokenizerFolder = Annotated[
 ]
 Model = Annotated[Path | None, typer.Option("--model", help="Checkpoint folder; the bundled demo when left out.")]
 Url = Annotated[str | None, typer.Option("--url", help="Ask this server instead of loading a model.")]
+Adapter = Annotated[
+    str | None, typer.Option("--adapter", help="Folder of an adapter; with --url the name of one that the server has.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
@@ -74,3 +77,16 @@ def engine_config(
         tokenizer=None if tokenizer is None else str(tokenizer),
         kv_cache_type=(kv_cache_type or KVCacheType.auto).value,
     )
+
+
+def named_folders(given: list[str]) -> dict[str, Path]:
+    """Values of the form NAME=FOLDER. Raises typer.BadParameter."""
+    folders: dict[str, Path] = {}
+    for value in given:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder):
+            raise typer.BadParameter(f"--adapter {value}: must be NAME=FOLDER")
+        if name in folders:
+            raise typer.BadParameter(f"--adapter {value}: there is another {name}")
+        folders[name] = Path(folder)
+    return folders

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from engine.events import ModelCard
 from engine.requests import Fill, Mask, Priority, RequestError, Sampling, Score, Segments, Strategy
-from server.settings import Limits
+from server.settings import ADAPTER_NAME, Limits
 
 MASKS = re.compile(r"(\[[sg]?MASK\])")
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -88,13 +87,6 @@ class Work(Wire):
     logprobs: Number | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
-
-    def check_names(self, card: ModelCard) -> None:
-        """Refuses a model or an adapter that is not loaded."""
-        if self.model not in (None, card.name):
-            raise RequestError(f"the only model here is {card.name!r}", "model", "model_not_found")
-        if self.adapter is not None:
-            raise RequestError("no adapters are loaded", "adapter", "adapter_not_found")
 
     def check_common(self, limits: Limits) -> None:
         """Holds the shared fields against the limits."""
@@ -186,6 +178,7 @@ class InfillRequest(Work):
             stream=self.stream,
             priority=self.priority,
             timeout_s=self.timeout_s or limits.timeout_s,
+            adapter=self.adapter,
         )
 
     def _inputs(self) -> tuple[Segments, ...]:
@@ -260,6 +253,7 @@ class ScoreRequest(Work):
             seed=self.seed,
             priority=self.priority,
             timeout_s=self.timeout_s or limits.timeout_s,
+            adapter=self.adapter,
         )
 
     def _spans(self, text: Segments | None, limits: Limits) -> tuple[tuple[str, ...], ...] | None:
@@ -304,6 +298,13 @@ class ScoreRequest(Work):
         elif self.orders == "all":
             at_most("orders", math.factorial(num_blanks), limits.orders, "orders")
         return self.orders
+
+
+class AdapterRequest(Wire):
+    """The body of `POST /v1/adapters`."""
+
+    name: Annotated[str, Field(pattern=f"^{ADAPTER_NAME}$")]
+    path: Annotated[String, Field(min_length=1, max_length=1024)]
 
 
 class TokenizeRequest(Wire):

@@ -102,8 +102,6 @@ class CompletionRequest(Lenient):
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
         """The request for the engine. Raises RequestError for what is over a limit or not to be had of the model."""
         asked = self.asked()
-        if self.model not in (None, card.name):
-            raise RequestError(f"the only model here is {card.name!r}", "model", "model_not_found")
         stop = () if self.stop is None else tuple(many(self.stop))
         at_most("prompt", len(asked.prompts), limits.inputs, "prompts")
         at_most("n", self.n, limits.n)

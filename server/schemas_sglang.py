@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
-from engine.events import ModelCard
 from engine.requests import RequestError, Score, Segments, Tokens
 from server.schemas import Number, String, Wire, at_most
 from server.settings import Limits
@@ -59,10 +58,8 @@ class LabelsRequest(Wire):
     temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
     return_token_logprobs: bool = False
 
-    def scores(self, limits: Limits, card: ModelCard) -> list[Score]:
+    def scores(self, limits: Limits) -> list[Score]:
         """A request for the engine for each item. Raises RequestError for what does not go together."""
-        if self.model not in (None, card.name):
-            raise RequestError(f"the only model here is {card.name!r}", "model", "model_not_found")
         items: list[str | list[int]] = [self.items] if isinstance(self.items, str) else [*self.items]
         at_most("items", len(items), limits.inputs, "items")
         labels = self._labels(len(items))

@@ -1,6 +1,7 @@
 """`POST /v1/score`: the log-likelihood of what is already known. SGLang's route of that name is told by its fields."""
 
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -8,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 
 from server.answer import Answer
 from server.body import read_object
+from server.catalog import named_adapter
 from server.exchange import complete, complete_all, submit
 from server.logprobs import LEAST
 from server.openapi import takes
@@ -29,9 +31,9 @@ async def score(request: Request, service: Annotated[Service, Depends(service_of
     if is_sglang(raw):
         return await _labels(request, service, raw)
     body = ScoreRequest.model_validate(raw)
-    work = body.score(settings.limits)
     card = service.engine.card
-    body.check_names(card)
+    adapter = named_adapter(service.engine, body.model, body.adapter)
+    work = replace(body.score(settings.limits), adapter=adapter)
     work_id = f"score-{uuid4().hex}"
     head = {"id": work_id, "object": "score", "created": int(time.time()), "model": card.name}
     results, done = await complete(service, request, submit(service, request, work, work_id))
@@ -42,7 +44,8 @@ async def _labels(request: Request, service: Service, raw: dict[str, Any]) -> An
     """SGLang's answer: how probable each label token is behind each item."""
     body = LabelsRequest.model_validate(raw)
     card = service.engine.card
-    works = body.scores(service.settings.limits, card)
+    adapter = named_adapter(service.engine, body.model)
+    works = [replace(work, adapter=adapter) for work in body.scores(service.settings.limits)]
     work_id = f"score-{uuid4().hex}"
     streams = [submit(service, request, work, f"{work_id}-{number}", LABEL_NAMES) for number, work in enumerate(works)]
     outcomes = await complete_all(service, request, streams)

@@ -1,5 +1,6 @@
 """The settings of a server: read once from `GLM_INFILL_*`, then passed on by value."""
 
+import re
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from engine.config import EngineConfig
 from server.keyfile import Rate, read_keys
 
+ADAPTER_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -50,6 +52,9 @@ class Settings(BaseSettings):
     group_size: Literal[0, 32, 64, 128] | None = None
     quant_head: Literal["none", "int8", "int4"] | None = Field(None, description="storage of the embedding and head")
     tp: Annotated[int, Field(ge=1, le=64)] | None = Field(None, description="devices that share the model")
+    adapters: dict[str, Path] = Field({}, description="adapters that are there from the start: names and folders")
+    adapter_root: Path | None = Field(None, description="folder below which /v1/adapters may load adapters")
+    max_adapters: Count = Field(32, description="the one used least recently makes way for one more")
     max_batch_tokens: Count = 2048
     kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     kv_cache_type: Literal["auto", "int8"] = "auto"
@@ -93,6 +98,8 @@ class Settings(BaseSettings):
             tokenizer=None if self.tokenizer is None else str(self.tokenizer),
             threads=threads,
             tp=tp,
+            adapters=[(name, str(folder)) for name, folder in self.adapters.items()],
+            max_adapters=self.max_adapters,
         )
 
     @field_validator("api_keys")
@@ -101,6 +108,14 @@ class Settings(BaseSettings):
         # An operator who names a key file must not get an open server, nor one that knows nobody.
         if value is not None:
             read_keys(value)
+        return value
+
+    @field_validator("adapters")
+    @classmethod
+    def _are_names(cls, value: dict[str, Path]) -> dict[str, Path]:
+        for name in value:
+            if not re.fullmatch(ADAPTER_NAME, name):
+                raise ValueError(f"{name!r}: a name has letters, digits, points, dashes; at most 64")
         return value
 
     @field_validator("otlp_endpoint")

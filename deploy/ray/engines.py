@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from deploy.ray.context import context_key
 from deploy.ray.replica import NOT_READY
 from engine.client import EngineOverloaded, EngineUnavailable
-from engine.events import TERMINAL, Event, Failed, ModelCard, StepStats
+from engine.events import TERMINAL, AdapterCard, Event, Failed, ModelCard, StepStats
 from engine.requests import Fill, Request, RequestError
 from engine.wire import decode_event, encode_request
 
@@ -25,6 +25,8 @@ ATTEMPTS = 3
 # An engine keeps its deadlines itself; so much later nobody waits for it any more.
 GRACE_S = 5.0
 _MAX_STATS = 10_000
+# Replicas come and go, and a new one would not have what another was told to load.
+FIXED = "replicas have the adapters that they are started with: the setting adapters"
 
 
 class ReplicaLost(Exception):
@@ -42,6 +44,7 @@ class Engines:
         self.handle = handle
         self._reports: list[dict[str, Any]] = []
         self._card: ModelCard | None = None
+        self._adapters: list[AdapterCard] = []
         self._stats: list[StepStats] = []
         self._watcher: asyncio.Task[None] | None = None
 
@@ -109,6 +112,16 @@ class Engines:
         text: str = await self._tokens("detokenize", token_ids, special)
         return text
 
+    @property
+    def adapters(self) -> list[AdapterCard]:
+        return self._adapters
+
+    async def load_adapter(self, name: str, path: str) -> AdapterCard:
+        raise RequestError(FIXED, "name", "unsupported")
+
+    async def unload_adapter(self, name: str) -> None:
+        raise RequestError(FIXED, "name", "unsupported")
+
     def stats(self) -> list[StepStats]:
         taken, self._stats = self._stats, []
         return taken
@@ -168,6 +181,7 @@ class Engines:
         self._reports = reports
         for report in reports:
             self._card = self._card or ModelCard(**report["card"])
+            self._adapters = [AdapterCard(**adapter) for adapter in report["adapters"]]
         last = [report["stats"][-1] for report in reports if report["stats"]]
         if not last:
             return

@@ -60,6 +60,7 @@ class Replica:
             "detail": detail,
             "ranks_alive": self.engine.ranks_alive,
             "card": asdict(self.engine.card),
+            "adapters": [asdict(adapter) for adapter in self.engine.adapters],
             "stats": [asdict(step) for step in self.engine.stats()],
         }
 

@@ -11,7 +11,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deploy.ray.engines import Engines
 from engine.client import EngineOverloaded, EngineUnavailable
-from engine.events import BlankDelta, Done, Event, Failed, ModelCard, ResultDone, StepStats
+from engine.events import AdapterCard, BlankDelta, Done, Event, Failed, ModelCard, ResultDone, StepStats
 from engine.requests import Fill, RequestError
 from engine.wire import encode_event
 
@@ -165,9 +165,11 @@ def test_tokens_and_their_refusals() -> None:
 
 
 def test_reports_make_one_state_and_one_set_of_gauges() -> None:
+    adapters = [asdict(AdapterCard("a", "lora", 1))]
+
     def report(ready: bool, *running: int) -> dict[str, Any]:
         steps = [asdict(StepStats(0.1, 1, number, 0, 0.5)) for number in running]
-        return {"ready": ready, "ranks_alive": 2 * ready, "card": asdict(CARD), "stats": steps}
+        return {"ready": ready, "ranks_alive": 2 * ready, "card": asdict(CARD), "adapters": adapters, "stats": steps}
 
     async def watched(reports: Any) -> tuple[Engines, str]:
         engines = Engines(Handle(reports=reports))  # type: ignore[arg-type]

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from engine.batch import Batch, Rows
+from engine.batch import Batch, PrefixCopy, Rows
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Event, ResultDone
 from engine.loaded import load_runner
-from engine.ranks import Channel, Diverged, follow
+from engine.ranks import AdapterNews, Channel, Diverged, follow
 from engine.requests import Fill, Mask, Request, Sampling, Score
 from model.attention import Span
 from model.checkpoint import Checkpoint, Description, assembled
@@ -292,8 +292,11 @@ class TestBatch:
             span = Span(count, *some(2), some(num_blocks), data.draw(st.booleans()))
             want = data.draw(st.sampled_from([None, "token", "scores", "pair"]))
             asked, targets = some(data.draw(st.integers(0, 3))), some(data.draw(st.integers(0, 6)))
-            rows.append(Rows(some(count), some(count), some(count), span, want, asked, targets))
-        batch = Batch(tuple(rows), data.draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99))).map(tuple)))
+            rows.append(Rows(some(count), some(count), some(count), span, want, asked, targets, *some(1)))
+        copies = data.draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99))).map(tuple))
+        num_prefixes = data.draw(st.integers(0, 3))
+        prefixes = tuple(PrefixCopy(*some(2), some(data.draw(st.integers(0, 3)))) for _ in range(num_prefixes))
+        batch = Batch(tuple(rows), copies, prefixes)
         assert Batch.decoded([*batch.encoded()]) == batch
 
 
@@ -312,13 +315,15 @@ class TestChannel:
             channel = Channel(ranks, ranks.group)
             if ranks.rank == 0:
                 channel.tell(self.batch(length), 3)
+                channel.tell_of(news)
                 channel.tell(self.batch(1), 0)
                 channel.stop()
                 return []
-            return [channel.told(), channel.told(), channel.told()]
+            return [channel.told() for _ in range(4)]
 
+        news = AdapterNews("read", 7, "/a path/床前" * length)
         for heard in on_ranks(3, work)[1:]:
-            assert heard == [(self.batch(length), 3), (self.batch(1), 0), None]
+            assert heard == [(self.batch(length), 3), news, (self.batch(1), 0), None]
 
     def test_a_step_that_is_not_due_is_noticed(self) -> None:
         def work(ranks: Ranks) -> None:

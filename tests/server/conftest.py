@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from engine.client import EngineUnavailable
-from engine.events import BlankDelta, BlankDone, Done, Event, ModelCard, ResultDone, StepStats
+from engine.events import AdapterCard, BlankDelta, BlankDone, Done, Event, ModelCard, ResultDone, StepStats
 from engine.requests import Fill, Request, RequestError
 from server.app import create_app
 from server.settings import Settings
@@ -54,6 +54,7 @@ class FakeEngine:
         self.num_open = 0
         self.steps: list[StepStats] = []
         self.life: list[str] = []
+        self.adapters: list[AdapterCard] = []
 
     async def start(self) -> None:
         self.life.append("start")
@@ -86,6 +87,16 @@ class FakeEngine:
         if max(token_ids, default=0) >= CARD.vocab_size:
             raise RequestError("token id 100 is outside the vocabulary", "tokens")
         return " ".join(map(str, token_ids))
+
+    async def load_adapter(self, name: str, path: str) -> AdapterCard:
+        self.adapters.append(AdapterCard(name, "lora", 1))
+        self.life.append(path)
+        return self.adapters[-1]
+
+    async def unload_adapter(self, name: str) -> None:
+        if name not in [card.name for card in self.adapters]:
+            raise RequestError(f"no adapter {name!r} is loaded", "name", "adapter_not_found")
+        self.adapters = [card for card in self.adapters if card.name != name]
 
     def stats(self) -> list[StepStats]:
         steps, self.steps = self.steps, []

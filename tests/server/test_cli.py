@@ -17,6 +17,7 @@ from engine.process import EngineProcess
 from model.checkpoint import load
 from model.config import Config
 from model.families import PRESETS, glm
+from tests.engine.test_adapters import write_lora
 
 
 def command(*args: str) -> subprocess.CompletedProcess[str]:
@@ -51,6 +52,32 @@ def test_fill_and_score_take_the_storage_of_the_weights(folder: str, command_lin
     done = command(*command_line, *quant, "--group-size", "128")
     assert done.returncode == 1
     assert "group_size 128 does not divide the 64 inputs" in done.stderr
+
+
+def test_fill_and_score_take_an_adapter(folder: str, tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "lora", load(Path(folder)).model, 0)
+    for line in (("fill", "the [MASK] sang", "--max-tokens", "3"), ("score", "the [MASK] sang", "--span", "cat")):
+        plain, adapted = (command(*line, "--model", folder, "--json", *more) for more in ((), ("--adapter", str(path))))
+        assert adapted.returncode == 0, adapted.stderr
+        logprobs = [json.loads(done.stdout)["results"][0]["logprob"] for done in (plain, adapted)]
+        assert logprobs[0] != logprobs[1]
+    done = command("fill", "a [MASK]", "--model", folder, "--adapter", str(tmp_path / "nowhere"))
+    assert (done.returncode, done.stderr) == (1, "glm-infill: adapter nowhere: no such folder\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["a"], "must be NAME=FOLDER"),
+        (["=x"], "must be NAME=FOLDER"),
+        (["a=x", "a=y"], "there is another a"),
+        (["a b=x"], "a name has letters"),
+    ],
+)
+def test_serve_takes_adapters_by_name(given: list[str], message: str) -> None:
+    done = CliRunner().invoke(server.cli.app, ["serve", *(part for value in given for part in ("--adapter", value))])
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", "").split())
 
 
 def test_doctor_tells_the_kernels() -> None:

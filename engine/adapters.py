@@ -1,0 +1,57 @@
+"""A rank's adapters: read in a thread of their own, so that no step waits for a file, and held from one step on."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+
+from model.adapters.adapter import Adapter
+from model.adapters.base import Base
+from model.adapters.held import HeldAdapters
+from model.adapters.reading import read_adapter
+from model.config import CheckpointError
+
+
+class Adapters:
+    """Adapters by number, 0 is none. Each goes `read`, `attach`, `drop`, on all ranks in the same order."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self.held = HeldAdapters(base.model)
+        self._reading: dict[int, Future[Adapter]] = {}
+
+    def read(self, number: int, path: str, done: Callable[[], object] = lambda: None) -> None:
+        """Begins to read an adapter's folder; `done` is called from the reading thread."""
+        future = self._reading[number] = Future()
+        threading.Thread(target=self._read, args=(Path(path), future, done), daemon=True).start()
+
+    def attach(self, number: int) -> Adapter:
+        """Lets the network have an adapter when it is read, on all ranks or on none.
+
+        Raises CheckpointError for one that cannot be used.
+        """
+        future = self._reading.pop(number)
+        error = future.exception()
+        ranks = self._base.ranks
+        if ranks.size > 1 and not ranks.stacked(torch.tensor([int(error is None)])).all() and error is None:
+            error = CheckpointError("another rank could not read the adapter")
+        if error is not None:
+            raise error
+        self.held.add(number, future.result())
+        return future.result()
+
+    def drop(self, number: int) -> None:
+        """Forgets an adapter that no row goes by any more."""
+        self.held.drop(number)
+
+    def _read(self, folder: Path, future: "Future[Adapter]", done: Callable[[], object]) -> None:
+        torch.set_num_threads(1)  # of this thread; the steps have all others
+        try:
+            future.set_result(read_adapter(folder, self._base))
+        except CheckpointError as error:
+            future.set_exception(error)
+        except Exception as error:
+            future.set_exception(CheckpointError(f"adapter {folder.name}: {type(error).__name__} while it was read"))
+        done()

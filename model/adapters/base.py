@@ -1,0 +1,112 @@
+"""The base that an adapter is read for: a network's shapes and names, and what a rank has of each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from model.config import CheckpointError
+from model.cuts import Cut, Part, cuts_of
+from model.naming import Naming, Place, placed
+from model.network import Network, Norm
+from model.parallel import ALONE, Ranks
+from quant.linear import Linear, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a tensor's rows under this network's name, and how many rows the whole tensor has."""
+
+    path: str
+    start: int
+    length: int
+    whole: int
+
+
+class Base:
+    """A loaded network, or a rank's part of one, and what its family calls the tensors."""
+
+    def __init__(self, model: Network, namings: Sequence[Naming] = (), ranks: Ranks = ALONE) -> None:
+        self.model = model
+        self.architecture = model.architecture
+        self.namings = namings
+        self.ranks = ranks
+        self._cuts = cuts_of(model.architecture)
+
+    @cached_property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """What can have low-rank products, by path: outputs and inputs of the undivided matrix."""
+        model = self.model
+        if self.ranks.size > 1:
+            with torch.device("meta"):
+                model = Network(self.architecture)
+        found = ((path, m) for path, m in model.named_modules() if isinstance(m, Linear) or path == "lm_head")
+        return {path: (m.out_features, m.in_features) for path, m in found if isinstance(m, Weight)}
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that tell bases of one shape apart, however their matrices are stored: of the
+        scales and biases of all norms, in float16."""
+        digest = sha256()
+        for norm in self.model.modules():
+            if isinstance(norm, Norm):
+                for parameter in norm.parameters(recurse=False):
+                    digest.update(parameter.detach().cpu().half().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def stretch(self, path: str) -> Stretch:
+        """What rows of which linear a published, or a canonical, path is. Raises CheckpointError for no linear."""
+        place = self._place(path, "weight")
+        if place is None or place.name not in self.linears:
+            raise CheckpointError(f"{path} is no linear of this model")
+        whole = self.linears[place.name][0]
+        start, length = self._rows(place, whole)
+        return Stretch(place.name, start, length, whole)
+
+    def bias(self, path: str) -> Stretch | None:
+        """The same of a bias: of a linear or a norm that has one; None for what is not there."""
+        place = self._place(path, "bias")
+        modules = dict(self.model.named_modules())
+        module = modules.get(place.name) if place is not None else None
+        if place is None or not isinstance(module, Linear | Norm) or module.bias is None:
+            return None
+        whole = self.linears[place.name][0] if place.name in self.linears else len(module.bias)
+        return Stretch(place.name, *self._rows(place, whole), whole)
+
+    def cut(self, path: str, leaf: str) -> Cut | None:
+        """How a tensor is divided; None where this rank has all of it."""
+        return self._cuts(f"{path}.{leaf}") if self.ranks.size > 1 else None
+
+    def own(self, cut: Cut, length: int) -> Part:
+        """This rank's part of a tensor with `length` along a cut."""
+        return cut.part(length, self.ranks.rank, self.ranks.size)
+
+    def called(self, pattern: str) -> Iterator[str]:
+        """The linears that a name at the end of a path stands for, in any of the family's layouts."""
+        for path in self.linears:
+            names = {path} | {n for naming in self.namings for n in self._published(naming, path)}
+            if any(name == pattern or name.endswith(f".{pattern}") for name in names):
+                yield path
+
+    def _place(self, path: str, leaf: str) -> Place | None:
+        place = placed(f"{path}.{leaf}", self.namings)
+        found, _, kind = place.name.rpartition(".")
+        return place._replace(name=found) if kind == leaf else None
+
+    def _published(self, naming: Naming, path: str) -> Iterator[str]:
+        return (name.removesuffix(".weight") for name in naming.published(f"{path}.weight"))
+
+    def _rows(self, place: Place, whole: int) -> tuple[int, int]:
+        """Start and length of a part: only queries, keys and values are published apart."""
+        if place.parts == 1:
+            return 0, whole
+        sections = self.architecture.qkv_sections
+        return sum(sections[: place.part]), sections[place.part]
+
+
+def put(tensor: Tensor, model: Network) -> Tensor:
+    """A tensor of an adapter as the network computes."""
+    return tensor.to(model.device, model.dtype).contiguous()

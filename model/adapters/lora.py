@@ -1,0 +1,206 @@
+"""LoRA as the peft library writes it: adapter_config.json beside tensors `….lora_A.weight` and `….lora_B.weight`.
+
+Sources: peft 0.21, tuners/lora/config.py and layer.py, utils/save_and_load.py.
+"""
+
+import math
+import re
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.adapters.adapter import Adapter
+from model.adapters.base import Base, Stretch, put
+from model.adapters.files import Tensors
+from model.config import CheckpointError, Config
+from model.cuts import Cut
+from model.parallel import RowLinear
+from quant.adapted import LowRank
+from quant.linear import Weight
+
+_TENSOR = re.compile(r"(?:base_model\.model\.)?(.+)\.(lora_[AB])(?:\.default)?\.(weight|bias)")
+_BIAS = re.compile(r"(?:base_model\.model\.)?(.+?)(?:\.base_layer)?\.(bias|beta)")
+# How training started, or what it was like: of no consequence for what was learned.
+_HARMLESS = frozenset({
+    "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
+    "base_fingerprint", "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "bias",
+    "lora_bias", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out",
+    "init_lora_weights", "eva_config", "runtime_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",
+})  # fmt: skip
+# Ways of starting that take something off the base's own weights.
+_KEEPS_BASE = (True, False, "gaussian", "eva", "orthogonal")
+_PATTERN = re.compile(r"[\w.\\^$*+?|()\[\]-]{1,256}")
+
+
+class _Parts(NamedTuple):
+    """A low-rank product's matrices [rank, inputs] and [outputs, rank], and the bias of the second."""
+
+    down: Tensor
+    up: Tensor
+    bias: Tensor | None
+
+
+def read_lora(config: Config, tensors: Tensors, base: Base) -> Adapter:
+    """A rank's part of a LoRA. Raises CheckpointError for what is not supported or does not fit the base."""
+    _check(config)
+    found, biases = _sorted(config, tensors)
+    _check_targets(config, found, base)
+    pieces: dict[str, list[LowRank]] = {}
+    changes: dict[str, Tensor] = {}
+    for path, parts in found.items():
+        stretch = base.stretch(path)
+        factor = _scale(config, path, len(parts.down))
+        _check_shapes(path, parts, stretch, base)
+        pieces.setdefault(stretch.path, []).append(_own_piece(stretch, parts, factor, base))
+        if parts.bias is not None:
+            _add_bias(changes, stretch, parts.bias * factor, base, old=False)
+    for path, bias in biases.items():
+        place = base.bias(path)
+        if place is None or bias.shape != (place.length,):
+            raise CheckpointError(f"{path}.bias {list(bias.shape)} is no bias of a linear or a norm of this model")
+        _add_bias(changes, place, bias, base, old=True)
+    for path, own in pieces.items():
+        ordered = sorted(own, key=lambda piece: piece.first)
+        if any(a.last > b.first for a, b in pairwise(ordered)):
+            raise CheckpointError(f"{path} is there twice")
+    return Adapter(
+        {path: tuple(own) for path, own in pieces.items()},
+        {path: put(change, base.model) for path, change in changes.items()},
+    )
+
+
+def _check(config: Config) -> None:
+    """Refuses by name what would change the network otherwise than a LoRA does."""
+    for name, value in config.fields.items():
+        if name not in _HARMLESS and value not in (None, False, [], {}, ""):
+            raise CheckpointError(f"{config.source}: {name} is not supported")
+    start = config.get("init_lora_weights", True)
+    if start not in _KEEPS_BASE:
+        raise CheckpointError(
+            f"{config.source}: init_lora_weights {start!r} is not supported: it changes the base's weights too"
+        )
+    config.only("bias", "none", "all", "lora_only")
+
+
+def _sorted(config: Config, tensors: Tensors) -> tuple[dict[str, _Parts], dict[str, Tensor]]:
+    """The low-rank products and the biases of a file, each by its path. Raises CheckpointError for other tensors."""
+    matrices: dict[str, dict[str, Tensor]] = {}
+    biases: dict[str, Tensor] = {}
+    for name in tensors.names:
+        if match := _TENSOR.fullmatch(name):
+            path, kind, leaf = match.groups()
+            matrices.setdefault(path, {})[f"{kind}.{leaf}"] = tensors.read(name)
+        elif (match := _BIAS.fullmatch(name)) and config.get("bias", "none") != "none" and "lora_" not in name:
+            biases[match[1]] = tensors.read(name)
+        elif name.endswith(".base_layer.weight"):
+            continue  # the base's own, which peft writes beside the low-rank product of a head
+        else:
+            raise CheckpointError(f"{tensors.source}: {name} is not supported")
+    found = {}
+    for path, own in matrices.items():
+        for needed in ("lora_A.weight", "lora_B.weight"):
+            if needed not in own:
+                raise CheckpointError(f"{tensors.source}: {path} lacks {needed}")
+        found[path] = _Parts(own["lora_A.weight"], own["lora_B.weight"], own.get("lora_B.bias"))
+    if not found:
+        raise CheckpointError(f"{tensors.source}: holds no lora_A and lora_B")
+    return found, biases
+
+
+def _check_targets(config: Config, found: dict[str, _Parts], base: Base) -> None:
+    """Raises CheckpointError for a module that the configuration names and neither the model nor the file has. A
+    string is a regular expression, or all-linear: there the tensors say which modules it meant."""
+    targets = config.get("target_modules", [])
+    if not isinstance(targets, str | list) or not all(isinstance(name, str) for name in targets):
+        raise CheckpointError(f"{config.source}: target_modules must be a string or a list of strings")
+    for name in [] if isinstance(targets, str) else targets:
+        if not any(path == name or path.endswith(f".{name}") for path in found):
+            known = next(base.called(name), None)
+            what = "has no tensors of it" if known else "is no linear of this model"
+            raise CheckpointError(f"{config.source}: target_modules: {name} {what}")
+
+
+def _scale(config: Config, path: str, rank: int) -> float:
+    """What a product is multiplied by; checks the rank on the way."""
+    expected = _by_pattern(config, "rank_pattern", path, config.get("r", 8))
+    if rank != expected:
+        raise CheckpointError(f"{path}: lora_A has rank {rank}, {config.source} says {expected}")
+    alpha = _by_pattern(config, "alpha_pattern", path, config.get("lora_alpha", 8))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora", False) else rank)
+
+
+def _by_pattern(config: Config, field: str, path: str, default: Any) -> float:
+    """peft's own rule (utils/other.py, get_pattern_key): the first pattern that matches the end of a path."""
+    patterns = config.get(field, {})
+    if not isinstance(patterns, dict):
+        raise CheckpointError(f"{config.source}: {field} must be an object")
+    value = default
+    for pattern, own in patterns.items():
+        if _matches(config, field, pattern, path):
+            value = own
+            break
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 2**31:
+        raise CheckpointError(f"{config.source}: {field} has {value!r}, a positive number is needed")
+    return value
+
+
+def _matches(config: Config, field: str, pattern: str, path: str) -> bool:
+    # A pattern comes from a stranger's file: what could take for ever to match is refused.
+    loops = sum(pattern.count(sign) for sign in "*+")
+    if not _PATTERN.fullmatch(pattern) or re.search(r"\)[*+?]", pattern) or loops > 3 or len(path) > 200:
+        raise CheckpointError(f"{config.source}: {field}: the pattern {pattern[:80]!r} is not supported")
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", path) is not None
+    except re.error as error:
+        raise CheckpointError(f"{config.source}: {field}: {pattern[:80]!r} is no pattern ({error})") from None
+
+
+def _check_shapes(path: str, parts: _Parts, stretch: Stretch, base: Base) -> None:
+    inputs = base.linears[stretch.path][1]
+    rank = len(parts.down) if parts.down.dim() == 2 else 0
+    for name, tensor, shape in (
+        ("lora_A", parts.down, (rank, inputs)),
+        ("lora_B", parts.up, (stretch.length, rank)),
+        ("lora_B.bias", parts.bias, (stretch.length,)),
+    ):
+        if tensor is not None and (tensor.shape != shape or not rank):
+            raise CheckpointError(f"{path}.{name} is {list(tensor.shape)}, this model needs {[*shape]}")
+
+
+def _own_piece(stretch: Stretch, parts: _Parts, factor: float, base: Base) -> LowRank:
+    """This rank's part: of a matrix whose outputs are divided some lines of `up`, else some inputs of `down`."""
+    down, up = parts.down.float(), parts.up.float() * factor
+    cut, first = base.cut(stretch.path, "weight"), stretch.start
+    if cut is not None and cut.dim == 1:
+        down = base.own(cut, base.linears[stretch.path][1]).of(down)
+    elif cut is not None:
+        first, lines = _within(stretch, base, cut)
+        up = up[lines]
+    return LowRank(put(down, base.model), put(up.t(), base.model), first)
+
+
+def _within(stretch: Stretch, base: Base, cut: Cut) -> tuple[int, Tensor]:
+    """Where a stretch begins in this rank's rows, and which of the stretch's rows are there."""
+    part = base.own(cut, stretch.whole)
+    before = part.within(0, stretch.start).length
+    spans = part.within(stretch.start, stretch.length).spans
+    return before, torch.cat([torch.arange(start, start + length) for start, length in spans])
+
+
+def _add_bias(changes: dict[str, Tensor], stretch: Stretch, bias: Tensor, base: Base, old: bool) -> None:
+    """Adds to what is added to a layer's own bias: a bias, or with `old` one in place of it."""
+    module = base.model.get_submodule(stretch.path)
+    cut, first, own = base.cut(stretch.path, "bias"), stretch.start, bias.float()
+    if isinstance(module, RowLinear) and base.ranks.rank > 0:
+        return  # summed over the ranks: the first one adds it
+    if cut is not None:
+        first, lines = _within(stretch, base, cut)
+        own = own[lines]
+    mine: Tensor | None = getattr(module, "bias", None)
+    size = module.out_features if isinstance(module, Weight) else len(bias)
+    change = changes.setdefault(stretch.path, torch.zeros(size))
+    change[first : first + len(own)] += own
+    if old and mine is not None:
+        change[first : first + len(own)] -= mine[first : first + len(own)].float().cpu()

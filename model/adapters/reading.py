@@ -1,0 +1,51 @@
+"""Reading an adapter's folder, whichever format it is in."""
+
+from pathlib import Path
+
+from model.adapters.adapter import Adapter
+from model.adapters.base import Base
+from model.adapters.files import CONFIG, P_TUNING_FILES, PEFT_FILES, Tensors, config_of
+from model.adapters.lora import read_lora
+from model.adapters.prefix import is_p_tuning, read_p_tuning, read_prefix_tuning
+from model.config import CheckpointError, Config
+
+_PEFT = {"LORA": read_lora, "PREFIX_TUNING": read_prefix_tuning}
+
+
+def read_adapter(folder: Path, base: Base) -> Adapter:
+    """An adapter, or a rank's part of it, for a base.
+
+    Raises CheckpointError, in one line that names no path but the folder's own name, for a folder that is in none of
+    the formats, and for an adapter of another kind, shape or base.
+    """
+    try:
+        return _read(folder, base)
+    except (CheckpointError, OSError) as error:
+        line = str(error).splitlines()[0].replace(f"{folder}/", "")
+        raise CheckpointError(f"adapter {folder.name}: {line}") from None
+
+
+def _read(folder: Path, base: Base) -> Adapter:
+    if not folder.is_dir():
+        raise CheckpointError("no such folder")
+    config = config_of(folder, CONFIG)
+    if config is not None:
+        kind = config.get("peft_type")
+        if not isinstance(kind, str) or kind not in _PEFT:
+            raise CheckpointError(f"{CONFIG}: peft_type {kind!r} is not supported, only {' and '.join(_PEFT)}")
+        _check_base(config, base)
+        return _PEFT[kind](config, Tensors(folder, PEFT_FILES), base)
+    if not any((folder / name).exists() for name in P_TUNING_FILES):
+        raise CheckpointError(f"holds no {CONFIG}, and no prefix in {' or '.join(P_TUNING_FILES)}")
+    tensors = Tensors(folder, P_TUNING_FILES)
+    if not is_p_tuning(tensors):
+        raise CheckpointError(f"holds no {CONFIG}, and no prefix_encoder in {tensors.source}")
+    return read_p_tuning(config_of(folder, "config.json"), tensors, base)
+
+
+def _check_base(config: Config, base: Base) -> None:
+    """Refuses an adapter that says of which base it is, where that is another one; most say nothing but a name."""
+    given = config.get("base_fingerprint")
+    if given is not None and given != base.fingerprint:
+        name = config.get("base_model_name_or_path")
+        raise CheckpointError(f"{CONFIG}: trained on another base, {name!r}: base_fingerprint differs")

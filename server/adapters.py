@@ -1,0 +1,86 @@
+"""`/v1/adapters`: loads, lists and unloads adapters while the server runs; for admins only (`server.authentication`).
+
+A client names a folder below the one that the operator allows, and nothing outside of it is ever read.
+"""
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+
+from engine.requests import RequestError
+from server.answer import Answer
+from server.body import read_object
+from server.catalog import adapter_entry
+from server.openapi import takes
+from server.schemas import AdapterRequest
+from server.service import Service, service_of
+
+PATH = "/v1/adapters"
+ONE = PATH + "/{name}"
+MAX_FILES = 1000  # of an adapter's folder
+
+router = APIRouter(tags=["adapters"])
+
+
+@router.get(PATH)
+async def adapters(service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """The loaded adapters."""
+    card = service.engine.card
+    return Answer({"object": "list", "data": [adapter_entry(adapter, card) for adapter in service.engine.adapters]})
+
+
+@router.post(PATH, openapi_extra=takes(AdapterRequest))
+async def load(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """Loads the adapter in a folder below --adapter-root; requests under way go on meanwhile."""
+    body = AdapterRequest.model_validate(await read_object(request, service.settings.body_seconds))
+    card, root = service.engine.card, service.settings.adapter_root
+    if root is None:
+        message = "this server was started without --adapter-root, a folder to load adapters from"
+        raise RequestError(message, "path", "unsupported")
+    if body.name == card.name:
+        raise RequestError(f"{body.name!r} is the name of the model", "name", "adapter_exists")
+    folder = await asyncio.to_thread(folder_below, root, body.path)
+    adapter = await service.engine.load_adapter(body.name, str(folder))
+    service.log.info("adapter loaded", adapter=adapter.name, kind=adapter.kind)
+    return Answer(adapter_entry(adapter, card))
+
+
+@router.delete(ONE)
+async def unload(name: str, service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """Unloads an adapter; one that requests go by is a 409."""
+    await service.engine.unload_adapter(name)
+    service.log.info("adapter unloaded", adapter=name)
+    return Answer({"id": name, "object": "model", "deleted": True})
+
+
+def folder_below(root: Path, path: str) -> Path:
+    """The folder that a relative path leads to. Raises RequestError for one that leads out of the root, itself or by
+    what is in it, that is not there, or that holds something other than files."""
+    if "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise RequestError(f"path must lead down from the adapters' folder, not {path[:80]!r}", "path", "invalid_path")
+    top = root.resolve()
+    try:
+        folder = (top / path).resolve(strict=True)
+        if not folder.is_relative_to(top):
+            raise RequestError(f"path {path[:80]!r} leads out of the adapters' folder", "path", "invalid_path")
+        with os.scandir(folder) as entries:
+            for number, entry in enumerate(entries):
+                _check(top, entry, number)
+    except (OSError, RuntimeError):  # not there, no folder, a loop of links, a name that is too long
+        raise RequestError(f"there is no folder {path[:80]!r} among the adapters", "path", "path_not_found") from None
+    return folder
+
+
+def _check(top: Path, entry: "os.DirEntry[str]", number: int) -> None:
+    name = ascii(entry.name)[1:-1][:80]
+    if number >= MAX_FILES:
+        raise RequestError(f"the folder has more than {MAX_FILES} entries", "path", "invalid_path")
+    if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(top):
+        raise RequestError(f"{name} leads out of the adapters' folder", "path", "invalid_path")
+    kind = os.stat(entry.path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise RequestError(f"{name} is no file", "path", "invalid_path")
