@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.adapters.base import Base
 from model.architecture import Architecture
-from model.attention import visible
+from model.attention import DenseAttention, visible
 from model.network import Network
 from quant.linear import Linear
 
@@ -43,7 +42,8 @@ class AdapterOptions:
 class Learner(Protocol):
     """An adapter that learns."""
 
-    network: nn.Module  # called as a `Network`
+    network: Any  # called as a `Network`
+    starts_as_nothing: bool  # changes no number before it has learned
 
     def attend(self, num_tokens: int, context_len: Tensor) -> Any:
         """How a batch of sequences attends."""
@@ -71,6 +71,7 @@ class LoRA:
     """Low-rank products, put in by peft."""
 
     shift = 0
+    starts_as_nothing = True
 
     def __init__(self, model: Network, options: AdapterOptions, fingerprint: str, name: str) -> None:
         import peft
@@ -91,11 +92,11 @@ class LoRA:
             use_rslora=options.rslora,
         )
         self._fingerprint, self._name = fingerprint, name
-        self._peft = peft.get_peft_model(model, config)  # type: ignore[arg-type]
-        self.network: nn.Module = self._peft
+        self._peft = peft.get_peft_model(model, config)
+        self.network: Any = self._peft
 
     def attend(self, num_tokens: int, context_len: Tensor) -> Any:
-        return _Dense(visible(num_tokens, context_len))
+        return DenseAttention(visible(num_tokens, context_len))
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self._peft.named_parameters() if p.requires_grad}
@@ -124,7 +125,8 @@ class Prefix(nn.Module):
         if options.projection:
             self.trans = nn.Sequential(nn.Linear(inner, inner), nn.Tanh(), nn.Linear(inner, width))
 
-    network: nn.Module
+    network: Any
+    starts_as_nothing = False
 
     @property
     def shift(self) -> int:
@@ -163,34 +165,17 @@ class Prefix(nn.Module):
         _write(folder / CONFIG, config)
 
 
-class _Dense:
-    """`model.attention.DenseAttention`, without a cache."""
-
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _mixed(q, k, v, self.mask)
-
-
 class _Prefixed:
-    """The same with keys and values of a prefix, which all rows see."""
+    """Dense attention with keys and values of a prefix, which all rows see."""
 
     def __init__(self, mask: Tensor, table: Tensor, architecture: Architecture) -> None:
         a = architecture
         self.both = table.view(len(table), a.num_layers, 2, a.num_key_value_heads, a.head_dim).permute(1, 2, 0, 3, 4)
-        self.mask = torch.cat([mask.new_ones(*mask.shape[:-1], len(table)), mask], dim=-1)
+        self.dense = DenseAttention(torch.cat([mask.new_ones(*mask.shape[:-1], len(table)), mask], dim=-1))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = (x.expand(len(k), *x.shape) for x in self.both[layer])
-        return _mixed(q, torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1), self.mask)
-
-
-def _mixed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """[batch, num_tokens, heads, head_dim]"""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-    return out.transpose(1, 2)
+        return self.dense(layer, q, torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1))
 
 
 def _as_torch(model: Network, base: str) -> None:
@@ -201,12 +186,12 @@ def _as_torch(model: Network, base: str) -> None:
         weight, bias = module.get_parameter("weight"), module.bias
         own: nn.Linear
         if base == "nf4":
-            import bitsandbytes as bnb
+            from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
-            own = bnb.nn.Linear4bit(
+            own = Linear4bit(  # type: ignore[no-untyped-call]
                 module.in_features, module.out_features, bias is not None, weight.dtype, quant_type="nf4"
             )
-            own.weight = bnb.nn.Params4bit(weight.detach(), requires_grad=False, quant_type="nf4")
+            own.weight = Params4bit(weight.detach(), requires_grad=False, quant_type="nf4")
             own = own.to(weight.device)
         else:
             own = nn.Linear(module.in_features, module.out_features, bias is not None, device="meta")

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.adapters.base import Base
+from model.attention import DenseAttention, visible
 from model.checkpoint import Checkpoint, load
 from training.adapters import AdapterOptions, Learner, learner, restore
 from training.blocklm import Sample
@@ -135,8 +136,11 @@ class _Run:
         p, o = self.progress, self.options
         o.out.mkdir(parents=True, exist_ok=True)
         if p.step == 0:
-            p.before = p.best = self._evaluate(self._samples_to_judge())
-            self._note(p.before, math.nan)
+            judged = self._samples_to_judge()
+            p.before = p.best = self._evaluate(judged, bare=True)
+            if not self.adapter.starts_as_nothing:
+                p.best = self._evaluate(judged)
+            self._note(p.best, math.nan)
             self.adapter.save(o.out)
             self._keep()
         judged = self._samples_to_judge()
@@ -183,11 +187,14 @@ class _Run:
         done = (number - self.options.warmup) / max(self.steps - self.options.warmup, 1)
         return 0.1 + 0.45 * (1 + math.cos(math.pi * min(done, 1.0)))
 
-    def _loss(self, samples: list[Sample]) -> tuple[Tensor, int]:
+    def _loss(self, samples: list[Sample], bare: bool = False) -> tuple[Tensor, int]:
         """The sum over the targets of minus their log-probabilities, and how many targets there are."""
         ids, positions, blocks, targets, context_len = (x.to(self.device) for x in collate(samples))
-        attend = self.adapter.attend(ids.shape[1], context_len)
-        hidden = self.adapter.network(ids, positions + self.adapter.shift, blocks, attend)
+        if bare:
+            attend, shift = DenseAttention(visible(ids.shape[1], context_len)), 0
+        else:
+            attend, shift = self.adapter.attend(ids.shape[1], context_len), self.adapter.shift
+        hidden = self.adapter.network(ids, positions + shift, blocks, attend)
         learned = targets >= 0
         logits = self.adapter.network.logits(hidden[learned])
         return F.cross_entropy(logits, targets[learned], reduction="sum"), int(learned.sum())
@@ -197,12 +204,13 @@ class _Run:
         return sorted(samples, key=lambda s: len(s.token_ids))
 
     @torch.no_grad()
-    def _evaluate(self, samples: list[Sample]) -> float:
-        """Minus the mean log-probability of a token of the lines set apart, ends included."""
+    def _evaluate(self, samples: list[Sample], bare: bool = False) -> float:
+        """Minus the mean log-probability of a token of the lines set apart, ends included; `bare`: before anything
+        was learned, and without a prefix."""
         self.adapter.network.eval()
         total, count = 0.0, 0
         for start in range(0, len(samples), EVAL_BATCH):
-            loss, targets = self._loss(samples[start : start + EVAL_BATCH])
+            loss, targets = self._loss(samples[start : start + EVAL_BATCH], bare)
             total, count = total + float(loss), count + targets
         return total / count
 

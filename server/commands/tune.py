@@ -1,6 +1,7 @@
 """`glm-infill tune`: trains an adapter."""
 
 import json
+import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -64,6 +65,7 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Trains a LoRA or a prefix on your lines; the same command goes on after a kill. Needs the extra `train`."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # tells of kernels that nobody asked for
     try:
         from model.config import CheckpointError
         from training.adapters import AdapterOptions
@@ -75,11 +77,11 @@ def tune(
         fail(f"tune needs {error.name}: pip install 'glm-infill[train]'")
     targets = tuple(part.strip() for part in target_modules.split(",") if part.strip())
     adapter = AdapterOptions(
-        method.value, rank, alpha, dropout, targets, rslora, prefix_length, projection, base.value  # type: ignore[arg-type]
+        method.value, rank, alpha, dropout, targets, rslora, prefix_length, projection, base.value
     )  # fmt: skip
     options = TuneOptions(
         data, out, adapter, model, preset, tokenizer, evaluation, eval_share, eval_every, patience, epochs, steps,
-        batch_size, lr, warmup, weight_decay, seed, device.value,  # type: ignore[arg-type]
+        batch_size, lr, warmup, weight_decay, seed, device.value,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as progress:
