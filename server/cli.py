@@ -30,6 +30,7 @@ from server.commands.batch import batch
 from server.commands.bench_serve import bench_serve
 from server.commands.keys import keys
 from server.commands.plan import plan
+from server.commands.tune import tune
 from server.console import errors, fail, output
 from server.options import (
     GROUP_SIZE,
@@ -61,6 +62,7 @@ app.add_typer(bench, name="bench")
 bench.command("serve")(bench_serve)
 app.command()(plan)
 app.command()(batch)
+app.command()(tune)
 app.add_typer(keys, name="keys")
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BELOW = {
     "deploy": {"server", "engine"},
-    "server": {"engine", "model", "quant"},
+    "server": {"engine", "model", "quant", "training"},
     "engine": {"model", "quant"},
     "training": {"model", "quant"},
     "model": {"quant"},

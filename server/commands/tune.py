@@ -1,0 +1,103 @@
+"""`glm-infill tune`: trains an adapter."""
+
+import json
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from server.console import errors, fail, output
+from server.options import AsJson, Preset, TokenizerFolder
+
+
+class Method(StrEnum):
+    """What is trained."""
+
+    lora = "lora"
+    prefix = "prefix"
+
+
+class BaseKind(StrEnum):
+    """How the base's matrices are stored meanwhile."""
+
+    float = "float"
+    nf4 = "nf4"
+
+
+class Device(StrEnum):
+    """Where it is trained."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def tune(
+    data: Annotated[Path, typer.Argument(help="Lines of JSON: text and spans, context and target, or text.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the adapter; an unfinished one is gone on with.")],
+    model: Annotated[Path | None, typer.Option(help="Checkpoint folder; the bundled demo when left out.")] = None,
+    method: Annotated[Method, typer.Option()] = Method.lora,
+    rank: Annotated[int, typer.Option(min=1, max=1024, help="Of LoRA.")] = 8,
+    alpha: Annotated[float, typer.Option(min=0.001, help="Of LoRA; products are scaled by alpha / rank.")] = 16.0,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Of LoRA.")] = 0.0,
+    target_modules: Annotated[str, typer.Option(help="Ends of paths, with commas; all linears of the blocks.")] = "",
+    rslora: Annotated[bool, typer.Option("--rslora", help="Scale by alpha / √rank.")] = False,
+    prefix_length: Annotated[int, typer.Option(min=1, max=4096, help="Tokens of a prefix.")] = 16,
+    projection: Annotated[int, typer.Option(min=0, help="Width of the network that makes a prefix; 0: none.")] = 0,
+    base: Annotated[BaseKind, typer.Option(help="nf4: QLoRA, by bitsandbytes.")] = BaseKind.float,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="Lines to judge by.")] = None,
+    eval_share: Annotated[float, typer.Option(min=0.001, max=0.9, help="Else this share of the lines.")] = 0.1,
+    eval_every: Annotated[int, typer.Option(min=1, help="Steps between evaluations.")] = 50,
+    patience: Annotated[int, typer.Option(min=0, help="Evaluations without a better one; 0: any number.")] = 5,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the lines.")] = 3.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="In place of passes.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=65536, help="Lines of a step.")] = 16,
+    lr: Annotated[float, typer.Option(min=1e-9, help="Learning rate.")] = 1e-3,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps until it is reached.")] = 20,
+    weight_decay: Annotated[float, typer.Option(min=0)] = 0.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[Device, typer.Option()] = Device.auto,
+    preset: Preset = None,
+    tokenizer: TokenizerFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Trains a LoRA or a prefix on your lines; the same command goes on after a kill. Needs the extra `train`."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # tells of kernels that nobody asked for
+    try:
+        from model.config import CheckpointError
+        from training.adapters import AdapterOptions
+        from training.lessons import LessonError
+        from training.tune import Progress as Where
+        from training.tune import TuneError, TuneOptions
+        from training.tune import tune as train
+    except ImportError as error:
+        fail(f"tune needs {error.name}: pip install 'glm-infill[train]'")
+    targets = tuple(part.strip() for part in target_modules.split(",") if part.strip())
+    adapter = AdapterOptions(
+        method.value, rank, alpha, dropout, targets, rslora, prefix_length, projection, base.value
+    )  # fmt: skip
+    options = TuneOptions(
+        data, out, adapter, model, preset, tokenizer, evaluation, eval_share, eval_every, patience, epochs, steps,
+        batch_size, lr, warmup, weight_decay, seed, device.value,
+    )  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        bar = progress.add_task("learning", total=None)
+
+        def tell(where: Where, total: int) -> None:
+            shown = f"loss {where.best:.3f}, {where.before:.3f} before"
+            progress.update(bar, completed=where.step, total=total, description=shown)
+
+        try:
+            found = train(options, tell)
+        except (CheckpointError, LessonError, TuneError, ValueError) as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"{error.filename}: {error.strerror}")
+    if not as_json:
+        before, after = found["eval_loss_before"], found["eval_loss"]
+        output.print(f"{out}: loss a token on lines set apart {before} before, {after} after step {found['best_step']}")
+    print(json.dumps(found))
