@@ -57,10 +57,10 @@ make_base() {
 
 build() {
     local options=() path
-    for path in /etc/ssl/certs/ca-certificates.crt $(python3 -m pip config list | grep -oE "/[^' ]+" | sed 's,^//*,/,'); do
+    { echo '[global]'; python3 -m pip config list | grep -v file: | sed -n "s/^global\.\([^=]*\)='\(.*\)'/\1 = \2/p"; } > "$work/pip.conf"
+    for path in /etc/ssl/certs/ca-certificates.crt $(sed -n 's,.*= \(/.*\),\1,p' "$work/pip.conf"); do
         [ -e "$path" ] && options+=(--volume "$path:$path:ro")
     done
-    { echo '[global]'; python3 -m pip config list | sed -n "s/^global\.\([^=]*\)='\(.*\)'/\1 = \2/p"; } > "$work/pip.conf"
     options+=(--volume "$work/pip.conf:/etc/pip.conf:ro")
     [ -z "${TORCH_INDEX:-}" ] || options+=(--build-arg "TORCH_INDEX=$TORCH_INDEX")
     # Docker's format: OCI's knows no health check.
