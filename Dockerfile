@@ -43,7 +43,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --no-build-isolation . \
     && cd / && python -c "from quant import cpu; assert cpu.kernels().library, cpu.kernels().reason" \
     && pip uninstall -y pip \
-    && rm -rf /opt/glm-infill/lib/python3*/site-packages/torch/include
+    && cd /opt/glm-infill/lib/python3*/site-packages/torch \
+    && rm -rf include test && find bin -type f ! -name torch_shm_manager -delete
 
 FROM ${BASE}
 ARG TORCH=cpu

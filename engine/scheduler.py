@@ -60,6 +60,10 @@ class Scheduler:
             self._contexts.move_to_end(key)
         return found
 
+    def counts(self) -> tuple[int, int, int]:
+        """Contexts looked up and found, and sequences preempted, ever."""
+        return self.context_queries, self.context_hits, self.preemptions
+
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence behind all of its rank."""
         insort(self.waiting, sequence, key=lambda s: s.rank)

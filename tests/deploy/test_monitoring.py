@@ -35,7 +35,9 @@ def queries() -> dict[str, str]:
     """Every query of the dashboard by panel and letter, for all servers, over Grafana's four scrapes."""
     panels = json.loads((COMPOSE / "grafana" / "glm-infill.json").read_text())["panels"]
     return {
-        f"{panel['title']} {target['refId']}": target["expr"].replace("$instance", ".*").replace("$__rate_interval", "4s")
+        f"{panel['title']} {target['refId']}": target["expr"]
+        .replace("$instance", ".*")
+        .replace("$__rate_interval", "4s")
         for panel in panels
         for target in panel.get("targets", [])
     }
