@@ -26,16 +26,24 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """All rows of one iteration, contexts before the sequences over them."""
+    """All rows of one iteration, contexts before the sequences over them.
+
+    `copies` are blocks to be copied before anything is written: (from, to).
+    """
 
     rows: tuple[Rows, ...]
+    copies: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_rows(self) -> int:
         return sum(len(r.token_ids) for r in self.rows)
 
     def encoded(self) -> Iterator[int]:
-        """The batch as whole numbers, for other ranks: of each `Rows` its sizes and choices, then its lists."""
+        """The batch as whole numbers, for other ranks: the copies behind their number, then of each `Rows` its sizes
+        and choices and its lists."""
+        yield len(self.copies)
+        for pair in self.copies:
+            yield from pair
         for r in self.rows:
             s = r.span
             yield from (len(r.token_ids), s.start, s.context_len, len(s.blocks), s.causal, _WANTS.index(r.want))
@@ -53,12 +61,14 @@ class Batch:
             end += count
             return tuple(numbers[end - count : end])
 
+        (num_copies,) = taken(1)
+        copies = tuple((source, target) for source, target in (taken(2) for _ in range(num_copies)))
         while end < len(numbers):
             count, start, context_len, num_blocks, causal, want, num_asked, num_targets = taken(8)
             ids, positions, block_positions = taken(count), taken(count), taken(count)
             span = Span(count, start, context_len, taken(num_blocks), bool(causal))
             rows.append(Rows(ids, positions, block_positions, span, _WANTS[want], taken(num_asked), taken(num_targets)))
-        return Batch(tuple(rows))
+        return Batch(tuple(rows), copies)
 
 
 @dataclass(frozen=True, slots=True)

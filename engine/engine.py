@@ -232,11 +232,12 @@ class Engine:
         except RequestError as error:  # a text that grew over the limit by its fills
             self.cancel(entry.job.id)
             return [Failed(entry.job.id, "invalid", error.message, error.param, error.code)]
-        if sequence.finished:
-            self.scheduler.remove(sequence)
-            entry.sequences.remove(sequence)
-            del self._of[sequence]
-        self._take(entry, new)
+        for ended in dict.fromkeys(s for s in (sequence, *new) if s.finished):
+            self.scheduler.remove(ended)
+            if ended in self._of:
+                entry.sequences.remove(ended)
+                del self._of[ended]
+        self._take(entry, [s for s in new if not s.finished])
         if entry.job.done:
             del self._jobs[entry.job.id]
             for name in (f.name for f in fields(Counts)):

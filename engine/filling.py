@@ -12,14 +12,18 @@ from typing import Any
 from torch import Tensor
 
 from engine.batch import Scored
+from engine.beams import BeamSearch
+from engine.blank_fill import BlankFill
+from engine.choices import Choices, ChoiceSearch
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ModelCard, ResultDone
 from engine.fitting import fitted
 from engine.job import Counts, Host, World, top_objects
 from engine.prompts import Prompt, read_prompt
 from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
 from engine.sampler import Sampler
+from engine.search import Search
 from engine.sequence import Sequence
-from model.layout import Blank, Layout, span_text
+from model.layout import Blank, Layout
 
 Result = Tensor | list[Scored | None]
 
@@ -30,97 +34,19 @@ _LEAST_ROWS, _BORDER_SLOTS = 2, 64
 ORDERS = ("left_to_right", "right_to_left", "random", "confident")
 
 
-class BlankFill:
-    """One blank of one sample: its tokens so far and when it ends. `begun` are tokens that it had from the start."""
-
-    def __init__(
-        self,
-        index: int,
-        blank: Blank,
-        max_tokens: int,
-        min_tokens: int,
-        stop: tuple[str, ...],
-        begun: tuple[int, ...] = (),
-    ) -> None:
-        self.index = index
-        self.blank = blank
-        self.begun = begun
-        self.max_tokens = max_tokens
-        self.min_tokens = min_tokens
-        self.stop = stop
-        self.tokens: list[Scored] = []
-        self.offsets: list[int] = []
-        self.text = ""
-        self.end: Scored | None = None
-        self.finish_reason: str | None = None
-        self.stop_string: str | None = None
-        self.sent_text = self.sent_tokens = 0
-
-    @property
-    def token_ids(self) -> list[int]:
-        return [t.token_id for t in self.tokens]
-
-    def accept(self, token: Scored, world: World) -> None:
-        """Takes the next drawn token; sets `finish_reason` if it is the last."""
-        if token.token_id in world.tokenizer.ends:
-            self.end = token
-            self.finish_reason = "stop"
-            return
-        self.offsets.append(len(self.text.rstrip("\ufffd")))
-        self.tokens.append(token)
-        self.text = self._written(world)
-        found = [(at, s) for at, s in ((self.text.find(s), s) for s in self.stop) if at >= 0]
-        if found:
-            at, self.stop_string = min(found)
-            self.text = self.text[:at]
-            self.finish_reason = "stop"
-        elif len(self.tokens) >= self.max_tokens:
-            self.finish_reason = "length"
-
-    def _written(self, world: World) -> str:
-        """The text of the tokens, as it goes on from what was begun."""
-        text = span_text([*self.begun, *self.token_ids], self.blank, world.tokenizer)
-        if not self.begun:
-            return text
-        return text[len(span_text(self.begun, self.blank, world.tokenizer).rstrip("\ufffd")) :]
-
-    def fresh_text(self) -> str:
-        """Text not sent yet that no later token can change: neither a part of a character nor of a stop string."""
-        text = self.text
-        if self.finish_reason is None:
-            text = text.rstrip("\ufffd")
-            held = max((len(s) for s in self.stop), default=1) - 1
-            text = text[: len(text) - held] if held else text
-        fresh = text[self.sent_text :]
-        self.sent_text += len(fresh)
-        return fresh
-
-    def wire(self, start: int, end: int, world: World, alternatives: bool) -> dict[str, Any]:
-        """The object of `blanks[]`; start and end are the mask's characters in the request's text."""
-        return {
-            "index": self.index,
-            "mask": self.blank.mask,
-            "start": start,
-            "end": end,
-            "text": self.text,
-            "token_ids": self.token_ids,
-            "tokens": [world.tokenizer.piece(i) for i in self.token_ids],
-            "logprob": sum(t.logprob for t in self.tokens),
-            "token_logprobs": [t.logprob for t in self.tokens],
-            "top_logprobs": top_objects([t.top for t in self.tokens], world.tokenizer) if alternatives else None,
-            "text_offsets": [min(at, len(self.text)) for at in self.offsets],
-            "end_token": None if self.end is None else world.tokenizer.piece(self.end.token_id),
-            "end_logprob": None if self.end is None else self.end.logprob,
-            "end_top_logprobs": top_objects([self.end.top], world.tokenizer)[0] if self.end and alternatives else None,
-            "stop_string": self.stop_string,
-            "finish_reason": self.finish_reason,
-        }
-
-
 class Sample:
     """One sample of one input: its blanks, the order they are filled in, and its running sequences."""
 
-    def __init__(self, fill: Fill, index: int, input_index: int, prompt: Prompt, laid: Layout, world: World) -> None:
+    def __init__(
+        self,
+        fill: Fill,
+        index: int,
+        input_index: int,
+        prompt: Prompt,
+        laid: Layout,
+        choices: Items[Choices | None],
+        world: World,
+    ) -> None:
         self.fill = fill
         self.world = world
         self.index = index
@@ -140,6 +66,9 @@ class Sample:
         self.confident = fill.order == "confident"
         self.queue = _order(fill.order, count, random.Random(self.seed))
         self.active: dict[Sequence, BlankFill] = {}
+        self.searches: dict[Sequence, Search] = {}
+        self.choices = choices
+        self.other_fills: list[BlankFill] = []  # of the last blank, by a search that finds several
         self.probes: dict[Sequence, tuple[int, float | None]] = {}
         self.rank = 0.0
         # A sampler a blank, so that a blank's draws do not depend on how its neighbours interleave.
@@ -153,11 +82,13 @@ class Sample:
         self.rank = rank
         if self.strategy == "parallel":
             queue, self.queue = self.queue, []
-            return [self._open(self._fresh(host, i), i) for i in queue]
+            return [s for i in queue for s in self._open(host, self._fresh(host, i), i)]
         return self._next(host, None)
 
     def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[BlankFill]]:
-        """Draws a token; gives new sequences, and the blanks that moved."""
+        """Draws a token; gives new sequences, others that are finished, and the blanks that moved."""
+        if sequence in self.searches:
+            return self._search(host, sequence, result)
         if isinstance(result, list):
             return [], self._echo(sequence, result)
         return self._draw(host, sequence, result)
@@ -190,28 +121,55 @@ class Sample:
             sequence.push(token.token_id, *place.place(number))
             return [], [blank]
         del self.active[sequence]
-        if not self.queue:
-            sequence.finished = True
-            return [], [blank]
-        if self.strategy == "reencode":
-            sequence.finished = True
+        return self._go_on(host, sequence, blank), [blank]
+
+    def _search(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[BlankFill]]:
+        """Lets a search take its result; when it has ended its best fill is the blank's."""
+        search = self.searches[sequence]
+        moved = search.advance(host, sequence, result)
+        self.searches |= dict.fromkeys(moved, search)
+        for ended in (s for s in (sequence, *moved) if s.finished):
+            self.searches.pop(ended, None)
+        if not search.blanks:
+            return moved, []
+        best, *self.other_fills = search.blanks
+        self.blanks[search.index] = best
+        if search.kept is not None:
+            del self.searches[search.kept]
+        return [*moved, *self._go_on(host, search.kept, best)], [best]
+
+    def _go_on(self, host: Host, sequence: Sequence | None, blank: BlankFill) -> list[Sequence]:
+        """What runs behind a blank that has ended, on its sequence if the later blanks see that."""
+        if not self.queue or self.strategy == "reencode":
+            if sequence is not None:
+                sequence.finished = True
+            if not self.queue:
+                return []
             self._splice()
-            return self._next(host, None), [blank]
-        if blank.end is None and self._room(sequence, place, len(blank.tokens)):
+            return self._next(host, None)
+        assert sequence is not None
+        place, number = self.places[blank.index], len(blank.begun) + len(blank.tokens)
+        if blank.end is None and self._room(sequence, place, number):
             # The last token of a blank that was cut short has not been fed, but later blanks are to see it.
-            sequence.push(token.token_id, *place.place(len(blank.tokens)))
-        return self._next(host, sequence), [blank]
+            sequence.push(blank.tokens[-1].token_id, *place.place(number))
+        return self._next(host, sequence)
 
     @property
     def done(self) -> bool:
         return all(b.finish_reason is not None for b in self.blanks)
 
-    def wire(self) -> dict[str, Any]:
-        """The object of `results[]`."""
-        blanks = [self.wire_blank(b) for b in self.blanks]
+    @property
+    def answers(self) -> list[list[BlankFill]]:
+        """The blanks of each result: one, or of a search the best so many."""
+        others = self.other_fills[: self.fill.n - 1] if self.fill.num_beams > 1 else []
+        return [self.blanks, *([*self.blanks[:-1], fill] for fill in others)]
+
+    def wire(self, number: int = 0) -> dict[str, Any]:
+        """The object of `results[]` for one of the answers."""
+        blanks = [self.wire_blank(b) for b in self.answers[number]]
         filled = iter(blanks)
         result = {
-            "index": self.index,
+            "index": self.index + number,
             "input_index": self.input_index,
             "text": "".join(next(filled)["text"] if isinstance(s, Mask) else self._shown(s) for s in self.segments),
             "logprob": sum(b["logprob"] for b in blanks),
@@ -257,7 +215,7 @@ class Sample:
         of its first token."""
         if not (self.confident and len(self.queue) > 1):
             index = self.queue.pop(0)
-            return [self._open(sequence or self._fresh(host, index), index)]
+            return self._open(host, sequence or self._fresh(host, index), index)
         for index in self.queue:
             probe = self._fresh(host, index) if sequence is None else _copy(sequence)
             self._start(probe, index)
@@ -269,7 +227,7 @@ class Sample:
     def _probed(self, host: Host, sequence: Sequence, logprobs: Tensor) -> list[Sequence]:
         """Notes a probe's surest token; when all are in, goes on with the surest blank."""
         index, _ = self.probes[sequence]
-        self.probes[sequence] = index, self._sureness(logprobs)
+        self.probes[sequence] = index, self._sureness(logprobs, index)
         sequence.finished = True
         if any(p is None for _, p in self.probes.values()):
             return []
@@ -277,21 +235,46 @@ class Sample:
         probe, (index, _) = max(self.probes.items(), key=lambda item: (item[1][1] or 0.0, -item[1][0]))
         self.probes.clear()
         self.queue.remove(index)
-        again = _copy(probe)
-        self.active[again] = self.blanks[index]
-        return [again]
+        return self._begin(host, _copy(probe), index)
 
-    def _sureness(self, logprobs: Tensor) -> float:
+    def _sureness(self, logprobs: Tensor, index: int) -> float:
         """The log-probability of the best token that may be drawn."""
+        choices = self._choices_of(index)
+        if choices is not None:
+            return float(logprobs[choices.first].max())
         return Sampler(Sampling(), self.world.never, 0).draw(logprobs, (), (), 0).logprob
 
     def _fresh(self, host: Host, index: int) -> Sequence:
         return Sequence(host.context(self.places[index].context), "token", self.rank)
 
-    def _open(self, sequence: Sequence, index: int) -> Sequence:
+    def _open(self, host: Host, sequence: Sequence, index: int) -> list[Sequence]:
         self._start(sequence, index)
-        self.active[sequence] = self.blanks[index]
-        return sequence
+        return self._begin(host, sequence, index)
+
+    def _begin(self, host: Host, sequence: Sequence, index: int) -> list[Sequence]:
+        """Fills a blank from its start, which the sequence has as its last row."""
+        blank, place, sampler = self.blanks[index], self.places[index], self.samplers[index]
+        num_top, keep = self.fill.logprobs or 0, bool(self.queue) and self.strategy == "append"
+        choices = self._choices_of(index)
+        search: Search
+        if choices is not None:
+            search = ChoiceSearch(blank, choices, place, sampler, num_top, keep, self.world)
+        elif self.fill.num_beams > 1:
+            beams, penalty = self.fill.num_beams, self.fill.length_penalty
+            search = BeamSearch(blank, beams, penalty, place, sampler, num_top, keep, self.world)
+        else:
+            self.active[sequence] = blank
+            return [sequence]
+        begun = search.start(host, sequence)
+        self.searches |= dict.fromkeys(begun, search)
+        return begun
+
+    def _choices_of(self, index: int) -> Choices | None:
+        """A blank's choices, by the tokens that they have in its place as it is now."""
+        choices, place, blank = self.choices[index], self.places[index], self.blanks[index]
+        if choices is None or place.spaced == choices.spaced:
+            return choices
+        return Choices.read(choices.texts, place, (blank.min_tokens, blank.max_tokens), self.world)
 
     def _start(self, sequence: Sequence, index: int) -> None:
         place, begun = self.places[index], self.blanks[index].begun
@@ -336,7 +319,7 @@ class FillJob:
         self.id = request_id
         self.fill = fill
         self.world = world
-        self.num_top = (fill.logprobs or 0) if fill.echo else 0
+        self.num_top = (fill.logprobs or 0) if fill.echo or fill.choices else 0
         self.counts = Counts()
         self.begun = False
         self.samples: list[Sample] = []
@@ -351,7 +334,11 @@ class FillJob:
             check_fill(fill, laid, world.card)
             check_begun(fill, prompt, laid, world)
             self.counts.prompt_tokens += len(laid) + len(prompt.begun)
-            self.samples += [self.sample(fill, number * fill.n + j, number, prompt, laid, world) for j in range(fill.n)]
+            choices = read_choices(fill, laid, world)
+            self.samples += [
+                self.sample(fill, number * fill.n + j, number, prompt, laid, choices, world)
+                for j in range(fill.n if fill.num_beams == 1 else 1)
+            ]
         check_echo(fill, self.samples)
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
@@ -373,14 +360,15 @@ class FillJob:
                 events += self._stream(sample, blank)
             if blank.finish_reason is not None:
                 self.counts.blanks += 1
-        if sequence.finished:
-            del self._of[sequence]
         if sample.done and moved:
-            self.counts.generated_tokens += sum(len(b.tokens) for b in sample.blanks)
-            events.append(ResultDone(self.id, sample.wire()))
+            for number, blanks in enumerate(sample.answers):
+                self.counts.generated_tokens += sum(len(b.tokens) for b in blanks)
+                events.append(ResultDone(self.id, sample.wire(number)))
         if self.done and moved:
             events.append(Done(self.id, self.counts.usage()))
-        return [self._own(s, sample) for s in new], events
+        for ended in (s for s in (sequence, *new) if s.finished):
+            self._of.pop(ended, None)
+        return [s if s.finished else self._own(s, sample) for s in new], events
 
     @property
     def done(self) -> bool:
@@ -467,6 +455,7 @@ def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
         raise RequestError(
             f"{count} blanks are too many for this model's cache of {card.kv_cache_tokens} tokens", "text"
         )
+    check_beams(fill, count, card)
     if any(a > b for a, b in zip(_per_blank(fill.min_tokens, count), _per_blank(fill.max_tokens, count), strict=True)):
         raise RequestError("min_tokens is larger than max_tokens", "min_tokens")
     if isinstance(fill.order, str):
@@ -474,6 +463,39 @@ def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
             raise RequestError(f"order must be one of {', '.join(ORDERS)} or a list of blank indices", "order")
     elif sorted(fill.order) != list(range(count)):
         raise RequestError(f"order must hold each of the {count} blank indices 0 … {count - 1} once", "order")
+
+
+def read_choices(fill: Fill, laid: Layout, world: World) -> list[Choices | None]:
+    """Each blank's choices. Raises RequestError for what does not fit the number of blanks or the model's limits."""
+    count = len(laid.blanks)
+    texts = fill.choices * count if len(fill.choices) == 1 else fill.choices or (None,) * count
+    if len(texts) != count:
+        raise RequestError(f"choices has {len(texts)} lists for {count} blanks", "choices")
+    lengths = zip(_per_blank(fill.min_tokens, count), _per_blank(fill.max_tokens, count), strict=True)
+    choices = [
+        None if own is None else Choices.read(own, place, between, world)
+        for own, place, between in zip(texts, laid.blanks, lengths, strict=True)
+    ]
+    rows = sum(_LEAST_ROWS if own is None else own.longest + 1 for own in choices)
+    if fill.choices and rows > world.card.max_span:
+        raise RequestError(f"choices need {rows} tokens, this model takes at most {world.card.max_span}", "choices")
+    return choices
+
+
+def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
+    """Raises RequestError for what a beam search cannot do."""
+    if fill.num_beams == 1:
+        return
+    if card.masked:
+        raise RequestError("this model fills each blank by one token; there are no beams", "num_beams", "unsupported")
+    if fill.sampling.temperature:
+        raise RequestError("beam search draws nothing: temperature must be 0", "num_beams")
+    if fill.n > fill.num_beams:
+        raise RequestError(f"n is {fill.n}, more than num_beams, {fill.num_beams}", "n")
+    if fill.n > 1 and count > 1:
+        raise RequestError(f"the text has {count} blanks; several answers by beam search need one blank", "n")
+    if count == 1 and fill.choices[:1] not in ((), (None,)):
+        raise RequestError("all choices are compared anyway; num_beams must be 1", "num_beams")
 
 
 def check_begun(fill: Fill, prompt: Prompt, laid: Layout, world: World) -> None:

@@ -99,6 +99,9 @@ class Host(Protocol):
 
     def context(self, token_ids: tuple[int, ...]) -> Context: ...
 
+    def fork(self, sequence: Sequence) -> Sequence:
+        """Another sequence with the same rows, which shares what is computed of them."""
+
 
 class Job(Protocol):
     """A request under way."""
@@ -113,7 +116,8 @@ class Job(Protocol):
     def advance(
         self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]
     ) -> tuple[list[Sequence], list[Event]]:
-        """Takes one sequence's result. Marks it finished, or pushes its next row; gives new sequences and events."""
+        """Takes one sequence's result. Marks it finished, or pushes its next row; gives new sequences, others that it
+        has finished, and events."""
 
     @property
     def done(self) -> bool: ...

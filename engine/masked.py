@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from engine.batch import Scored
+from engine.blank_fill import BlankFill
 from engine.events import Done, Event, ResultDone
-from engine.filling import BlankFill, FillJob, Sample
+from engine.filling import FillJob, Sample
 from engine.job import Counts, Host, World
 from engine.requests import RequestError, Score
+from engine.sampler import scored
 from engine.scoring import Candidate, Order, Plan, ScoreJob
 from engine.sequence import Sequence
 
@@ -34,7 +36,7 @@ class MaskedSample(Sample):
         sequence.finished = True
         rows = dict(zip(self._asked, logprobs.view(len(self._asked), -1), strict=True))
         if self.confident and self.strategy == "reencode":
-            sure = {index: self._sureness(row) for index, row in rows.items()}
+            sure = {index: self._sureness(row, index) for index, row in rows.items()}
             index = max(sure, key=lambda i: (sure[i], -i))  # among equals the leftmost
             rows = {index: rows[index]}
         moved = [self._filled(index, row) for index, row in rows.items()]
@@ -56,8 +58,15 @@ class MaskedSample(Sample):
     def _filled(self, index: int, logprobs: Tensor) -> BlankFill:
         blank = self.blanks[index]
         self.queue.remove(index)
-        blank.accept(self.samplers[index].draw(logprobs, (), (), self.fill.logprobs or 0), self.world)
-        blank.finish_reason = "stop"  # a mask is one token
+        sampler, num_top, choices = self.samplers[index], self.fill.logprobs or 0, self._choices_of(index)
+        if choices is None:
+            blank.accept(sampler.draw(logprobs, (), (), num_top), self.world)
+            blank.finish_reason = "stop"  # a mask is one token
+        else:
+            worth = [float(logprobs[token]) for token in choices.first]
+            chosen = sampler.pick(dict(enumerate(worth)))
+            token = scored(logprobs, choices.ids[chosen][0], num_top)
+            blank.choose(choices.texts[chosen], [token], None, worth, self.world)
         return blank
 
 

@@ -59,8 +59,10 @@ class Fill:
     """Fill every blank of each input, `n` times.
 
     `inputs` are segmented texts; an input without a mask gets `[gMASK]` appended by the engine. `max_tokens`
-    and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices. `tenant` is
-    on whose behalf: tenants take turns, and share no cached contexts.
+    and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices. `choices` are
+    the strings that a blank may be: none, one list for all blanks, or one list (or None: anything) per blank. With
+    several beams `n` is how many of the most probable fills are given, of a text with one blank. `tenant` is on whose
+    behalf: tenants take turns, and share no cached contexts.
 
     In an input of `Tokens` mask ids are masks, and what follows a `<sop>` is what the one blank begins with. With
     `echo` an input, one string or `Tokens`, is itself what the open blank begins with, unless it has a mask and a
@@ -75,6 +77,9 @@ class Fill:
     n: int = 1
     order: str | tuple[int, ...] = "left_to_right"
     strategy: Strategy | None = None
+    choices: tuple[tuple[str, ...] | None, ...] = ()
+    num_beams: int = 1
+    length_penalty: float = 1.0
     logprobs: int | None = None
     stream: bool = False
     echo: bool = False

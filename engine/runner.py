@@ -48,6 +48,8 @@ class Runner:
         Also the number of rows whose log-probabilities are not finite; those come back as NaN. All ranks run the same
         batches; the results are rank 0's, the others have only their part of what is vocabulary-wide.
         """
+        if batch.copies:
+            self.cache.copy(batch.copies)
         attend = PagedAttention(self.cache, [r.span for r in batch.rows])
         ids, positions, blocks = (
             torch.tensor([v for r in batch.rows for v in getattr(r, name)], device=self.device)

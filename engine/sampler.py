@@ -1,7 +1,7 @@
 """The sampler: draws the next token of one sequence from its log-probabilities."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,21 @@ class Sampler:
         before `min_tokens`). All on the CPU in float32, one row at a time: neighbours cannot change a draw.
         """
         raw = logprobs.float().cpu()
+        scores = self.weighed(raw, history, banned)
+        s = self.sampling
+        token = int(scores.argmax()) if s.temperature == 0 else self._random(scores / s.temperature)
+        return scored(raw, token, num_top)
+
+    def pick(self, worth: Mapping[int, float]) -> int:
+        """One of the keys, by log-probabilities: the first of the best, or one drawn at the temperature."""
+        if self.sampling.temperature == 0:
+            return max(worth, key=lambda key: (worth[key], -key))
+        keys = sorted(worth)
+        scores = torch.tensor([worth[key] for key in keys], dtype=torch.float64) / self.sampling.temperature
+        return keys[int(torch.multinomial(torch.softmax(scores, -1), 1, generator=self._generator))]
+
+    def weighed(self, raw: Tensor, history: Sequence[int], banned: Collection[int]) -> Tensor:
+        """Log-probabilities [vocab_size] after penalties and biases, those that may not come at −∞."""
         s = self.sampling
         scores = raw.clone()
         if s.repetition_penalty != 1.0 and history:
@@ -43,12 +58,7 @@ class Sampler:
         scores[self._never] = -torch.inf
         for token_id in (*banned, *_repeats(history, s.no_repeat_ngram_size)):
             scores[token_id] = -torch.inf
-        token = int(scores.argmax()) if s.temperature == 0 else self._random(scores / s.temperature)
-        top: tuple[tuple[int, float], ...] = ()
-        if num_top:
-            best = raw.topk(num_top)
-            top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        return Scored(token, float(raw[token]), top)
+        return scores
 
     def _random(self, scores: Tensor) -> int:
         s = self.sampling
@@ -63,6 +73,15 @@ class Sampler:
             keep &= probabilities >= s.min_p * probabilities[0]
         keep[0] = True
         return int(order[torch.multinomial(probabilities * keep, 1, generator=self._generator)])
+
+
+def scored(logprobs: Tensor, token: int, num_top: int) -> Scored:
+    """A token with its log-probability of [vocab_size], and the best tokens beside it."""
+    top: tuple[tuple[int, float], ...] = ()
+    if num_top:
+        best = logprobs.topk(num_top)
+        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return Scored(token, float(logprobs[token]), top)
 
 
 def _repeats(history: Sequence[int], size: int) -> set[int]:

@@ -29,6 +29,9 @@ class Lodging:
     def context(self, token_ids: tuple[int, ...]) -> Context:
         return self.scheduler.context(token_ids, self.tenant)
 
+    def fork(self, sequence: Sequence) -> Sequence:
+        return self.scheduler.fork(sequence)
+
 
 class Scheduler:
     """Runs what is running, oldest first, then admits what waits, by rank, within a budget of rows.
@@ -44,6 +47,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         # By tenant and tokens, least recently used first.
         self._contexts: OrderedDict[tuple[str, tuple[int, ...]], Context] = OrderedDict()
+        self._copies: dict[int, int] = {}  # blocks to be written by the next step, each from which
         self.context_queries = self.context_hits = self.preemptions = 0
 
     def context(self, token_ids: tuple[int, ...], tenant: str = "") -> Context:
@@ -64,8 +68,39 @@ class Scheduler:
         """Contexts looked up and found, and sequences preempted, ever."""
         return self.context_queries, self.context_hits, self.preemptions
 
+    def fork(self, sequence: Sequence) -> Sequence:
+        """Another sequence with the same rows, which runs at once if the first one does.
+
+        It shares the blocks that are full; one that both would write to is copied before the next step. Where there is
+        no block for that it is to be added, and computed again.
+        """
+        fork = Sequence(
+            sequence.context,
+            sequence.want,
+            sequence.rank,
+            list(sequence.token_ids),
+            list(sequence.positions),
+            list(sequence.block_positions),
+        )
+        fork.answered = sequence.answered
+        full, begun = divmod(sequence.computed, self.pool.block_size)
+        if not sequence.computed or (begun and not self._make_room(1, keep=sequence.context)):
+            return fork
+        fork.computed, fork.held = sequence.computed, sequence.held
+        fork.blocks = sequence.blocks[:full]
+        self.pool.share(fork.held)
+        self.pool.share(fork.blocks)
+        if begun:
+            (block,) = self._allocate(begun)
+            self._copies[block] = self._copies.get(sequence.blocks[full], sequence.blocks[full])
+            fork.blocks.append(block)
+        self.running.append(fork)
+        return fork
+
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence behind all of its rank."""
+        """Queues a sequence behind all of its rank; a fork that runs does so already."""
+        if sequence.blocks:
+            return
         insort(self.waiting, sequence, key=lambda s: s.rank)
 
     def rerank(self, sequence: Sequence, rank: float) -> None:
@@ -105,10 +140,17 @@ class Scheduler:
                 chosen.append(sequence)
                 budget -= rows
         encode = self._admit_waiting(chosen, budget)
+        while not chosen and self.running and not all(s.is_idle for s in self.waiting):
+            # All that run wait for results of those that have no room.
+            self._preempt(self.running[-1])
+            encode = self._admit_waiting(chosen, budget)
         rows_of = [self._context_rows(c) for c in encode] + [self._sequence_rows(s) for s in chosen]
         for sequence in chosen:
-            sequence.computed = len(sequence.token_ids)
-        return Batch(tuple(rows_of)), chosen
+            sequence.computed = sequence.answered = len(sequence.token_ids)
+        copies: tuple[tuple[int, int], ...] = ()
+        if rows_of:  # nothing is run without rows
+            copies, self._copies = tuple((source, target) for target, source in self._copies.items()), {}
+        return Batch(tuple(rows_of), copies), chosen
 
     def clear_contexts(self) -> None:
         """Drops every cached context that no sequence holds."""
@@ -143,7 +185,7 @@ class Scheduler:
         held_up: set[str] = set()
         for sequence in list(self.waiting):
             tenant = sequence.context.tenant
-            if tenant in held_up:
+            if tenant in held_up or sequence.is_idle:
                 continue
             # While it waited its context may have been dropped, and asked for anew by another request.
             if sequence.context.token_ids:
@@ -233,7 +275,7 @@ class Scheduler:
             if victim is None:
                 return []
             victims.append(victim)
-            blocks -= len(victim.blocks)
+            blocks -= sum(self.pool.holders(block) == 1 for block in victim.blocks)  # others are a fork's too
             rows -= victim.pending
         return victims
 

@@ -26,7 +26,9 @@ class Sequence:
     −1 for none ("scores"), or of its two sentences being neighbours ("pair"). One that is `whole` has an empty
     context, and all its rows see each other (a masked language model's text); its "token" is what stands at each of
     the rows `asked`. `held` are the context's blocks that it shares, `blocks` its own; both empty while it waits.
-    `drawn_at` is when its last token was drawn, on the monotonic clock.
+    `answered` counts the rows it had when it last ran: one without new ones waits for others of its job, and if it is
+    preempted meanwhile it is not computed again before there are. `drawn_at` is when its last token was drawn, on the
+    monotonic clock.
     """
 
     context: Context
@@ -39,6 +41,7 @@ class Sequence:
     whole: bool = False
     asked: tuple[int, ...] = (-1,)
     computed: int = 0
+    answered: int = 0
     held: tuple[int, ...] = ()
     blocks: list[int] = field(default_factory=list)
     finished: bool = False
@@ -49,6 +52,11 @@ class Sequence:
         self.token_ids.append(token_id)
         self.positions.append(position)
         self.block_positions.append(block_position)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing new to ask it."""
+        return self.answered == len(self.token_ids)
 
     @property
     def pending(self) -> int:

@@ -76,6 +76,16 @@ class KVCache:
         """The name of the dtype that keys and values are kept as."""
         return str(self.keys.numbers.dtype).removeprefix("torch.")
 
+    def copy(self, blocks: Sequence[tuple[int, int]]) -> None:
+        """Copies blocks whole: (from, to)."""
+        offsets = torch.arange(self.block_size, device=self.keys.numbers.device)
+        sources, targets = (
+            (torch.tensor(numbers, device=offsets.device)[:, None] * self.block_size + offsets).flatten()
+            for numbers in zip(*blocks, strict=True)
+        )
+        self.keys.copy(sources, targets)
+        self.values.copy(sources, targets)
+
     @staticmethod
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         """Of all layers, scales included."""

@@ -40,6 +40,12 @@ class Vectors:
         else:
             self.numbers[slots], self.scales[slots] = quantized(x)
 
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        """Of vectors [layers, slots, ...]: copies slots of all layers to others."""
+        for numbers in (self.numbers, self.scales):
+            if numbers is not None:
+                numbers[:, targets] = numbers[:, sources]
+
     def read(self, slots: Tensor, dtype: torch.dtype) -> Tensor:
         """What is kept in slots of any shape, [*slots, ..., size] in a floating dtype."""
         numbers = self.numbers[slots]

@@ -1,5 +1,7 @@
 """The scheduler over random traces, without a model: integers in, integers out."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,6 +67,74 @@ def test_everything_finishes_and_no_block_is_lost(trace: Trace, budget: int, blo
         assert chosen or not left, "something waits and nothing runs"
     assert not left
     assert not arrivals
+
+
+FAMILIES = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(1, 16), st.lists(st.integers(1, 3), min_size=1, max_size=7)),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(FAMILIES, st.integers(1, 40), st.sampled_from([1, 4]), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_forks_that_wait_for_each_other_end_and_lose_no_block(
+    trace: list[tuple[int, int, list[int]]], budget: int, block_size: int, tenants: int, draw: random.Random
+) -> None:
+    """Families as beams are: when all of a family have run, some go on, some are forked and some end. Every row is
+    written once where its sequence will read it, by its own step or by a copy of a block."""
+    pool = BlockPool(-(-48 // block_size), block_size)
+    scheduler = Scheduler(pool, budget)
+    kept: dict[int, tuple[object, ...]] = {}  # what each slot holds: the rows up to it
+    families: dict[int, tuple[list[Sequence], list[int]]] = {}
+    arrivals = sorted(trace)
+    for step in range(2000):
+        while arrivals and arrivals[0][0] <= step:
+            _, context_len, sizes = arrivals.pop(0)
+            first = new_sequence(scheduler, context_len, 1, float(step), str(len(arrivals) % tenants))
+            families[len(arrivals)] = [first], list(sizes)
+            scheduler.add(first)
+        batch, chosen = scheduler.schedule()
+        scheduler.check()
+        for source, target in batch.copies:
+            for offset in range(block_size):
+                kept[target * block_size + offset] = kept.get(source * block_size + offset, ())
+        for rows, sequence in zip(batch.rows[len(batch.rows) - len(chosen) :], chosen, strict=True):
+            done = len(sequence.token_ids) - rows.span.num_rows
+            slots = [
+                rows.span.blocks[slot // block_size] * block_size + slot % block_size
+                for slot in range(rows.span.start - done, rows.span.start + rows.span.num_rows)
+            ]
+            for number, slot in enumerate(slots):
+                if number >= done:
+                    kept[slot] = tuple(sequence.token_ids[: number + 1])
+                assert kept[slot] == tuple(sequence.token_ids[: number + 1]), "a row is not where it is read"
+        for number, (members, sizes) in list(families.items()):
+            if not all(s.is_idle for s in members):
+                continue
+            size = sizes.pop(0) if sizes else 0
+            going = [draw.choice(members) for _ in range(size)]
+            children = []
+            for place, parent in enumerate(going):
+                last = parent not in going[place + 1 :]
+                children.append(parent if last else scheduler.fork(parent))
+            for ended in members:
+                if ended not in children:
+                    scheduler.remove(ended)
+            for label, child in enumerate(children):
+                child.push(label, 1, len(child.token_ids) + 1)
+                if child not in members:
+                    scheduler.add(child)
+            if children:
+                families[number] = children, sizes
+            else:
+                del families[number]
+            scheduler.check()
+        if not families and not arrivals:
+            break
+        assert chosen or not families, "something waits and nothing runs"
+    assert not families
+    assert pool.num_free + sum(len(c.blocks or ()) for c in scheduler._contexts.values()) == pool.num_blocks
 
 
 def test_sequences_over_one_context_share_its_encoding_in_one_step() -> None:
@@ -140,14 +210,16 @@ def test_a_tenant_that_holds_all_makes_way_for_another_s_single_sequence(short_o
 
 
 def test_two_that_hold_as_much_do_not_preempt_each_other() -> None:
-    scheduler = Scheduler(BlockPool(20, 1), 1000)
+    scheduler = Scheduler(BlockPool(20, 4), 1000)
     for tenant in ("a", "b"):
         for number in range(50):
             scheduler.add(new_sequence(scheduler, 2, 1, float(number), tenant))
     scheduler.schedule()
     running = list(scheduler.running)
     assert len({s.context.tenant for s in running}) == 2
-    for _ in range(5):
+    for _ in range(3):
+        for sequence in running:
+            sequence.push(7, 1, 2)
         scheduler.schedule()
     assert scheduler.running == running
     assert scheduler.preemptions == 0
@@ -163,6 +235,8 @@ def test_small_ones_of_a_tenant_that_holds_more_do_not_pass_a_large_one() -> Non
     late = [new_sequence(scheduler, 3, 1, 2.0, "small") for _ in range(10)]
     for sequence in late:
         scheduler.add(sequence)
+    for sequence in scheduler.running:
+        sequence.push(7, 1, 2)
     for sequence in scheduler.schedule()[1] + list(scheduler.running):
         scheduler.remove(sequence)
     assert not any(s in scheduler.running for s in late)

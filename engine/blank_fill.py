@@ -1,0 +1,111 @@
+"""One blank being filled: its tokens so far, its text, and when it ends."""
+
+from copy import copy
+from typing import Any
+
+from engine.batch import Scored
+from engine.job import World, top_objects
+from model.layout import Blank, span_text
+
+
+class BlankFill:
+    """One blank of one sample: its tokens so far and when it ends. `begun` are tokens that it had from the start."""
+
+    def __init__(
+        self,
+        index: int,
+        blank: Blank,
+        max_tokens: int,
+        min_tokens: int,
+        stop: tuple[str, ...],
+        begun: tuple[int, ...] = (),
+    ) -> None:
+        self.index = index
+        self.blank = blank
+        self.begun = begun
+        self.max_tokens = max_tokens
+        self.min_tokens = min_tokens
+        self.stop = stop
+        self.tokens: list[Scored] = []
+        self.offsets: list[int] = []
+        self.text = ""
+        self.end: Scored | None = None
+        self.finish_reason: str | None = None
+        self.stop_string: str | None = None
+        self.choice_logprobs: list[float] | None = None
+        self.sent_text = self.sent_tokens = 0
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [t.token_id for t in self.tokens]
+
+    def accept(self, token: Scored, world: World) -> None:
+        """Takes the next drawn token; sets `finish_reason` if it is the last."""
+        if token.token_id in world.tokenizer.ends:
+            self.end = token
+            self.finish_reason = "stop"
+            return
+        self.offsets.append(len(self.text.rstrip("\ufffd")))
+        self.tokens.append(token)
+        self.text = self._written(world)
+        found = [(at, s) for at, s in ((self.text.find(s), s) for s in self.stop) if at >= 0]
+        if found:
+            at, self.stop_string = min(found)
+            self.text = self.text[:at]
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.max_tokens:
+            self.finish_reason = "length"
+
+    def copy(self) -> "BlankFill":
+        """Another one that goes on from here by itself."""
+        fill = copy(self)
+        fill.tokens, fill.offsets = list(self.tokens), list(self.offsets)
+        return fill
+
+    def choose(self, text: str, tokens: list[Scored], end: Scored | None, logprobs: list[float], world: World) -> None:
+        """Takes one of some choices; `logprobs` are what each of them is worth, its end included."""
+        for token in tokens:
+            self.offsets.append(len(self.text.rstrip("\ufffd")))
+            self.tokens.append(token)
+            self.text = self._written(world)
+        self.text = text  # as it was asked for, also where the tokenizer folds characters
+        self.end, self.finish_reason, self.choice_logprobs = end, "choice", logprobs
+
+    def _written(self, world: World) -> str:
+        """The text of the tokens, as it goes on from what was begun."""
+        text = span_text([*self.begun, *self.token_ids], self.blank, world.tokenizer)
+        if not self.begun:
+            return text
+        return text[len(span_text(self.begun, self.blank, world.tokenizer).rstrip("\ufffd")) :]
+
+    def fresh_text(self) -> str:
+        """Text not sent yet that no later token can change: neither a part of a character nor of a stop string."""
+        text = self.text
+        if self.finish_reason is None:
+            text = text.rstrip("\ufffd")
+            held = max((len(s) for s in self.stop), default=1) - 1
+            text = text[: len(text) - held] if held else text
+        fresh = text[self.sent_text :]
+        self.sent_text += len(fresh)
+        return fresh
+
+    def wire(self, start: int, end: int, world: World, alternatives: bool) -> dict[str, Any]:
+        """The object of `blanks[]`; start and end are the mask's characters in the request's text."""
+        return {
+            "index": self.index,
+            "mask": self.blank.mask,
+            "start": start,
+            "end": end,
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "tokens": [world.tokenizer.piece(i) for i in self.token_ids],
+            "logprob": sum(t.logprob for t in self.tokens),
+            "token_logprobs": [t.logprob for t in self.tokens],
+            "top_logprobs": top_objects([t.top for t in self.tokens], world.tokenizer) if alternatives else None,
+            "text_offsets": [min(at, len(self.text)) for at in self.offsets],
+            "end_token": None if self.end is None else world.tokenizer.piece(self.end.token_id),
+            "end_logprob": None if self.end is None else self.end.logprob,
+            "end_top_logprobs": top_objects([self.end.top], world.tokenizer)[0] if self.end and alternatives else None,
+            "stop_string": self.stop_string,
+            "finish_reason": self.finish_reason,
+        } | ({} if self.choice_logprobs is None else {"choice_logprobs": self.choice_logprobs})

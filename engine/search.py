@@ -1,0 +1,30 @@
+"""A search: one blank filled by several sequences, where a plain fill has one."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from engine.batch import Scored
+from engine.blank_fill import BlankFill
+from engine.job import Host
+from engine.sequence import Sequence
+
+
+class Search(Protocol):
+    """What a sample asks of a search; it has ended when its blanks are there."""
+
+    index: int  # of the blank in its text
+
+    def start(self, host: Host, sequence: Sequence) -> list[Sequence]:
+        """Begins on a sequence whose last row, not computed yet, is the blank's start."""
+
+    def advance(self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]) -> list[Sequence]:
+        """Takes a result of one of its sequences; gives new sequences, and those that it has finished."""
+
+    @property
+    def blanks(self) -> list[BlankFill]:
+        """The fills that were found, the best first; empty while it goes on."""
+
+    @property
+    def kept(self) -> Sequence | None:
+        """The sequence with the rows of the best fill, if it was asked to keep one for the blanks behind."""
