@@ -22,7 +22,7 @@ bench: $(VENV)/.installed-dev
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu
 
-# IMAGE_ENGINE=podman or buildah where there is no docker; TORCH=cuda for cards.
+# TORCH=cuda for cards. With IMAGE_ENGINE=podman or buildah, BUILDAH_FORMAT=docker keeps the health check.
 IMAGE_ENGINE ?= docker
 TORCH ?= cpu
 image:

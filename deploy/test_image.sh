@@ -5,7 +5,7 @@
 #
 # BASE=docker.io/library/python:3.11-slim builds on the official base. Without it a base is made from Debian's packages,
 # once, in CACHE. With IMAGE nothing is built. What this machine's pip is told (mirrors, certificates, folders of wheels)
-# is mounted for the build and does not stay in the image.
+# is mounted for the build and does not stay in the image. Images stay in CACHE, where the next build finds its layers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -71,7 +71,7 @@ build() {
 }
 
 if [ $# -eq 0 ]; then
-    [ -n "${BASE:-}" ] && buildah pull --quiet "$BASE" > /dev/null || make_base
+    if [ -n "${BASE:-}" ]; then buildah pull --quiet "$BASE" > /dev/null; else make_base; fi
     build
 fi
 buildah images --format '        {{.Name}}:{{.Tag}}  {{.Size}}' "$IMAGE"
@@ -135,6 +135,35 @@ EOF
 say "filled and scored"
 inside glm-infill doctor | grep -E "kernels (int8|variants)"
 [[ $(inside cat /proc/1/cmdline | tr '\0' ' ') == */glm-infill\ serve\ --quant\ int8\  ]] || fail "process 1 is not the server"
+inside python - <<'EOF' || fail "a rank that was killed is not back"
+import http.client
+import os
+import signal
+import time
+from pathlib import Path
+
+def children(state):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        fields = path.read_text().rpartition(")")[2].split()
+        if fields[1] == "1" and fields[0] in state:
+            found.append(int(path.parent.name))
+    return found
+
+def status():
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["GLM_INFILL_PORT"]), timeout=5)
+    connection.request("GET", "/ready")
+    return connection.getresponse().status
+
+(rank,) = children("RSD")
+os.kill(rank, signal.SIGKILL)
+deadline = time.monotonic() + 60
+while children("RSD") in ([], [rank]) or status() != 200:
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+assert not children("Z")
+EOF
+say "a killed rank is back, and process 1 has collected the old one"
 "${PODMAN[@]}" logs "$NAME" 2>&1 | grep '"event": *"ready"' > /dev/null || fail "no log line that says ready"
 
 "${PODMAN[@]}" kill --signal TERM "$NAME" > /dev/null
