@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from engine.client import EngineClient
-from server import catalog, completions, infill, llama_cpp, openapi, probes, score, tokens
+from server import catalog, completions, infill, llama_cpp, openapi, playground, probes, score, tokens
 from server.authentication import Authentication
 from server.body import BodyLimit
 from server.errors import HANDLED, answer_error
@@ -25,12 +25,13 @@ from server.settings import Settings
 
 ROUTERS = (
     infill.router, score.router, tokens.router, completions.router, llama_cpp.router, catalog.router, probes.router,
-    openapi.router,
+    openapi.router, playground.router,
 )  # fmt: skip
 ROUTES = frozenset(
     {"/v1/infill", "/v1/score", "/v1/tokenize", "/v1/detokenize", "/v1/models"}
     | {"/v1/completions", "/infill", "/tokenizer_info", "/tokenize", "/detokenize"}
     | {"/live", "/ready", "/health", "/metrics", "/docs", "/openapi.json"}
+    | set(playground.PATHS)
 )
 
 

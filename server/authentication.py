@@ -5,10 +5,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiError
 from server.keyring import Keyring
+from server.playground import PATHS
 
 # What tells nothing of the model, of requests or of clients: the probes, and pages that are the same on every server.
 # They are read without a key; what a page's script then asks for is not.
-OPEN = frozenset({"/live", "/ready", "/health", "/", "/docs", "/openapi.json"})
+OPEN = frozenset({"/live", "/ready", "/health", "/docs", "/openapi.json", *PATHS})
 READING = {"GET", "HEAD"}
 # Routes, with all below them, that change the server.
 ADMIN = ("/v1/adapters",)

@@ -134,19 +134,7 @@ def serve(
     size = settings.tp or (place.size if place else 1)
     if place and size != place.size:
         fail(f"--tp {size}: torchrun has started {place.size} ranks", code=2)
-    config = EngineConfig(
-        model=None if settings.model is None else str(settings.model),
-        quant=settings.quant,
-        group_size=settings.group_size,
-        quant_head=settings.quant_head,
-        device=device.value,
-        kv_cache_gb=settings.kv_cache_gb,
-        kv_cache_type=settings.kv_cache_type,
-        max_batch_tokens=settings.max_batch_tokens,
-        preset=settings.preset,
-        tokenizer=None if settings.tokenizer is None else str(settings.tokenizer),
-        tp=size,
-    )
+    config = settings.engine(device.value, size)
     if place and place.rank > 0:
         from engine.worker import follow_launched
 

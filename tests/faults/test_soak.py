@@ -1,5 +1,6 @@
-"""Fault 27: a server under mixed load keeps its memory, files and threads. `GLM_INFILL_SOAK_MINUTES` says how long; half
-a minute unless told otherwise, five in CI."""
+"""Fault 27: a server under mixed load keeps its memory, files and threads.
+
+`GLM_INFILL_SOAK_MINUTES` says how long; half a minute unless told otherwise, five in CI."""
 
 import json
 import os
