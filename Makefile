@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := quant/cpu_kernels.cpp quant/cpu_kernels_avx2.h
 
-.PHONY: serve test check bench gpu clean
+.PHONY: serve test check bench gpu image clean
 
 serve: $(VENV)/.installed
 	$(BIN)/glm-infill serve --quant int8
@@ -21,6 +21,13 @@ bench: $(VENV)/.installed-dev
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu
+
+# TORCH=cuda for cards. With IMAGE_ENGINE=podman or buildah, BUILDAH_FORMAT=docker keeps the health check.
+IMAGE_ENGINE ?= docker
+TORCH ?= cpu
+image:
+	$(IMAGE_ENGINE) build --build-arg TORCH=$(TORCH) --build-arg REVISION=$$(git rev-parse HEAD) \
+		--tag glm-infill:$(if $(filter cpu,$(TORCH)),latest,$(TORCH)) .
 
 clean:
 	rm -rf $(VENV) build *.egg-info quant/*.so

@@ -93,6 +93,7 @@ class Engine:
         for name, _ in config.adapters:
             number = self.registry.begin(name)
             self._enter(number, name, loaded.runner.adapters.held.get(number), pinned=True)
+        self._told = self.scheduler.counts()
 
     def prepare(self, request: Request, request_id: str) -> Job:
         """Checks and lays out a request; may run in another thread. Raises RequestError.
@@ -170,11 +171,6 @@ class Engine:
                 entry.passed_over = False
                 for sequence in entry.sequences:
                     self.scheduler.rerank(sequence, sequence.rank % PASSED_OVER)
-        preempted, queries, hits = (
-            self.scheduler.preemptions,
-            self.scheduler.context_queries,
-            self.scheduler.context_hits,
-        )
         batch, chosen = self.scheduler.schedule()
         bad = 0
         times = _Times()
@@ -191,15 +187,18 @@ class Engine:
             for sequence, result in zip(chosen, results, strict=True):
                 if sequence in self._of:
                     events += self._advance(sequence, result, times, counts)
+        # Contexts are looked up between steps too, when requests come.
+        told, self._told = self._told, self.scheduler.counts()
+        queries, hits, preemptions = (now - before for now, before in zip(self._told, told, strict=True))
         self.last_stats = StepStats(
             seconds=time.monotonic() - began,
             rows=batch.num_rows,
             running=len({id(self._of[s]) for s in self.scheduler.running}),
             waiting=len(self._jobs) - len({id(self._of[s]) for s in self.scheduler.running}),
             kv_cache_usage=self.scheduler.usage(),
-            context_cache_queries=self.scheduler.context_queries - queries,
-            context_cache_hits=self.scheduler.context_hits - hits,
-            preemptions=self.scheduler.preemptions - preempted,
+            context_cache_queries=queries,
+            context_cache_hits=hits,
+            preemptions=preemptions,
             nonfinite_rows=bad,
             queue_seconds=times.queued,
             first_token_seconds=times.first,

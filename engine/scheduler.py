@@ -77,6 +77,10 @@ class Scheduler:
         if prefix is not None:
             self._evict(prefix)
 
+    def counts(self) -> tuple[int, int, int]:
+        """Contexts looked up and found, and sequences preempted, ever."""
+        return self.context_queries, self.context_hits, self.preemptions
+
     def fork(self, sequence: Sequence) -> Sequence:
         """Another sequence with the same rows, which runs at once if the first one does.
 

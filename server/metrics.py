@@ -23,8 +23,10 @@ class Metrics:
         self.running = self._gauge("requests_running", "Requests in the running batch")
         self.waiting = self._gauge("requests_waiting", "Requests that wait for a place in the batch")
         self.kv_cache_usage = self._gauge("kv_cache_usage_ratio", "Share of cache blocks in use")
+        self.ready = self._gauge("ready", "1 when new work is welcome, as /ready says")
         self.ranks_alive = self._gauge("ranks_alive", "Rank processes that answer")
         self.adapters = self._gauge("adapters", "Loaded adapters")
+        self.ranks: Gauge | None = None
         self.model_info = Info("glm_infill_model", "The loaded model", registry=self.registry)
 
         self.step_seconds = self._histogram("step_seconds", "One engine step", SHORT)
@@ -57,18 +59,21 @@ class Metrics:
         """One request was turned away."""
         self.rejected.labels(reason).inc()
 
-    def expose(self, engine: EngineClient) -> bytes:
+    def expose(self, engine: EngineClient, ready: bool = False) -> bytes:
         """The text for a scraper, after taking in what the engine did since the last call."""
         for step in engine.stats():
             self._take(step)
+        self.ready.set(ready)
         self.ranks_alive.set(engine.ranks_alive)
         self.adapters.set(len(engine.adapters))
         try:
             card = engine.card
         except EngineUnavailable:
-            pass  # No model yet: the info appears with it.
+            pass  # No model yet: the info and the number of ranks appear with it.
         else:
             self.model_info.info({"model": card.name, "quant": card.quant, "tp": str(card.tp)})
+            self.ranks = self.ranks or self._gauge("ranks", "Rank processes that the model is divided among")
+            self.ranks.set(card.tp)
         return generate_latest(self.registry) + generate_latest(self.aliases)
 
     def _take(self, step: StepStats) -> None:

@@ -31,16 +31,22 @@ async def health(service: Annotated[Service, Depends(service_of)]) -> Answer:
 
 
 def _readiness(service: Service, word: str) -> Answer:
-    status, detail = service.engine.state()
-    if service.gate.draining:
-        status, detail = "draining", f"{service.gate.inside} requests in flight"
+    status, detail = _state(service)
     is_ready = status == "ready"
     shown = word if is_ready else status
     body = {"status": shown, "detail": detail, "ranks_alive": service.engine.ranks_alive}
     return Answer(body, 200 if is_ready else 503)
 
 
+def _state(service: Service) -> tuple[str, str]:
+    """The state in one word, and in detail."""
+    if service.gate.draining:
+        return "draining", f"{service.gate.inside} requests in flight"
+    return service.engine.state()
+
+
 @router.get("/metrics")
 async def metrics(service: Annotated[Service, Depends(service_of)]) -> Response:
     """The metrics in Prometheus' text format."""
-    return Response(service.metrics.expose(service.engine), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    text = service.metrics.expose(service.engine, ready=_state(service)[0] == "ready")
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -415,3 +415,16 @@ def test_the_last_event_tells_queue_and_first_token(engine: Engine) -> None:
     assert done.first_token_s > 0
     assert engine.last_stats is not None
     assert len(engine.last_stats.token_seconds) == 1
+
+
+def test_contexts_that_are_looked_up_between_steps_are_counted(engine: Engine) -> None:
+    request = Fill((segments(TWO),), max_tokens=(2,), strategy="reencode")
+    seen: list[tuple[int, int]] = []
+    for number in range(2):
+        engine.add(engine.prepare(request, str(number)), request)
+        while not engine.idle:
+            engine.step()
+            assert engine.last_stats is not None
+            seen.append((engine.last_stats.context_cache_queries, engine.last_stats.context_cache_hits))
+    # Two blanks, each with a context of its own; the second request finds both.
+    assert [sum(column) for column in zip(*seen, strict=True)] == [4, 2]

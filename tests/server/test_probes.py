@@ -9,7 +9,7 @@ requests_running requests_waiting kv_cache_usage_ratio ranks_alive requests_tota
 generated_tokens_total blanks_total score_candidates_total score_tokens_total context_cache_queries_total
 context_cache_hits_total preemptions_total rejected_total nonfinite_rows_total time_to_first_token_seconds_bucket
 time_per_output_token_seconds_bucket request_seconds_bucket queue_seconds_bucket step_seconds_bucket
-batch_rows_bucket model_info
+batch_rows_bucket model_info ready ranks
 """
 
 
@@ -52,6 +52,19 @@ def test_metrics_have_the_names_of_the_contract(client, engine, make_app):
     assert "glm_infill_step_seconds_count 2.0" in lines
     assert 'glm_infill_rejected_total{reason="draining"} 1.0' in lines
     assert 'glm_infill_model_info{model="demo",quant="int8",tp="1"} 1.0' in lines
+
+
+def test_metrics_tell_readiness_and_ranks(client, engine):
+    def shown():
+        lines = (line for line in client.get("/metrics").text.splitlines() if line.startswith("glm_infill_r"))
+        return {name: float(value) for name, _, value in (line.partition(" ") for line in lines)}
+
+    engine.status = ("loading", "40 %")
+    assert shown()["glm_infill_ready"] == 0
+    engine.status = ("ready", "")
+    assert (shown()["glm_infill_ready"], shown()["glm_infill_ranks_alive"], shown()["glm_infill_ranks"]) == (1, 1, 1)
+    client.app.state.drain()
+    assert shown()["glm_infill_ready"] == 0
 
 
 def test_labels_never_come_from_a_path(client):
