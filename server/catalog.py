@@ -35,6 +35,8 @@ def _entry(card: ModelCard, limits: Limits) -> dict[str, Any]:
             "masks": card.masks,
             "strategy": card.strategies[0],
             "strategies": card.strategies,
+            "choices": True,
+            "beams": not card.masked,
             "next_sentence": card.next_sentence,
         },
         "limits": {

@@ -23,9 +23,17 @@ def _fill(fill: Fill, card: ModelCard) -> int:
     for text in fill.inputs:
         blanks = max(sum(isinstance(segment, Mask) for segment in text), 1)
         lengths = fill.max_tokens * blanks if len(fill.max_tokens) == 1 else fill.max_tokens
-        generated = sum(min(length, card.max_span) for length in lengths)
+        choices = fill.choices * blanks if len(fill.choices) == 1 else fill.choices or (None,) * blanks
+        generated = sum(_written(*blank, fill.num_beams, card) for blank in zip(lengths, choices, strict=False))
         num_tokens += min(_bytes(text), card.max_context) + fill.n * generated
     return num_tokens
+
+
+def _written(length: int, choices: tuple[str, ...] | None, num_beams: int, card: ModelCard) -> int:
+    """Tokens written for a blank: of one or several beams, or of all its choices."""
+    if choices is None:
+        return num_beams * min(length, card.max_span)
+    return sum(min(_bytes((choice,)), length + 1) for choice in choices)
 
 
 def _score(score: Score, card: ModelCard) -> int:

@@ -49,6 +49,14 @@ Order = Annotated[
     Annotated[OrderName, Tag("<one>")] | Annotated[list[Number], Field(min_length=1), Tag("<list>")],
     ONE_OR_LIST,
 ]
+Choice = Annotated[String, Field(min_length=1, max_length=4096)]
+Choices = Annotated[
+    Annotated[list[Choice], Field(min_length=1), Tag("<choices>")]
+    | Annotated[list[Annotated[list[Choice], Field(min_length=1)] | None], Field(min_length=1), Tag("<blanks>")],
+    Discriminator(
+        lambda value: "<choices>" if isinstance(value, list) and value and isinstance(value[0], str) else "<blanks>"
+    ),
+]
 Spans = Annotated[
     Annotated[list[String], Field(min_length=1), Tag("<span>")]
     | Annotated[list[Annotated[list[String], Field(min_length=1)]], Field(min_length=1), Tag("<candidates>")],
@@ -124,7 +132,7 @@ class InfillRequest(Work):
     n: Positive = 1
     num_beams: Positive = 1
     length_penalty: Annotated[float, Field(ge=-100, le=100)] = 1.0
-    choices: Any = None
+    choices: Choices | None = None
     regex: Any = None
     order: Order = "left_to_right"
     strategy: Strategy | None = None
@@ -151,6 +159,8 @@ class InfillRequest(Work):
         at_most("order", 0 if isinstance(self.order, str) else len(self.order), limits.blanks, "items")
         at_most("stop", len(stop), limits.stop, "items")
         at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
+        at_most("num_beams", self.num_beams, limits.num_beams)
+        choices = self._choices(limits)
         return Fill(
             inputs=inputs,
             max_tokens=max_tokens,
@@ -169,6 +179,9 @@ class InfillRequest(Work):
             n=self.n,
             order=self.order if isinstance(self.order, str) else tuple(self.order),
             strategy=self.strategy,
+            choices=choices,
+            num_beams=self.num_beams,
+            length_penalty=self.length_penalty,
             logprobs=self.logprobs,
             stream=self.stream,
             priority=self.priority,
@@ -183,16 +196,19 @@ class InfillRequest(Work):
         assert self.text is not None
         return tuple(split(text) for text in many(self.text))
 
+    def _choices(self, limits: Limits) -> tuple[tuple[str, ...] | None, ...]:
+        if self.choices is None:
+            return ()
+        lists: list[Any] = [self.choices] if isinstance(self.choices[0], str) else self.choices
+        at_most("choices", len(lists), limits.blanks, "lists")
+        for own in lists:
+            at_most("choices", len(own or ()), limits.choices, "choices for a blank")
+            _no_masks("choices", own or ())
+        return tuple(None if own is None else tuple(own) for own in lists)
+
     def _check_supported(self) -> None:
-        later = {
-            "num_beams": self.num_beams != 1,
-            "length_penalty": self.length_penalty != 1.0,
-            "choices": self.choices is not None,
-            "regex": self.regex is not None,
-        }
-        for param, is_used in later.items():
-            if is_used:
-                raise RequestError(f"{param} is not supported yet by this version", param, "unsupported")
+        if self.regex is not None:
+            raise RequestError("regex is not supported yet by this version", "regex", "unsupported")
 
 
 FORMS: tuple[set[str], ...] = (

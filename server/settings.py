@@ -24,6 +24,8 @@ class Limits(BaseModel):
     blanks: Count = 64
     max_tokens: Annotated[int, Field(ge=1, le=1024)] = 1024
     candidates: Count = 1024
+    choices: Count = 1024
+    num_beams: Annotated[int, Field(ge=1, le=64)] = 16
     orders: Count = 120
     stop: Count = 32
     logit_bias: Count = 300

@@ -235,6 +235,18 @@ class TestMaskedLM:
         assert result["text"] == words(golden("bert", "fill")[name].tolist()[1:-1])
         assert {blank["finish_reason"] for blank in result["blanks"]} == {"stop"}
 
+    def test_a_choice_is_one_token_with_the_scorer_s_number(self, engines: Engines) -> None:
+        text = segments("w40 w7 [MASK] w33")
+        (result,) = results(engines["bert"], Fill((text,), choices=(("w21", "w22", "w30"),), logprobs=2))
+        scores = [
+            r["logprob"] for r in results(engines["bert"], Score(text=text, spans=(("w21",), ("w22",), ("w30",))))
+        ]
+        blank = result["blanks"][0]
+        assert blank["choice_logprobs"] == scores
+        assert blank["text"] == ("w21", "w22", "w30")[scores.index(max(scores))]
+        assert blank["end_token"] is None
+        assert blank["finish_reason"] == "choice"
+
     def test_masked_words(self, engines: Engines) -> None:
         expected = golden("bert", "single")["logprobs"]
         spans = (("w21", "w22 w23"),)
@@ -272,6 +284,8 @@ class TestMaskedLM:
             (Score(text=segments("w5 [MASK]"), spans=(("w6",),), include_end=True), "include_end"),
             (Score(text=segments("w5 [MASK]"), spans=(("w6",),), orders="all"), "orders"),
             (Score(text=(words([7] * 400),)), "text"),
+            (Fill((segments("w5 [MASK]"),), choices=(("w6 w7",),)), "choices"),
+            (Fill((segments("w5 [MASK]"),), num_beams=2), "num_beams"),
         ],
     )
     def test_what_it_cannot_do_is_refused(self, engines: Engines, request_: Request, field: str) -> None:

@@ -149,7 +149,9 @@ def requests_of(name: str, storage: str) -> list[Request]:
     if name == "bert":
         masks = segments("w11 w40 [MASK] w62 [MASK] w33")
         pair = Score(sentence_a="w11 w12", sentence_b="w20 w21")
-        return [Fill((masks,)), Score(text=segments("w11 w40 w13")), Score(text=masks, spans=(("w20", "w30"),)), pair]
+        chosen = Fill((masks,), choices=(("w20", "w21"), None))
+        scores = [Score(text=segments("w11 w40 w13")), Score(text=masks, spans=(("w20", "w30"),)), pair]
+        return [Fill((masks,)), chosen, *scores]
     spans = (("w25 w71 w8",), ("w9",), ("w30 w31",))
     open_text = segments(f"{text} [gMASK]")
     return [
@@ -158,6 +160,8 @@ def requests_of(name: str, storage: str) -> list[Request]:
         Score(text=open_text, spans=spans, include_end=True, logprobs=4),
         Score(context=(text,), targets=("w10 w11", "w70")),
         Fill((("w60 w61 ", Mask("[gMASK]")), ("w62 ", Mask("[gMASK]"))), max_tokens=(3,), logprobs=3),
+        Fill((open_text,), choices=(("w25 w71 w8", "w25 w71", "w9"),)),
+        Fill((open_text,), (5,), num_beams=3, n=2),
     ]
 
 
@@ -289,7 +293,7 @@ class TestBatch:
             want = data.draw(st.sampled_from([None, "token", "scores", "pair"]))
             asked, targets = some(data.draw(st.integers(0, 3))), some(data.draw(st.integers(0, 6)))
             rows.append(Rows(some(count), some(count), some(count), span, want, asked, targets))
-        batch = Batch(tuple(rows))
+        batch = Batch(tuple(rows), data.draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99))).map(tuple)))
         assert Batch.decoded([*batch.encoded()]) == batch
 
 

@@ -1,8 +1,8 @@
 """Makes `beams.json`: what beam search finds by transformers' `generate` with the network of `glm4.safetensors`.
 
-transformers 5.24 (Apache-2.0, Hugging Face), float32 on a CPU. `context` is the prompt; each case has its settings, and the
-sequences found, best first, with their end token, and what each is worth (log-probabilities after the bias over length to
-the power of length_penalty). A bias on the end tokens makes hypotheses of a random network end.
+transformers 5.24 (Apache-2.0, Hugging Face), float32 on a CPU. `context` is the prompt; each case has its settings, and
+the sequences found, best first, with their end token, and what each is worth (log-probabilities after the bias over
+length to the power of length_penalty). A bias on the end tokens makes hypotheses of a random network end.
 
 Knows nothing of this repository's code. To rerun, in the repository root:
 

@@ -73,7 +73,40 @@ def test_bad_bodies_are_400_and_name_the_field(client, engine, refused, body, pa
     assert not engine.asked
 
 
-@pytest.mark.parametrize("field", [{"num_beams": 2}, {"length_penalty": 0.5}, {"choices": []}, {"regex": "a"}])
+@pytest.mark.parametrize(
+    ("given", "choices"),
+    [
+        (["a", "b"], (("a", "b"),)),
+        ([["a", "b"], None, ["c"]], (("a", "b"), None, ("c",))),
+        ([None, ["c"]], (None, ("c",))),
+    ],
+)
+def test_choices_are_for_all_blanks_or_for_each(client, engine, given, choices):
+    assert client.post("/v1/infill", json={"text": "a", "choices": given, "num_beams": 2}).status_code == 200
+    assert engine.asked[-1].choices == choices
+    assert engine.asked[-1].num_beams == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"choices": []}, "choices"),
+        ({"choices": [[]]}, "choices.0"),
+        ({"choices": [""]}, "choices.0"),
+        ({"choices": ["a", ["b"]]}, "choices.1"),
+        ({"choices": ["a [MASK]"]}, "choices"),
+        ({"choices": ["a"] * 1025}, "choices"),
+        ({"choices": "a"}, "choices"),
+        ({"num_beams": 17}, "num_beams"),
+        ({"num_beams": 0}, "num_beams"),
+        ({"length_penalty": 101}, "length_penalty"),
+    ],
+)
+def test_choices_and_beams_have_limits(client, refused, body, param):
+    refused(client.post("/v1/infill", json={"text": "a", **body}), 400, param)
+
+
+@pytest.mark.parametrize("field", [{"regex": "a"}])
 def test_what_comes_later_says_so(client, refused, field):
     error = refused(client.post("/v1/infill", json={"text": "a", **field}), 400, next(iter(field)))
     assert (error["code"], "not supported yet" in error["message"]) == ("unsupported", True)
