@@ -4,7 +4,9 @@ A pattern is matched against the text of a blank as it is given back: without th
 the one that a tokenizer puts before a text. The first token therefore begins in states of its own.
 """
 
+import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from threading import Lock
 
 import numpy as np
@@ -14,12 +16,13 @@ from torch import Tensor
 
 from engine.automaton import Automaton
 from engine.pieces import Pieces
-from engine.regex import compile_regex
+from engine.regex import SECONDS, compile_regex
 from engine.requests import RequestError
 from model.tokenizer import Tokenizer
 
 MASKS = 128  # kept of a pattern
 CACHE_BYTES = 128 << 20  # of all patterns kept
+REQUEST_BYTES = 16 << 20  # of the patterns of one request
 
 
 class Pattern:
@@ -133,18 +136,28 @@ class Patterns:
         self._kept: OrderedDict[str, Pattern] = OrderedDict()
         self._lock = Lock()
 
-    def knows(self, regex: str) -> bool:
+    def knows(self, regexes: Iterable[str]) -> bool:
         """Whether `get` need not wait."""
         with self._lock:
-            return regex in self._kept
+            return all(regex in self._kept for regex in regexes)
 
-    def get(self, regex: str) -> Pattern:
-        """The compiled pattern; a new one is waited for. Raises RequestError as `compile_regex` does."""
+    def get(self, regexes: Iterable[str]) -> dict[str, Pattern]:
+        """The compiled patterns of a request; new ones are waited for. Raises RequestError as `compile_regex` does, and
+        for patterns that together take too much time or memory."""
+        until = time.monotonic() + SECONDS
+        found: dict[str, Pattern] = {}
+        for regex in dict.fromkeys(regexes):
+            found[regex] = self._get(regex, until - time.monotonic())
+            if sum(pattern.automaton.table.nbytes for pattern in found.values()) > REQUEST_BYTES:
+                raise RequestError(f"the patterns need more than {REQUEST_BYTES >> 20} MiB", "regex")
+        return found
+
+    def _get(self, regex: str, seconds: float) -> Pattern:
         with self._lock:
             if regex in self._kept:
                 self._kept.move_to_end(regex)
                 return self._kept[regex]
-        automaton = compile_regex(regex)
+        automaton = compile_regex(regex, seconds)
         with self._lock:
             if self._pieces is None:
                 self._pieces = Pieces(self._tokenizer, self._size)

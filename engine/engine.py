@@ -97,7 +97,7 @@ class Engine:
     def compiles(self, request: Request) -> bool:
         """Whether to prepare a request takes the time to compile a regular expression."""
         texts = request.regex if isinstance(request, Fill) else ()
-        return any(text is not None and not self.world.patterns.knows(text) for text in texts)
+        return not self.world.patterns.knows(text for text in texts if text is not None)
 
     def add(self, job: Job, request: Request) -> None:
         """Starts a prepared job."""

@@ -5,6 +5,7 @@ encodes that anew, as GLM-130B's generator does; `parallel` gives each blank a s
 """
 
 import random
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from typing import Any
@@ -339,6 +340,7 @@ class FillJob:
         self.begun = False
         self.samples: list[Sample] = []
         self._of: dict[Sequence, Sample] = {}
+        compiled = world.patterns.get(text for text in fill.regex if text is not None)
         for number, given in enumerate(fill.inputs):
             prompt = read_prompt(given, fill.echo, world)
             if fill.fit:
@@ -349,7 +351,7 @@ class FillJob:
             check_fill(fill, laid, world.card)
             check_begun(fill, prompt, laid, world)
             self.counts.prompt_tokens += len(laid) + len(prompt.begun)
-            choices, patterns = read_choices(fill, laid, world), read_patterns(fill, laid, world)
+            choices, patterns = read_choices(fill, laid, world), read_patterns(fill, len(laid.blanks), compiled)
             self.samples += [
                 self.sample(fill, number * fill.n + j, number, prompt, laid, choices, patterns, world)
                 for j in range(fill.n if fill.num_beams == 1 else 1)
@@ -497,9 +499,8 @@ def read_choices(fill: Fill, laid: Layout, world: World) -> list[Choices | None]
     return choices
 
 
-def read_patterns(fill: Fill, laid: Layout, world: World) -> list[Pattern | None]:
-    """Each blank's pattern, compiled. Raises RequestError for what does not fit the blanks or cannot be compiled."""
-    count = len(laid.blanks)
+def read_patterns(fill: Fill, count: int, compiled: Mapping[str, Pattern]) -> list[Pattern | None]:
+    """Each blank's pattern. Raises RequestError for what does not fit the blanks."""
     texts = fill.regex * count if len(fill.regex) == 1 else fill.regex or (None,) * count
     if len(texts) != count:
         raise RequestError(f"regex has {len(texts)} patterns for {count} blanks", "regex")
@@ -508,7 +509,7 @@ def read_patterns(fill: Fill, laid: Layout, world: World) -> list[Pattern | None
         raise RequestError("a blank has choices or a regex, not both", "regex")
     if fill.num_beams > 1 and any(text is not None for text in texts):
         raise RequestError("beam search knows no regex; num_beams must be 1", "regex")
-    return [None if text is None else world.patterns.get(text) for text in texts]
+    return [None if text is None else compiled[text] for text in texts]
 
 
 def check_beams(fill: Fill, count: int, card: ModelCard) -> None:

@@ -14,8 +14,8 @@ from array import array
 import outlines_core
 
 MEMORY = 1 << 30  # bytes of address space
-SECONDS = 5  # of the processor
-MAX_STATES = 16_000
+SECONDS = 2  # of the processor
+MAX_STATES = 8_000
 # Stands before the pattern: with nothing before it, outlines-core takes no pattern that looks at the end.
 _FIRST = 0
 # What outlines-core says would quote the pattern.

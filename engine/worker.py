@@ -26,7 +26,6 @@ from engine.ranks import Channel, follow, join
 from engine.requests import Request, RequestError
 from engine.wire import HEADER, decode_request, encode_event
 
-
 # Regular expressions being compiled at a time, each in a process of its own, and requests that may wait for one.
 COMPILERS = 2
 MAX_COMPILING = 16

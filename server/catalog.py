@@ -36,6 +36,7 @@ def _entry(card: ModelCard, limits: Limits) -> dict[str, Any]:
             "strategy": card.strategies[0],
             "strategies": card.strategies,
             "choices": True,
+            "regex": True,
             "beams": not card.masked,
             "next_sentence": card.next_sentence,
         },
