@@ -116,12 +116,6 @@ class Constraint:
         """Whether the text matches, and no further token may come."""
         return self._pattern.may_end(self._at) and not self._tokens().any()
 
-    def copy(self) -> "Constraint":
-        """Another one that goes on from here by itself."""
-        other = object.__new__(Constraint)
-        other.__dict__ |= self.__dict__
-        return other
-
     def _tokens(self) -> NDArray[np.bool_]:
         return self._pattern.whole(self._at) if self._one_token else self._pattern.allowed(self._at)
 
@@ -134,7 +128,7 @@ class Patterns:
         self._size = size
         self._pieces: Pieces | None = None
         self._kept: OrderedDict[str, Pattern] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._reading = Lock(), Lock()
 
     def knows(self, regexes: Iterable[str]) -> bool:
         """Whether `get` need not wait."""
@@ -158,10 +152,12 @@ class Patterns:
                 self._kept.move_to_end(regex)
                 return self._kept[regex]
         automaton = compile_regex(regex, seconds)
-        with self._lock:
+        with self._reading:
             if self._pieces is None:
                 self._pieces = Pieces(self._tokenizer, self._size)
-            pattern = self._kept[regex] = Pattern(automaton, self._pieces, self._tokenizer.space_lost_behind)
+            pattern = Pattern(automaton, self._pieces, self._tokenizer.space_lost_behind)
+        with self._lock:
+            self._kept[regex] = pattern
             while len(self._kept) > 1 and sum(p.num_bytes for p in self._kept.values()) > CACHE_BYTES:
                 self._kept.popitem(last=False)
             return pattern

@@ -163,9 +163,7 @@ class InfillRequest(Work):
         at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
         at_most("num_beams", self.num_beams, limits.num_beams)
         choices = self._choices(limits)
-        regex = () if self.regex is None else many(self.regex)
-        at_most("regex", len(regex), limits.blanks, "patterns")
-        at_most("regex", max((len(pattern or "") for pattern in regex), default=0), limits.regex, "characters")
+        regex = self._regex(limits)
         return Fill(
             inputs=inputs,
             max_tokens=max_tokens,
@@ -211,6 +209,14 @@ class InfillRequest(Work):
             at_most("choices", len(own or ()), limits.choices, "choices for a blank")
             _no_masks("choices", own or ())
         return tuple(None if own is None else tuple(own) for own in lists)
+
+    def _regex(self, limits: Limits) -> tuple[str | None, ...]:
+        if self.regex is None:
+            return ()
+        patterns = tuple(self.regex) if isinstance(self.regex, list) else (self.regex,)
+        at_most("regex", len(patterns), limits.blanks, "patterns")
+        at_most("regex", max(len(pattern or "") for pattern in patterns), limits.regex, "characters")
+        return patterns
 
 
 FORMS: tuple[set[str], ...] = (
