@@ -179,4 +179,4 @@ class BeamSearch:
 
 def _worth(total: float, length: int, penalty: float) -> float:
     """What hypotheses of different lengths are compared by."""
-    return total / float(length) ** penalty
+    return total / math.pow(length, penalty)

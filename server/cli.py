@@ -26,6 +26,8 @@ from engine.events import Done, Failed, ResultDone
 from engine.place import Place
 from engine.process import EngineProcess
 from engine.requests import Request, RequestError
+from server.commands.batch import batch
+from server.commands.bench_serve import bench_serve
 from server.commands.keys import keys
 from server.commands.plan import plan
 from server.console import errors, fail, output
@@ -38,11 +40,14 @@ from server.options import (
     Head,
     KVCacheKind,
     KVCacheType,
+    Model,
     Preset,
     Quant,
     QuantHead,
     Quantization,
     TokenizerFolder,
+    Url,
+    engine_config,
 )
 from server.schemas import InfillRequest, ScoreRequest
 from server.serving import serve as run_server
@@ -51,7 +56,9 @@ from server.settings import Limits, Settings
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fills blanks and scores spans with GLM models.")
 bench = typer.Typer(no_args_is_help=True, help="Measures; the last line printed is one JSON document.")
 app.add_typer(bench, name="bench")
+bench.command("serve")(bench_serve)
 app.command()(plan)
+app.command()(batch)
 app.add_typer(keys, name="keys")
 
 
@@ -68,10 +75,6 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
-
-
-Model = Annotated[Path | None, typer.Option("--model", help="Checkpoint folder; the bundled demo when left out.")]
-Url = Annotated[str | None, typer.Option("--url", help="Ask this server instead of loading a model.")]
 
 
 @app.command()
@@ -131,19 +134,7 @@ def serve(
     size = settings.tp or (place.size if place else 1)
     if place and size != place.size:
         fail(f"--tp {size}: torchrun has started {place.size} ranks", code=2)
-    config = EngineConfig(
-        model=None if settings.model is None else str(settings.model),
-        quant=settings.quant,
-        group_size=settings.group_size,
-        quant_head=settings.quant_head,
-        device=device.value,
-        kv_cache_gb=settings.kv_cache_gb,
-        kv_cache_type=settings.kv_cache_type,
-        max_batch_tokens=settings.max_batch_tokens,
-        preset=settings.preset,
-        tokenizer=None if settings.tokenizer is None else str(settings.tokenizer),
-        tp=size,
-    )
+    config = settings.engine(device.value, size)
     if place and place.rank > 0:
         from engine.worker import follow_launched
 
@@ -153,7 +144,7 @@ def serve(
 
 @app.command()
 def fill(
-    text: Annotated[list[str], typer.Argument(help="Texts with [MASK], [sMASK] or [gMASK].")],
+    text: Annotated[list[str], typer.Argument(help=r"Texts with [MASK], \[sMASK] or \[gMASK].")],
     max_tokens: Annotated[int, typer.Option(help="Tokens per blank.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option()] = 0,
@@ -408,27 +399,6 @@ def doctor(as_json: AsJson = False) -> None:
             shown = ", ".join(item) if isinstance(item, list) else item
             table.add_row(f"{name} {key}".strip(), str(shown or "none"))
     output.print(table)
-
-
-def engine_config(
-    model: Path | None,
-    quant: Quant | None,
-    group_size: int | None,
-    quant_head: QuantHead | None,
-    preset: str | None,
-    tokenizer: Path | None,
-    kv_cache_type: KVCacheType | None,
-) -> EngineConfig:
-    """The engine of a single command."""
-    return EngineConfig(
-        model=None if model is None else str(model),
-        quant=None if quant is None else quant.value,
-        group_size=group_size,
-        quant_head=None if quant_head is None else quant_head.value,
-        preset=preset,
-        tokenizer=None if tokenizer is None else str(tokenizer),
-        kv_cache_type=(kv_cache_type or KVCacheType.auto).value,
-    )
 
 
 def ask(

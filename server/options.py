@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from engine.config import EngineConfig
+
 
 class Quant(StrEnum):
     """How the linear layers are stored."""
@@ -48,4 +50,27 @@ Preset = Annotated[
 TokenizerFolder = Annotated[
     Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer, where the checkpoint's has none.")
 ]
+Model = Annotated[Path | None, typer.Option("--model", help="Checkpoint folder; the bundled demo when left out.")]
+Url = Annotated[str | None, typer.Option("--url", help="Ask this server instead of loading a model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+def engine_config(
+    model: Path | None,
+    quant: Quant | None,
+    group_size: int | None,
+    quant_head: QuantHead | None,
+    preset: str | None,
+    tokenizer: Path | None,
+    kv_cache_type: KVCacheType | None,
+) -> EngineConfig:
+    """The engine of a single command."""
+    return EngineConfig(
+        model=None if model is None else str(model),
+        quant=None if quant is None else quant.value,
+        group_size=group_size,
+        quant_head=None if quant_head is None else quant_head.value,
+        preset=preset,
+        tokenizer=None if tokenizer is None else str(tokenizer),
+        kv_cache_type=(kv_cache_type or KVCacheType.auto).value,
+    )

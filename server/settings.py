@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from engine.config import EngineConfig
 from server.keyfile import Rate, read_keys
 
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
@@ -75,6 +76,23 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     vllm_metrics: bool = Field(False, description="also metrics by the names that vLLM's dashboards ask for")
     otlp_endpoint: str | None = Field(None, description="where spans go by OTLP over HTTP; none are made without")
+
+    def engine(self, device: str, tp: int, threads: int | None = None) -> EngineConfig:
+        """What an engine for this server is started with."""
+        return EngineConfig(
+            model=None if self.model is None else str(self.model),
+            quant=self.quant,
+            group_size=self.group_size,
+            quant_head=self.quant_head,
+            device=device,
+            kv_cache_gb=self.kv_cache_gb,
+            kv_cache_type=self.kv_cache_type,
+            max_batch_tokens=self.max_batch_tokens,
+            preset=self.preset,
+            tokenizer=None if self.tokenizer is None else str(self.tokenizer),
+            threads=threads,
+            tp=tp,
+        )
 
     @field_validator("api_keys")
     @classmethod

@@ -55,6 +55,10 @@ class EventStream(Response):
             await attend(receive, self.service.gate, self._play(send))
         except ClientGone:
             self.outcome = "cancelled"
+        except asyncio.CancelledError:
+            # So a server tells of it that ends the task of a client that left.
+            self.outcome = "cancelled"
+            raise
         except Exception as error:
             if not self.started:
                 raise

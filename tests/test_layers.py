@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BELOW = {
+    "deploy": {"server", "engine"},
     "server": {"engine", "model", "quant"},
     "engine": {"model", "quant"},
     "training": {"model", "quant"},

@@ -63,7 +63,7 @@ def test_silence_is_filled_with_heartbeats(engine, make_client):
     assert [name for name, _ in parsed(response.text)] == ["blank.delta", "done"]
 
 
-@pytest.mark.parametrize("end", ["disconnect", "abort", "stall"])
+@pytest.mark.parametrize("end", ["disconnect", "abort", "stall", "cancel"])
 def test_stream_that_ends_early_frees_the_engine(engine, make_caller, end):
     async def script(request, work_id):
         while True:
@@ -82,9 +82,17 @@ def test_stream_that_ends_early_frees_the_engine(engine, make_caller, end):
             caller.left.set()
         elif end == "abort":
             caller.app.state.service.gate.abort()
-        await asyncio.wait_for(task, 2)
+        elif end == "cancel":
+            # Some servers do so when a client has left.
+            task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=2)
+        assert done
+        assert task.cancelled() == (end == "cancel")
         assert engine.num_open == 0
-        assert caller.app.state.service.gate.inside == 0
+        service = caller.app.state.service
+        assert service.gate.inside == 0
+        labels = {"route": "/v1/infill", "outcome": "error" if end == "abort" else "cancelled"}
+        assert service.metrics.registry.get_sample_value("glm_infill_requests_total", labels) == 1
         assert (parsed(caller.data.decode())[-1][0] == "error") == (end == "abort")
 
     asyncio.run(play())

@@ -1,0 +1,1 @@
+"""What takes the server beyond a command line: images, charts, clusters."""

@@ -1,0 +1,184 @@
+"""The engines of all replicas as one: what the server's application talks to."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Any
+
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from deploy.ray.context import context_key
+from deploy.ray.replica import NOT_READY
+from engine.client import EngineOverloaded, EngineUnavailable
+from engine.events import TERMINAL, Event, Failed, ModelCard, StepStats
+from engine.requests import Fill, Request, RequestError
+from engine.wire import decode_event, encode_request
+
+REPORT_S = 1.0
+REPORT_TIMEOUT_S = 5.0
+# Replicas that are asked before a client hears that none is ready.
+ATTEMPTS = 3
+# An engine keeps its deadlines itself; so much later nobody waits for it any more.
+GRACE_S = 5.0
+_MAX_STATS = 10_000
+
+
+class ReplicaLost(Exception):
+    """A replica has died, or its machine, with a request in flight."""
+
+
+class Engines:
+    """An `EngineClient` over the replicas of a deployment.
+
+    A request goes to the replica that has its context (`deploy.ray.router`). Where the replica is lost, a request of
+    which the client has seen nothing yet is asked once more of another one; a stream that has begun ends with an error.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self.handle = handle
+        self._reports: list[dict[str, Any]] = []
+        self._card: ModelCard | None = None
+        self._stats: list[StepStats] = []
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+
+    def state(self) -> tuple[str, str]:
+        ready = sum(report["ready"] for report in self._reports)
+        if ready:
+            return "ready", f"{ready} replicas ready" if ready > 1 else "1 replica ready"
+        return ("loading" if self._card is None else "restarting"), "no replica is ready"
+
+    @property
+    def card(self) -> ModelCard:
+        if self._card is None:
+            raise EngineUnavailable("no replica is ready")
+        return self._card
+
+    @property
+    def ranks_alive(self) -> int:
+        return sum(report["ranks_alive"] for report in self._reports)
+
+    async def submit(self, request: Request, request_id: str) -> AsyncGenerator[Event, None]:
+        streams = isinstance(request, Fill) and request.stream
+        began, seconds = time.monotonic(), request.timeout_s
+        for attempt in range(ATTEMPTS):
+            is_last = attempt == ATTEMPTS - 1
+            if seconds is not None:
+                request = replace(request, timeout_s=max(seconds - (time.monotonic() - began), 0.001))
+            held: list[Event] = []
+            seen = False
+            try:
+                async with aclosing(self._ask(request, request_id, attempt)) as events:
+                    async for event in events:
+                        if isinstance(event, Failed) and event.code == NOT_READY:
+                            if is_last:
+                                raise EngineUnavailable(event.message)
+                            break
+                        held.append(event)
+                        # What is not streamed is worth nothing to a client before its end.
+                        if streams or isinstance(event, TERMINAL):
+                            for ready in held:
+                                seen = True
+                                yield ready
+                            held = []
+                    else:
+                        return
+            except ReplicaLost:
+                # A second replica, but not a third: it may be the request that ends them.
+                if seen or attempt > 0:
+                    yield Failed(request_id, "overloaded", "the replica was lost", code="engine_lost")
+                    return
+
+    async def tokenize(self, text: str, special: bool = False) -> list[int]:
+        ids: list[int] = await self._tokens("tokenize", text, special)
+        return ids
+
+    async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
+        text: str = await self._tokens("detokenize", token_ids, special)
+        return text
+
+    def stats(self) -> list[StepStats]:
+        taken, self._stats = self._stats, []
+        return taken
+
+    async def _ask(self, request: Request, request_id: str, attempt: int) -> AsyncGenerator[Event, None]:
+        """The events from one replica. Raises ReplicaLost, EngineOverloaded and EngineUnavailable."""
+        values = encode_request(request)
+        until = None if request.timeout_s is None else asyncio.get_running_loop().time() + request.timeout_s + GRACE_S
+        caller = self.handle.options(stream=True, session_id=context_key(values))
+        response: Any = caller.submit.remote(values, request_id, attempt=attempt)
+        ended = False
+        try:
+            while not ended:
+                event = await _next(response, until)
+                ended = isinstance(event, TERMINAL)
+                yield event
+        except TimeoutError:
+            yield Failed(request_id, "deadline", "the deadline has passed", code="deadline")
+        except BackPressureError as error:
+            ended = True
+            raise EngineOverloaded(f"{error.args[0]} requests wait for a replica already") from None
+        except DeploymentUnavailableError as error:
+            ended = True
+            raise EngineUnavailable(str(error)) from None
+        except (RayActorError, StopAsyncIteration):
+            ended = True
+            raise ReplicaLost from None
+        finally:
+            if not ended:
+                response.cancel()
+
+    async def _tokens(self, op: str, value: Any, special: bool) -> Any:
+        try:
+            answer = await self.handle.tokens.remote(op, value, special)
+        except (RayActorError, DeploymentUnavailableError, BackPressureError) as error:
+            raise EngineUnavailable(str(error).splitlines()[0]) from None
+        if "error" in answer:
+            raise RequestError(*answer["error"])
+        if "unavailable" in answer:
+            raise EngineUnavailable(answer["unavailable"])
+        return answer["value"]
+
+    async def _watch(self) -> None:
+        """Asks all replicas how they are, again and again."""
+        while True:
+            try:
+                reports = await self.handle.broadcast("report").results_async(
+                    timeout_s=REPORT_TIMEOUT_S, return_exceptions=True
+                )
+            except (DeploymentUnavailableError, TimeoutError, RayActorError):
+                reports = []
+            self._take([report for report in reports if isinstance(report, dict)])
+            # The first ones are waited for.
+            await asyncio.sleep(REPORT_S if self._reports else REPORT_S / 10)
+
+    def _take(self, reports: list[dict[str, Any]]) -> None:
+        self._reports = reports
+        for report in reports:
+            self._card = self._card or ModelCard(**report["card"])
+        last = [report["stats"][-1] for report in reports if report["stats"]]
+        if not last:
+            return
+        # A gauge is of all replicas; one without a step since the last report has nothing to do.
+        gauges = {name: sum(step[name] for step in last) for name in ("running", "waiting")}
+        gauges["kv_cache_usage"] = sum(step["kv_cache_usage"] for step in last) / len(last)
+        self._stats += [StepStats(**step | gauges) for report in reports for step in report["stats"]]
+        del self._stats[: len(self._stats) - _MAX_STATS]
+
+
+async def _next(response: AsyncIterator[dict[str, Any]], until: float | None) -> Event:
+    """The next event. Raises TimeoutError when there is none until then."""
+    async with asyncio.timeout_at(until):
+        return decode_event(await anext(response))

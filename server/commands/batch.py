@@ -1,0 +1,215 @@
+"""`glm-infill batch`: fills and scores of a file of lines, into another; what was done stays done.
+
+A line is a body of `/v1/infill` or `/v1/score`, with a `custom_id` if wanted, or what OpenAI's batches have:
+`custom_id`, `url` and `body`. Answers are lines as OpenAI's batches give them, in the order in which they are ready.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any
+from uuid import uuid4
+
+import httpx
+import typer
+from rich.progress import Progress
+
+from engine.config import EngineConfig
+from engine.process import EngineProcess
+from server.app import create_app
+from server.console import errors, fail, output
+from server.load import client_of
+from server.options import (
+    AsJson,
+    GroupSize,
+    Head,
+    KVCacheKind,
+    Model,
+    Preset,
+    Quantization,
+    TokenizerFolder,
+    Url,
+    engine_config,
+)
+from server.settings import Settings
+
+URLS = ("/v1/infill", "/v1/score", "/v1/completions")
+SCORED = {"spans", "target", "targets", "context", "sentence_a", "sentence_b"}  # fields that only scores have
+TRIES = 6
+PATIENCE_S = 60.0  # the longest that a server which is full is waited for between two tries
+
+
+def batch(
+    source: Annotated[Path, typer.Argument(help="Lines of JSON to read.")],
+    target: Annotated[Path, typer.Argument(help="Lines of JSON to write; what it has already is not done again.")],
+    window: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at a time.")] = 64,
+    model: Model = None,
+    quant: Quantization = None,
+    group_size: GroupSize = None,
+    quant_head: Head = None,
+    preset: Preset = None,
+    tokenizer: TokenizerFolder = None,
+    kv_cache_type: KVCacheKind = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fills and scores many texts, by a model loaded here or by a server; the same command goes on after a kill.
+
+    The exit code is 1 if any line failed; such lines have an error in the answers.
+    """
+    try:
+        lines = list(read(source.read_text("utf-8")))
+        done = resume(target)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}")
+    except UnicodeDecodeError as error:
+        fail(f"{source}: not UTF-8 at byte {error.start}", code=2)
+    except ValueError as error:
+        fail(f"{source}: {error}", code=2)
+    left = [line for line in lines if line.custom_id not in done]
+    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
+    failed = sum(not ok for ok in done.values())
+    with target.open("a", encoding="utf-8") as out, Progress(console=errors, transient=True) as progress:
+        bar = progress.add_task("answering", total=len(lines), completed=len(lines) - len(left))
+        failed += asyncio.run(_answer_all(left, out, window, url, config, lambda: progress.advance(bar)))
+    counts = {"lines": len(lines), "answered_before": len(lines) - len(left), "answered": len(left), "failed": failed}
+    if as_json:
+        print(json.dumps(counts))
+    else:
+        output.print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
+    if failed:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A request of the file, or why it is none."""
+
+    custom_id: str
+    url: str = ""
+    body: dict[str, Any] | None = None
+    error: str | None = None
+
+
+def read(text: str) -> Iterator[Line]:
+    """The lines of a file. A line that is no request is one with an error; raises ValueError for an id that comes
+    twice, since answers would be taken for each other."""
+    seen: dict[str, int] = {}
+    for number, raw in enumerate(text.split("\n"), 1):
+        if not raw.strip():
+            continue
+        line = _line(raw, f"line-{number}")
+        first = seen.setdefault(line.custom_id, number)
+        if first != number:
+            raise ValueError(f"line {number}: custom_id {line.custom_id!r} is that of line {first}")
+        yield line
+
+
+def _line(raw: str, name: str) -> Line:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return Line(name, error="the line is not JSON")
+    if not isinstance(value, dict):
+        return Line(name, error="the line is not an object")
+    name = value.pop("custom_id", name)
+    if not isinstance(name, str) or not 0 < len(name) <= 512:
+        return Line(f"{name!r:.64}", error="custom_id is not a string of 1 to 512 characters")
+    url, body = (value.get("url"), value.get("body")) if "body" in value or "url" in value else (None, value)
+    if not isinstance(body, dict):
+        return Line(name, error="body is not an object")
+    url = url or ("/v1/score" if SCORED & body.keys() else "/v1/infill")
+    if url not in URLS:
+        return Line(name, error=f"url is none of {', '.join(URLS)}")
+    if body.get("stream"):
+        return Line(name, error="stream is not for batches")
+    if url != "/v1/completions":
+        body.setdefault("priority", "batch")
+    return Line(name, url, body)
+
+
+def resume(target: Path) -> dict[str, bool]:
+    """The ids that a file has whole answers for, and whether these are good; a torn last line is cut off."""
+    if not target.exists():
+        return {}
+    raw = target.read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    if len(whole) < len(raw):
+        os.truncate(target, len(whole))
+    done: dict[str, bool] = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            value = json.loads(line)
+            done[value["custom_id"]] = value["error"] is None and value["response"]["status_code"] == 200
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"line {number} of {target} is no answer of a batch") from None
+    return done
+
+
+async def _answer_all(
+    lines: list[Line], out: IO[str], window: int, url: str | None, config: EngineConfig, advance: Any
+) -> int:
+    """Answers all, so many at a time; the number that failed."""
+    if not lines:
+        return 0
+    failed = 0
+    left = iter(lines)
+
+    async def one(client: httpx.AsyncClient) -> None:
+        nonlocal failed
+        for line in left:
+            answer = await _answered(client, line)
+            failed += answer["error"] is not None or answer["response"]["status_code"] != 200
+            out.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            out.flush()
+            advance()
+
+    async with _client(url, config) as client:
+        await asyncio.gather(*(one(client) for _ in range(min(window, len(lines)))))
+    return failed
+
+
+async def _answered(client: httpx.AsyncClient, line: Line) -> dict[str, Any]:
+    answer: dict[str, Any] = {"id": f"batch_req_{uuid4().hex}", "custom_id": line.custom_id, "response": None}
+    if line.body is None:
+        return answer | {"error": {"code": "invalid_line", "message": line.error}}
+    wait = 0.5
+    for attempt in range(TRIES):
+        try:
+            response = await client.post(line.url, json=line.body)
+        except httpx.HTTPError as error:
+            failure = {"code": "no_answer", "message": str(error) or type(error).__name__}
+            after = wait
+        else:
+            if response.status_code not in (429, 503) or attempt == TRIES - 1:
+                shown = {"status_code": response.status_code, "request_id": response.headers.get("x-request-id")}
+                return answer | {"response": shown | {"body": response.json()}, "error": None}
+            after = float(response.headers.get("retry-after", wait))
+        if attempt < TRIES - 1:
+            await asyncio.sleep(min(max(after, wait), PATIENCE_S))
+            wait *= 2
+    return answer | {"error": failure}
+
+
+@asynccontextmanager
+async def _client(url: str | None, config: EngineConfig) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server, or of an application in this process with an engine of its own."""
+    if url is not None:
+        async with client_of(url, os.environ.get("GLM_INFILL_API_KEY"), timeout_s=900.0) as client:
+            yield client
+        return
+    engine = EngineProcess(config)
+    app = create_app(Settings.model_validate({"api_keys": None, "log_level": "error"}), engine)
+    async with app.router.lifespan_context(app):
+        with errors.status("loading the model"):
+            while engine.state()[0] != "ready":
+                if engine.state()[0] == "failed":
+                    fail(engine.state()[1])
+                await asyncio.sleep(0.02)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://batch", timeout=None) as client:
+            yield client

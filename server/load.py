@@ -1,0 +1,228 @@
+"""A load on a server: what is asked, when, and what came of it. For `bench serve` and soaks; asks over HTTP alone.
+
+A closed loop has a number of clients that each ask again when they are answered; an open one has arrivals that do not
+wait for answers (Poisson), whose times count from when they were due, so that a server that stalls is not spared the
+requests that would have come meanwhile.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+# Common words that a tokenizer of any of the languages' models has; texts are drawn, not written.
+_COMMON = (
+    "the of and to in he that was it his with as for had but not at on by which all be from they this were we her or "
+    "said one so there is him when who will no them my me would man out up into then time if what more other some day "
+    "house great little river night king water hand old way sea light people name heart city land word door tree"
+)
+WORDS = tuple(_COMMON.split())
+REPEATED = 8  # contexts that repeated requests are drawn from
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What requests are like: shares of kinds, words of a text (half to double of it), tokens written into each blank,
+    candidates of a score, and the share of requests whose text comes again and again."""
+
+    mix: dict[str, float] = field(default_factory=lambda: {"fill": 1.0})
+    words: int = 40
+    tokens: int = 16
+    candidates: int = 4
+    repeated: float = 0.0
+
+    def bodies(self, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Kinds and bodies without end, the same ones for a seed."""
+        draw = random.Random(seed)
+        known = [self._text(random.Random(number)) for number in range(REPEATED)]
+        kinds, weights = list(self.mix), list(self.mix.values())
+        while True:
+            (kind,) = draw.choices(kinds, weights)
+            text = draw.choice(known) if draw.random() < self.repeated else self._text(draw)
+            if kind == "fill":
+                yield kind, {"text": text, "max_tokens": self.tokens, "min_tokens": self.tokens, "stream": True}
+            else:
+                spans = [[" ".join(draw.choices(WORDS, k=2))] for _ in range(self.candidates)]
+                yield kind, {"text": text, "spans": spans, "priority": "interactive"}
+
+    def _text(self, draw: random.Random) -> str:
+        words = draw.choices(WORDS, k=draw.randint(max(self.words // 2, 2), self.words * 2))
+        words.insert(draw.randint(1, len(words) - 1), "[MASK]")
+        return " ".join(words)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One request: when it was due, first heard of and answered (seconds of one clock), and what came."""
+
+    kind: str
+    due: float
+    first: float | None = None
+    done: float = 0.0
+    tokens: int = 0
+    status: int = 0  # 0: no answer
+    error: str | None = None
+
+    @property
+    def latency(self) -> float:
+        return self.done - self.due
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 200 and self.error is None
+
+    @property
+    def refused(self) -> bool:
+        return self.status in (429, 503)
+
+    @property
+    def per_token(self) -> float | None:
+        """Seconds a token behind the first, where there are any."""
+        if self.first is None or self.tokens < 2:
+            return None
+        return (self.done - self.first) / (self.tokens - 1)
+
+
+ROUTES = {"fill": "/v1/infill", "score": "/v1/score"}
+
+
+async def ask(client: httpx.AsyncClient, kind: str, body: dict[str, Any], due: float | None = None) -> Outcome:
+    """One request from start to end."""
+    outcome = Outcome(kind, time.perf_counter() if due is None else due)
+    try:
+        if body.get("stream"):
+            await _stream(client, body, outcome)
+        else:
+            answer = await client.post(ROUTES[kind], json=body)
+            outcome.status = answer.status_code
+            if outcome.status == 200:
+                outcome.tokens = answer.json()["usage"]["completion_tokens"]
+    except httpx.HTTPError as error:
+        outcome.error = type(error).__name__
+    outcome.done = time.perf_counter()
+    if outcome.first is None:
+        outcome.first = outcome.done
+    return outcome
+
+
+async def _stream(client: httpx.AsyncClient, body: dict[str, Any], outcome: Outcome) -> None:
+    async with client.stream("POST", ROUTES[outcome.kind], json=body) as answer:
+        outcome.status = answer.status_code
+        event = ""
+        async for line in answer.aiter_lines():
+            if line.startswith("event: "):
+                event = line[7:]
+            elif line.startswith("data: ") and event == "blank.delta":
+                if outcome.first is None:
+                    outcome.first = time.perf_counter()
+            elif line.startswith("data: ") and event == "done":
+                outcome.tokens = json.loads(line[6:])["usage"]["completion_tokens"]
+            elif line.startswith("data: ") and event == "error":
+                outcome.error = json.loads(line[6:])["error"]["code"] or "error"
+
+
+def client_of(url: str, api_key: str | None, timeout_s: float = 120.0) -> httpx.AsyncClient:
+    """A client with as many connections as are asked for."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, limits=limits)
+
+
+async def closed_loop(
+    client: httpx.AsyncClient, workload: Workload, clients: int, seconds: float, seed: int
+) -> list[Outcome]:
+    """So many clients ask for so long; those under way at the end are waited for, and count."""
+    bodies = workload.bodies(seed)
+    ends = time.perf_counter() + seconds
+    outcomes: list[Outcome] = []
+
+    async def one() -> None:
+        while time.perf_counter() < ends:
+            outcome = await ask(client, *next(bodies))
+            outcomes.append(outcome)
+            if not outcome.ok:
+                await asyncio.sleep(0.05)  # a refused client does not hammer
+
+    await asyncio.gather(*(one() for _ in range(clients)))
+    return outcomes
+
+
+async def open_loop(
+    client: httpx.AsyncClient, workload: Workload, rate: float, seconds: float, seed: int
+) -> list[Outcome]:
+    """Arrivals at `rate` a second on average; all are waited for."""
+    bodies = workload.bodies(seed)
+    tasks = []
+    async for due in arrivals(rate, seconds, random.Random(seed)):
+        tasks.append(asyncio.create_task(ask(client, *next(bodies), due)))
+    return list(await asyncio.gather(*tasks))
+
+
+async def arrivals(
+    rate: float, seconds: float, draw: random.Random, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> AsyncIterator[float]:
+    """When each request is due (seconds of `perf_counter`), at that time or as soon after it as can be."""
+    began = time.perf_counter()
+    due = began
+    while (due := due + draw.expovariate(rate)) < began + seconds:
+        await sleep(max(due - time.perf_counter(), 0))
+        yield due
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a good answer keeps, in seconds: first token, each token, the whole."""
+
+    first: float | None = None
+    per_token: float | None = None
+    latency: float | None = None
+
+    def met(self, outcome: Outcome) -> bool:
+        """Whether it was answered, and within what is asked."""
+        if not outcome.ok or outcome.first is None:
+            return False
+        values = (outcome.first - outcome.due, outcome.per_token, outcome.latency)
+        limits = (self.first, self.per_token, self.latency)
+        return all(
+            limit is None or value is None or value <= limit for value, limit in zip(values, limits, strict=True)
+        )
+
+
+def summary(outcomes: list[Outcome], goal: Goal, duration: float) -> dict[str, Any]:
+    """Counts, rates a second, and percentiles in milliseconds, of a load that was on for `duration` seconds or until
+    the last answer."""
+    seconds = max(max(o.done for o in outcomes) - min(o.due for o in outcomes), duration) if outcomes else duration
+    good = [o for o in outcomes if o.ok]
+    fills = [o for o in good if o.kind == "fill"]
+
+    def rate(count: float) -> float:
+        return round(count / seconds, 2)
+
+    return {
+        "requests": len(outcomes),
+        "ok": len(good),
+        "refused": sum(o.refused for o in outcomes),
+        "failed": sum(not o.ok and not o.refused for o in outcomes),
+        "seconds": round(seconds, 2),
+        "requests_per_s": rate(len(good)),
+        "generated_tokens_per_s": rate(sum(o.tokens for o in fills)),
+        "scored_tokens_per_s": rate(sum(o.tokens for o in good if o.kind == "score")),
+        "goodput_per_s": rate(sum(goal.met(o) for o in outcomes)),
+        "first_token_ms": percentiles([o.first - o.due for o in fills if o.first is not None]),
+        "token_ms": percentiles([o.per_token for o in fills if o.per_token is not None]),
+        "latency_ms": percentiles([o.latency for o in good]),
+        "refusal_ms": percentiles([o.latency for o in outcomes if o.refused]),
+    }
+
+
+def percentiles(seconds: list[float]) -> dict[str, float] | None:
+    """p50, p90 and p99 in milliseconds (nearest rank); None of nothing."""
+    if not seconds:
+        return None
+    ordered = sorted(seconds)
+    return {f"p{p}": round(ordered[-(-len(ordered) * p // 100) - 1] * 1000, 2) for p in (50, 90, 99)}
