@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
+from engine.constraint import Patterns
 from engine.events import AdapterCard, Done, Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
 from engine.job import Counts, Job, World
@@ -80,7 +81,8 @@ class Engine:
         )
         never = torch.ones(a.vocab_size, dtype=torch.bool)
         never[torch.tensor([*self.tokenizer.text_ids(), *self.tokenizer.ends], dtype=torch.long)] = False
-        self.world = World(self.tokenizer, family.layout, self.card, never, Spelling(self.tokenizer))
+        patterns = Patterns(self.tokenizer, a.vocab_size)
+        self.world = World(self.tokenizer, family.layout, self.card, never, Spelling(self.tokenizer), patterns)
         self._jobs: dict[str, _Entry] = {}
         self._of: dict[Sequence, _Entry] = {}
         self._turns = Turns()
@@ -119,6 +121,17 @@ class Engine:
         if request.sentence_a is not None:
             return NextSentenceJob(request_id, request, world)
         return (MaskedScoreJob if masked else ScoreJob)(request_id, request, world)
+
+    def discard(self, request_id: str) -> None:
+        """Forgets a job that was prepared and is not to begin."""
+        entry = self._taken.pop(request_id, None)
+        if entry is not None:
+            self.registry.give_back(entry)
+
+    def compiles(self, request: Request) -> bool:
+        """Whether to prepare a request takes the time to compile a regular expression."""
+        texts = request.regex if isinstance(request, Fill) else ()
+        return not self.world.patterns.knows(text for text in texts if text is not None)
 
     def add(self, job: Job, request: Request) -> None:
         """Starts a prepared job."""

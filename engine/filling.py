@@ -5,6 +5,7 @@ encodes that anew, as GLM-130B's generator does; `parallel` gives each blank a s
 """
 
 import random
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from engine.batch import Scored
 from engine.beams import BeamSearch
 from engine.blank_fill import BlankFill
 from engine.choices import Choices, ChoiceSearch
+from engine.constraint import Constraint, Pattern
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ModelCard, ResultDone
 from engine.fitting import fitted
 from engine.job import Counts, Host, World, top_objects
@@ -45,6 +47,7 @@ class Sample:
         prompt: Prompt,
         laid: Layout,
         choices: Items[Choices | None],
+        patterns: Items[Pattern | None],
         world: World,
     ) -> None:
         self.fill = fill
@@ -68,6 +71,11 @@ class Sample:
         self.active: dict[Sequence, BlankFill] = {}
         self.searches: dict[Sequence, Search] = {}
         self.choices = choices
+        ends, one_token = world.tokenizer.ends, world.card.masked
+        self.constraints = [
+            None if pattern is None else Constraint(pattern, blank.spaced, ends, one_token)
+            for pattern, blank in zip(patterns, laid.blanks, strict=True)
+        ]
         self.other_fills: list[BlankFill] = []  # of the last blank, by a search that finds several
         self.probes: dict[Sequence, tuple[int, float | None]] = {}
         self.rank = 0.0
@@ -111,8 +119,14 @@ class Sample:
             return self._probed(host, sequence, logprobs), []
         blank = self.active[sequence]
         banned = self.world.tokenizer.ends if len(blank.tokens) < blank.min_tokens else ()
-        token = self.samplers[blank.index].draw(logprobs, blank.token_ids, banned, self.fill.logprobs or 0)
+        constraint = self.constraints[blank.index]
+        allowed = None if constraint is None else constraint.allowed()
+        token = self.samplers[blank.index].draw(logprobs, blank.token_ids, banned, self.fill.logprobs or 0, allowed)
         blank.accept(token, self.world)
+        if constraint is not None and blank.end is None:
+            constraint.accept(token.token_id)
+            if blank.stop_string is None and constraint.complete:
+                blank.finish_reason = "regex"
         place = self.places[blank.index]
         number = len(blank.begun) + len(blank.tokens)
         if blank.finish_reason is None and not self._room(sequence, place, number):
@@ -242,7 +256,9 @@ class Sample:
         choices = self._choices_of(index)
         if choices is not None:
             return float(logprobs[choices.first].max())
-        return Sampler(Sampling(), self.world.never, 0).draw(logprobs, (), (), 0).logprob
+        constraint = self.constraints[index]
+        allowed = None if constraint is None else constraint.allowed()
+        return Sampler(Sampling(), self.world.never, 0).draw(logprobs, (), (), 0, allowed).logprob
 
     def _fresh(self, host: Host, index: int) -> Sequence:
         return Sequence(host.context(self.places[index].context), "token", self.rank)
@@ -324,6 +340,7 @@ class FillJob:
         self.begun = False
         self.samples: list[Sample] = []
         self._of: dict[Sequence, Sample] = {}
+        compiled = world.patterns.get(text for text in fill.regex if text is not None)
         for number, given in enumerate(fill.inputs):
             prompt = read_prompt(given, fill.echo, world)
             if fill.fit:
@@ -334,9 +351,9 @@ class FillJob:
             check_fill(fill, laid, world.card)
             check_begun(fill, prompt, laid, world)
             self.counts.prompt_tokens += len(laid) + len(prompt.begun)
-            choices = read_choices(fill, laid, world)
+            choices, patterns = read_choices(fill, laid, world), read_patterns(fill, len(laid.blanks), compiled)
             self.samples += [
-                self.sample(fill, number * fill.n + j, number, prompt, laid, choices, world)
+                self.sample(fill, number * fill.n + j, number, prompt, laid, choices, patterns, world)
                 for j in range(fill.n if fill.num_beams == 1 else 1)
             ]
         check_echo(fill, self.samples)
@@ -482,6 +499,19 @@ def read_choices(fill: Fill, laid: Layout, world: World) -> list[Choices | None]
     return choices
 
 
+def read_patterns(fill: Fill, count: int, compiled: Mapping[str, Pattern]) -> list[Pattern | None]:
+    """Each blank's pattern. Raises RequestError for what does not fit the blanks."""
+    texts = fill.regex * count if len(fill.regex) == 1 else fill.regex or (None,) * count
+    if len(texts) != count:
+        raise RequestError(f"regex has {len(texts)} patterns for {count} blanks", "regex")
+    choices = fill.choices * count if len(fill.choices) == 1 else fill.choices or (None,) * count
+    if any(own is not None and text is not None for own, text in zip(choices, texts, strict=True)):
+        raise RequestError("a blank has choices or a regex, not both", "regex")
+    if fill.num_beams > 1 and any(text is not None for text in texts):
+        raise RequestError("beam search knows no regex; num_beams must be 1", "regex")
+    return [None if text is None else compiled[text] for text in texts]
+
+
 def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
     """Raises RequestError for what a beam search cannot do."""
     if fill.num_beams == 1:
@@ -501,6 +531,8 @@ def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
 def check_begun(fill: Fill, prompt: Prompt, laid: Layout, world: World) -> None:
     """Raises RequestError if the model has no positions for what a blank begins with, or nothing is to be done."""
     if prompt.begun:
+        if any(text is not None for text in fill.regex):
+            raise RequestError("a blank with a regex cannot begin with tokens", "regex")
         more = min(fill.max_tokens[0], 1)
         world.check_span(len(prompt.begun) + more, laid.blanks[0], "text")
     elif not min(fill.max_tokens):

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from engine.batch import Scored
+from engine.constraint import Patterns
 from engine.events import Event, ModelCard
 from engine.requests import Mask, RequestError, Segments
 from engine.sequence import Context, Sequence
@@ -39,13 +40,15 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a job may use: the tokenizer, the names of special tokens, the family's layout, the model's limits."""
+    """What a job may use: the tokenizer, the names of special tokens, the family's layout, the model's limits,
+    the regular expressions compiled lately."""
 
     tokenizer: Tokenizer
     rules: LayoutRules
     card: ModelCard
     never: Tensor  # ids that are never drawn
     spelling: Spelling
+    patterns: Patterns
 
     @property
     def open_mask(self) -> Mask:

@@ -60,8 +60,10 @@ class MaskedSample(Sample):
         self.queue.remove(index)
         sampler, num_top, choices = self.samplers[index], self.fill.logprobs or 0, self._choices_of(index)
         if choices is None:
-            blank.accept(sampler.draw(logprobs, (), (), num_top), self.world)
-            blank.finish_reason = "stop"  # a mask is one token
+            constraint = self.constraints[index]
+            allowed = None if constraint is None else constraint.allowed()
+            blank.accept(sampler.draw(logprobs, (), (), num_top, allowed), self.world)
+            blank.finish_reason = "stop" if constraint is None else "regex"  # a mask is one token
         else:
             worth = [float(logprobs[token]) for token in choices.first]
             chosen = sampler.pick(dict(enumerate(worth)))

@@ -60,7 +60,8 @@ class Fill:
 
     `inputs` are segmented texts; an input without a mask gets `[gMASK]` appended by the engine. `max_tokens`
     and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices. `choices` are
-    the strings that a blank may be: none, one list for all blanks, or one list (or None: anything) per blank. With
+    the strings that a blank may be: none, one list for all blanks, or one list (or None: anything) per blank;
+    `regex` likewise the pattern that a blank's text matches as a whole, in the syntax of Rust's regex crate. With
     several beams `n` is how many of the most probable fills are given, of a text with one blank. `tenant` is on whose
     behalf: tenants take turns, and share no cached contexts.
 
@@ -78,6 +79,7 @@ class Fill:
     order: str | tuple[int, ...] = "left_to_right"
     strategy: Strategy | None = None
     choices: tuple[tuple[str, ...] | None, ...] = ()
+    regex: tuple[str | None, ...] = ()
     num_beams: int = 1
     length_penalty: float = 1.0
     logprobs: int | None = None

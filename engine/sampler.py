@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import Scored
-from engine.requests import Sampling
+from engine.requests import RequestError, Sampling
 
 
 class Sampler:
@@ -28,20 +28,32 @@ class Sampler:
         else:
             self._generator.manual_seed(seed)
 
-    def draw(self, logprobs: Tensor, history: Sequence[int], banned: Collection[int], num_top: int) -> Scored:
+    def draw(
+        self,
+        logprobs: Tensor,
+        history: Sequence[int],
+        banned: Collection[int],
+        num_top: int,
+        allowed: Tensor | None = None,
+    ) -> Scored:
         """The drawn token with its raw log-probability, before penalties, temperature and truncation.
 
         `history` are the blank's tokens so far, `banned` further ids that may not come now (such as the end token
-        before `min_tokens`). All on the CPU in float32, one row at a time: neighbours cannot change a draw.
+        before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come. All on the CPU in float32, one
+        row at a time: neighbours cannot change a draw. Raises RequestError if no token is left.
         """
         raw = logprobs.float().cpu()
         s = self.sampling
-        if self._is_plain:
+        if self._is_plain and allowed is None:
             # The same as below: most draws are of this kind, and torch takes longer to be called.
             barred = np.add(raw.numpy(), self._bar)
             barred[list(banned)] = -np.inf
             return scored(raw, int(barred.argmax()), num_top)
         scores = self.weighed(raw, history, banned)
+        if allowed is not None:
+            scores.masked_fill_(~allowed, -torch.inf)
+            if scores.max() == -torch.inf:
+                raise RequestError("no token can go on with a text that matches the pattern", "regex")
         token = int(scores.argmax()) if s.temperature == 0 else self._random(scores / s.temperature)
         return scored(raw, token, num_top)
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -25,6 +26,10 @@ from engine.ranks import Channel, follow, join
 from engine.requests import Request, RequestError
 from engine.wire import HEADER, decode_request, encode_event
 
+# Regular expressions being compiled at a time, each in a process of its own, and requests that may wait for one.
+COMPILERS = 2
+MAX_COMPILING = 16
+
 
 class Worker:
     """An engine, and with it rank 0, behind a link."""
@@ -34,6 +39,9 @@ class Worker:
         self.engine = engine
         self.channel = channel
         self.inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._compilers = ThreadPoolExecutor(COMPILERS)
+        self._compiling: set[str] = set()
+        self._lock = threading.Lock()  # of what is compiling, and of the inbox as far as that goes there
 
     def run(self) -> None:
         """Serves until the supervisor is gone."""
@@ -106,9 +114,11 @@ class Worker:
             message = json.loads(stream.read(HEADER.unpack(header)[0]))
             op = message["op"]
             if op == "submit":
-                self._prepare(message["id"], decode_request(message["request"]))
+                self._submit(message["id"], decode_request(message["request"]))
             elif op == "cancel":
-                self.inbox.put(("cancel", message["id"]))
+                with self._lock:
+                    self._compiling.discard(message["id"])
+                    self.inbox.put(("cancel", message["id"]))
             elif op in ("load", "unload"):
                 self.inbox.put((op, message))
             elif op == "tokenize":
@@ -122,15 +132,42 @@ class Worker:
                     self._refuse(message["id"], error)
         self.inbox.put(("stop", None))
 
-    def _prepare(self, request_id: str, request: Request) -> None:
+    def _submit(self, request_id: str, request: Request) -> None:
+        """Prepares a request, elsewhere if that takes long."""
+        if not self.engine.compiles(request):
+            self._prepare(request_id, request)
+        elif len(self._compiling) >= MAX_COMPILING:
+            message = f"{MAX_COMPILING} requests wait for new regular expressions already"
+            self._fail(Failed(request_id, "overloaded", message, "regex", "regex_queue_full"))
+        else:
+            with self._lock:
+                self._compiling.add(request_id)
+            self._compilers.submit(self._compile, request_id, request)
+
+    def _compile(self, request_id: str, request: Request) -> None:
+        if request_id in self._compiling:
+            self._prepare(request_id, request, compiles=True)
+
+    def _fail(self, failed: Failed) -> None:
+        self.link.send(op="events", events=[encode_event(failed)])
+
+    def _prepare(self, request_id: str, request: Request, compiles: bool = False) -> None:
         try:
-            self.inbox.put(("job", (self.engine.prepare(request, request_id), request)))
+            job = self.engine.prepare(request, request_id)
+            with self._lock:
+                # One that was cancelled meanwhile is not to begin.
+                if not compiles or request_id in self._compiling:
+                    self.inbox.put(("job", (job, request)))
+                else:
+                    self.engine.discard(request_id)
         except RequestError as error:
-            failed = Failed(request_id, "invalid", error.message, error.param, error.code)
-            self.link.send(op="events", events=[encode_event(failed)])
+            self._fail(Failed(request_id, "invalid", error.message, error.param, error.code))
         except Exception as error:
-            self.link.send(op="events", events=[encode_event(Failed(request_id, "error", type(error).__name__))])
+            self._fail(Failed(request_id, "error", type(error).__name__))
             raise
+        finally:
+            with self._lock:
+                self._compiling.discard(request_id)
 
 
 class Rank:

@@ -71,6 +71,7 @@ def _entry(card: ModelCard, adapters: list[str], limits: Limits) -> dict[str, An
             "strategy": card.strategies[0],
             "strategies": card.strategies,
             "choices": True,
+            "regex": True,
             "beams": not card.masked,
             "next_sentence": card.next_sentence,
         },

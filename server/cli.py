@@ -175,6 +175,7 @@ def fill(
     strategy: Annotated[str | None, typer.Option(help="append, reencode or parallel.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="What a blank may be; given several times.")] = None,
+    regex: Annotated[list[str] | None, typer.Option(help="What all blanks match; or given once a blank.")] = None,
     num_beams: Annotated[int, typer.Option(help="Hypotheses of a beam search.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="Of beams: above 0 prefers long fills.")] = 1.0,
     seed: Annotated[int | None, typer.Option()] = None,
@@ -201,9 +202,8 @@ def fill(
         "num_beams": num_beams,
         "length_penalty": length_penalty,
     }
-    body |= {
-        k: v for k, v in {"strategy": strategy, "stop": stop, "seed": seed, "choices": choice}.items() if v is not None
-    }
+    given = {"strategy": strategy, "stop": stop, "seed": seed, "choices": choice, "regex": regex}
+    body |= {k: v for k, v in given.items() if v is not None}
     config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
     body, config = with_adapter(body, config, adapter, url)
     answer = ask("infill", body, lambda b: InfillRequest.model_validate(b).fill(Limits()), url, config)

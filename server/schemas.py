@@ -56,6 +56,9 @@ Choices = Annotated[
         lambda value: "<choices>" if isinstance(value, list) and value and isinstance(value[0], str) else "<blanks>"
     ),
 ]
+Regex = Annotated[
+    Annotated[String, Tag("<one>")] | Annotated[list[String | None], Field(min_length=1), Tag("<list>")], ONE_OR_LIST
+]
 Spans = Annotated[
     Annotated[list[String], Field(min_length=1), Tag("<span>")]
     | Annotated[list[Annotated[list[String], Field(min_length=1)]], Field(min_length=1), Tag("<candidates>")],
@@ -125,15 +128,14 @@ class InfillRequest(Work):
     num_beams: Positive = 1
     length_penalty: Annotated[float, Field(ge=-100, le=100)] = 1.0
     choices: Choices | None = None
-    regex: Any = None
+    regex: Regex | None = None
     order: Order = "left_to_right"
     strategy: Strategy | None = None
     stream: bool = False
     priority: Priority = "interactive"
 
     def fill(self, limits: Limits) -> Fill:
-        """The request for the engine. Raises RequestError for what is over a limit or not there yet."""
-        self._check_supported()
+        """The request for the engine. Raises RequestError for what is over a limit."""
         self.check_common(limits)
         inputs = self._inputs()
         max_tokens, min_tokens = many(self.max_tokens), many(self.min_tokens)
@@ -153,6 +155,7 @@ class InfillRequest(Work):
         at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
         at_most("num_beams", self.num_beams, limits.num_beams)
         choices = self._choices(limits)
+        regex = self._regex(limits)
         return Fill(
             inputs=inputs,
             max_tokens=max_tokens,
@@ -172,6 +175,7 @@ class InfillRequest(Work):
             order=self.order if isinstance(self.order, str) else tuple(self.order),
             strategy=self.strategy,
             choices=choices,
+            regex=regex,
             num_beams=self.num_beams,
             length_penalty=self.length_penalty,
             logprobs=self.logprobs,
@@ -199,9 +203,13 @@ class InfillRequest(Work):
             _no_masks("choices", own or ())
         return tuple(None if own is None else tuple(own) for own in lists)
 
-    def _check_supported(self) -> None:
-        if self.regex is not None:
-            raise RequestError("regex is not supported yet by this version", "regex", "unsupported")
+    def _regex(self, limits: Limits) -> tuple[str | None, ...]:
+        if self.regex is None:
+            return ()
+        patterns = tuple(self.regex) if isinstance(self.regex, list) else (self.regex,)
+        at_most("regex", len(patterns), limits.blanks, "patterns")
+        at_most("regex", max(len(pattern or "") for pattern in patterns), limits.regex, "characters")
+        return patterns
 
 
 FORMS: tuple[set[str], ...] = (

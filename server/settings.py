@@ -28,6 +28,7 @@ class Limits(BaseModel):
     max_tokens: Annotated[int, Field(ge=1, le=1024)] = 1024
     candidates: Count = 1024
     choices: Count = 1024
+    regex: Count = 1024  # characters of a pattern
     num_beams: Annotated[int, Field(ge=1, le=64)] = 16
     orders: Count = 120
     stop: Count = 32

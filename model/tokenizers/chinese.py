@@ -81,5 +81,5 @@ class ChinesePieces(Tokenizer):
         piece: str = self._pieces.id_to_piece(token_id)
         return piece.replace(_SPACE_MARK, " ").encode()
 
-    def _opens_text(self, token_id: int) -> bool:
+    def opens_text(self, token_id: int) -> bool:
         return bool(self._pieces.id_to_piece(token_id).startswith(_SPACE_MARK))

@@ -105,7 +105,7 @@ class IcePieces(Tokenizer):
             return bytes([int(piece[3:5], 16)])
         return b"" if token_id in self._names else piece.replace(_SPACE_MARK, " ").encode()
 
-    def _opens_text(self, token_id: int) -> bool:
+    def opens_text(self, token_id: int) -> bool:
         return bool(self._pieces.id_to_piece(token_id - self.offset).startswith(_SPACE_MARK))
 
 

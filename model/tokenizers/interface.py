@@ -26,10 +26,12 @@ class Tokenizer(ABC):
     Ids are 0 … `size` - 1. `special` has the special tokens' ids by role (eos, cls, mask, sop, …), as far as the
     vocabulary has them; `masks` those of the masks by name; `ends` the ids that end a span, that of training first.
     `aliases` maps an id that has the same embedding row as another to that one: it is never to be drawn.
-    `mask_strips` tells that in the original's layout a mask token swallows the white space to its left.
+    `mask_strips` tells that in the original's layout a mask token swallows the white space to its left,
+    `space_lost_behind` is a character behind which `decode` leaves a space out.
     """
 
     mask_strips = False
+    space_lost_behind = ""
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class Tokenizer(ABC):
     def _bytes(self, token_id: int) -> bytes:
         """What an id adds to a text; nothing for special tokens and ids past the vocabulary."""
 
-    def _opens_text(self, token_id: int) -> bool:
+    def opens_text(self, token_id: int) -> bool:
         """Whether an id's leading space is there only because texts are encoded as if a space stood before them."""
         return False
 
@@ -75,7 +77,7 @@ class Tokenizer(ABC):
         """
         text = self.decode_bytes(token_ids).decode("utf-8", errors="replace")
         first = next((i for i in token_ids if self._known[i]), None)
-        return text[1:] if first is not None and self._opens_text(first) else text
+        return text[1:] if first is not None and self.opens_text(first) else text
 
     def decode_bytes(self, token_ids: Sequence[int]) -> bytes:
         """The bytes of ids, one after the other, which may end within a character; a first leading space is kept."""

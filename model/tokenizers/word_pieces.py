@@ -57,6 +57,8 @@ class Splitter:
 class WordPieces(Tokenizer):
     """The longest pieces of each word from the left; pieces that go on with a word begin with ##."""
 
+    space_lost_behind = "'"
+
     def __init__(self, vocab: Mapping[str, int], special: Mapping[str, int], splitter: Splitter) -> None:
         self._vocab = vocab
         self._splitter = splitter
@@ -103,7 +105,7 @@ class WordPieces(Tokenizer):
         return self._text_ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return super().decode(token_ids).replace("' ", "'")
+        return super().decode(token_ids).replace(f"{self.space_lost_behind} ", self.space_lost_behind)
 
     def _word(self, word: str) -> list[int]:
         if len(word) > _LONGEST_WORD:
@@ -130,7 +132,7 @@ class WordPieces(Tokenizer):
             return piece[2:].encode()
         return piece.encode() if piece in _NO_SPACE_BEFORE else f" {piece}".encode()
 
-    def _opens_text(self, token_id: int) -> bool:
+    def opens_text(self, token_id: int) -> bool:
         return self._bytes(token_id).startswith(b" ")
 
 

@@ -46,7 +46,7 @@ class NumberedWords(Tokenizer):
     def text_ids(self) -> list[int]:
         return [i for i in range(self.size) if i not in self.special.values()]
 
-    def _opens_text(self, token_id: int) -> bool:
+    def opens_text(self, token_id: int) -> bool:
         return True
 
     def _bytes(self, token_id: int) -> bytes:

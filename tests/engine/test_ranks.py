@@ -162,6 +162,7 @@ def requests_of(name: str, storage: str) -> list[Request]:
         Fill((("w60 w61 ", Mask("[gMASK]")), ("w62 ", Mask("[gMASK]"))), max_tokens=(3,), logprobs=3),
         Fill((open_text,), choices=(("w25 w71 w8", "w25 w71", "w9"),)),
         Fill((open_text,), (5,), num_beams=3, n=2),
+        Fill((open_text,), (9,), regex=("(w[2-4][0-9] ?){2,4}",)),
     ]
 
 

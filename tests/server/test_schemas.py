@@ -106,10 +106,18 @@ def test_choices_and_beams_have_limits(client, refused, body, param):
     refused(client.post("/v1/infill", json={"text": "a", **body}), 400, param)
 
 
-@pytest.mark.parametrize("field", [{"regex": "a"}])
-def test_what_comes_later_says_so(client, refused, field):
-    error = refused(client.post("/v1/infill", json={"text": "a", **field}), 400, next(iter(field)))
-    assert (error["code"], "not supported yet" in error["message"]) == ("unsupported", True)
+@pytest.mark.parametrize(("given", "regex"), [("a|b", ("a|b",)), (["a", None], ("a", None)), (None, ())])
+def test_a_regex_is_for_all_blanks_or_for_each(client, engine, given, regex):
+    assert client.post("/v1/infill", json={"text": "a", "regex": given}).status_code == 200
+    assert engine.asked[-1].regex == regex
+
+
+@pytest.mark.parametrize(
+    ("given", "param"), [([], "regex"), (["a"] * 65, "regex"), ("a" * 1025, "regex"), ([1], "regex.0"), (1, "regex")]
+)
+def test_a_regex_has_limits(client, engine, refused, given, param):
+    refused(client.post("/v1/infill", json={"text": "a", "regex": given}), 400, param)
+    assert not engine.asked
 
 
 def test_messages_never_quote_the_input(client):

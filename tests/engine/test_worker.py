@@ -1,0 +1,118 @@
+"""What a worker does with requests that have to wait for a compiled pattern, and with those that are behind them."""
+
+import json
+import queue
+import socket
+from collections.abc import Iterator
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from engine.requests import Fill, Request, RequestError
+from engine.wire import encode_request, frame
+from engine.worker import MAX_COMPILING, Worker
+
+SLOW, QUICK = (Fill((("a",),), regex=regex) for regex in (("slow",), ()))
+
+
+class FakeLink:
+    """Keeps what is sent; `say` is what the supervisor says."""
+
+    def __init__(self) -> None:
+        self.connection, self._supervisor = socket.socketpair()
+        self.sent: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def send(self, **message: Any) -> None:
+        self.sent.put(json.loads(json.dumps(message)))
+
+    def say(self, **message: Any) -> None:
+        self._supervisor.sendall(frame(message))
+
+    def close(self) -> None:
+        self._supervisor.close()
+
+    def end(self) -> None:
+        self.connection.close()
+
+
+class FakeEngine:
+    """Prepares requests with a regex only when it is let."""
+
+    def __init__(self) -> None:
+        self.lets = Event()
+
+    def compiles(self, request: Request) -> bool:
+        return isinstance(request, Fill) and bool(request.regex)
+
+    def prepare(self, request: Request, request_id: str) -> str:
+        if self.compiles(request):
+            self.lets.wait(60)
+        if request_id == "bad":
+            raise RequestError("regex is bad", "regex")
+        return request_id
+
+
+class World:
+    def __init__(self) -> None:
+        self.link, self.engine = FakeLink(), FakeEngine()
+        self.worker = Worker(self.link, self.engine, None)  # type: ignore[arg-type]
+
+    def submit(self, request_id: str, request: Request = SLOW) -> None:
+        self.link.say(op="submit", id=request_id, request=encode_request(request))
+
+    def next(self) -> tuple[str, Any]:
+        kind, value = self.worker.inbox.get(timeout=60)
+        return (kind, value[0]) if kind == "job" else (kind, value)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    reader = Thread(target=world.worker._read)
+    reader.start()
+    yield world
+    world.engine.lets.set()
+    world.link.close()
+    reader.join(60)
+    world.worker._compilers.shutdown()
+    world.link.end()
+
+
+def test_others_do_not_wait_for_a_pattern(world: World) -> None:
+    world.submit("slow")
+    world.submit("quick", QUICK)
+    assert world.next() == ("job", "quick")
+    world.engine.lets.set()
+    assert world.next() == ("job", "slow")
+
+
+def test_a_request_cancelled_meanwhile_never_begins(world: World) -> None:
+    for name in ("first", "second", "third"):
+        world.submit(name)
+    for name in ("first", "third"):
+        world.link.say(op="cancel", id=name)
+        assert world.next() == ("cancel", name)
+    world.engine.lets.set()
+    assert world.next() == ("job", "second")
+    world.worker._compilers.shutdown()
+    assert world.worker.inbox.empty()
+
+
+def test_no_more_wait_than_there_are_places(world: World) -> None:
+    for number in range(MAX_COMPILING):
+        world.submit(str(number))
+    world.submit("more")
+    (event,) = world.link.sent.get(timeout=60)["events"]
+    assert (event["id"], event["outcome"], event["code"]) == ("more", "overloaded", "regex_queue_full")
+    world.engine.lets.set()
+    assert {world.next()[1] for _ in range(MAX_COMPILING)} == {str(n) for n in range(MAX_COMPILING)}
+    world.submit("again")
+    assert world.next() == ("job", "again")
+
+
+def test_a_pattern_that_is_refused_is_told(world: World) -> None:
+    world.submit("bad")
+    world.engine.lets.set()
+    (event,) = world.link.sent.get(timeout=60)["events"]
+    assert (event["id"], event["outcome"], event["param"]) == ("bad", "invalid", "regex")

@@ -1,0 +1,90 @@
+"""Regular expressions over each kind of tokenizer, against Python's `re`: what may come, and what is a whole match."""
+
+import random
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from engine.automaton import Automaton
+from engine.constraint import Constraint, Pattern
+from engine.pieces import Pieces
+from engine.regex import compile_regex
+from engine.requests import RequestError
+from model.layout import Blank, span_ids, span_text
+from model.tokenizer import Tokenizer
+from tests.model.tokenizers.conftest import Read
+from tests.model.tokenizers.test_kinds import KINDS, named
+
+# Each with texts that match it, of kinds that some tokenizers spell in bytes or lose something of.
+PATTERNS = {
+    r"a|ab|abc+": ["a", "ab", "abcc"],
+    r"[a-z]+( [a-z]+){0,3}": ["the", "the old boat", "unbelievable things"],
+    r"(red|blue) ?(boat)?": ["red", "red ", "blue boat", "redboat"],
+    r" *x": ["x", " x", "   x"],
+    r"\d{4}-\d\d": ["1999-12"],
+    r"(it|that)'s? ?\w+": ["it's fine", "that's", "it'well"],
+    r"[^a-z]{1,4}": ["船", "é", "我们", "👩", "\n"],
+    r"(?i)yes|no": ["YES", "no", "yEs"],
+}
+PLACES = [Blank("[MASK]", spaced, (), 0, 0, 1, (0, 1)) for spaced in (False, True)]
+
+
+@pytest.fixture(scope="module")
+def automata() -> dict[str, Automaton]:
+    return {pattern: compile_regex(pattern) for pattern in PATTERNS}
+
+
+@pytest.fixture(scope="module")
+def pieces() -> Callable[[Tokenizer], Pieces]:
+    known: dict[int, Pieces] = {}
+    return lambda tokenizer: known.setdefault(id(tokenizer), Pieces(tokenizer, tokenizer.size + 3))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_may_come_matches_and_what_matches_may_come(
+    read: Read, automata: dict[str, Automaton], pieces: Callable[[Tokenizer], Pieces], name: str
+) -> None:
+    tokenizer = named(read, name)
+    ends = tokenizer.ends
+    draw = random.Random(name)
+    for regex, texts in PATTERNS.items():
+        pattern = Pattern(automata[regex], pieces(tokenizer), tokenizer.space_lost_behind)
+        for place in PLACES:
+            for _ in range(3):
+                assert_walk_matches(pattern, regex, place, tokenizer, draw)
+            for text in texts:
+                ids = span_ids(text, place, tokenizer)
+                if span_text(ids, place, tokenizer) != text or not set(ids) <= set(pattern.pieces.spelled):
+                    continue
+                constraint = Constraint(pattern, place.spaced, ends)
+                for token in ids:
+                    assert constraint.allowed()[token], (regex, text, ids)
+                    constraint.accept(token)
+                assert pattern.may_end(constraint._at)
+                assert constraint.allowed()[list(ends)].all()
+
+
+def assert_walk_matches(pattern: Pattern, regex: str, place: Blank, tokenizer: Tokenizer, draw: random.Random) -> None:
+    """Tokens drawn from what may come give a text that matches wherever it may end, and only there."""
+    at, ids = pattern.begin(place.spaced), list[int]()
+    for _ in range(12):
+        text = span_text(ids, place, tokenizer)
+        whole = "\ufffd" not in text  # half a character is no text yet
+        assert pattern.may_end(at) == (whole and bool(re.fullmatch(regex, text))), (regex, text, ids)
+        allowed = np.flatnonzero(pattern.allowed(at))
+        if not len(allowed):
+            return
+        ids.append(int(draw.choice(allowed)))
+        at = pattern.behind(at, ids[-1])
+
+
+def test_a_text_that_no_token_begins_is_refused(read: Read) -> None:
+    tokenizer = named(read, "bert")
+    pattern = Pattern(compile_regex("Hello"), Pieces(tokenizer, tokenizer.size), tokenizer.space_lost_behind)
+    with pytest.raises(RequestError, match="no token of this model begins"):
+        Constraint(pattern, False, ())
+    one = Pattern(compile_regex("the|hello there"), Pieces(tokenizer, tokenizer.size), tokenizer.space_lost_behind)
+    allowed = Constraint(one, False, (), one_token=True).allowed().nonzero().flatten().tolist()
+    assert {tokenizer.decode([token]) for token in allowed} == {"the"}
