@@ -69,9 +69,10 @@ async def burst(client: httpx.AsyncClient, ends: float, counts: Counter[str]) ->
 
 
 def processes(pid: int) -> list[int]:
-    """A process and those that it started."""
+    """A process and those that it started and that still run."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(p for child in children for p in processes(int(child)))]
+    own = [pid] if "VmRSS" in Path(f"/proc/{pid}/status").read_text() else []
+    return [*own, *(p for child in children for p in processes(int(child)))]
 
 
 def seen(pid: int) -> dict[str, int]:
