@@ -22,7 +22,11 @@ PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("index"
 BLOCKS = [block for page in PAGES for block in blocks(page, ("bash", "python"))]
 URL = "http://127.0.0.1:8000"
 # GLM-130B itself has no room here: a small checkpoint that four ranks divide stands in for it.
-SMALLER = {" --preset glm-130b --tokenizer FOLDER": "", "--kv-cache-gb 5": "--kv-cache-gb 0.05"}
+SMALLER = {
+    " --preset glm-130b --tokenizer FOLDER": "",
+    "--kv-cache-gb 5": "--kv-cache-gb 0.05",
+    "--steps 100": "--steps 2",
+}
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 
@@ -84,6 +88,7 @@ def serves(command: str, cwd: Path) -> None:
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.kind == "bash"], ids=str)
 def test_shell(block: Block, demo_url: str, tiny_checkpoint: TinyCheckpoint, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("The red boat.\n\nThe old man found a blue bird near the river.\n" * 40)
+    (tmp_path / "lines.jsonl").write_text('{"text": "the [MASK] sang", "spans": ["bird"]}\n' * 8)
     folder = str(tiny_checkpoint(num_attention_heads=4, hidden_size=128))
     stand_ins = {"/path/to/folder": folder, "/path/to/glm-130b": folder, "/path/to": str(tmp_path), URL: demo_url}
     printed = ""
