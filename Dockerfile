@@ -39,6 +39,7 @@ COPY model model
 COPY engine engine
 COPY training training
 COPY server server
+COPY deploy deploy
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --no-build-isolation . \
     && cd / && python -c "from quant import cpu; assert cpu.kernels().library, cpu.kernels().reason" \
