@@ -9,6 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from engine.batch import Batch
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
 from engine.constraint import Patterns
@@ -20,7 +21,7 @@ from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.ranks import Channel, Leading, LeadingAdapters
 from engine.registry import Entry, Registry
 from engine.requests import Fill, Request, RequestError
-from engine.runner import Result
+from engine.runner import LEAST_LOGIT_ROWS, Result, Runner
 from engine.scheduler import Lodging, Scheduler
 from engine.scoring import ScoreJob
 from engine.sequence import Prefix, Sequence
@@ -196,7 +197,14 @@ class Engine:
                     entry.started = began
                     times.queued.append(began - entry.arrived)
             num_top = max((self._of[s].job.num_top for s in chosen), default=0)
-            results, bad = self.runner.run(batch, num_top)
+            try:
+                results, bad = self.runner.run(batch, num_top)
+            except (MemoryError, RuntimeError) as error:
+                # Of several ranks the others would wait for this one: there all are started again.
+                if isinstance(self.runner, Leading) or not _is_memory(error):
+                    raise
+                self.last_stats = None
+                return events + self._shed(self.runner, batch, chosen)
             for sequence, result in zip(chosen, results, strict=True):
                 if sequence in self._of:
                     events += self._advance(sequence, result, times, counts)
@@ -223,6 +231,19 @@ class Engine:
             score_tokens=counts.score_tokens,
         )
         return events
+
+    def _shed(self, runner: Runner, batch: Batch, chosen: list[Sequence]) -> list[Event]:
+        """Memory has run out: ends the request that asked most of the step, empties the cache, makes the step's largest
+        tensors smaller from now on, and has the others computed again."""
+        rows: dict[str, int] = {}
+        for part, sequence in zip(batch.rows[len(batch.rows) - len(chosen) :], chosen, strict=True):
+            job_id = self._of[sequence].job.id
+            rows[job_id] = rows.get(job_id, 0) + len(part.token_ids)
+        self.scheduler.recall(chosen)
+        runner.logit_rows = max(runner.logit_rows // 2, LEAST_LOGIT_ROWS)
+        message = "memory has run out in a step that had most of its rows from this request"
+        ended = self.cancel(max(rows, key=lambda job_id: rows[job_id]), "overloaded", message)
+        return [replace(event, code="insufficient_memory") for event in ended if isinstance(event, Failed)]
 
     def run(self, request: Request, request_id: str = "local") -> list[Event]:
         """One request from start to end, for the command line and for tests."""
@@ -378,6 +399,11 @@ class _Times:
     queued: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether an exception says that an allocation failed; torch's for a CPU has no type of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _finite(result: Result) -> bool:

@@ -13,8 +13,9 @@ from model.attention import KVCache, PagedAttention
 from model.network import Network
 from quant.vectors import kept_dtype
 
-# Rows of the vocabulary-wide log-softmax held at once: 128 × 150528 float32 are 77 MB.
+# Rows of the vocabulary-wide log-softmax held at once, fewer after memory has run out: 128 × 150528 float32 are 77 MB.
 LOGIT_ROWS = 128
+LEAST_LOGIT_ROWS = 16
 _NEVER = -1e9  # a logit that is finite, of a probability that is 0
 
 Result = Tensor | list[Scored | None]
@@ -36,6 +37,7 @@ class Runner:
         adapters are read for."""
         self.model = model
         self.adapters = Adapters(base or Base(model))
+        self.logit_rows = LOGIT_ROWS
         first, count = model.vocabulary.span
         self.aliases = [i - first for i in aliases if first <= i < first + count]
         a = model.architecture
@@ -107,13 +109,13 @@ class Runner:
     ) -> Iterator[Tensor | Scored]:
         """Row by row log-probabilities (target −1) or a Scored, a few rows' logits at a time."""
         vocabulary = self.model.vocabulary
-        for start in range(0, len(targets), LOGIT_ROWS):
-            self.adapters.held.select(adapters[start : start + LOGIT_ROWS])
-            logits = self.model.logits(hidden[start : start + LOGIT_ROWS])
+        for start in range(0, len(targets), self.logit_rows):
+            self.adapters.held.select(adapters[start : start + self.logit_rows])
+            logits = self.model.logits(hidden[start : start + self.logit_rows])
             if self.aliases:
                 logits[:, self.aliases] = _NEVER
             logprobs = vocabulary.log_softmax(logits)
-            chunk = targets[start : start + LOGIT_ROWS]
+            chunk = targets[start : start + self.logit_rows]
             index = torch.tensor(chunk, device=logprobs.device)
             whole = iter(vocabulary.whole(logprobs[index < 0]))
             picked = vocabulary.picked(logprobs, index.clamp(min=0)).tolist()

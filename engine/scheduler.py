@@ -166,6 +166,15 @@ class Scheduler:
         prefixes, self._prefix_copies = self._prefix_copies, []
         return Batch(tuple(rows_of), copies, tuple(prefixes)), chosen
 
+    def recall(self, chosen: Iterable[Sequence]) -> None:
+        """Takes back a step that was scheduled and not computed: all that runs waits, and nothing stays cached."""
+        for sequence in chosen:
+            sequence.answered = -1
+        for sequence in list(self.running):
+            self._preempt(sequence)
+        self._copies, self._prefix_copies = {}, []
+        self.clear_contexts()
+
     def clear_contexts(self) -> None:
         """Drops every cached context that no sequence holds."""
         self._make_room(self.pool.num_blocks, keep=None)
