@@ -235,10 +235,16 @@ class Engine:
     def _shed(self, runner: Runner, batch: Batch, chosen: list[Sequence]) -> list[Event]:
         """Memory has run out: ends the request that asked most of the step, empties the cache, makes the step's largest
         tensors smaller from now on, and has the others computed again."""
+        num_contexts = len(batch.rows) - len(chosen)
+        # Contexts are known by their blocks, which their sequences hold; one may be several requests'.
+        contexts = {part.span.blocks: len(part.token_ids) for part in batch.rows[:num_contexts]}
         rows: dict[str, int] = {}
-        for part, sequence in zip(batch.rows[len(batch.rows) - len(chosen) :], chosen, strict=True):
-            job_id = self._of[sequence].job.id
-            rows[job_id] = rows.get(job_id, 0) + len(part.token_ids)
+        asked: set[tuple[str, tuple[int, ...]]] = set()
+        for part, sequence in zip(batch.rows[num_contexts:], chosen, strict=True):
+            job_id, held = self._of[sequence].job.id, sequence.held
+            encoded = 0 if (job_id, held) in asked else contexts.get(held, 0)
+            asked.add((job_id, held))
+            rows[job_id] = rows.get(job_id, 0) + len(part.token_ids) + encoded
         self.scheduler.recall(chosen)
         runner.logit_rows = max(runner.logit_rows // 2, LEAST_LOGIT_ROWS)
         message = "memory has run out in a step that had most of its rows from this request"

@@ -44,12 +44,18 @@ def results(events: list[Event]) -> dict[str, Any]:
     return {e.id: e.result for e in events if isinstance(e, ResultDone)}
 
 
+HUGE: dict[str, Request] = {
+    "candidates": Score(text=segments("[MASK] near the hill"), spans=tuple((f"{n} " * 20,) for n in range(12))),
+    "context": Score(context=segments("hill " * 200 + "[MASK]"), targets=(" bird",)),
+}
+
+
+@pytest.mark.parametrize("huge", HUGE.values(), ids=HUGE)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_the_largest_request_ends_and_the_others_come_to_the_same(
-    tiny_checkpoint: Callable[..., Path], error: Exception
+    tiny_checkpoint: Callable[..., Path], error: Exception, huge: Request
 ) -> None:
-    engine = Engine(EngineConfig(str(tiny_checkpoint()), kv_cache_gb=0.02))
-    huge = Score(text=segments("[MASK] near the hill"), spans=tuple((f"{n} " * 20,) for n in range(12)))
+    engine = Engine(EngineConfig(str(tiny_checkpoint(max_sequence_length=1024)), kv_cache_gb=0.02))
     small: dict[str, Request] = {
         "fill": Fill((segments(TWO),), (6,)),
         "score": Score(context=segments("the old"), targets=(" cat", " bird")),

@@ -101,8 +101,10 @@ def test_code_in_a_pickle_does_not_run(folder: Path, tmp_path: Path, name: str) 
         (folder / "latest").write_text("1")
         path = folder / "1" / "mp_rank_00_model_states.pt"
         path.parent.mkdir()
-    path.write_bytes(pickle.dumps({"module": Canary(canary)}))
+    # Protocol 2 is what torch.save writes; files of others are no checkpoints and are refused unread.
+    path.write_bytes(pickle.dumps({"module": Canary(canary)}, protocol=2))
     done = serve(folder)
     assert done.returncode != 0
+    assert f"{os.mkdir.__module__}.mkdir, which is not loaded" in done.stderr
     assert not canary.exists()
     assert "Traceback" not in done.stderr
