@@ -173,7 +173,8 @@ def test_many_requests_leave_no_memory_files_or_threads_behind(server: Server) -
     before, memory = held(), server.rss()
     for _ in range(3):
         round_()
-    assert held() == before
+    # The last connections may still be closing.
+    server.until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
     assert server.rss() - memory < 16e6
 
 
