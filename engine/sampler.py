@@ -14,6 +14,9 @@ from engine.batch import Scored
 from engine.requests import RequestError, Sampling
 
 
+_COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
+
+
 class Sampler:
     """One sequence's way of drawing: its settings, its random numbers, and the ids that are never drawn."""
 
@@ -54,7 +57,7 @@ class Sampler:
             scores.masked_fill_(~allowed, -torch.inf)
             if scores.max() == -torch.inf:
                 raise RequestError("no token can go on with a text that matches the pattern", "regex")
-        token = int(scores.argmax()) if s.temperature == 0 else self._random(scores / s.temperature)
+        token = int(scores.argmax()) if s.temperature == 0 else self._random(scores / max(s.temperature, _COLDEST))
         return scored(raw, token, num_top)
 
     def pick(self, worth: Mapping[int, float]) -> int:
@@ -62,7 +65,8 @@ class Sampler:
         if self.sampling.temperature == 0:
             return max(worth, key=lambda key: (worth[key], -key))
         keys = sorted(worth)
-        scores = torch.tensor([worth[key] for key in keys], dtype=torch.float64) / self.sampling.temperature
+        scores = torch.tensor([worth[key] for key in keys], dtype=torch.float64)
+        scores /= max(self.sampling.temperature, _COLDEST)
         return keys[int(torch.multinomial(torch.softmax(scores, -1), 1, generator=self._generator))]
 
     def weighed(self, raw: Tensor, history: Sequence[int], banned: Collection[int]) -> Tensor:

@@ -93,3 +93,10 @@ def test_a_plain_draw_is_that_of_the_weighed_row(values: list[float], never: lis
     token = sampler.draw(row, (), tuple(banned), 2)
     assert token.token_id == int(weighed.argmax())
     assert token.logprob == float(row[token.token_id])
+
+
+@pytest.mark.parametrize("temperature", [1e-12, 1e-45, 1.3e-150, 5e-324])
+def test_the_coldest_draw_is_the_greedy_one(temperature: float) -> None:
+    assert set(drawn(20, temperature=temperature)) == {0}
+    sampler = Sampler(Sampling(temperature=temperature), NEVER, 0)
+    assert sampler.pick({0: -2.0, 1: -1.0}) == 1
