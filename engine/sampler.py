@@ -13,7 +13,6 @@ from torch import Tensor
 from engine.batch import Scored
 from engine.requests import RequestError, Sampling
 
-
 _COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
 
 
