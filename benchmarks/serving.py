@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+from aiohttp import ClientError, ClientSession
 
 from model.families import glm
 from server.load import WORDS, Goal, Workload, client_of, closed_loop, summary
@@ -49,16 +49,22 @@ def macs(layers: int) -> int:
     return layers * (4 * 4096**2 + 2 * 4096 * 16384) + 32000 * 4096
 
 
-async def steps(client: httpx.AsyncClient) -> tuple[float, float]:
+async def post(client: ClientSession, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async with client.post(path, json=body, raise_for_status=True) as answer:
+        return dict(await answer.json())
+
+
+async def steps(client: ClientSession) -> tuple[float, float]:
     """How many steps the engine has taken, and their seconds."""
-    text = (await client.get("/metrics")).text
+    async with client.get("metrics") as answer:
+        text = await answer.text()
     count, seconds = (re.search(rf"^glm_infill_step_seconds_{n} (\S+)$", text, re.M) for n in ("count", "sum"))
     assert count is not None
     assert seconds is not None
     return float(count[1]), float(seconds[1])
 
 
-async def loop(client: httpx.AsyncClient, clients: int, seconds: float) -> dict[str, Any]:
+async def loop(client: ClientSession, clients: int, seconds: float) -> dict[str, Any]:
     """Fills by so many clients; also how much of the time the engine was not within a step."""
     workload = Workload(words=30, tokens=TOKENS)
     await closed_loop(client, workload, clients, 1.0, seed=9)
@@ -87,34 +93,33 @@ async def timed(work: Callable[[int], Awaitable[Any]], rounds: int = 5) -> float
     return statistics.median(times)
 
 
-async def blanks(client: httpx.AsyncClient) -> dict[str, Any]:
+async def blanks(client: ClientSession) -> dict[str, Any]:
     """Four blanks of one text, alone on the server: tokens a second one after the other, and at once."""
 
     async def fill(strategy: str, number: int) -> None:
         body = {"text": text_of(60, 4, number), "max_tokens": 32, "min_tokens": 32, "strategy": strategy}
-        (await client.post("/v1/infill", json=body)).raise_for_status()
+        await post(client, "v1/infill", body)
 
     rates = {s: 4 * 32 / await timed(lambda n, s=s: fill(s, n), 3) for s in ("append", "parallel")}  # type: ignore[misc]
     return {"tokens_per_s": rates, "ratio": rates["parallel"] / rates["append"]}
 
 
-async def candidates(client: httpx.AsyncClient, context: int) -> dict[str, Any]:
+async def candidates(client: ClientSession, context: int) -> dict[str, Any]:
     """16 candidates of two tokens on a context of so many: one request, 16 that share nothing, one that comes again."""
-    pieces = (await client.post("/v1/tokenize", json={"text": " ".join(WORDS)})).json()["tokens"]
+    pieces = (await post(client, "v1/tokenize", {"text": " ".join(WORDS)}))["tokens"]
     ids = [p for p in pieces if p > 300]
 
     async def words(number: int) -> str:
         drawn = random.Random(number).choices(ids, k=context - 3)
-        text = (await client.post("/v1/detokenize", json={"tokens": drawn})).json()["text"]
+        text = (await post(client, "v1/detokenize", {"tokens": drawn}))["text"]
         return f"{text} [MASK]"
 
     texts = [await words(n) for n in range(40)]
     spans = [[f"{a} {b}"] for a, b in zip(WORDS[:16], WORDS[16:32], strict=True)]
 
     async def score(text: str, spans: list[list[str]]) -> dict[str, Any]:
-        answer = await client.post("/v1/score", json={"text": text, "spans": spans, "priority": "interactive"})
-        answer.raise_for_status()
-        return dict(answer.json()["usage"])
+        answer = await post(client, "v1/score", {"text": text, "spans": spans, "priority": "interactive"})
+        return dict(answer["usage"])
 
     fresh = iter(texts)
 
@@ -140,9 +145,9 @@ async def measure(url: str, seconds: float, context: int) -> dict[str, Any]:
     async with client_of(url, None, 600.0) as client:
         for _ in range(1200):
             try:
-                if (await client.get("/ready")).status_code == 200:
+                async with client.get("ready", raise_for_status=True):
                     break
-            except httpx.TransportError:
+            except ClientError:
                 pass
             await asyncio.sleep(0.2)
         found: dict[str, Any] = {str(n): await loop(client, n, seconds) for n in (1, 16, 32)}

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
+from aiohttp import ClientError, ClientSession
 
 from server.load import Workload, ask, client_of
 
@@ -34,7 +34,7 @@ BAD: tuple[bytes, ...] = (
 WARM_UP = 0.25  # of the time, of which slopes are not taken
 
 
-async def work(client: httpx.AsyncClient, ends: float, seed: int, counts: Counter[str]) -> None:
+async def work(client: ClientSession, ends: float, seed: int, counts: Counter[str]) -> None:
     """One client: mostly proper requests, sometimes one that leaves, sometimes a bad one."""
     draw = random.Random(seed)
     bodies = Workload({"fill": 2.0, "score": 1.0}, words=30, tokens=12, repeated=0.3).bodies(seed)
@@ -51,15 +51,15 @@ async def work(client: httpx.AsyncClient, ends: float, seed: int, counts: Counte
                 pass
         elif chance < 0.2:
             content = draw.choice(BAD)
-            answer = await client.post("/v1/infill", content=content, headers={"Content-Type": "application/json"})
-            counts[f"bad {answer.status_code}"] += 1
+            async with client.post("v1/infill", data=content, headers={"Content-Type": "application/json"}) as answer:
+                counts[f"bad {answer.status}"] += 1
         else:
             outcome = await ask(client, kind, body)
             counts[f"{kind} {outcome.error or outcome.status}"] += 1
         await asyncio.sleep(draw.expovariate(10))
 
 
-async def burst(client: httpx.AsyncClient, ends: float, counts: Counter[str]) -> None:
+async def burst(client: ClientSession, ends: float, counts: Counter[str]) -> None:
     """Every ten seconds more at once than the queue has places for."""
     while time.monotonic() < ends:
         body = {"text": "a [MASK]", "max_tokens": 4}
@@ -108,14 +108,14 @@ async def soak(port: int, pid: int, minutes: float, clients: int, file: Path | N
     notes: list[dict[str, Any]] = []
     async with client_of(f"http://127.0.0.1:{port}", None) as client:
         await ready(client)
-        before = (await client.post("/v1/infill", json=GOLDEN)).json()["results"]
+        before = await golden(client)
         ends = time.monotonic() + minutes * 60
         await asyncio.gather(
             *(work(client, ends, seed, counts) for seed in range(clients)),
             burst(client, ends, counts),
             watch(pid, ends, min(minutes, 1.0) * 15, notes, file),
         )
-        after = (await client.post("/v1/infill", json=GOLDEN)).json()["results"]
+        after = await golden(client)
     names = ("rss_kb", "threads", "fds")
     return {
         "benchmark": "soak",
@@ -129,12 +129,19 @@ async def soak(port: int, pid: int, minutes: float, clients: int, file: Path | N
     }
 
 
-async def ready(client: httpx.AsyncClient) -> None:
+async def golden(client: ClientSession) -> Any:
+    """The results of the same request, each time."""
+    async with client.post("v1/infill", json=GOLDEN) as answer:
+        return (await answer.json())["results"]
+
+
+async def ready(client: ClientSession) -> None:
     for _ in range(600):
         try:
-            if (await client.get("/ready")).status_code == 200:
-                return
-        except httpx.TransportError:
+            async with client.get("ready") as answer:
+                if answer.status == 200:
+                    return
+        except ClientError:
             pass
         await asyncio.sleep(0.2)
     raise SystemExit("the server was never ready")

@@ -51,7 +51,7 @@ FRAMEWORK = {
 NOT_FOUND = {"model_not_found", "adapter_not_found", "path_not_found"}
 CONFLICTS = {"adapter_exists", "adapter_in_use", "adapters_full"}
 MAX_PATH_LEN = 120
-# When a place in the queue may have become free.
+# Where nothing better is known.
 RETRY_S = 1.0
 
 

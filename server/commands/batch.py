@@ -22,7 +22,6 @@ from engine.config import EngineConfig
 from engine.process import EngineProcess
 from server.app import create_app
 from server.console import errors, fail, output
-from server.load import client_of
 from server.options import (
     AsJson,
     GroupSize,
@@ -40,6 +39,7 @@ from server.settings import Settings
 URLS = ("/v1/infill", "/v1/score", "/v1/completions")
 SCORED = {"spans", "target", "targets", "context", "sentence_a", "sentence_b"}  # fields that only scores have
 TRIES = 6
+UNBOUND = httpx.Limits(max_connections=None, max_keepalive_connections=None)  # the window bounds them
 PATIENCE_S = 60.0  # the longest that a server which is full is waited for between two tries
 
 
@@ -199,7 +199,9 @@ async def _answered(client: httpx.AsyncClient, line: Line) -> dict[str, Any]:
 async def _client(url: str | None, config: EngineConfig) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server, or of an application in this process with an engine of its own."""
     if url is not None:
-        async with client_of(url, os.environ.get("GLM_INFILL_API_KEY"), timeout_s=900.0) as client:
+        key = os.environ.get("GLM_INFILL_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=900.0, limits=UNBOUND) as client:
             yield client
         return
     engine = EngineProcess(config)

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
+from aiohttp import ClientError, ClientSession
 from rich.progress import Progress
 from rich.table import Table
 
@@ -66,7 +66,7 @@ def bench_serve(
                     url, workload, clients, rates, rate == "auto", duration, seed, goal, lambda: progress.advance(bar)
                 )
             )
-        except httpx.HTTPError as error:
+        except (ClientError, TimeoutError) as error:
             fail(f"{url}: {error or type(error).__name__}")
     if plot is not None:
         draw(found, plot)
@@ -94,9 +94,8 @@ async def _measure(
         "open": [],
     }
     async with client_of(url, os.environ.get("GLM_INFILL_API_KEY")) as client:
-        answer = await client.get("/v1/models")
-        answer.raise_for_status()
-        entry = answer.json()["data"][0]
+        async with client.get("v1/models", raise_for_status=True) as answer:
+            entry = (await answer.json())["data"][0]
         found |= {"model": entry["id"], "quantization": entry["quantization"], "tp": entry["tp"]}
         for number in clients:
             load = closed_loop(client, workload, number, duration, seed)
@@ -112,7 +111,7 @@ async def _measure(
     return found
 
 
-async def _watched(client: httpx.AsyncClient, load: Any, goal: Goal, duration: float) -> dict[str, Any]:
+async def _watched(client: ClientSession, load: Any, goal: Goal, duration: float) -> dict[str, Any]:
     """A load's summary, with what the server says of queueing meanwhile and how busy this program itself was."""
     before, busy, began = await _queued(client), time.process_time(), time.perf_counter()
     outcomes: list[Outcome] = await load
@@ -124,11 +123,11 @@ async def _watched(client: httpx.AsyncClient, load: Any, goal: Goal, duration: f
     return summary(outcomes, goal, duration) | {"mean_queue_ms": queued, "own_cpu_share": round(share, 3)}
 
 
-async def _queued(client: httpx.AsyncClient) -> tuple[float, float] | None:
+async def _queued(client: ClientSession) -> tuple[float, float] | None:
     """Seconds that requests have waited before their first step, and how many; None where metrics are closed."""
-    answer = await client.get("/metrics")
-    found = re.findall(r"^glm_infill_queue_seconds_(?:sum|count) (\S+)$", answer.text, re.MULTILINE)
-    if answer.status_code != 200 or len(found) != 2:
+    async with client.get("metrics") as answer:
+        found = re.findall(r"^glm_infill_queue_seconds_(?:sum|count) (\S+)$", await answer.text(), re.MULTILINE)
+    if answer.status != 200 or len(found) != 2:
         return None
     count, seconds = map(float, found)
     return seconds, count

@@ -119,6 +119,48 @@ def test_one_key_cannot_take_the_tokens_of_all():
     assert (gate.tokens, gate.held_tokens["ann"]) == (100, 0)
 
 
+def test_who_is_turned_away_comes_back_when_those_inside_have_left():
+    now = [0.0]
+    gate, everybody = Gate(1, 100, lambda: now[0]), Client("", False, "interactive", Rates())
+
+    def told():
+        with pytest.raises(ApiError) as caught:
+            gate.enter(everybody)
+        return caught.value.retry_s
+
+    for seconds, least, most in ((5.0, 4.9, 5.0), (0.001, 0.1, 0.1), (1000.0, 60.0, 60.0)):
+        for _ in range(60):
+            ticket = gate.enter(everybody)
+            now[0] += seconds
+            ticket.leave()
+            ticket.leave()  # once is enough
+        ticket = gate.enter(everybody)
+        assert least <= told() <= most
+        ticket.leave()
+    assert gate.inside == 0
+
+
+def test_a_place_is_free_once_the_last_byte_is_out(make_app, make_caller):
+    async def play():
+        app = make_app(max_queue=1)
+        again = make_caller("/v1/infill", {"text": "a"}, app=app)
+
+        class AsksAgain(type(again)):
+            """A client whose next request is there before the server has tidied up behind this one."""
+
+            async def send(self, message):
+                await super().send(message)
+                if message["type"] == "http.response.body" and not message["more_body"]:
+                    self.next = asyncio.create_task(again.run())
+
+        caller = AsksAgain(app, "/v1/infill", {"text": "a", "stream": True})
+        await caller.run()
+        await caller.next
+        assert (caller.status, again.status) == (200, 200)
+
+    asyncio.run(play())
+
+
 @pytest.mark.parametrize(("outcome", "is_charged"), [("invalid", False), ("overloaded", False), ("deadline", True)])
 def test_what_the_engine_refuses_costs_nothing(make_client, engine, outcome, is_charged):
     async def script(request, work_id):

@@ -3,13 +3,16 @@
 import asyncio
 import json
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import islice, pairwise
 from typing import Any
 
-import httpx
 import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
 
-from server.load import Goal, Outcome, Workload, arrivals, ask, closed_loop, open_loop, percentiles, summary
+from server.load import Goal, Outcome, Workload, arrivals, ask, client_of, closed_loop, open_loop, percentiles, summary
 
 
 def test_bodies_are_the_same_for_a_seed_and_mixed_as_told() -> None:
@@ -51,23 +54,27 @@ def events(*pairs: tuple[str, Any]) -> str:
     return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in pairs)
 
 
-def answer(request: httpx.Request) -> httpx.Response:
-    body = json.loads(request.content)
+async def answer(request: web.Request) -> web.StreamResponse:
+    body = await request.json()
     if "spans" in body:
-        return httpx.Response(200, json={"usage": {"completion_tokens": 8}})
+        return web.json_response({"usage": {"completion_tokens": 8}})
     if body["text"] == "full":
-        return httpx.Response(503, json={"error": {"message": "full"}})
+        return web.json_response({"error": {"message": "full"}}, status=503, headers={"retry-after-ms": "1500"})
     if body["text"] == "broken":
-        return httpx.Response(200, text=events(("error", {"error": {"code": "deadline"}})))
+        return web.Response(text=events(("error", {"error": {"code": "deadline"}})))
     if body["text"] == "gone":
-        raise httpx.ConnectError("gone")
-    return httpx.Response(
-        200, text=events(("blank.delta", {"text": "a"}), ("done", {"usage": {"completion_tokens": 3}}))
-    )
+        assert request.transport is not None
+        request.transport.abort()
+    return web.Response(text=events(("blank.delta", {"text": "a"}), ("done", {"usage": {"completion_tokens": 3}})))
 
 
-def client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://x")
+@asynccontextmanager
+async def serving() -> AsyncIterator[ClientSession]:
+    """A client of a server below a path, as behind a proxy."""
+    app = web.Application()
+    app.router.add_post("/below/v1/{route}", answer)
+    async with TestServer(app) as server, client_of(str(server.make_url("/below")), None) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -77,22 +84,23 @@ def client() -> httpx.AsyncClient:
         ("score", {"text": "a", "spans": [["b"]]}, 200, 8, None),
         ("fill", {"text": "full", "stream": True}, 503, 0, None),
         ("fill", {"text": "broken", "stream": True}, 200, 0, "deadline"),
-        ("fill", {"text": "gone", "stream": True}, 0, 0, "ConnectError"),
+        ("fill", {"text": "gone", "stream": True}, 0, 0, "ServerDisconnectedError"),
     ],
 )
 def test_an_outcome_is_what_came(kind: str, body: dict[str, Any], status: int, tokens: int, error: str | None) -> None:
     async def run() -> Outcome:
-        async with client() as c:
+        async with serving() as c:
             return await ask(c, kind, body)
 
     outcome = asyncio.run(run())
     assert (outcome.status, outcome.tokens, outcome.error) == (status, tokens, error)
     assert outcome.ok == (status == 200 and error is None)
+    assert outcome.retry_s == (1.5 if status == 503 else 0)
 
 
 def test_loops_ask_as_much_as_they_should() -> None:
     async def run() -> tuple[list[Outcome], list[Outcome]]:
-        async with client() as c:
+        async with serving() as c:
             return await closed_loop(c, Workload(), 3, 0.2, 0), await open_loop(c, Workload(), 100, 0.3, 0)
 
     closed, opened = asyncio.run(run())
