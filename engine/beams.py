@@ -17,7 +17,7 @@ from torch import Tensor
 from engine.batch import Scored
 from engine.blank_fill import BlankFill
 from engine.job import Host, World
-from engine.sampler import Sampler, scored
+from engine.sampler import Row, Sampler, best, row_of, scored
 from engine.sequence import Sequence
 from model.layout import Blank
 
@@ -29,7 +29,7 @@ class Hypothesis:
     sequence: Sequence
     fill: BlankFill
     total: float
-    result: Tensor | None = None
+    result: Row | None = None
 
 
 @dataclass(order=True, slots=True)
@@ -74,7 +74,7 @@ class BeamSearch:
     def advance(self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]) -> list[Sequence]:
         hypothesis = self._live[sequence]
         assert isinstance(result, Tensor)
-        hypothesis.result = result.float().cpu()
+        hypothesis.result = row_of(result)
         if any(h.result is None for h in self._live.values()):
             return []
         return self._step(host)
@@ -121,10 +121,9 @@ class BeamSearch:
             assert hypothesis.result is not None
             fill = hypothesis.fill
             scores = self._sampler.weighed(hypothesis.result, fill.token_ids, self._banned(fill))
-            best = scores.topk(min(2 * self._num_beams, len(scores)))
             found += [
                 (hypothesis.total + value, -number, -token)
-                for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+                for token, value in best(scores, 2 * self._num_beams)
                 if value > -math.inf
             ]
         found.sort(reverse=True)
@@ -163,8 +162,8 @@ class BeamSearch:
             return True
         if len(self._ended) < self._num_beams:
             return False
-        best = max(self._live.values(), key=lambda h: h.total)
-        return self._ended[-1].worth >= _worth(best.total, len(best.fill.tokens), self._length_penalty)
+        ahead = max(self._live.values(), key=lambda h: h.total)
+        return self._ended[-1].worth >= _worth(ahead.total, len(ahead.fill.tokens), self._length_penalty)
 
     def _finish(self) -> list[Sequence]:
         """Gives the result; what is still going, and all but the best fill's sequence, is done with."""

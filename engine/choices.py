@@ -14,7 +14,7 @@ from engine.batch import Scored
 from engine.blank_fill import BlankFill
 from engine.job import Host, World
 from engine.requests import RequestError
-from engine.sampler import Sampler, scored
+from engine.sampler import Row, Sampler, row_of, scored
 from engine.sequence import Sequence
 from model.layout import Blank, span_ids
 
@@ -129,12 +129,12 @@ class ChoiceSearch:
             sequence.finished = sequence is not self.kept
             moved: list[Sequence] = []
         else:
-            moved = self._divide(host, sequence, run, result.view(len(run.forced) + 1, -1))
+            moved = self._divide(host, sequence, run, row_of(result).reshape(len(run.forced) + 1, -1))
         if len(self._found) == self._count:
             self._decide()
         return moved
 
-    def _divide(self, host: Host, sequence: Sequence, run: Run, logprobs: Tensor) -> list[Sequence]:
+    def _divide(self, host: Host, sequence: Sequence, run: Run, logprobs: Row) -> list[Sequence]:
         """Goes on with a fork for each child, the last one on the sequence itself."""
         forced = zip(logprobs[:-1], run.forced, strict=True)
         path = [*run.path, *(scored(row, token, self._num_top) for row, token in forced)]

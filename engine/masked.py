@@ -19,7 +19,7 @@ from engine.events import Done, Event, ResultDone
 from engine.filling import FillJob, Sample
 from engine.job import Counts, Host, World
 from engine.requests import RequestError, Score
-from engine.sampler import scored
+from engine.sampler import row_of, scored
 from engine.scoring import Candidate, Order, Plan, ScoreJob
 from engine.sequence import Sequence
 
@@ -65,9 +65,10 @@ class MaskedSample(Sample):
             blank.accept(sampler.draw(logprobs, (), (), num_top, allowed), self.world)
             blank.finish_reason = "stop" if constraint is None else "regex"  # a mask is one token
         else:
-            worth = [float(logprobs[token]) for token in choices.first]
+            row = row_of(logprobs)
+            worth = [float(row[token]) for token in choices.first]
             chosen = sampler.pick(dict(enumerate(worth)))
-            token = scored(logprobs, choices.ids[chosen][0], num_top)
+            token = scored(row, choices.ids[chosen][0], num_top)
             blank.choose(choices.texts[chosen], [token], None, worth, self.world)
         return blank
 

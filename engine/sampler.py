@@ -1,18 +1,27 @@
-"""The sampler: draws the next token of one sequence from its log-probabilities."""
+"""The sampler: draws the next token of one sequence from its log-probabilities.
+
+By numpy, one row at a time: neighbours cannot change a draw, and torch takes longer to be called than a row takes.
+"""
 
 import functools
+import math
+import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.batch import Scored
 from engine.requests import RequestError, Sampling
 
+Row = NDArray[np.float32]  # [vocab_size]
+Weights = NDArray[np.float32] | NDArray[np.float64]
+
+_LEAST_WEIGHTS = (2**-8, 2**-14, 0.0)  # from which one on a nucleus is looked for
+_CHUNK = 1024  # weights summed before it is looked among them
 _COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
 
 
@@ -21,14 +30,10 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, never: Tensor, seed: int | None) -> None:
         self.sampling = sampling
-        self._never = never
         self._bar = _bar(never)
-        self._is_plain = replace(sampling, stop=(), seed=None) == Sampling()
-        self._generator = torch.Generator()
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed)
+        self._is_unweighed = _is_unweighed(sampling)
+        self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
+        self._random = random.Random(seed)
 
     def draw(
         self,
@@ -38,82 +43,140 @@ class Sampler:
         num_top: int,
         allowed: Tensor | None = None,
     ) -> Scored:
-        """The drawn token with its raw log-probability, before penalties, temperature and truncation.
+        """The drawn token of [vocab_size] with its raw log-probability, before penalties, temperature and truncation.
 
         `history` are the blank's tokens so far, `banned` further ids that may not come now (such as the end token
-        before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come. All on the CPU in float32, one
-        row at a time: neighbours cannot change a draw. Raises RequestError if no token is left.
+        before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come. Raises RequestError if no token
+        is left.
         """
-        raw = logprobs.float().cpu()
-        s = self.sampling
-        if self._is_plain and allowed is None:
-            # The same as below: most draws are of this kind, and torch takes longer to be called.
-            barred = np.add(raw.numpy(), self._bar)
-            barred[list(banned)] = -np.inf
-            return scored(raw, int(barred.argmax()), num_top)
-        scores = self.weighed(raw, history, banned)
+        row = row_of(logprobs)
+        scores = self.weighed(row, history, banned)
         if allowed is not None:
-            scores.masked_fill_(~allowed, -torch.inf)
-            if scores.max() == -torch.inf:
+            scores[~allowed.numpy()] = -np.inf
+            if scores.max() == -np.inf:
                 raise RequestError("no token can go on with a text that matches the pattern", "regex")
-        token = int(scores.argmax()) if s.temperature == 0 else self._random(scores / max(s.temperature, _COLDEST))
-        return scored(raw, token, num_top)
+        token = self._drawn(scores) if self.sampling.temperature else int(scores.argmax())
+        return scored(row, token, num_top)
 
     def pick(self, worth: Mapping[int, float]) -> int:
         """One of the keys, by log-probabilities: the first of the best, or one drawn at the temperature."""
         if self.sampling.temperature == 0:
             return max(worth, key=lambda key: (worth[key], -key))
         keys = sorted(worth)
-        scores = torch.tensor([worth[key] for key in keys], dtype=torch.float64)
-        scores /= max(self.sampling.temperature, _COLDEST)
-        return keys[int(torch.multinomial(torch.softmax(scores, -1), 1, generator=self._generator))]
+        return keys[self._index(self._weights(np.array([worth[key] for key in keys], np.float64)))]
 
-    def weighed(self, raw: Tensor, history: Sequence[int], banned: Collection[int]) -> Tensor:
-        """Log-probabilities [vocab_size] after penalties and biases, those that may not come at −∞."""
+    def weighed(self, logprobs: Row, history: Sequence[int], banned: Collection[int]) -> Row:
+        """Log-probabilities after penalties and biases, those that may not come at −∞."""
         s = self.sampling
-        scores = raw.clone()
+        scores: Row = logprobs + self._bar
+        if banned:
+            scores[list(banned)] = -np.inf
+        if self._is_unweighed:
+            return scores
         if s.repetition_penalty != 1.0 and history:
-            seen = torch.tensor(sorted(set(history)))
             # Log-probabilities are negative, so dividing by 1/penalty lowers them, as CTRL's rule does.
-            scores[seen] *= s.repetition_penalty
+            scores[list(set(history))] *= s.repetition_penalty
         if s.presence_penalty or s.frequency_penalty:
             for token_id, count in Counter(history).items():
                 scores[token_id] -= s.presence_penalty + s.frequency_penalty * count
         for token_id, bias in s.logit_bias.items():
             scores[token_id] += bias
-        scores[self._never] = -torch.inf
-        for token_id in (*banned, *_repeats(history, s.no_repeat_ngram_size)):
-            scores[token_id] = -torch.inf
+        scores[list(_repeats(history, s.no_repeat_ngram_size))] = -np.inf
         return scores
 
-    def _random(self, scores: Tensor) -> int:
+    def _drawn(self, scores: Row) -> int:
+        weights = self._weights(scores)
+        if not self._is_truncated:
+            return self._index(weights)
+        ids = self._kept(weights)
+        return int(ids[self._index(weights[ids])])
+
+    def _weights(self, scores: Weights) -> Weights:
+        """Scores, in place, as probabilities at the temperature but for a factor: the best has 1."""
+        scores -= scores.max()
+        scores *= 1 / max(self.sampling.temperature, _COLDEST)
+        return np.exp(scores, out=scores)
+
+    def _kept(self, weights: Weights) -> NDArray[np.intp]:
+        """The ids that truncation leaves, the best first, among equals by id.
+
+        Most tokens are out of the question at a glance, so that there is little to sort.
+        """
         s = self.sampling
-        probabilities, order = torch.softmax(scores, dim=-1).sort(descending=True, stable=True)
-        keep = probabilities > 0
+        floor = max(s.min_p, _among_best(weights, s.top_k))
+        needed = s.top_p * float(weights.sum())
+        for least in _LEAST_WEIGHTS if s.top_p < 1 else (0.0,):
+            ids = np.flatnonzero(weights >= max(floor, least))
+            if least <= floor or weights[ids].sum() >= needed:
+                break
+        ids = ids[(-weights[ids]).argsort(kind="stable")]
         if s.top_k:
-            keep[s.top_k :] = False
+            ids = ids[: s.top_k]
         if s.top_p < 1:
             # A token stays while those before it hold less than top_p.
-            keep &= probabilities.cumsum(0) - probabilities < s.top_p
-        if s.min_p:
-            keep &= probabilities >= s.min_p * probabilities[0]
-        keep[0] = True
-        return int(order[torch.multinomial(probabilities * keep, 1, generator=self._generator)])
+            held = weights[ids].cumsum(dtype=np.float64)
+            ids = ids[: held.searchsorted(needed) + 1]
+        return ids
+
+    def _index(self, weights: Weights) -> int:
+        """An index, each by its weight."""
+        if len(weights) <= _CHUNK:
+            held = weights.cumsum(dtype=np.float64)
+            return _first_over(held, self._random.random() * held[-1])
+        held = np.add.reduceat(weights, range(0, len(weights), _CHUNK)).cumsum(dtype=np.float64)
+        point = self._random.random() * held[-1]
+        chunk = _first_over(held, point)
+        inside = weights[chunk * _CHUNK : (chunk + 1) * _CHUNK].cumsum(dtype=np.float64)
+        return chunk * _CHUNK + _first_over(inside, point - (held[chunk - 1] if chunk else 0))
+
+
+def _first_over(held: NDArray[np.float64], point: float) -> int:
+    """Where a running sum first exceeds a point; never where nothing is added, nor behind its end."""
+    return int(min(held.searchsorted(point, side="right"), held.searchsorted(held[-1])))
+
+
+def _among_best(weights: Weights, count: int) -> float:
+    """At most the count-th largest weight, and not much less; 0 where there are no more than `count`, or count is 0."""
+    size = len(weights) // (8 * count) if count else 0
+    if size < 2:
+        return float(np.partition(weights, -count)[-count]) if 0 < count < len(weights) else 0.0
+    # Of the largest of as many parts: so many weights at least are no smaller.
+    largest = np.maximum.reduceat(weights, range(0, len(weights), size))
+    return float(np.partition(largest, -count)[-count])
+
+
+def row_of(logprobs: Tensor) -> Row:
+    """A row on whatever device, as the sampler takes it."""
+    row: Row = logprobs.float().cpu().numpy()
+    return row
+
+
+def scored(logprobs: Row, token: int, num_top: int) -> Scored:
+    """A token with its log-probability, and the best tokens beside it."""
+    return Scored(token, float(logprobs[token]), tuple(best(logprobs, num_top)))
+
+
+def best(scores: Row, count: int) -> list[tuple[int, float]]:
+    """The `count` highest, with their ids, the first one first."""
+    if not count:
+        return []
+    count = min(count, len(scores))
+    ids = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+    ids = ids[np.argsort(-scores[ids], kind="stable")][:count]
+    return list(zip(ids.tolist(), scores[ids].tolist(), strict=True))
+
+
+def _is_unweighed(s: Sampling) -> bool:
+    """Whether scores are the log-probabilities themselves."""
+    plain = Sampling()
+    drawing = {name: getattr(plain, name) for name in ("temperature", "top_k", "top_p", "min_p", "stop", "seed")}
+    return replace(s, **drawing) == plain
 
 
 @functools.lru_cache(maxsize=4)
-def _bar(never: Tensor) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """[vocab_size] what to add to log-probabilities so that some ids are never the best."""
-    return np.where(never.numpy(), np.float32(-np.inf), np.float32(0))
-
-
-def scored(logprobs: Tensor, token: int, num_top: int) -> Scored:
-    """A token with its log-probability of [vocab_size], and the best tokens beside it."""
-    top: tuple[tuple[int, float], ...] = ()
-    if num_top:
-        best = logprobs.topk(num_top)
-        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return Scored(token, float(logprobs[token]), top)
+def _bar(never: Tensor) -> Row:
+    """What to add to log-probabilities so that some ids are never the best."""
+    return np.where(never.numpy(), np.float32(-math.inf), np.float32(0))
 
 
 def _repeats(history: Sequence[int], size: int) -> set[int]:

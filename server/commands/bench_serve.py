@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from aiohttp import ClientError, ClientSession
+from rich.box import SIMPLE
 from rich.progress import Progress
 from rich.table import Table
 
@@ -134,19 +135,24 @@ async def _queued(client: ClientSession) -> tuple[float, float] | None:
 
 
 def _table(found: dict[str, Any]) -> Table:
-    """A line for each load."""
-    first, token, latency = ("first token", "first_token_ms"), ("token", "token_ms"), ("latency", "latency_ms")
-    shown = [(*first, "p50"), (*first, "p99"), (*token, "p50"), (*latency, "p50"), (*latency, "p99")]
-    table = Table(title="times in ms")
-    for name in ("load", "answers/s", "good/s", "tokens/s", *(f"{name} {p}" for name, _, p in shown), "refused"):
-        table.add_column(name, justify="right")
+    """A line for each load, in 80 columns."""
+    times = [("first", "first_token_ms"), ("token", "token_ms"), ("latency", "latency_ms")]
+    table = Table(
+        title="clients or arrivals a second; times in ms, p50/p99", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for name in ("load", "answers/s", "good/s", "tokens/s", *(name for name, _ in times), "refused"):
+        table.add_column(name, justify="right", no_wrap=True)
     for level in (*found["closed"], *found["open"]):
-        load = f"{level['concurrency']} clients" if "concurrency" in level else f"{level['rate']} a second"
+        load = str(level["concurrency"]) if "concurrency" in level else f"{level['rate']:.4g}/s"
         rates = [f"{level[name]:.1f}" for name in ("requests_per_s", "goodput_per_s")]
         tokens = f"{level['generated_tokens_per_s'] + level['scored_tokens_per_s']:.0f}"
-        times = [f"{level[key][p]:.1f}" if level[key] else "" for _, key, p in shown]
-        table.add_row(load, *rates, tokens, *times, str(level["refused"] + level["failed"]))
+        shown = ["/".join(_short(level[key][p]) for p in ("p50", "p99")) if level[key] else "" for _, key in times]
+        table.add_row(load, *rates, tokens, *shown, str(level["refused"] + level["failed"]))
     return table
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.0f}" if milliseconds >= 10 else f"{milliseconds:.1f}"
 
 
 def draw(found: dict[str, Any], file: Path) -> None:

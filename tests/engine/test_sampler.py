@@ -87,12 +87,46 @@ def test_penalties_come_off_the_logits_once_or_as_often_as_the_token_came() -> N
 def test_a_plain_draw_is_that_of_the_weighed_row(values: list[float], never: list[bool], banned: set[int]) -> None:
     sampler = Sampler(Sampling(), torch.tensor(never), 0)
     row = torch.tensor(values)
-    weighed = sampler.weighed(row, (), tuple(banned))
+    weighed = sampler.weighed(row.numpy(), (), tuple(banned))
     if weighed.max() == -torch.inf:
         return
     token = sampler.draw(row, (), tuple(banned), 2)
     assert token.token_id == int(weighed.argmax())
     assert token.logprob == float(row[token.token_id])
+
+
+@given(
+    st.lists(st.sampled_from([-0.5, -1.0, -1.5, -2.0, -3.0, -9.0, -20.0]), min_size=2, max_size=60),
+    st.sampled_from([0, 1, 2, 3, 12, 70]),
+    st.sampled_from([1e-6, 0.1, 0.3, 0.5, 0.8, 0.95, 0.999, 1.0]),
+    st.sampled_from([0.0, 0.01, 0.2, 0.9, 1.0]),
+    st.sampled_from([0.3, 1.0, 1.7]),
+)
+def test_truncation_leaves_what_a_sorted_row_does(
+    values: list[float], top_k: int, top_p: float, min_p: float, temperature: float
+) -> None:
+    """The plain way: sort all, cut."""
+    row = torch.log_softmax(torch.tensor(values), 0)
+    never = torch.zeros(len(values), dtype=torch.bool)
+    sampler = Sampler(Sampling(temperature, top_k, top_p, min_p), never, 0)
+    probabilities, order = torch.softmax(row / temperature, 0).double().sort(descending=True, stable=True)
+    before = probabilities.cumsum(0) - probabilities
+    if (abs(before - top_p) < 1e-5).any() or (abs(probabilities - min_p * probabilities[0]) < 1e-5).any():
+        return  # on the edge either is right
+    keep = (before < top_p) & (probabilities >= min_p * probabilities[0])
+    keep[top_k or len(values) :] = False
+    allowed = order[keep].tolist()
+    assert sampler._kept(sampler._weights(row.numpy().copy())).tolist() == allowed
+    assert {sampler.draw(row, (), (), 0).token_id for _ in range(20)} <= set(allowed)
+
+
+def test_what_has_no_weight_is_never_drawn() -> None:
+    row = torch.full((1000,), -torch.inf)
+    row[[0, 500]] = torch.tensor([0.4, 0.6]).log()
+    sampler = Sampler(Sampling(temperature=1.0), torch.zeros(1000, dtype=torch.bool), 0)
+    counts = Counter(sampler.draw(row, (), (), 0).token_id for _ in range(2000))
+    assert set(counts) == {0, 500}
+    assert counts[0] / 2000 == pytest.approx(0.4, abs=0.04)
 
 
 @pytest.mark.parametrize("temperature", [1e-12, 1e-45, 1.3e-150, 5e-324])
