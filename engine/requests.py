@@ -1,12 +1,14 @@
 """What a client asks of the engine: frozen, checked values without tensors or wire formats."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from model.segment import Tokens
 
 __all__ = [
-    "Fill", "Mask", "Priority", "Request", "RequestError", "Sampling", "Score", "Segments", "Strategy", "Tokens"
+    "Fill", "Mask", "Priority", "Request", "RequestError", "Sampling", "Score", "Segments", "Strategy", "Tokens",
+    "num_chars",
 ]  # fmt: skip
 
 Strategy = Literal["append", "reencode", "parallel"]
@@ -119,3 +121,16 @@ class Score:
 
 
 Request = Fill | Score
+
+
+def num_chars(request: Request) -> int:
+    """The length of all its text."""
+    if isinstance(request, Fill):
+        return sum(map(_chars, request.inputs))
+    sentences = (request.sentence_a or "", request.sentence_b or "")
+    spans = [span for candidate in request.spans or () for span in candidate]
+    return sum(map(_chars, (request.text or (), request.context or (), request.targets or (), sentences, spans)))
+
+
+def _chars(segments: Iterable[str | Tokens | Mask]) -> int:
+    return sum(len(segment) for segment in segments if isinstance(segment, str))

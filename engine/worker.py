@@ -23,12 +23,14 @@ from engine.link import Line, Link, NoLink
 from engine.loaded import Loaded, is_cuda, load_runner, prepare_threads
 from engine.place import Place
 from engine.ranks import Channel, follow, join
-from engine.requests import Request, RequestError
+from engine.requests import Request, RequestError, num_chars
 from engine.wire import HEADER, decode_request, encode_event
 
 # Regular expressions being compiled at a time, each in a process of its own, and requests that may wait for one.
 COMPILERS = 2
 MAX_COMPILING = 16
+# Characters that are tokenized in a thread of their own: megabytes take a second, which nobody else is to wait for.
+LONG = 1 << 15
 
 
 class Worker:
@@ -40,8 +42,9 @@ class Worker:
         self.channel = channel
         self.inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._compilers = ThreadPoolExecutor(COMPILERS)
-        self._compiling: set[str] = set()
-        self._lock = threading.Lock()  # of what is compiling, and of the inbox as far as that goes there
+        self._tokenizers = ThreadPoolExecutor(1)
+        self._aside: dict[str, bool] = {}  # requests that are prepared elsewhere, and whether a pattern is compiled
+        self._lock = threading.Lock()  # of what is aside, and of the inbox as far as that goes there
 
     def run(self) -> None:
         """Serves until the supervisor is gone."""
@@ -117,13 +120,14 @@ class Worker:
                 self._submit(message["id"], decode_request(message["request"]))
             elif op == "cancel":
                 with self._lock:
-                    self._compiling.discard(message["id"])
+                    self._aside.pop(message["id"], None)
                     self.inbox.put(("cancel", message["id"]))
             elif op in ("load", "unload"):
                 self.inbox.put((op, message))
+            elif op == "tokenize" and len(message["text"]) >= LONG:
+                self._tokenizers.submit(self._tokenize, message)
             elif op == "tokenize":
-                ids = self.engine.tokenize(message["text"], message["special"])
-                self.link.send(op="reply", id=message["id"], value=ids)
+                self._tokenize(message)
             elif op == "detokenize":
                 try:
                     text = self.engine.detokenize(message["token_ids"], message["special"])
@@ -132,31 +136,36 @@ class Worker:
                     self._refuse(message["id"], error)
         self.inbox.put(("stop", None))
 
+    def _tokenize(self, message: dict[str, Any]) -> None:
+        ids = self.engine.tokenize(message["text"], message["special"])
+        self.link.send(op="reply", id=message["id"], value=ids)
+
     def _submit(self, request_id: str, request: Request) -> None:
         """Prepares a request, elsewhere if that takes long."""
-        if not self.engine.compiles(request):
+        compiles = self.engine.compiles(request)
+        if not compiles and num_chars(request) < LONG:
             self._prepare(request_id, request)
-        elif len(self._compiling) >= MAX_COMPILING:
+        elif compiles and sum(self._aside.values()) >= MAX_COMPILING:
             message = f"{MAX_COMPILING} requests wait for new regular expressions already"
             self._fail(Failed(request_id, "overloaded", message, "regex", "regex_queue_full"))
         else:
             with self._lock:
-                self._compiling.add(request_id)
-            self._compilers.submit(self._compile, request_id, request)
+                self._aside[request_id] = compiles
+            (self._compilers if compiles else self._tokenizers).submit(self._prepare_aside, request_id, request)
 
-    def _compile(self, request_id: str, request: Request) -> None:
-        if request_id in self._compiling:
-            self._prepare(request_id, request, compiles=True)
+    def _prepare_aside(self, request_id: str, request: Request) -> None:
+        if request_id in self._aside:
+            self._prepare(request_id, request, aside=True)
 
     def _fail(self, failed: Failed) -> None:
         self.link.send(op="events", events=[encode_event(failed)])
 
-    def _prepare(self, request_id: str, request: Request, compiles: bool = False) -> None:
+    def _prepare(self, request_id: str, request: Request, aside: bool = False) -> None:
         try:
             job = self.engine.prepare(request, request_id)
             with self._lock:
                 # One that was cancelled meanwhile is not to begin.
-                if not compiles or request_id in self._compiling:
+                if not aside or request_id in self._aside:
                     self.inbox.put(("job", (job, request)))
                 else:
                     self.engine.discard(request_id)
@@ -167,7 +176,7 @@ class Worker:
             raise
         finally:
             with self._lock:
-                self._compiling.discard(request_id)
+                self._aside.pop(request_id, None)
 
 
 class Rank:

@@ -39,7 +39,7 @@ def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
     """An application that starts and stops the engine with itself. `app.state.drain()` refuses new work."""
     log = make_log(settings.log_level)
     gate = Gate(settings.max_queue, settings.max_queue_tokens)
-    keyring = Keyring(settings)
+    keyring = Keyring(settings, log)
     service = Service(settings, engine, gate, Metrics(settings.vllm_metrics), log, IgnoredFields(log))
     spans = None
     if settings.otlp_endpoint is not None:

@@ -3,8 +3,10 @@
 import hashlib
 import hmac
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.datastructures import Headers
+from structlog.typing import FilteringBoundLogger
 
 from engine.requests import Priority
 from server.errors import ApiError
@@ -24,15 +26,22 @@ class Client:
 
 
 class Keyring:
-    """The clients of a server: those of a key file, or without one everybody as one client."""
+    """The clients of a server: those of a key file, or without one everybody as one client.
 
-    def __init__(self, settings: Settings) -> None:
-        self._everybody = None if settings.api_keys else Client("", False, "interactive", _rates(settings, None))
-        entries = read_keys(settings.api_keys) if settings.api_keys else []
-        self._clients = [
-            (bytes.fromhex(e.sha256), Client(e.name, e.role == "admin", e.priority, _rates(settings, e)))
-            for e in entries
-        ]
+    The file is read again when it has changed, so that keys come and go while the server runs. One that cannot be used
+    is told of in the log, and the keys before it stay.
+    """
+
+    def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
+        """Raises ValueError for a key file that cannot be used."""
+        self._settings = settings
+        self._log = log
+        self._path = settings.api_keys
+        self._everybody = None if self._path else Client("", False, "interactive", _rates(settings, None))
+        self._clients: dict[Entry, Client] = {}
+        if self._path is not None:
+            self._stamp = _stamp(self._path)
+            self._take(read_keys(self._path))
 
     @property
     def is_open(self) -> bool:
@@ -43,19 +52,53 @@ class Keyring:
         """The client by its key. Raises ApiError (401) for none and for an unknown one, in the same words."""
         if self._everybody is not None:
             return self._everybody
+        self._refresh()
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             key = headers.get("x-api-key", "")
         digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
         found = None
         # Every entry is compared, and in constant time: how long it takes tells nothing about the keys.
-        for known, client in self._clients:
-            if hmac.compare_digest(known, digest):
+        for entry, client in self._clients.items():
+            if hmac.compare_digest(bytes.fromhex(entry.sha256), digest):
                 found = client
         if found is None:
             message = "a valid API key is needed: Authorization: Bearer KEY, or X-Api-Key: KEY"
             raise ApiError(401, message, "invalid_api_key", headers={"www-authenticate": 'Bearer realm="glm-infill"'})
         return found
+
+    def _refresh(self) -> None:
+        """Reads the file anew if it is another one."""
+        assert self._path is not None
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            entries = read_keys(self._path)
+        except ValueError as error:
+            self._log.error("keys not read", detail=str(error))
+            return
+        before = set(self._clients)
+        self._take(entries)
+        self._log.info("keys read", keys=len(entries), new=len(set(entries) - before), gone=len(before - set(entries)))
+
+    def _take(self, entries: list[Entry]) -> None:
+        """Whose entry is as it was keeps what is left of its rates."""
+        before = self._clients
+        self._clients = {
+            e: before.get(e) or Client(e.name, e.role == "admin", e.priority, _rates(self._settings, e))
+            for e in entries
+        }
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another one in its place; None for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _rates(settings: Settings, entry: Entry | None) -> Rates:

@@ -1,4 +1,4 @@
-"""What a worker does with requests that have to wait for a compiled pattern, and with those that are behind them."""
+"""What a worker does with requests that take long to prepare, and with those that are behind them."""
 
 import json
 import queue
@@ -11,9 +11,10 @@ import pytest
 
 from engine.requests import Fill, Request, RequestError
 from engine.wire import encode_request, frame
-from engine.worker import MAX_COMPILING, Worker
+from engine.worker import LONG, MAX_COMPILING, Worker
 
 SLOW, QUICK = (Fill((("a",),), regex=regex) for regex in (("slow",), ()))
+HUGE = Fill((("a" * LONG,),))
 
 
 class FakeLink:
@@ -37,7 +38,7 @@ class FakeLink:
 
 
 class FakeEngine:
-    """Prepares requests with a regex only when it is let."""
+    """Prepares requests with a regex, and long texts, only when it is let."""
 
     def __init__(self) -> None:
         self.lets = Event()
@@ -46,11 +47,16 @@ class FakeEngine:
         return isinstance(request, Fill) and bool(request.regex)
 
     def prepare(self, request: Request, request_id: str) -> str:
-        if self.compiles(request):
+        if self.compiles(request) or request == HUGE:
             self.lets.wait(60)
         if request_id == "bad":
             raise RequestError("regex is bad", "regex")
         return request_id
+
+    def tokenize(self, text: str, special: bool) -> list[int]:
+        if len(text) >= LONG:
+            self.lets.wait(60)
+        return [len(text)]
 
 
 class World:
@@ -76,15 +82,35 @@ def world() -> Iterator[World]:
     world.link.close()
     reader.join(60)
     world.worker._compilers.shutdown()
+    world.worker._tokenizers.shutdown()
     world.link.end()
 
 
-def test_others_do_not_wait_for_a_pattern(world: World) -> None:
-    world.submit("slow")
+@pytest.mark.parametrize("slow", [SLOW, HUGE], ids=["pattern", "text"])
+def test_others_do_not_wait_for_a_pattern_or_a_long_text(world: World, slow: Fill) -> None:
+    world.submit("slow", slow)
     world.submit("quick", QUICK)
     assert world.next() == ("job", "quick")
     world.engine.lets.set()
     assert world.next() == ("job", "slow")
+
+
+def test_others_do_not_wait_for_the_tokens_of_a_long_text(world: World) -> None:
+    for name, text in (("long", "a" * LONG), ("short", "a")):
+        world.link.say(op="tokenize", id=name, text=text, special=False)
+    assert world.link.sent.get(timeout=60) == {"op": "reply", "id": "short", "value": [1]}
+    world.engine.lets.set()
+    assert world.link.sent.get(timeout=60) == {"op": "reply", "id": "long", "value": [LONG]}
+
+
+def test_long_texts_take_no_place_of_a_pattern(world: World) -> None:
+    for number in range(MAX_COMPILING):
+        world.submit(f"text {number}", HUGE)
+    world.submit("pattern")
+    world.engine.lets.set()
+    assert {world.next()[1] for _ in range(MAX_COMPILING + 1)} == {
+        "pattern", *(f"text {number}" for number in range(MAX_COMPILING))
+    }  # fmt: skip
 
 
 def test_a_request_cancelled_meanwhile_never_begins(world: World) -> None:

@@ -1,6 +1,7 @@
 """Who gets in: every route, with every kind of key."""
 
 import asyncio
+import json
 
 import pytest
 from fastapi.routing import APIRoute
@@ -184,3 +185,26 @@ def test_a_server_without_keys_can_have_rates(engine):
     statuses = [client.post("/v1/infill", json={"text": "a"}).status_code for _ in range(2)]
     assert statuses == [200, 429]
     assert client.get("/v1/models").status_code == 200
+
+
+def test_keys_come_and_go_while_the_server_runs(keys, make_client, capsys):
+    path, made = keys
+    client = make_client(api_keys=path, log_level="info")
+
+    def status(name):
+        return client.get("/v1/models", headers=bearer(made[name])).status_code
+
+    assert client.post("/v1/infill", json={"text": "a"}, headers=bearer(made["slow"])).status_code == 200
+    made["eve"] = new_key(path, name="eve")
+    assert status("eve") == 200
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if '"ann"' not in line))
+    assert (status("ann"), status("eve"), status("bob")) == (401, 200, 200)
+    # Whose line is as it was keeps what is left of its rate.
+    codes = [client.post("/v1/infill", json={"text": "a"}, headers=bearer(made["slow"])).status_code for _ in range(2)]
+    assert codes == [200, 429]
+    for spoil in (lambda: path.write_text("{"), path.unlink):
+        spoil()
+        assert (status("ann"), status("eve")) == (401, 200)
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(t["new"], t["gone"]) for t in told if t["event"] == "keys read"] == [(1, 0), (0, 1)]
+    assert len([t for t in told if t["event"] == "keys not read"]) == 2
