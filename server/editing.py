@@ -5,11 +5,14 @@ when the time is over the completion ends with the line that it is in (llama.cpp
 """
 
 import time
+from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.events import Begun, BlankDelta, BlankDone, Done, Event, Failed
+from engine.events import Begun, BlankDelta, BlankDone, Done, Event
 from server.exchange import Events
+from server.logprobs import LEAST
 
 WHITE = " \t"
 STOPS = {"length": "limit", "deadline": "limit"}
@@ -21,6 +24,7 @@ class Completion:
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
+    probabilities: list[dict[str, Any]] = field(default_factory=list)
     stop_type: str = "none"
     stopping_word: str = ""
     checked: int = 0  # the text up to here has no shallow line
@@ -81,40 +85,64 @@ class Edit:
         return times
 
 
-async def edited(events: Events, count: int, indent: int, limit_ms: int) -> Edit | Failed:
-    """Follows a streamed fill until all its completions have ended, in the model's way or an editor's."""
-    edit = Edit([Completion() for _ in range(count)], time.monotonic())
-    async for event in events:
-        if isinstance(event, Failed):
-            return event
-        _take(edit, event, indent, limit_ms)
-        if isinstance(event, Done) or all(c.ended for c in edit.completions):
-            break
-    edit.ended = time.monotonic()
-    return edit
+async def edited(events: Events, edit: Edit, indent: int, limit_ms: int) -> Events:
+    """The events of a streamed fill, each once `edit` has taken it, until all completions have ended: in the model's
+    way, or an editor's, behind which there is a `Done` too."""
+    async with aclosing(events):
+        async for event in events:
+            _take(edit, event, indent, limit_ms)
+            yield event
+            if all(c.ended for c in edit.completions) and not isinstance(event, Done):
+                yield Done(event.id, edit.usage)
+                return
 
 
 def _take(edit: Edit, event: Event, indent: int, limit_ms: int) -> None:
+    edit.ended = time.monotonic()
     if isinstance(event, Begun):
         edit.usage, edit.fitted = event.usage, event.fitted
         return
     if not isinstance(event, BlankDelta | BlankDone):
         return
-    now = time.monotonic()
     if edit.first is None:
-        edit.first = now
+        edit.first = edit.ended
     completion = edit.completions[event.index]
     if completion.ended:
         return
     if isinstance(event, BlankDelta):
-        is_late = 0 < limit_ms < 1e3 * (now - edit.first)
+        is_late = 0 < limit_ms < 1e3 * (edit.ended - edit.first)
         completion.add(event.text, event.token_ids, indent, is_late)
+        completion.probabilities += _probabilities(event.token_ids, event.tokens, event.logprobs, event.top_logprobs)
     else:
-        completion.token_ids = list(event.blank["token_ids"])
-        word = event.blank["stop_string"]
+        blank = event.blank
+        completion.token_ids = list(blank["token_ids"])
+        completion.probabilities = _probabilities(
+            blank["token_ids"], blank["tokens"], blank["token_logprobs"], blank["top_logprobs"]
+        )
+        word = blank["stop_string"]
         completion.stopping_word = word or ""
-        reason: str = event.blank["finish_reason"]
+        reason: str = blank["finish_reason"]
         completion.stop_type = STOPS.get(reason, "eos") if word is None else "word"
+
+
+def _probabilities(
+    ids: Sequence[int],
+    tokens: Sequence[str],
+    logprobs: Sequence[float],
+    tops: Sequence[Sequence[dict[str, Any]]] | None,
+) -> list[dict[str, Any]]:
+    """llama.cpp's `completion_probabilities`, of tokens whose alternatives are known."""
+    if tops is None:
+        return []
+    return [
+        _probability(i, token, logprob)
+        | {"top_logprobs": [_probability(t["token_id"], t["token"], t["logprob"]) for t in top]}
+        for i, token, logprob, top in zip(ids, tokens, logprobs, tops, strict=True)
+    ]
+
+
+def _probability(token_id: int, token: str, logprob: float) -> dict[str, Any]:
+    return {"id": token_id, "token": token, "bytes": [*token.encode()], "logprob": max(logprob, LEAST)}
 
 
 def wire(completion: Completion, edit: Edit, fields: dict[str, Any], with_tokens: bool) -> dict[str, Any]:
@@ -131,5 +159,6 @@ def wire(completion: Completion, edit: Edit, fields: dict[str, Any], with_tokens
         "stop_type": completion.stop_type,
         "stopping_word": completion.stopping_word,
         "timings": edit.timings(completion),
+        **({"completion_probabilities": completion.probabilities} if completion.probabilities else {}),
         **fields,
     }

@@ -10,16 +10,19 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
 
-from engine.events import Failed
+from engine.events import BlankDelta, BlankDone, Done, Event, Failed
 from server.answer import Answer
 from server.body import read_object
+from server.completion_stream import data
 from server.editing import Completion, Edit, edited, wire
 from server.errors import LLAMA_CPP, ApiError
-from server.exchange import attended, submit
+from server.exchange import Events, attended, submit
 from server.openapi import takes
 from server.schemas_llama_cpp import EditorRequest
 from server.service import Service, service_of
+from server.streaming import EventStream, Stream
 
 # What the engine calls the fields of a request.
 NAMES = {"text": "input_prefix", "max_tokens": "n_predict"}
@@ -28,7 +31,7 @@ router = APIRouter()
 
 
 @router.post(LLAMA_CPP, openapi_extra=takes(EditorRequest), tags=["clients"])
-async def infill(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
+async def infill(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """llama.cpp's infill, for llama.vim and llama.vscode."""
     limits, card = service.settings.limits, service.engine.card
     raw = await read_object(request, service.settings.body_seconds)
@@ -39,26 +42,83 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
     # Editors send whatever name they were given: only that of an adapter means something.
     adapter = next((a.name for a in service.engine.adapters if a.name == body.model), None)
     work = replace(body.fill(limits, card, card.infill_mask), adapter=adapter)
-    if body.num_tokens(limits, card):
-        events = submit(service, request, work, f"infill-{uuid4().hex}", NAMES)
-        follow = edited(events, body.n_cmpl, body.n_indent, body.t_max_predict_ms)
-        edit = await attended(service, request, follow, [events])
-        if isinstance(edit, Failed):
-            raise service.failed(edit, request.state.request_id)
-    else:  # an editor warms a server up; there is nothing to be kept warm
-        now = time.monotonic()
-        edit = Edit([Completion(stop_type="limit") for _ in range(body.n_cmpl)], now, ended=now)
+    edit = Edit([Completion() for _ in range(body.n_cmpl)], time.monotonic())
     fields = {
         "id_slot": body.id_slot,
         "model": adapter or card.name,
         "prompt": f"{body.before}{card.infill_mask}{body.input_suffix}",
         "generation_settings": body.settings(limits, card),
     }
-    answers = [
-        _chosen({"index": index, **wire(completion, edit, fields, body.return_tokens)}, body.response_fields)
-        for index, completion in enumerate(edit.completions)
-    ]
-    return Answer(answers if body.n_cmpl > 1 else answers[0])
+    answers = EditEvents(body, edit, fields)
+    if body.num_tokens(limits, card):
+        events = submit(service, request, work, f"infill-{uuid4().hex}", NAMES)
+        events = edited(events, edit, body.n_indent, body.t_max_predict_ms)
+    else:
+        events = _nothing(edit)
+    if body.stream:
+        return EventStream(service, Stream(events, answers, request.state.request_id))
+    failed = await attended(service, request, _last(events), [events])
+    if isinstance(failed, Failed):
+        raise service.failed(failed, request.state.request_id)
+    whole = [answers.whole(index) for index in range(body.n_cmpl)]
+    return Answer(whole if body.n_cmpl > 1 else whole[0])
+
+
+async def _last(events: Events) -> Event:
+    """The event that a request ends with."""
+    async for event in events:
+        last = event
+    return last
+
+
+async def _nothing(edit: Edit) -> Events:
+    """What comes of no tokens: an editor warms a server up, and there is nothing to be kept warm."""
+    edit.ended = edit.began
+    for index, completion in enumerate(edit.completions):
+        completion.stop_type = "limit"
+        yield BlankDone("", index, 0, {})
+    yield Done("", {})
+
+
+class EditEvents:
+    """The events of a request in llama.cpp's words, as `edit` grows: pieces, and behind the last one of a completion
+    all of it but its text. `fields` are the same for all."""
+
+    def __init__(self, body: EditorRequest, edit: Edit, fields: dict[str, Any]) -> None:
+        self.body = body
+        self.edit = edit
+        self.fields = fields
+        self._sent = dict.fromkeys(range(body.n_cmpl), (0, 0))  # characters and tokens of those that go on
+
+    def whole(self, index: int, **changes: Any) -> dict[str, Any]:
+        """A completion's answer, with the fields that were asked for."""
+        answer = wire(self.edit.completions[index], self.edit, self.fields, self.body.return_tokens)
+        return _chosen({"index": index, **answer, **changes}, self.body.response_fields)
+
+    def event(self, event: Event) -> bytes:
+        if not isinstance(event, BlankDelta | BlankDone) or event.index not in self._sent:
+            return b""
+        completion, (chars, tokens) = self.edit.completions[event.index], self._sent[event.index]
+        self._sent[event.index] = len(completion.text), len(completion.token_ids)
+        piece = {
+            "index": event.index,
+            "content": completion.text[chars:],
+            "tokens": completion.token_ids[tokens:],
+            "stop": False,
+            "id_slot": self.body.id_slot,
+            "tokens_predicted": len(completion.token_ids),
+            "tokens_evaluated": self.edit.usage.get("prompt_tokens", 0),
+        }
+        if self.body.n_probs:
+            piece["completion_probabilities"] = completion.probabilities[tokens:]
+        sent = data(piece) if piece["content"] or piece["tokens"] else b""
+        if completion.ended:
+            del self._sent[event.index]
+            sent += data(self.whole(event.index, content="", tokens=[]))
+        return sent
+
+    def error(self, error: ApiError) -> bytes:
+        return data(error.llama_cpp_body)
 
 
 def _chosen(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from engine.events import ModelCard
-from engine.requests import Fill, Mask, RequestError, Sampling
+from engine.requests import Fill, Mask, Sampling
 from server.schemas import Number, Positive, Stop, String, at_most, many
 from server.schemas_openai import Lenient
 from server.settings import Limits
@@ -69,17 +69,16 @@ class EditorRequest(Lenient):
         return most if self.n_predict < 0 else min(self.n_predict, most)
 
     def fill(self, limits: Limits, card: ModelCard, mask: str) -> Fill:
-        """The request for the engine. Raises RequestError for what is over a limit or not served."""
+        """The request for the engine. Raises RequestError for what is over a limit."""
         at_most("n_cmpl", self.n_cmpl, limits.n)
         at_most("stop", len(self.stops), limits.stop, "items")
-        for field, is_used in (("stream", self.stream), ("n_probs", bool(self.n_probs))):
-            if is_used:
-                raise RequestError(f"{field} is not served here; /v1/infill and /v1/completions have it", field)
+        at_most("n_probs", self.n_probs, limits.logprobs)
         return Fill(
             inputs=((self.before, Mask(mask), self.input_suffix),),
             max_tokens=(max(self.num_tokens(limits, card), 1),),
             sampling=self.sampling(),
             n=self.n_cmpl,
+            logprobs=self.n_probs or None,
             stream=True,
             fit=True,
             timeout_s=limits.timeout_s,

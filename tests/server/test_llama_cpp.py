@@ -19,7 +19,9 @@ LINES = ["\n", "    ", "  ", "a", "b c", "\t", "\n\n", "x\n"]
 
 
 def done(work_id: str, index: int, reason: str = "stop", stop_string: str | None = None) -> BlankDone:
-    return BlankDone(work_id, index, 0, {"token_ids": [7, 8], "finish_reason": reason, "stop_string": stop_string})
+    top = [[{"token_id": 9, "token": "é", "logprob": -0.5}]] * 2
+    blank = {"token_ids": [7, 8], "tokens": ["o", "t"], "token_logprobs": [-1.0, -2.0], "top_logprobs": top}
+    return BlankDone(work_id, index, 0, {**blank, "finish_reason": reason, "stop_string": stop_string})
 
 
 async def writes(request: Request, work_id: str) -> AsyncIterator[Event]:
@@ -94,15 +96,84 @@ def test_several_completions_are_a_list(client):
     assert answers == [{"content": f"one two {n}"} for n in range(3)]
 
 
+def streamed(response: Any) -> list[Any]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return [json.loads(part.removeprefix("data: ")) for part in response.text.split("\n\n") if part]
+
+
+def test_a_stream_has_pieces_and_a_last_object_for_each_completion(client):
+    body = {**BODY, "stream": True, "n_cmpl": 2, "id_slot": 3}
+    events = streamed(client.post("/infill", json=body))
+    for index in range(2):
+        own = [event for event in events if event["index"] == index]
+        assert [e["content"] for e in own] == ["one ", f"two {index}", ""]
+        assert [e["tokens"] for e in own] == [[7], [8], []]
+        assert [e["stop"] for e in own] == [False, False, True]
+        assert [(e["tokens_predicted"], e["tokens_evaluated"], e["id_slot"]) for e in own][1:] == [(2, 40, 3)] * 2
+        assert (own[-1]["stop_type"], own[-1]["timings"]["predicted_n"]) == ("eos", 2)
+    (*_, last) = streamed(client.post("/infill", json={**body, "response_fields": ["stop", "timings/prompt_n"]}))
+    assert last == {"stop": True, "timings/prompt_n": 40}
+
+
+def test_a_stream_ends_where_the_editor_s_rules_say(client, engine):
+    async def script(request, work_id):
+        for number in range(10**6):
+            text = ["    a", "\n    b", "\n  ", "c", "\n"][number % 5]
+            yield BlankDelta(work_id, 0, 0, 0, text, [number], [-1.0])
+
+    engine.script = script
+    *pieces, last = streamed(client.post("/infill", json={**BODY, "n_indent": 4, "stream": True}))
+    assert "".join(p["content"] for p in pieces) == "    a\n    b\n  "
+    assert (last["stop_type"], last["tokens_predicted"]) == ("limit", 4)
+    assert engine.num_open == 0
+
+
+def test_a_stream_that_fails_says_so_in_llama_cpp_s_shape(client, engine):
+    async def script(request, work_id):
+        yield BlankDelta(work_id, 0, 0, 0, "a", [1], [-1.0])
+        yield Failed(work_id, "overloaded", "no room")
+
+    engine.script = script
+    piece, error = streamed(client.post("/infill", json={**BODY, "stream": True}))
+    assert piece["content"] == "a"
+    assert error == {"error": {"code": 503, "message": "no room", "type": "unavailable_error"}}
+
+
+def test_probabilities_come_with_what_they_are_of(client, engine):
+    first = {
+        "id": 7, "token": "o", "bytes": [111], "logprob": -1.0,
+        "top_logprobs": [{"id": 9, "token": "é", "bytes": [195, 169], "logprob": -0.5}],
+    }  # fmt: skip
+    answer = client.post("/infill", json={**BODY, "n_probs": 1}).json()
+    assert answer["completion_probabilities"][0] == first
+    assert len(answer["completion_probabilities"]) == 2
+    assert engine.asked[0].logprobs == 1
+
+    async def script(request, work_id):
+        for token_id, token in ((7, "o"), (8, "t")):
+            top = [{"token_id": 9, "token": "é", "logprob": -0.5}]
+            yield BlankDelta(work_id, 0, 0, 0, token, [token_id], [-1.0], [token], [top])
+        yield done(work_id, 0)
+        yield Done(work_id, USAGE)
+
+    engine.script = script
+    one, two, last = streamed(client.post("/infill", json={**BODY, "n_probs": 1, "stream": True}))
+    assert (one["completion_probabilities"], two["completion_probabilities"][0]["id"]) == ([first], 8)
+    assert last["stop"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("fields", "count"), [([""], 0), ([], 22)])
-def test_a_warm_up_is_answered_without_the_engine(client, engine, fields, count):
+def test_a_warm_up_is_answered_without_the_engine(client, engine, fields, count, stream):
     body = {
         "id_slot": 0, "input_prefix": "", "input_suffix": "", "input_extra": [], "prompt": "", "n_predict": 0,
         "samplers": [], "temperature": 0, "t_max_prompt_ms": 1, "t_max_predict_ms": 1, "response_fields": fields,
+        "stream": stream,
     }  # fmt: skip
     response = client.post("/infill", json=body)
     assert response.status_code == 200
-    assert (len(response.json()) > 10) == bool(count)
+    answer = streamed(response)[0] if stream else response.json()
+    assert (len(answer) > 10) == bool(count)
     assert engine.asked == []
 
 
@@ -196,8 +267,8 @@ def test_a_model_that_cannot_write_between_says_so(client, engine, changes):
         ({**BODY, "n_predict": -2}, "n_predict"),
         ({**BODY, "n_cmpl": 9}, "n_cmpl"),
         ({**BODY, "n_indent": -1}, "n_indent"),
-        ({**BODY, "stream": True}, "stream"),
-        ({**BODY, "n_probs": 3}, "n_probs"),
+        ({**BODY, "stream": "yes"}, "stream"),
+        ({**BODY, "n_probs": 21}, "n_probs"),
     ],
 )
 def test_errors_have_llama_cpp_s_shape(client, engine, body, message):
