@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.batch import Result
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.requests import Fill, Mask, Sampling
-from engine.runner import Result
 from engine.wire import decode_event, encode_event, frame
 from server.load import WORDS
 

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.sequence import Want
 from model.attention import Span
 
@@ -98,3 +101,7 @@ class Scored:
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...]
+
+
+Row = NDArray[np.float32]  # log-probabilities [vocab_size], or [rows, vocab_size] where several are asked
+Result = Row | list[Scored | None]  # of what wants a "token" or a "pair"; of what wants "scores"

@@ -12,12 +12,10 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from engine.batch import Scored
+from engine.batch import Result, Row
 from engine.blank_fill import BlankFill
 from engine.job import Host, World
-from engine.sampler import Row, Sampler, best, row_of, scored
+from engine.sampler import Sampler, best, scored
 from engine.sequence import Sequence
 from model.layout import Blank
 
@@ -71,10 +69,10 @@ class BeamSearch:
         self._live = {sequence: Hypothesis(sequence, self._first, 0.0)}
         return [sequence]
 
-    def advance(self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]) -> list[Sequence]:
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> list[Sequence]:
         hypothesis = self._live[sequence]
-        assert isinstance(result, Tensor)
-        hypothesis.result = row_of(result)
+        assert not isinstance(result, list)
+        hypothesis.result = result
         if any(h.result is None for h in self._live.values()):
             return []
         return self._step(host)

@@ -8,13 +8,11 @@ of its tokens and of the end behind them, which is `Score` with `include_end`, t
 import math
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from engine.batch import Scored
+from engine.batch import Result, Row, Scored
 from engine.blank_fill import BlankFill
 from engine.job import Host, World
 from engine.requests import RequestError
-from engine.sampler import Row, Sampler, row_of, scored
+from engine.sampler import Sampler, scored
 from engine.sequence import Sequence
 from model.layout import Blank, span_ids
 
@@ -121,7 +119,7 @@ class ChoiceSearch:
         self._expect(sequence, Run([], forced, node))
         return [sequence]
 
-    def advance(self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]) -> list[Sequence]:
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> list[Sequence]:
         run = self._runs.pop(sequence)
         if isinstance(result, list):
             *tokens, end = (token for token in result if token is not None)
@@ -129,7 +127,7 @@ class ChoiceSearch:
             sequence.finished = sequence is not self.kept
             moved: list[Sequence] = []
         else:
-            moved = self._divide(host, sequence, run, row_of(result).reshape(len(run.forced) + 1, -1))
+            moved = self._divide(host, sequence, run, result.reshape(len(run.forced) + 1, -1))
         if len(self._found) == self._count:
             self._decide()
         return moved

@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from threading import Lock
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from engine.automaton import Automaton
 from engine.pieces import Pieces
@@ -101,11 +99,11 @@ class Constraint:
             what = "is" if one_token else "begins"
             raise RequestError(f"no token of this model {what} a text that matches the pattern", "regex")
 
-    def allowed(self) -> Tensor:
+    def allowed(self) -> NDArray[np.bool_]:
         """Whether each token may come [vocab_size] bool; the ends where the text matches as it is."""
         tokens = self._tokens()
         tokens[self._ends] = self._pattern.may_end(self._at)
-        return torch.from_numpy(tokens)
+        return tokens
 
     def accept(self, token_id: int) -> None:
         """Goes on behind a token that was allowed and is no end."""

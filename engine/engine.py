@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from engine.batch import Batch
+from engine.batch import Batch, Result
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
 from engine.constraint import Patterns
@@ -21,7 +21,7 @@ from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.ranks import Channel, Leading, LeadingAdapters
 from engine.registry import Entry, Registry
 from engine.requests import Fill, Request, RequestError
-from engine.runner import LEAST_LOGIT_ROWS, Result, Runner
+from engine.runner import LEAST_LOGIT_ROWS, Runner
 from engine.scheduler import Lodging, Scheduler
 from engine.scoring import ScoreJob
 from engine.sequence import Prefix, Sequence
@@ -80,10 +80,10 @@ class Engine:
             kv_cache_type=loaded.runner.cache.kind,
             kv_cache_tokens=loaded.num_blocks * config.block_size,
         )
-        never = torch.ones(a.vocab_size, dtype=torch.bool)
-        never[torch.tensor([*self.tokenizer.text_ids(), *self.tokenizer.ends], dtype=torch.long)] = False
+        bar = np.full(a.vocab_size, -np.inf, np.float32)
+        bar[[*self.tokenizer.text_ids(), *self.tokenizer.ends]] = 0
         patterns = Patterns(self.tokenizer, a.vocab_size)
-        self.world = World(self.tokenizer, family.layout, self.card, never, Spelling(self.tokenizer), patterns)
+        self.world = World(self.tokenizer, family.layout, self.card, bar, Spelling(self.tokenizer), patterns)
         self._jobs: dict[str, _Entry] = {}
         self._of: dict[Sequence, _Entry] = {}
         self._turns = Turns()
@@ -413,14 +413,13 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _finite(result: Result) -> bool:
-    if isinstance(result, Tensor):
-        # Log-probabilities have no upper end; NaN is the least.
-        return math.isfinite(result.float().cpu().numpy().min())
-    return all(math.isfinite(item.logprob) for item in result if item is not None)
+    if isinstance(result, list):
+        return all(math.isfinite(item.logprob) for item in result if item is not None)
+    return not np.isnan(result[..., 0]).any()  # the runner makes NaN of all of a row that has one
 
 
 def _trimmed(result: Result, num_top: int) -> Result:
-    if isinstance(result, Tensor):
+    if not isinstance(result, list):
         return result
     return [None if item is None else replace(item, top=item.top[:num_top]) for item in result]
 

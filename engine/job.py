@@ -4,9 +4,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
-
-from engine.batch import Scored
+from engine.batch import Result, Row
 from engine.constraint import Patterns
 from engine.events import Event, ModelCard
 from engine.requests import Mask, RequestError, Segments
@@ -46,7 +44,7 @@ class World:
     tokenizer: Tokenizer
     rules: LayoutRules
     card: ModelCard
-    never: Tensor  # ids that are never drawn
+    bar: Row  # 0, and −∞ for ids that are never drawn
     spelling: Spelling
     patterns: Patterns
 
@@ -116,9 +114,7 @@ class Job(Protocol):
     def start(self, host: Host, rank: float) -> list[Sequence]:
         """The sequences to run first."""
 
-    def advance(
-        self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]
-    ) -> tuple[list[Sequence], list[Event]]:
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
         """Takes one sequence's result. Marks it finished, or pushes its next row; gives new sequences, others that it
         has finished, and events."""
 

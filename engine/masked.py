@@ -10,16 +10,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from engine.batch import Scored
+from engine.batch import Result, Row
 from engine.blank_fill import BlankFill
 from engine.events import Done, Event, ResultDone
-from engine.filling import FillJob, Sample
+from engine.filling import FillJob
 from engine.job import Counts, Host, World
 from engine.requests import RequestError, Score
-from engine.sampler import row_of, scored
+from engine.sample import Sample
+from engine.sampler import scored
 from engine.scoring import Candidate, Order, Plan, ScoreJob
 from engine.sequence import Sequence
 
@@ -31,10 +29,10 @@ class MaskedSample(Sample):
         self.rank = rank
         return [self._pass(host)]
 
-    def _draw(self, host: Host, sequence: Sequence, logprobs: Tensor) -> tuple[list[Sequence], list[BlankFill]]:
+    def _draw(self, host: Host, sequence: Sequence, logprobs: Row) -> tuple[list[Sequence], list[BlankFill]]:
         """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass."""
         sequence.finished = True
-        rows = dict(zip(self._asked, logprobs.view(len(self._asked), -1), strict=True))
+        rows = dict(zip(self._asked, logprobs.reshape(len(self._asked), -1), strict=True))
         if self.confident and self.strategy == "reencode":
             sure = {index: self._sureness(row, index) for index, row in rows.items()}
             index = max(sure, key=lambda i: (sure[i], -i))  # among equals the leftmost
@@ -55,7 +53,7 @@ class MaskedSample(Sample):
             sequence.push(token, position, 0)
         return sequence
 
-    def _filled(self, index: int, logprobs: Tensor) -> BlankFill:
+    def _filled(self, index: int, logprobs: Row) -> BlankFill:
         blank = self.blanks[index]
         self.queue.remove(index)
         sampler, num_top, choices = self.samplers[index], self.fill.logprobs or 0, self._choices_of(index)
@@ -65,10 +63,9 @@ class MaskedSample(Sample):
             blank.accept(sampler.draw(logprobs, (), (), num_top, allowed), self.world)
             blank.finish_reason = "stop" if constraint is None else "regex"  # a mask is one token
         else:
-            row = row_of(logprobs)
-            worth = [float(row[token]) for token in choices.first]
+            worth = [float(logprobs[token]) for token in choices.first]
             chosen = sampler.pick(dict(enumerate(worth)))
-            token = scored(row, choices.ids[chosen][0], num_top)
+            token = scored(logprobs, choices.ids[chosen][0], num_top)
             blank.choose(choices.texts[chosen], [token], None, worth, self.world)
         return blank
 
@@ -140,12 +137,10 @@ class NextSentenceJob:
             sequence.push(token, position, sentence)
         return [sequence]
 
-    def advance(
-        self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]
-    ) -> tuple[list[Sequence], list[Event]]:
-        assert isinstance(result, torch.Tensor)
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
+        assert not isinstance(result, list)
         sequence.finished = self.done = True
-        follows = result[0].item()
+        follows = float(result[0])
         scored: dict[str, Any] = {
             "index": 0,
             "logprob": follows,

@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 
 from engine.adapters import Adapters
-from engine.batch import Batch
+from engine.batch import Batch, Result
 from engine.place import Place
-from engine.runner import Result, Runner
+from engine.runner import Runner
 from model.adapters.adapter import Adapter
 from model.config import CheckpointError
 from model.parallel import Ranks

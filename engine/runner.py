@@ -3,11 +3,12 @@
 import math
 from collections.abc import Collection, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.adapters import Adapters
-from engine.batch import Batch, PrefixCopy, Scored
+from engine.batch import Batch, PrefixCopy, Result, Row, Scored
 from model.adapters.base import Base
 from model.attention import KVCache, PagedAttention
 from model.network import Network
@@ -17,8 +18,6 @@ from quant.vectors import kept_dtype
 LOGIT_ROWS = 128
 LEAST_LOGIT_ROWS = 16
 _NEVER = -1e9  # a logit that is finite, of a probability that is 0
-
-Result = Tensor | list[Scored | None]
 
 
 class Runner:
@@ -76,13 +75,12 @@ class Runner:
         bad = first = 0
         for rows in batch.rows:
             if rows.want == "pair":
-                results.append(torch.log_softmax(self.model.next_sentence_logits(hidden[first]), dim=-1))
+                results.append(_row(torch.log_softmax(self.model.next_sentence_logits(hidden[first]), dim=-1)))
             elif rows.want == "token":
                 found = [next(scored) for _ in rows.asked]
-                tensors = [row for row in found if isinstance(row, Tensor)]
-                # Log-probabilities have no upper end; NaN is the least.
-                bad += sum(not math.isfinite(row.float().cpu().numpy().min()) for row in tensors)
-                results.append(tensors[0] if len(tensors) == 1 else torch.stack(tensors))
+                arrays = [_row(row) for row in found if isinstance(row, Tensor)]
+                bad += sum(math.isnan(row[0]) for row in arrays)
+                results.append(arrays[0] if len(arrays) == 1 else np.stack(arrays))
             elif rows.want == "scores":
                 line: list[Scored | None] = []
                 for target in rows.targets:
@@ -128,6 +126,13 @@ class Runner:
                     if values is not None and tops is not None:
                         top = tuple(zip(tops[row].tolist(), values[row].tolist(), strict=True))
                     yield Scored(target, picked[row], top)
+
+
+def _row(logprobs: Tensor) -> Row:
+    """A row as jobs take it, all NaN where it is not finite."""
+    row: Row = logprobs.float().cpu().numpy()
+    # Log-probabilities have no upper end; NaN is the least.
+    return row if math.isfinite(row.min()) else np.full_like(row, np.nan)
 
 
 def _wanted(batch: Batch) -> Iterator[tuple[int, int]]:

@@ -3,8 +3,6 @@
 By numpy, one row at a time: neighbours cannot change a draw, and torch takes longer to be called than a row takes.
 """
 
-import functools
-import math
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -12,12 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from engine.batch import Scored
+from engine.batch import Row, Scored
 from engine.requests import RequestError, Sampling
 
-Row = NDArray[np.float32]  # [vocab_size]
 Weights = NDArray[np.float32] | NDArray[np.float64]
 
 _LEAST_WEIGHTS = (2**-8, 2**-14, 0.0)  # from which one on a nucleus is looked for
@@ -28,20 +24,21 @@ _COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
 class Sampler:
     """One sequence's way of drawing: its settings, its random numbers, and the ids that are never drawn."""
 
-    def __init__(self, sampling: Sampling, never: Tensor, seed: int | None) -> None:
+    def __init__(self, sampling: Sampling, bar: Row, seed: int | None) -> None:
         self.sampling = sampling
-        self._bar = _bar(never)
+        """`bar` has −∞ for ids that are never drawn, else 0."""
+        self._bar = bar
         self._is_unweighed = _is_unweighed(sampling)
         self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
         self._random = random.Random(seed)
 
     def draw(
         self,
-        logprobs: Tensor,
+        logprobs: Row,
         history: Sequence[int],
         banned: Collection[int],
         num_top: int,
-        allowed: Tensor | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> Scored:
         """The drawn token of [vocab_size] with its raw log-probability, before penalties, temperature and truncation.
 
@@ -49,14 +46,13 @@ class Sampler:
         before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come. Raises RequestError if no token
         is left.
         """
-        row = row_of(logprobs)
-        scores = self.weighed(row, history, banned)
+        scores = self.weighed(logprobs, history, banned)
         if allowed is not None:
-            scores[~allowed.numpy()] = -np.inf
+            scores[~allowed] = -np.inf
             if scores.max() == -np.inf:
                 raise RequestError("no token can go on with a text that matches the pattern", "regex")
         token = self._drawn(scores) if self.sampling.temperature else int(scores.argmax())
-        return scored(row, token, num_top)
+        return scored(logprobs, token, num_top)
 
     def pick(self, worth: Mapping[int, float]) -> int:
         """One of the keys, by log-probabilities: the first of the best, or one drawn at the temperature."""
@@ -98,7 +94,7 @@ class Sampler:
         return np.exp(scores, out=scores)
 
     def _kept(self, weights: Weights) -> NDArray[np.intp]:
-        """The ids that truncation leaves, the best first, among equals by id.
+        """The ids that truncation leaves; of equals at its edge those that come first.
 
         Most tokens are out of the question at a glance, so that there is little to sort.
         """
@@ -107,16 +103,17 @@ class Sampler:
         needed = s.top_p * float(weights.sum())
         for least in _LEAST_WEIGHTS if s.top_p < 1 else (0.0,):
             ids = np.flatnonzero(weights >= max(floor, least))
-            if least <= floor or weights[ids].sum() >= needed:
+            left = weights[ids]
+            if least <= floor or left.sum() >= needed:
                 break
-        ids = ids[(-weights[ids]).argsort(kind="stable")]
-        if s.top_k:
-            ids = ids[: s.top_k]
+        ordered = np.sort(left)[::-1]
+        count = min(s.top_k or len(ids), len(ids))
         if s.top_p < 1:
             # A token stays while those before it hold less than top_p.
-            held = weights[ids].cumsum(dtype=np.float64)
-            ids = ids[: held.searchsorted(needed) + 1]
-        return ids
+            count = min(count, int(ordered.cumsum(dtype=np.float64).searchsorted(needed)) + 1)
+        edge = ordered[count - 1]
+        inside, equal = ids[left > edge], ids[left == edge]
+        return np.concatenate([inside, equal[: count - len(inside)]])
 
     def _index(self, weights: Weights) -> int:
         """An index, each by its weight."""
@@ -145,12 +142,6 @@ def _among_best(weights: Weights, count: int) -> float:
     return float(np.partition(largest, -count)[-count])
 
 
-def row_of(logprobs: Tensor) -> Row:
-    """A row on whatever device, as the sampler takes it."""
-    row: Row = logprobs.float().cpu().numpy()
-    return row
-
-
 def scored(logprobs: Row, token: int, num_top: int) -> Scored:
     """A token with its log-probability, and the best tokens beside it."""
     return Scored(token, float(logprobs[token]), tuple(best(logprobs, num_top)))
@@ -171,12 +162,6 @@ def _is_unweighed(s: Sampling) -> bool:
     plain = Sampling()
     drawing = {name: getattr(plain, name) for name in ("temperature", "top_k", "top_p", "min_p", "stop", "seed")}
     return replace(s, **drawing) == plain
-
-
-@functools.lru_cache(maxsize=4)
-def _bar(never: Tensor) -> Row:
-    """What to add to log-probabilities so that some ids are never the best."""
-    return np.where(never.numpy(), np.float32(-math.inf), np.float32(0))
 
 
 def _repeats(history: Sequence[int], size: int) -> set[int]:

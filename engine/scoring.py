@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from engine.batch import Scored
+from engine.batch import Result, Scored
 from engine.events import Done, Event, ResultDone
 from engine.job import Counts, Host, World, top_objects
 from engine.prompts import unpacked
@@ -106,10 +104,8 @@ class ScoreJob:
             plan.slots.extend((number, index) for index in range(len(ids) + 1))
         return plan
 
-    def advance(
-        self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]
-    ) -> tuple[list[Sequence], list[Event]]:
-        assert not isinstance(result, Tensor)
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
+        assert isinstance(result, list)
         sequence.finished = True
         plan = self._of.pop(sequence)
         empty: Spans = [[None] * (len(ids) + self.has_end) for ids in plan.candidate.ids]

@@ -2,9 +2,7 @@
 
 from typing import Protocol
 
-from torch import Tensor
-
-from engine.batch import Scored
+from engine.batch import Result
 from engine.blank_fill import BlankFill
 from engine.job import Host
 from engine.sequence import Sequence
@@ -18,7 +16,7 @@ class Search(Protocol):
     def start(self, host: Host, sequence: Sequence) -> list[Sequence]:
         """Begins on a sequence whose last row, not computed yet, is the blank's start."""
 
-    def advance(self, host: Host, sequence: Sequence, result: Tensor | list[Scored | None]) -> list[Sequence]:
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> list[Sequence]:
         """Takes a result of one of its sequences; gives new sequences, and those that it has finished."""
 
     @property

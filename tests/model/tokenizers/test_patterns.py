@@ -86,5 +86,5 @@ def test_a_text_that_no_token_begins_is_refused(read: Read) -> None:
     with pytest.raises(RequestError, match="no token of this model begins"):
         Constraint(pattern, False, ())
     one = Pattern(compile_regex("the|hello there"), Pieces(tokenizer, tokenizer.size), tokenizer.space_lost_behind)
-    allowed = Constraint(one, False, (), one_token=True).allowed().nonzero().flatten().tolist()
+    allowed = Constraint(one, False, (), one_token=True).allowed().nonzero()[0].tolist()
     assert {tokenizer.decode([token]) for token in allowed} == {"the"}
