@@ -1,6 +1,7 @@
 """Serving: the application behind a socket, from start to a clean end."""
 
 import asyncio
+import gc
 import socket
 import time
 from types import FrameType
@@ -62,6 +63,9 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves, with a watch over signals and the engine beside it."""
+        # What is there by now stays: to look through all of it for garbage would hold up every answer.
+        gc.collect()
+        gc.freeze()
         watch = asyncio.create_task(self._watch())
         try:
             await super().serve(sockets)
