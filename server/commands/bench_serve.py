@@ -2,24 +2,17 @@
 
 import asyncio
 import json
-import os
-import re
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from aiohttp import ClientError, ClientSession
 from rich.box import SIMPLE
 from rich.progress import Progress
 from rich.table import Table
 
 from server.console import errors, fail, output
-from server.load import Goal, Outcome, Workload, client_of, closed_loop, open_loop, summary
 from server.options import AsJson
 
-# Shares of the capacity found by the closed loop that `--rate auto` asks for.
-AUTO = (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)
 KINDS = ("fill", "score")
 
 
@@ -49,24 +42,26 @@ def bench_serve(
 
     A key is taken from GLM_INFILL_API_KEY. Latency in an open loop counts from when a request was due.
     """
+    # Imported here: a server has no use for it.
+    from aiohttp import ClientError
+
+    from server.measure import AUTO, Goal, Workload, measure
+
     workload = Workload(_mix(mix), words, tokens, candidates, repeated)
     clients = [
         int(number) for number in _numbers("--concurrency", concurrency or ("" if rate else "1,4,16"), whole=True)
     ]
-    rates = [] if rate in ("", "auto") else _numbers("--rate", rate)
-    if rate == "auto" and not clients:
+    rates = None if rate == "auto" else _numbers("--rate", rate)
+    if rates is None and not clients:
         fail("--rate auto needs --concurrency to learn the capacity from", code=2)
     if plot is not None:
         _drawing()
     goal = Goal(*(None if limit is None else limit / 1000 for limit in (slo_first, slo_token, slo_latency)))
     with Progress(console=errors, transient=True) as progress:
-        bar = progress.add_task("measuring", total=len(clients) + (len(AUTO) if rate == "auto" else len(rates)))
+        bar = progress.add_task("measuring", total=len(clients) + len(AUTO if rates is None else rates))
+        loads = measure(url, workload, clients, rates, duration, seed, goal, lambda: progress.advance(bar))
         try:
-            found = asyncio.run(
-                _measure(
-                    url, workload, clients, rates, rate == "auto", duration, seed, goal, lambda: progress.advance(bar)
-                )
-            )
+            found = asyncio.run(loads)
         except (ClientError, TimeoutError) as error:
             fail(f"{url}: {error or type(error).__name__}")
     if plot is not None:
@@ -74,64 +69,6 @@ def bench_serve(
     if not as_json:
         output.print(_table(found))
     print(json.dumps(found))
-
-
-async def _measure(
-    url: str,
-    workload: Workload,
-    clients: list[int],
-    rates: list[float],
-    is_auto: bool,
-    duration: float,
-    seed: int,
-    goal: Goal,
-    advance: Any,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "url": url,
-        "workload": _described(workload),
-        "duration_s": duration,
-        "closed": [],
-        "open": [],
-    }
-    async with client_of(url, os.environ.get("GLM_INFILL_API_KEY")) as client:
-        async with client.get("v1/models", raise_for_status=True) as answer:
-            entry = (await answer.json())["data"][0]
-        found |= {"model": entry["id"], "quantization": entry["quantization"], "tp": entry["tp"]}
-        for number in clients:
-            load = closed_loop(client, workload, number, duration, seed)
-            found["closed"].append({"concurrency": number} | await _watched(client, load, goal, duration))
-            advance()
-        if is_auto:
-            capacity = max(level["requests_per_s"] for level in found["closed"])
-            rates = [round(capacity * share, 3) for share in AUTO if capacity]
-        for rate in rates:
-            load = open_loop(client, workload, rate, duration, seed)
-            found["open"].append({"rate": rate} | await _watched(client, load, goal, duration))
-            advance()
-    return found
-
-
-async def _watched(client: ClientSession, load: Any, goal: Goal, duration: float) -> dict[str, Any]:
-    """A load's summary, with what the server says of queueing meanwhile and how busy this program itself was."""
-    before, busy, began = await _queued(client), time.process_time(), time.perf_counter()
-    outcomes: list[Outcome] = await load
-    share = (time.process_time() - busy) / (time.perf_counter() - began)
-    after = await _queued(client)
-    queued = None
-    if before is not None and after is not None and after[1] > before[1]:
-        queued = round((after[0] - before[0]) / (after[1] - before[1]) * 1000, 2)
-    return summary(outcomes, goal, duration) | {"mean_queue_ms": queued, "own_cpu_share": round(share, 3)}
-
-
-async def _queued(client: ClientSession) -> tuple[float, float] | None:
-    """Seconds that requests have waited before their first step, and how many; None where metrics are closed."""
-    async with client.get("metrics") as answer:
-        found = re.findall(r"^glm_infill_queue_seconds_(?:sum|count) (\S+)$", await answer.text(), re.MULTILINE)
-    if answer.status != 200 or len(found) != 2:
-        return None
-    count, seconds = map(float, found)
-    return seconds, count
 
 
 def _table(found: dict[str, Any]) -> Table:
@@ -231,8 +168,3 @@ def _numbers(option: str, text: str, whole: bool = False) -> list[float]:
     if any(not 0 < n < 1e6 or (whole and n != int(n)) for n in numbers):
         fail(f"{option}: positive numbers with commas, not {text!r}", code=2)
     return numbers
-
-
-def _described(workload: Workload) -> dict[str, Any]:
-    names = ("mix", "words", "tokens", "candidates", "repeated")
-    return {name: getattr(workload, name) for name in names}
