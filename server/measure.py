@@ -26,8 +26,10 @@ async def measure(
     goal: Goal,
     advance: Callable[[], object],
 ) -> dict[str, Any]:
-    """Closed loops of so many clients each, then open ones at these rates (without any, at shares of what the closed ones
-    got), each of so many seconds; `advance` is called behind each. A key is taken from GLM_INFILL_API_KEY."""
+    """Closed loops of so many clients each, then open ones at these rates, or at shares of what the closed ones got.
+
+    Each lasts so many seconds; behind each `advance` is called. A key is taken from GLM_INFILL_API_KEY.
+    """
     found: dict[str, Any] = {
         "url": url,
         "workload": _described(workload),
