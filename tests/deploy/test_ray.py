@@ -166,7 +166,8 @@ def test_replicas_come_with_the_load_and_go_with_it(client: httpx.Client, cluste
             busy = False
         refused = [answer for answer in answers if answer.status_code != 200]
         assert {answer.json()["error"]["code"] for answer in refused} == {"queue_full"}
-        assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(503, "1")}
+        assert {answer.status_code for answer in refused} == {503}
+        assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
         assert set().union(*(done.result() for done in loads)) == {200}
     eventually(lambda: len(cluster.replicas()) == 1)
     assert client.post("/v1/infill", json=fill(500)).status_code == 200

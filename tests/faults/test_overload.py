@@ -1,6 +1,7 @@
 """Faults 1 and 2: far more than the server takes."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -36,8 +37,9 @@ def test_a_burst_of_fifty_times_the_limit_is_refused_and_what_was_admitted_finis
     for response in responses:
         if response.status_code == 503:
             assert response.json()["error"]["code"] == "queue_full"
-            assert response.headers["retry-after"] == "1"
-            assert response.headers["retry-after-ms"] == "1000"
+            milliseconds = int(response.headers["retry-after-ms"])
+            assert 100 <= milliseconds <= 60_000  # as long as requests stay inside lately
+            assert int(response.headers["retry-after"]) == math.ceil(milliseconds / 1000)
         else:
             # Admitted whole: all four samples or none.
             results = response.json()["results"]
