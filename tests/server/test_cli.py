@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import server.cli
+import server.commands.serve
 from engine.config import EngineConfig
 from engine.process import EngineProcess
 from model.checkpoint import load
@@ -137,7 +138,7 @@ class TestFilesThatAFolderLacks:
             started.append(engine.config)
             return 0
 
-        monkeypatch.setattr(server.cli, "run_server", run_server)
+        monkeypatch.setattr(server.commands.serve, "run_server", run_server)
         monkeypatch.setenv("GLM_INFILL_TOKENIZER", "vocabulary")
         line = ["serve", "folder", "--preset", "glm-130b", "--kv-cache-type", "int8"]
         done = CliRunner().invoke(server.cli.app, line)

@@ -1,0 +1,74 @@
+"""`glm-infill doctor`: what this machine has."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+from rich.table import Table
+
+from server.console import output
+from server.options import AsJson
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Shows what this machine has, and which kernels serve on it and why."""
+    from quant import cpu
+
+    facts = {
+        "glm-infill": importlib.metadata.version("glm-infill"),
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(_memory() / 1e9, 1),
+        "cpu_features": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16") if f in _cpu_flags()],
+        "gpus": _gpus(),
+        "kernels": {
+            "none": "torch linear in float32, rows padded to 16 so that bits do not depend on the batch",
+            "int8": cpu.describe(),
+            "int4": cpu.describe(),
+            "attention": f"over cache blocks in place, {cpu.variant()}"
+            if cpu.variant()
+            else "torch over gathered blocks",
+            "variants": cpu.kernels().supported(),
+            "nf4, llm-int8": _bitsandbytes(),
+        },
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        rows = value.items() if isinstance(value, dict) else [("", value)]
+        for key, item in rows:
+            shown = ", ".join(item) if isinstance(item, list) else item
+            table.add_row(f"{name} {key}".strip(), str(shown or "none"))
+    output.print(table)
+
+
+def _bitsandbytes() -> str:
+    try:
+        return f"bitsandbytes {importlib.metadata.version('bitsandbytes')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed: pip install 'glm-infill[bnb]'"
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.split()}
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gpus() -> list[str]:
+    """Names of CUDA cards as the driver's /proc files tell them, so that nothing heavy is loaded."""
+    names = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        names += [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if line.startswith("Model")]
+    return names

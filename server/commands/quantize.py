@@ -1,0 +1,58 @@
+"""`glm-infill quantize`: a checkpoint written again in fewer bits."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from server.console import errors, fail, output
+from server.options import GROUP_SIZE, QUANT_HEAD, AsJson, Preset, QuantHead, TokenizerFolder
+
+
+def quantize(
+    source: Annotated[Path, typer.Argument(help="Checkpoint folder to read.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write: new, or left unfinished by the same command.")],
+    scheme: Annotated[str, typer.Option(help="int8, int4, nf4 or llm-int8.")],
+    group_size: Annotated[int, GROUP_SIZE] = 32,
+    quant_head: Annotated[QuantHead, QUANT_HEAD] = QuantHead.none,
+    head: Annotated[
+        QuantHead | None, typer.Option("--head", hidden=True, help="The former name of --quant-head.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="UTF-8 text, blank lines between documents: round with error compensation.")
+    ] = None,
+    calibrate_windows: Annotated[int, typer.Option(min=1, help="Stretches of 32 to 256 tokens used of it.")] = 512,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="The most a file holds, 10⁹ bytes.")] = 4.0,
+    tp: Annotated[int, typer.Option(min=1, max=64, help="Cut for so many devices, to be loaded fastest by them.")] = 1,
+    preset: Preset = None,
+    tokenizer: TokenizerFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a quantized checkpoint, a tensor in memory at a time; the same command goes on after a kill."""
+    from model.config import CheckpointError
+    from model.convert import Conversion, Recipe
+    from model.storage import Storage
+
+    storage = Storage(scheme, group_size, (head or quant_head).value)
+    recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), preset, tokenizer, tp)
+    try:
+        with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
+            task = progress.add_task("reading", total=None)
+            conversion = Conversion(source, target, recipe)
+            progress.update(task, description="quantizing", total=conversion.num_bytes)
+            facts = conversion.run(lambda num_bytes: progress.advance(task, num_bytes))
+    except (CheckpointError, OSError) as error:
+        fail(str(error))
+    except ValueError as error:
+        fail(str(error), code=2)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    output.print(
+        f"{target}: {facts['bytes'] / 1e6:.1f} MB in {facts['shards']} files, "
+        f"{facts['bytes_per_quantized_weight']:.3f} bytes a quantized weight",
+        highlight=False,
+        markup=False,
+    )

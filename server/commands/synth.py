@@ -1,0 +1,61 @@
+"""`glm-infill synth`: a checkpoint of true shapes with random weights."""
+
+import json
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from server.console import errors, fail, output
+from server.options import AsJson
+
+
+class Format(StrEnum):
+    """What a checkpoint's files are."""
+
+    hf = "hf"
+    sat = "sat"
+
+
+def synth(
+    preset: Annotated[str, typer.Argument(help="Published model, such as glm-10b.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write, new or empty.")],
+    layers: Annotated[int | None, typer.Option(min=1, help="Other than the preset's.")] = None,
+    tp: Annotated[int, typer.Option(min=1, help="Model-parallel ranks of the format sat.")] = 1,
+    format: Annotated[Format | None, typer.Option(help="As the original is published when left out.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of a tokenizer, whose files are copied.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a checkpoint of a published model's names, shapes and layout with random weights."""
+    from model.config import CheckpointError
+    from model.families import PRESETS
+    from model.synth import of_preset, published_format, write_synthetic
+    from model.tokenizer import FILES
+
+    kind = published_format(preset) if format is None else format.value
+    try:
+        made = of_preset(preset, layers, kind, seed)
+        if tokenizer is not None:
+            PRESETS[preset][0].tokenizer(tokenizer)
+        with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
+            task = progress.add_task("writing", total=made.num_bytes)
+            write_synthetic(target, made, kind, tp, lambda num_bytes: progress.advance(task, num_bytes))
+        for path in () if tokenizer is None else (tokenizer / name for name in FILES):
+            if path.exists():
+                shutil.copyfile(path, target / path.name)
+    except (CheckpointError, OSError) as error:
+        fail(str(error))
+    except ValueError as error:
+        fail(str(error), code=2)
+    needs = {"--preset": preset if made.config is None else None, "--tokenizer": None if tokenizer else "FOLDER"}
+    options = [f"{option} {value}" for option, value in needs.items() if value is not None]
+    if as_json:
+        facts = {"model": str(target), "preset": preset, "format": kind, "tp": tp, "bytes": made.num_bytes}
+        print(json.dumps(facts | {"options": options}))
+        return
+    hint = f", to be read with {' '.join(options)}" if options else ""
+    output.print(f"{target}: {made.num_bytes / 1e6:.1f} MB{hint}", highlight=False, markup=False)
