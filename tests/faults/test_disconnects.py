@@ -1,9 +1,10 @@
 """Faults 3 and 4: clients that leave."""
 
-import asyncio
+import json
+import socket
+from contextlib import ExitStack
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.faults.conftest import LONG, Server
@@ -16,28 +17,20 @@ CANDIDATES = {
 }
 
 
-def leave(server: Server, path: str, body: dict[str, Any], count: int, seconds: float) -> None:
-    """Clients that hang up after so long."""
-
-    async def one(client: httpx.AsyncClient) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                answer = await client.post(path, json=body)
-        except TimeoutError:
-            return
-        raise AssertionError(f"answered before the client left: {answer.text[:500]}")
-
-    async def play() -> None:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
-            await asyncio.gather(*(one(client) for _ in range(count)))
-
-    asyncio.run(play())
+def leave(server: Server, path: str, body: dict[str, Any], count: int) -> None:
+    """Clients that hang up, all at once, when the engine has the work of all of them."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    with ExitStack() as connections:
+        for _ in range(count):
+            connection = socket.create_connection(("127.0.0.1", server.port))
+            connections.enter_context(connection).sendall(head.encode() + data)
+        server.until(lambda: server.metric("requests_running") + server.metric("requests_waiting") == count)
 
 
 def test_a_storm_of_dropped_streams_leaves_nothing_behind(server: Server) -> None:
     before = server.metric("requests_total", outcome="cancelled")
-    leave(server, "/v1/infill", {**LONG, "stream": True}, 200, 0.5)
+    leave(server, "/v1/infill", {**LONG, "stream": True}, 200)
     server.until_idle()
     assert server.fill().status_code == 200
     assert server.metric("requests_total", outcome="cancelled") - before == 200
@@ -52,7 +45,7 @@ def test_clients_that_leave_before_the_answer_free_what_they_held(
     server: Server, path: str, body: dict[str, Any]
 ) -> None:
     before = server.metric("requests_total", outcome="cancelled", route=path)
-    leave(server, path, body, 5, 0.4)
+    leave(server, path, body, 5)
     server.until_idle()
     assert server.fill().status_code == 200
     assert server.metric("requests_total", outcome="cancelled", route=path) - before == 5
