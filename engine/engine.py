@@ -415,7 +415,8 @@ def _is_memory(error: Exception) -> bool:
 def _finite(result: Result) -> bool:
     if isinstance(result, list):
         return all(math.isfinite(item.logprob) for item in result if item is not None)
-    return not np.isnan(result[..., 0]).any()  # the runner makes NaN of all of a row that has one
+    first = result[..., 0]  # the runner makes NaN of all of a row that has one
+    return not (np.isnan(first).any() if first.ndim else math.isnan(first))
 
 
 def _trimmed(result: Result, num_top: int) -> Result:

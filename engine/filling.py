@@ -58,19 +58,20 @@ class FillJob:
             events.append(Begun(self.id, self.counts.usage(), any(s.prompt.fitted for s in self.samples)))
         if self.fill.stream and self.fill.echo and isinstance(result, list):
             events.append(Echoed(self.id, sample.index, sample.input_index, sample.wire_echo()))
+        ended = 0
         for blank in moved:
             if self.fill.stream:
                 events += self._stream(sample, blank)
-            if blank.finish_reason is not None:
-                self.counts.blanks += 1
-        if sample.done and moved:
+            ended += blank.finish_reason is not None
+        self.counts.blanks += ended
+        if ended and sample.done:
             for number, blanks in enumerate(sample.answers):
                 self.counts.generated_tokens += sum(len(b.tokens) for b in blanks)
                 events.append(ResultDone(self.id, sample.wire(number)))
-        if self.done and moved:
+        if ended and self.done:
             events.append(Done(self.id, self.counts.usage()))
-        for ended in (s for s in (sequence, *new) if s.finished):
-            self._of.pop(ended, None)
+        for finished in (s for s in (sequence, *new) if s.finished):
+            self._of.pop(finished, None)
         return [s if s.finished else self._own(s, sample) for s in new], events
 
     @property

@@ -3,6 +3,7 @@
 By numpy, one row at a time: neighbours cannot change a draw, and torch takes longer to be called than a row takes.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -16,8 +17,7 @@ from engine.requests import RequestError, Sampling
 
 Weights = NDArray[np.float32] | NDArray[np.float64]
 
-_LEAST_WEIGHTS = (2**-8, 2**-14, 0.0)  # from which one on a nucleus is looked for
-_CHUNK = 1024  # weights summed before it is looked among them
+_CHUNK = 256  # weights summed before it is looked among them
 _COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
 
 
@@ -29,6 +29,7 @@ class Sampler:
         """`bar` has −∞ for ids that are never drawn, else 0."""
         self._bar = bar
         self._is_unweighed = _is_unweighed(sampling)
+        self._is_greedy = self._is_unweighed and not sampling.temperature
         self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
         self._random = random.Random(seed)
 
@@ -46,6 +47,10 @@ class Sampler:
         before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come. Raises RequestError if no token
         is left.
         """
+        if self._is_greedy and allowed is None:
+            token = int(logprobs.argmax())
+            if self._bar[token] == 0 and token not in banned:
+                return scored(logprobs, token, num_top)
         scores = self.weighed(logprobs, history, banned)
         if allowed is not None:
             scores[~allowed] = -np.inf
@@ -59,7 +64,8 @@ class Sampler:
         if self.sampling.temperature == 0:
             return max(worth, key=lambda key: (worth[key], -key))
         keys = sorted(worth)
-        return keys[self._index(self._weights(np.array([worth[key] for key in keys], np.float64)))]
+        at, _ = self._index(self._weights(np.array([worth[key] for key in keys], np.float64)))
+        return keys[at]
 
     def weighed(self, logprobs: Row, history: Sequence[int], banned: Collection[int]) -> Row:
         """Log-probabilities after penalties and biases, those that may not come at −∞."""
@@ -81,11 +87,26 @@ class Sampler:
         return scores
 
     def _drawn(self, scores: Row) -> int:
+        """An id by its weight, of those that truncation leaves; of equals at its edge those that come first.
+
+        Nothing is sorted: one that is drawn stays if what comes before it is few enough and holds less than `top_p`;
+        else it is out with all behind it, and another is drawn. What stays is drawn as if it alone had been there.
+        """
+        s = self.sampling
         weights = self._weights(scores)
+        at, total = self._index(weights)
         if not self._is_truncated:
-            return self._index(weights)
-        ids = self._kept(weights)
-        return int(ids[self._index(weights[ids])])
+            return at
+        limit, held = s.top_k or len(weights), s.top_p * total if s.top_p < 1 else math.inf
+        ids: NDArray[np.intp] | None = None
+        while True:
+            is_before = weights > weights[at]
+            is_before[:at] |= weights[:at] == weights[at]
+            before = weights[is_before]
+            if weights[at] >= s.min_p and len(before) < limit and before.sum() < held:
+                return at if ids is None else int(ids[at])
+            ids, weights = np.flatnonzero(is_before) if ids is None else ids[is_before], before
+            at, _ = self._index(weights)
 
     def _weights(self, scores: Weights) -> Weights:
         """Scores, in place, as probabilities at the temperature but for a factor: the best has 1."""
@@ -93,53 +114,18 @@ class Sampler:
         scores *= 1 / max(self.sampling.temperature, _COLDEST)
         return np.exp(scores, out=scores)
 
-    def _kept(self, weights: Weights) -> NDArray[np.intp]:
-        """The ids that truncation leaves; of equals at its edge those that come first.
-
-        Most tokens are out of the question at a glance, so that there is little to sort.
-        """
-        s = self.sampling
-        floor = max(s.min_p, _among_best(weights, s.top_k))
-        needed = s.top_p * float(weights.sum())
-        for least in _LEAST_WEIGHTS if s.top_p < 1 else (0.0,):
-            ids = np.flatnonzero(weights >= max(floor, least))
-            left = weights[ids]
-            if least <= floor or left.sum() >= needed:
-                break
-        ordered = np.sort(left)[::-1]
-        count = min(s.top_k or len(ids), len(ids))
-        if s.top_p < 1:
-            # A token stays while those before it hold less than top_p.
-            count = min(count, int(ordered.cumsum(dtype=np.float64).searchsorted(needed)) + 1)
-        edge = ordered[count - 1]
-        inside, equal = ids[left > edge], ids[left == edge]
-        return np.concatenate([inside, equal[: count - len(inside)]])
-
-    def _index(self, weights: Weights) -> int:
-        """An index, each by its weight."""
-        if len(weights) <= _CHUNK:
-            held = weights.cumsum(dtype=np.float64)
-            return _first_over(held, self._random.random() * held[-1])
-        held = np.add.reduceat(weights, range(0, len(weights), _CHUNK)).cumsum(dtype=np.float64)
+    def _index(self, weights: Weights) -> tuple[int, float]:
+        """An index, each by its weight, and the sum of all: first a chunk of them, then one within it."""
+        held = np.add.reduceat(weights, np.arange(0, len(weights), _CHUNK)).cumsum(dtype=np.float64)
         point = self._random.random() * held[-1]
         chunk = _first_over(held, point)
         inside = weights[chunk * _CHUNK : (chunk + 1) * _CHUNK].cumsum(dtype=np.float64)
-        return chunk * _CHUNK + _first_over(inside, point - (held[chunk - 1] if chunk else 0))
+        return chunk * _CHUNK + _first_over(inside, point - (held[chunk - 1] if chunk else 0)), float(held[-1])
 
 
 def _first_over(held: NDArray[np.float64], point: float) -> int:
     """Where a running sum first exceeds a point; never where nothing is added, nor behind its end."""
     return int(min(held.searchsorted(point, side="right"), held.searchsorted(held[-1])))
-
-
-def _among_best(weights: Weights, count: int) -> float:
-    """At most the count-th largest weight, and not much less; 0 where there are no more than `count`, or count is 0."""
-    size = len(weights) // (8 * count) if count else 0
-    if size < 2:
-        return float(np.partition(weights, -count)[-count]) if 0 < count < len(weights) else 0.0
-    # Of the largest of as many parts: so many weights at least are no smaller.
-    largest = np.maximum.reduceat(weights, range(0, len(weights), size))
-    return float(np.partition(largest, -count)[-count])
 
 
 def scored(logprobs: Row, token: int, num_top: int) -> Scored:

@@ -48,7 +48,8 @@ def decode_request(values: dict[str, Any]) -> Request:
 
 
 def encode_event(event: Event) -> dict[str, Any]:
-    return {"event": type(event).__name__, **asdict(event)}
+    """An event as JSON values, its own and not copies of them."""
+    return {"event": type(event).__name__} | {name: getattr(event, name) for name in event.__slots__}
 
 
 def decode_event(values: dict[str, Any]) -> Event:

@@ -87,7 +87,7 @@ class Tokenizer(ABC):
         """What one token looks like: its text, or the name of a special token."""
         if token_id in self._names:
             return self._names[token_id]
-        raw = self._bytes(token_id)
+        raw = self._known[token_id]
         try:
             return raw.decode()
         except UnicodeDecodeError:
