@@ -1,8 +1,9 @@
 """What a step takes beside the network: `python -m benchmarks.step_overhead [--rows 32] [--folder FOLDER]`.
 
 An engine in this process, many fills at once, each step taken apart: the network with its log-probabilities, and all
-that the host does around it (schedule, draw, detokenize, make events). `frames` is what a step's events cost as JSON
-frames between processes. The last line is one JSON document, times in ms, medians over the steps.
+that the host does around it (schedule, draw, detokenize, make events). `frame` is what the engine's process then takes
+to write a step's events as a JSON frame, `read` what the HTTP process takes to read it, beside the next step. The last
+line is one JSON document, times in ms, medians over the steps; `share` is that of host and frame.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from engine.batch import Result
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.requests import Fill, Mask, Sampling
-from engine.wire import decode_event, encode_event, frame
+from engine.wire import HEADER, decode_event, encode_event, frame
 from server.load import WORDS
 
 
@@ -49,19 +50,23 @@ def measure(config: EngineConfig, rows: int, steps: int, sampling: Sampling) -> 
         engine.add(engine.prepare(fill, str(number)), fill)
     for _ in range(4):
         engine.step()
-    whole, network, frames = [], [], []
+    whole, network, frames, reads = [], [], [], []
     for _ in range(steps):
         began = time.perf_counter()
         events = engine.step()
         whole.append(time.perf_counter() - began)
         network.append(timed.seconds)
         began = time.perf_counter()
-        for event in [frame(encode_event(e)) for e in events]:
-            decode_event(json.loads(event[4:]))
+        data = frame({"op": "events", "events": [encode_event(e) for e in events]})
         frames.append(time.perf_counter() - began)
-    step, inside, sent = (statistics.median(times) * 1000 for times in (whole, network, frames))
-    return {"rows": rows, "step": step, "network": inside, "host": step - inside, "frames": sent,
-            "host_share": (step - inside) / step}  # fmt: skip
+        began = time.perf_counter()
+        for event in json.loads(data[HEADER.size :])["events"]:
+            decode_event(event)
+        reads.append(time.perf_counter() - began)
+    step, inside, sent, read = (statistics.median(times) * 1000 for times in (whole, network, frames, reads))
+    host = step - inside
+    return {"rows": rows, "step": step, "network": inside, "host": host, "frame": sent, "read": read,
+            "share": (host + sent) / (step + sent)}  # fmt: skip
 
 
 def main() -> None:

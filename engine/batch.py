@@ -13,7 +13,7 @@ from model.attention import Span
 _WANTS: tuple[Want | None, ...] = (None, *get_args(Want))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rows:
     """New rows of one context or sequence, and what is wanted of them: nothing, or as `Sequence.want` says, with
     `asked` rows (−1 is the last) or one target id a row (−1 for none). `adapter` is its number, 0 for none."""
@@ -94,7 +94,7 @@ class Batch:
         return Batch(tuple(rows), copies, tuple(prefixes))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scored:
     """A token's log-probability, and the most probable tokens beside it."""
 

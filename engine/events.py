@@ -20,7 +20,7 @@ class Begun:
     fitted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BlankDelta:
     """New text of one blank. Sent only for a `Fill` with `stream`.
 

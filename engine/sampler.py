@@ -1,12 +1,12 @@
 """The sampler: draws the next token of one sequence from its log-probabilities.
 
-By numpy, one row at a time: neighbours cannot change a draw, and torch takes longer to be called than a row takes.
+One row at a time, so that neighbours cannot change a draw; by a kernel, or by numpy where there are none.
 """
 
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from engine.batch import Row, Scored
 from engine.requests import RequestError, Sampling
+from quant import cpu
 
 Weights = NDArray[np.float32] | NDArray[np.float64]
 
-_CHUNK = 256  # weights summed before it is looked among them
+_CHUNK = 512  # weights summed before it is looked among them
 _COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
 
 
@@ -29,8 +30,9 @@ class Sampler:
         """`bar` has −∞ for ids that are never drawn, else 0."""
         self._bar = bar
         self._is_unweighed = _is_unweighed(sampling)
-        self._is_greedy = self._is_unweighed and not sampling.temperature
+        self._sharpness = 1 / max(sampling.temperature, _COLDEST)
         self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
+        self._has_kernel = cpu.variant() is not None
         self._random = random.Random(seed)
 
     def draw(
@@ -47,25 +49,27 @@ class Sampler:
         before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come. Raises RequestError if no token
         is left.
         """
-        if self._is_greedy and allowed is None:
+        is_drawn, is_plain = self.sampling.temperature > 0, self._is_unweighed and allowed is None
+        if is_plain and not is_drawn:
             token = int(logprobs.argmax())
             if self._bar[token] == 0 and token not in banned:
                 return scored(logprobs, token, num_top)
+        if is_plain and is_drawn and not banned:
+            return scored(logprobs, self._drawn(logprobs), num_top)
         scores = self.weighed(logprobs, history, banned)
         if allowed is not None:
             scores[~allowed] = -np.inf
             if scores.max() == -np.inf:
                 raise RequestError("no token can go on with a text that matches the pattern", "regex")
-        token = self._drawn(scores) if self.sampling.temperature else int(scores.argmax())
-        return scored(logprobs, token, num_top)
+        return scored(logprobs, self._drawn(scores) if is_drawn else int(scores.argmax()), num_top)
 
     def pick(self, worth: Mapping[int, float]) -> int:
         """One of the keys, by log-probabilities: the first of the best, or one drawn at the temperature."""
         if self.sampling.temperature == 0:
             return max(worth, key=lambda key: (worth[key], -key))
         keys = sorted(worth)
-        at, _ = self._index(self._weights(np.array([worth[key] for key in keys], np.float64)))
-        return keys[at]
+        weights = self._weights(np.array([worth[key] for key in keys], np.float64))
+        return keys[_index(weights, self._random.random())[0]]
 
     def weighed(self, logprobs: Row, history: Sequence[int], banned: Collection[int]) -> Row:
         """Log-probabilities after penalties and biases, those that may not come at −∞."""
@@ -92,9 +96,13 @@ class Sampler:
         Nothing is sorted: one that is drawn stays if what comes before it is few enough and holds less than `top_p`;
         else it is out with all behind it, and another is drawn. What stays is drawn as if it alone had been there.
         """
-        s = self.sampling
-        weights = self._weights(scores)
-        at, total = self._index(weights)
+        s, state = self.sampling, self._random.getrandbits(64)
+        if self._has_kernel:
+            limit = s.top_k or len(scores)
+            return cpu.draw(scores, self._bar, self._sharpness, limit, s.top_p, s.min_p, state)
+        uniforms = splitmix64(state)
+        weights = self._weights(scores + self._bar)
+        at, total = _index(weights, next(uniforms))
         if not self._is_truncated:
             return at
         limit, held = s.top_k or len(weights), s.top_p * total if s.top_p < 1 else math.inf
@@ -106,21 +114,31 @@ class Sampler:
             if weights[at] >= s.min_p and len(before) < limit and before.sum() < held:
                 return at if ids is None else int(ids[at])
             ids, weights = np.flatnonzero(is_before) if ids is None else ids[is_before], before
-            at, _ = self._index(weights)
+            at, _ = _index(weights, next(uniforms))
 
     def _weights(self, scores: Weights) -> Weights:
         """Scores, in place, as probabilities at the temperature but for a factor: the best has 1."""
         scores -= scores.max()
-        scores *= 1 / max(self.sampling.temperature, _COLDEST)
+        scores *= self._sharpness
         return np.exp(scores, out=scores)
 
-    def _index(self, weights: Weights) -> tuple[int, float]:
-        """An index, each by its weight, and the sum of all: first a chunk of them, then one within it."""
-        held = np.add.reduceat(weights, np.arange(0, len(weights), _CHUNK)).cumsum(dtype=np.float64)
-        point = self._random.random() * held[-1]
-        chunk = _first_over(held, point)
-        inside = weights[chunk * _CHUNK : (chunk + 1) * _CHUNK].cumsum(dtype=np.float64)
-        return chunk * _CHUNK + _first_over(inside, point - (held[chunk - 1] if chunk else 0)), float(held[-1])
+
+def splitmix64(state: int) -> Iterator[float]:
+    """Random numbers, at least 0 and less than 1 (Steele, Lea and Flood 2014)."""
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        yield ((z ^ z >> 31) >> 11) * 2.0**-53
+
+
+def _index(weights: Weights, uniform: float) -> tuple[int, float]:
+    """An index, each by its weight, and the sum of all: first a chunk of them, then one within it."""
+    held = np.add.reduceat(weights, np.arange(0, len(weights), _CHUNK)).cumsum(dtype=np.float64)
+    point = uniform * held[-1]
+    chunk = _first_over(held, point)
+    inside = weights[chunk * _CHUNK : (chunk + 1) * _CHUNK].cumsum(dtype=np.float64)
+    return chunk * _CHUNK + _first_over(inside, point - (held[chunk - 1] if chunk else 0)), float(held[-1])
 
 
 def _first_over(held: NDArray[np.float64], point: float) -> int:

@@ -92,7 +92,7 @@ class KVCache:
         return 2 * num_bytes((num_layers, num_kv_heads, head_dim), dtype)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Span:
     """Rows of one sequence in a step: `num_rows` new tokens at slots `start`…
 

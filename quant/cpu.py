@@ -10,8 +10,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quant.packing import TILE
@@ -52,6 +55,10 @@ def kernels() -> Kernels:
     library.glm_infill_attention.argtypes = [i32, *[pointer] * 8, *[i64] * 6, i32]
     library.glm_infill_low_rank.argtypes = [i32, *[pointer] * 7, *[i64] * 6, i32]
     library.glm_infill_gelu.argtypes = [i32, pointer, pointer, i64, i32]
+    library.glm_infill_draw.argtypes = [
+        i32, pointer, pointer, i64, ctypes.c_float, i64, ctypes.c_double, ctypes.c_double, ctypes.c_uint64, i32,
+    ]  # fmt: skip
+    library.glm_infill_draw.restype = i64
     for function in ("linear", "gelu"):
         getattr(library, f"glm_infill_{function}").restype = None
     return Kernels(library)
@@ -178,6 +185,26 @@ def gelu(x: Tensor) -> Tensor:
     """The tanh approximation of GELU, float32, each element by the same instructions wherever it lies."""
     out: Tensor = torch.ops.glm_infill.gelu(x)
     return out
+
+
+def draw(
+    scores: NDArray[np.float32],
+    bar: NDArray[np.float32],
+    sharpness: float,
+    limit: int,
+    top_p: float,
+    min_p: float,
+    state: int,
+) -> int:
+    """An index, by the weights exp(sharpness · (scores + bar)), float32 [count] each, of those that truncation leaves.
+
+    One stays if fewer than `limit` come before it, by weight and then by index, they hold less than `top_p` of all, and
+    it has at least `min_p` of the best one's weight. `state` begins the random numbers, splitmix64's.
+    """
+    scores = np.ascontiguousarray(scores)
+    arrays = scores.ctypes.data, bar.ctypes.data
+    found: Any = _call("draw", *arrays, len(scores), sharpness, limit, top_p, min_p, state)
+    return int(found)
 
 
 def _call(function: str, *arguments: object) -> object:

@@ -1,5 +1,5 @@
 // Kernels for a CPU: products of int8 activations with int4 or int8 weights, low-rank products of single rows,
-// attention over cache blocks, GELU.
+// attention over cache blocks, GELU, draws of tokens.
 //
 // C interface, no headers of torch: quant/cpu.py calls it through ctypes. Every function is compiled once for each
 // instruction set and chosen by `variant`. OpenMP symbols are left unresolved on purpose, see quant/cpu.py.
@@ -91,6 +91,19 @@ struct LowRank {
         return true;
     }
 };
+
+// A draw by weights exp(sharpness · (score + bar − the best)), of what truncation leaves (engine/sampler.py).
+struct Draw {
+    const float* scores;  // [count]
+    const float* bar;     // [count]: 0, or −∞ for what is never drawn
+    int64_t count;
+    float sharpness;      // one over the temperature
+    int64_t limit;        // how many stay at most
+    double top_p, min_p;
+    uint64_t state;       // of the random numbers
+};
+
+constexpr int64_t kChunk = 512;  // weights that are summed before one is looked for among them
 
 constexpr int kRanks = 4;            // numbers of a low-rank row that are computed side by side
 constexpr int64_t kOutputs = 2048;   // outputs of a task
@@ -310,6 +323,104 @@ BODY void gelu(const float* x, float* y, int64_t count) {
     if (i < count) gelu16(x + i, y + i, count - i);
 }
 
+BODY double uniform(uint64_t& state) {  // splitmix64
+    uint64_t z = state += 0x9e3779b97f4a7c15;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return double((z ^ z >> 31) >> 11) * 0x1p-53;
+}
+
+// Weights of whole chunks, filled up with zeros, and the sum of each; gives the sum of all.
+BODY double weigh(const Draw& d, float* weights, double* sums, int64_t chunks) {
+    const int64_t whole = d.count / 16 * 16;
+    float tail[16];  // what is behind the last whole register
+    for (int lane = 0; lane < 16; ++lane)
+        tail[lane] = whole + lane < d.count ? d.scores[whole + lane] + d.bar[whole + lane] : -INFINITY;
+    Floats most = *(const Floats*)tail;
+    for (int64_t i = 0; i < whole; i += 16) {
+        const Floats x = *(const Floats*)(d.scores + i) + *(const Floats*)(d.bar + i);
+        most = x > most ? x : most;
+    }
+    float best = most[0];
+    for (int lane = 1; lane < 16; ++lane) best = most[lane] > best ? most[lane] : best;
+    double all = 0;
+    for (int64_t c = 0; c < chunks; ++c) {
+        Floats sum = {};
+        for (int64_t i = c * kChunk; i < (c + 1) * kChunk; i += 16) {
+            Floats x = Floats{} - INFINITY;
+            if (i < whole)
+                x = *(const Floats*)(d.scores + i) + *(const Floats*)(d.bar + i);
+            else if (i == whole)
+                x = *(const Floats*)tail;
+            x = (x - best) * d.sharpness;
+            Floats y = x;
+            exponential(y);
+            y = x > -87.0f ? y : Floats{};
+            *(Floats*)(weights + i) = y;
+            sum += y;
+        }
+        all += sums[c] = total(sum);
+    }
+    return all;
+}
+
+struct Before {
+    int64_t count;
+    double sum;
+};
+
+// What comes before weight number `at`, the larger ones and then the equal ones with a smaller number, and its sum in
+// each chunk. With `Keep` all else is set to zero.
+template <bool Keep>
+BODY Before before(float* weights, double* sums, int64_t chunks, int64_t at) {
+    const float edge = weights[at];
+    Before all{};
+    for (int64_t c = 0; c < chunks; ++c) {
+        Floats sum = {};
+        Ints negative = {};
+        for (int64_t i = c * kChunk; i < (c + 1) * kChunk; i += 16) {
+            const Floats x = *(const Floats*)(weights + i);
+            Floats kept = i < at ? (x >= edge ? x : Floats{}) : (x > edge ? x : Floats{});
+            if (i <= at && at < i + 16)
+                for (int lane = int(at - i); lane < 16; ++lane) kept[lane] = x[lane] > edge ? x[lane] : 0.0f;
+            sum += kept;
+            negative += kept > 0.0f;
+            if (Keep) *(Floats*)(weights + i) = kept;
+        }
+        all.sum += sums[c] = total(sum);
+        for (int lane = 0; lane < 16; ++lane) all.count -= negative[lane];
+    }
+    return all;
+}
+
+// The number in whose weight a point of all their sum lies; −1 if there is none.
+BODY int64_t find(const float* weights, const double* sums, int64_t chunks, double point) {
+    int64_t chunk = 0, found = -1;
+    double from = 0, to = 0;  // by rounding the point may lie behind all of them; then it is the last one
+    for (int64_t c = 0; c < chunks && to <= point; ++c)
+        if (sums[c] > 0) chunk = c, from = to, to += sums[c];
+    to = from;
+    for (int64_t i = chunk * kChunk; i < (chunk + 1) * kChunk && to <= point; ++i)
+        if (weights[i] > 0) found = i, to += weights[i];
+    return found;
+}
+
+// One that is drawn stays if what comes before it is few enough and holds less than top_p; else only that is left, and
+// another is drawn. `weights` and `sums` are scratch: whole chunks, and one number a chunk.
+BODY int64_t draw(Draw d, float* weights, double* sums, int64_t chunks) {
+    double all = weigh(d, weights, sums, chunks);
+    const double held = d.top_p < 1 ? d.top_p * all : INFINITY;
+    const bool is_whole = d.top_p >= 1 && d.limit >= d.count && d.min_p <= 0;
+    for (;;) {
+        const int64_t at = find(weights, sums, chunks, uniform(d.state) * all);
+        if (at < 0 || is_whole) return std::max<int64_t>(at, 0);
+        const Before ahead = before<false>(weights, sums, chunks, at);
+        if (ahead.count < d.limit && ahead.sum < held && weights[at] >= d.min_p) return at;
+        before<true>(weights, sums, chunks, at);
+        all = ahead.sum;
+    }
+}
+
 #define ELEMENTWISE(TARGET_)                                                                                      \
     template <class Number>                                                                                       \
     TARGET_ static void attend_row(const Attention& p, int64_t row, int64_t from, int64_t to, float* scratch,    \
@@ -318,7 +429,10 @@ BODY void gelu(const float* x, float* y, int64_t count) {
     }                                                                                                             \
     TARGET_ static void reduce_some(const LowRank& p, int64_t entry, int64_t first) { reduce(p, entry, first); }  \
     TARGET_ static void expand_some(const LowRank& p, int64_t entry, int64_t first) { expand(p, entry, first); }  \
-    TARGET_ static void gelu_part(const float* x, float* y, int64_t count) { gelu(x, y, count); }
+    TARGET_ static void gelu_part(const float* x, float* y, int64_t count) { gelu(x, y, count); }                 \
+    TARGET_ static int64_t draw_one(const Draw& d, float* weights, double* sums, int64_t chunks) {                \
+        return draw(d, weights, sums, chunks);                                                                    \
+    }
 
 float half_to_float(uint16_t h) {
     uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
@@ -705,6 +819,15 @@ void gelu_all(const float* x, float* y, int64_t count, int threads) {
     for (int64_t i = 0; i < count; i += piece) Variant::gelu_part(x + i, y + i, count - i < piece ? count - i : piece);
 }
 
+template <class Variant>
+int64_t draw_one(const Draw& d) {
+    static thread_local std::vector<float> weights;
+    static thread_local std::vector<double> sums;
+    const int64_t chunks = (d.count + kChunk - 1) / kChunk;
+    if (int64_t(sums.size()) < chunks) weights.resize(chunks * kChunk), sums.resize(chunks);
+    return Variant::draw_one(d, weights.data(), sums.data(), chunks);
+}
+
 }  // namespace
 
 extern "C" {
@@ -773,6 +896,14 @@ int glm_infill_low_rank(int variant, const float* x, float* out, const int64_t* 
 
 void glm_infill_gelu(int variant, const float* x, float* y, int64_t count, int threads) {
     CALL(gelu_all, x, y, count, threads);
+}
+
+// The number drawn of `count` scores; 0 where all of them are −∞.
+int64_t glm_infill_draw(int variant, const float* scores, const float* bar, int64_t count, float sharpness, int64_t limit,
+                        double top_p, double min_p, uint64_t state, int threads) {
+    (void)threads;  // a row takes less than to share it out
+    Draw d{scores, bar, count, sharpness, limit, top_p, min_p, state};
+    CALL(draw_one, d);
 }
 
 }  // extern "C"
