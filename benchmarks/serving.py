@@ -1,6 +1,6 @@
 """What batching, sharing and filling at once give through the whole server, on ChatGLM-6B's widths:
 
-    python -m benchmarks.serving --folder /tmp/serving [--layers 8] [--rivals PYTHON]
+    python -m benchmarks.serving --folder /tmp/serving [--layers 8] [--rivals PYTHON] [options of serve]
 
 A server with invented INT4 weights (4096 wide, 16384 inside, 32 heads, 32,000 embeddings) is asked over HTTP by the
 load of `bench serve`: 1, 16 and 32 clients; a text with four blanks one after the other and at once; 16 candidates on a
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--rivals", help="an interpreter with gguf and llama-cpp-python")
     parser.add_argument("--demo", action="store_true", help="the demo model instead")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     make(options.folder, options.layers)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -213,7 +213,16 @@ def main() -> None:
         "--kv-cache-gb",
         "3",
     ]
-    command = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), *(demo if options.demo else large)]
+    command = [
+        sys.executable,
+        "-m",
+        "server.cli",
+        "serve",
+        "--port",
+        str(port),
+        *(demo if options.demo else large),
+        *more,
+    ]
     server = subprocess.Popen(command, env={**os.environ, "GLM_INFILL_LOG_LEVEL": "error"})
     try:
         found = asyncio.run(measure(f"http://127.0.0.1:{port}", options.seconds, options.context))
@@ -221,7 +230,8 @@ def main() -> None:
         server.terminate()
         server.wait()
     one, many = (found[n]["generated_tokens_per_s"] for n in ("1", "16"))
-    found["batching"] = {"tokens_per_s": [one, many], "ratio": many / one}
+    decode = 16 * found["1"]["token_ms"]["p50"] / found["16"]["token_ms"]["p50"]
+    found["batching"] = {"tokens_per_s": [one, many], "with_encoding": many / one, "decode": decode}
     if options.rivals:
         theirs = rival(options.rivals, options.folder, options.layers)
         found["llama_cpp"] = beside(found["16"], macs(options.layers), theirs)
