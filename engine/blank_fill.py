@@ -5,7 +5,8 @@ from typing import Any
 
 from engine.batch import Scored
 from engine.job import World, top_objects
-from model.layout import Blank, span_text
+from model.layout import Blank, spelled_text
+from model.tokenizer import NOTHING
 
 
 class BlankFill:
@@ -35,6 +36,8 @@ class BlankFill:
         self.stop_string: str | None = None
         self.choice_logprobs: list[float] | None = None
         self.sent_text = self.sent_tokens = 0
+        self._spelled = NOTHING  # by all tokens, those it began with first
+        self._begun_text = 0  # characters of those
 
     def accept(self, token: Scored, world: World) -> None:
         """Takes the next drawn token; sets `finish_reason` if it is the last."""
@@ -66,16 +69,14 @@ class BlankFill:
 
     def _add(self, token: Scored, world: World) -> None:
         self.offsets.append(len(self.text.rstrip("\ufffd")))
+        tokenizer = world.tokenizer
+        if self.begun and not self.tokens:
+            self._spelled = tokenizer.spell(self.begun)
+            self._begun_text = len(spelled_text(self._spelled, self.blank, tokenizer).rstrip("\ufffd"))
         self.tokens.append(token)
         self.token_ids.append(token.token_id)
-        self.text = self._written(world)
-
-    def _written(self, world: World) -> str:
-        """The text of the tokens, as it goes on from what was begun."""
-        text = span_text([*self.begun, *self.token_ids], self.blank, world.tokenizer)
-        if not self.begun:
-            return text
-        return text[len(span_text(self.begun, self.blank, world.tokenizer).rstrip("\ufffd")) :]
+        self._spelled = tokenizer.spell((token.token_id,), self._spelled)
+        self.text = spelled_text(self._spelled, self.blank, tokenizer)[self._begun_text :]
 
     def fresh_text(self) -> str:
         """Text not sent yet that no later token can change: neither a part of a character nor of a stop string."""

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Literal, Protocol
 
 from model.segment import Tokens
-from model.tokenizer import Tokenizer
+from model.tokenizer import Spelled, Tokenizer
 
 MASK_PATTERN = re.compile(r"\[[sg]?MASK\]")
 
@@ -246,5 +246,10 @@ def span_ids(text: str, blank: Blank, tokenizer: Tokenizer) -> list[int]:
 
 def span_text(token_ids: Sequence[int], blank: Blank, tokenizer: Tokenizer) -> str:
     """The text of a blank's tokens as it stands in the blank's place: the inverse of `span_ids`."""
-    text = tokenizer.decode(token_ids)
+    return spelled_text(tokenizer.spell(token_ids), blank, tokenizer)
+
+
+def spelled_text(spelled: Spelled, blank: Blank, tokenizer: Tokenizer) -> str:
+    """The same of tokens by what they spell."""
+    text = tokenizer.text(spelled)
     return text[1:] if blank.spaced and text.startswith(" ") else text

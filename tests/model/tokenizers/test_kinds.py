@@ -93,6 +93,7 @@ def test_more_ids_never_change_what_fewer_gave(read: Read, name: str, text: str,
     ids = ids[len(text) // 2 :]
     assert tokenizer.decode(ids).startswith(tokenizer.decode(ids[:cut]).rstrip("\ufffd"))
     assert tokenizer.decode_bytes(ids[:cut]) + tokenizer.decode_bytes(ids[cut:]) == tokenizer.decode_bytes(ids)
+    assert tokenizer.text(tokenizer.spell(ids[cut:], tokenizer.spell(ids[:cut]))) == tokenizer.decode(ids)
 
 
 @every_kind
