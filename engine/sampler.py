@@ -32,7 +32,7 @@ class Sampler:
         self._is_unweighed = _is_unweighed(sampling)
         self._sharpness = 1 / max(sampling.temperature, _COLDEST)
         self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
-        self._has_kernel = cpu.variant() is not None
+        self._draw = cpu.drawing(bar)
         self._random = random.Random(seed)
 
     def draw(
@@ -97,15 +97,15 @@ class Sampler:
         else it is out with all behind it, and another is drawn. What stays is drawn as if it alone had been there.
         """
         s, state = self.sampling, self._random.getrandbits(64)
-        if self._has_kernel:
-            limit = s.top_k or len(scores)
-            return cpu.draw(scores, self._bar, self._sharpness, limit, s.top_p, s.min_p, state)
+        limit = s.top_k or len(scores)
+        if self._draw is not None:
+            return self._draw(scores, self._sharpness, limit, s.top_p, s.min_p, state)
         uniforms = splitmix64(state)
         weights = self._weights(scores + self._bar)
         at, total = _index(weights, next(uniforms))
         if not self._is_truncated:
             return at
-        limit, held = s.top_k or len(weights), s.top_p * total if s.top_p < 1 else math.inf
+        held = s.top_p * total if s.top_p < 1 else math.inf
         ids: NDArray[np.intp] | None = None
         while True:
             is_before = weights > weights[at]

@@ -7,10 +7,9 @@ own runtime, so that both share one pool of threads: two pools on the same cores
 import ctypes
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,8 @@ from quant.packing import TILE
 
 VARIANTS = ("portable", "avx2", "avx-vnni", "avx512-vnni")  # by their numbers in cpu_kernels.cpp
 CHOICE = "GLM_INFILL_CPU_KERNEL"
+
+Draw = Callable[[NDArray[np.float32], float, int, float, float, int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def kernels() -> Kernels:
     library.glm_infill_low_rank.argtypes = [i32, *[pointer] * 7, *[i64] * 6, i32]
     library.glm_infill_gelu.argtypes = [i32, pointer, pointer, i64, i32]
     library.glm_infill_draw.argtypes = [
-        i32, pointer, pointer, i64, ctypes.c_float, i64, ctypes.c_double, ctypes.c_double, ctypes.c_uint64, i32,
+        i32, pointer, pointer, i64, ctypes.c_float, i64, ctypes.c_double, ctypes.c_double, ctypes.c_uint64,
     ]  # fmt: skip
     library.glm_infill_draw.restype = i64
     for function in ("linear", "gelu"):
@@ -187,24 +188,28 @@ def gelu(x: Tensor) -> Tensor:
     return out
 
 
-def draw(
-    scores: NDArray[np.float32],
-    bar: NDArray[np.float32],
-    sharpness: float,
-    limit: int,
-    top_p: float,
-    min_p: float,
-    state: int,
-) -> int:
-    """An index, by the weights exp(sharpness · (scores + bar)), float32 [count] each, of those that truncation leaves.
+def drawing(bar: NDArray[np.float32]) -> Draw | None:
+    """How to draw an index from a row of scores float32 [count], to which `bar` [count] is added; None where there are
+    no kernels: `draw(scores, sharpness, limit, top_p, min_p, state)`.
 
-    One stays if fewer than `limit` come before it, by weight and then by index, they hold less than `top_p` of all, and
-    it has at least `min_p` of the best one's weight. `state` begins the random numbers, splitmix64's.
+    Weights are exp(sharpness · score). An index stays if fewer than `limit` come before it, by weight and then by
+    number, if they hold less than `top_p` of all, and if it has at least `min_p` of the best one's weight. `state` is
+    where the random numbers begin, which are splitmix64's.
     """
-    scores = np.ascontiguousarray(scores)
-    arrays = scores.ctypes.data, bar.ctypes.data
-    found: Any = _call("draw", *arrays, len(scores), sharpness, limit, top_p, min_p, state)
-    return int(found)
+    name, library = variant(), kernels().library
+    if library is None or name is None:
+        return None
+    function, number = library.glm_infill_draw, VARIANTS.index(name)
+    at = bar.ctypes.data
+
+    def draw(scores: NDArray[np.float32], sharpness: float, limit: int, top_p: float, min_p: float, state: int) -> int:
+        scores = np.ascontiguousarray(scores)
+        if scores.shape != bar.shape:
+            raise ValueError(f"a row of {scores.shape} scores for {bar.shape}")
+        found: int = function(number, scores.ctypes.data, at, len(bar), sharpness, limit, top_p, min_p, state)
+        return found
+
+    return draw
 
 
 def _call(function: str, *arguments: object) -> object:

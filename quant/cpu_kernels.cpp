@@ -900,8 +900,7 @@ void glm_infill_gelu(int variant, const float* x, float* y, int64_t count, int t
 
 // The number drawn of `count` scores; 0 where all of them are −∞.
 int64_t glm_infill_draw(int variant, const float* scores, const float* bar, int64_t count, float sharpness, int64_t limit,
-                        double top_p, double min_p, uint64_t state, int threads) {
-    (void)threads;  // a row takes less than to share it out
+                        double top_p, double min_p, uint64_t state) {
     Draw d{scores, bar, count, sharpness, limit, top_p, min_p, state};
     CALL(draw_one, d);
 }
