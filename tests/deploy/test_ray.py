@@ -15,7 +15,7 @@ from deploy.ray.local import Cluster
 
 TWO = ("quant=int8", "replicas=2", "cpus=1")
 SCALED = ("max_replicas=2", "requests_per_replica=2", "upscale_delay_s=1", "downscale_delay_s=1", "max_queue=12")
-WAIT_S = 60.0
+WAIT_S = 240.0  # a replica is several processes, which a busy machine starts slowly
 
 
 @pytest.fixture(scope="module")
