@@ -361,7 +361,7 @@ class Engine:
                 entry.sequences.remove(ended)
                 del self._of[ended]
         self._take(entry, [s for s in new if not s.finished])
-        if entry.job.done:
+        if events and isinstance(events[-1], Done):
             del self._jobs[entry.job.id]
             self._leave(entry)
             for name in (f.name for f in fields(Counts)):

@@ -68,15 +68,11 @@ class FillJob:
             for number, blanks in enumerate(sample.answers):
                 self.counts.generated_tokens += sum(len(b.tokens) for b in blanks)
                 events.append(ResultDone(self.id, sample.wire(number)))
-        if ended and self.done:
+        if ended and all(s.done for s in self.samples):
             events.append(Done(self.id, self.counts.usage()))
         for finished in (s for s in (sequence, *new) if s.finished):
             self._of.pop(finished, None)
         return [s if s.finished else self._own(s, sample) for s in new], events
-
-    @property
-    def done(self) -> bool:
-        return all(s.done for s in self.samples)
 
     def _own(self, sequence: Sequence, sample: Sample) -> Sequence:
         self._of[sequence] = sample

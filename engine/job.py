@@ -116,10 +116,7 @@ class Job(Protocol):
 
     def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
         """Takes one sequence's result. Marks it finished, or pushes its next row; gives new sequences, others that it
-        has finished, and events."""
-
-    @property
-    def done(self) -> bool: ...
+        has finished, and events, of which `Done` is the last of all."""
 
 
 def top_objects(tops: Items[Items[tuple[int, float]]], tokenizer: Tokenizer) -> list[list[dict[str, Any]]]:

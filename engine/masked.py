@@ -123,7 +123,6 @@ class NextSentenceJob:
                 "unsupported",
             )
         self.id = request_id
-        self.done = False
         tokenizer = world.tokenizer
         first = [tokenizer.special["cls"], *tokenizer.encode(score.sentence_a or ""), tokenizer.special["sep"]]
         second = [*tokenizer.encode(score.sentence_b or ""), tokenizer.special["sep"]]
@@ -139,7 +138,7 @@ class NextSentenceJob:
 
     def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
         assert not isinstance(result, list)
-        sequence.finished = self.done = True
+        sequence.finished = True
         follows = float(result[0])
         scored: dict[str, Any] = {
             "index": 0,

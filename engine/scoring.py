@@ -113,11 +113,7 @@ class ScoreJob:
         scored = (item for item in result if item is not None)
         for (number, index), item in zip(plan.slots, scored, strict=True):
             spans[number][index] = item
-        return [], list(self._finish()) if self.done else []
-
-    @property
-    def done(self) -> bool:
-        return not self._of
+        return [], [] if self._of else list(self._finish())
 
     def _read(self) -> tuple[Segments, Layout, list[tuple[str | Tokens, ...]], str]:
         """The context and how it is laid out, each candidate's strings, and the field they came from."""
