@@ -33,6 +33,7 @@ class Service:
         return failure(event, request_id)
 
 
-def service_of(request: Request) -> Service:
-    """The service of the application that a request came to."""
+async def service_of(request: Request) -> Service:
+    """The service of the application that a request came to. Were it not a coroutine, each request would go through a
+    thread for it."""
     return cast(Service, request.app.state.service)
