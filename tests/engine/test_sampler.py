@@ -1,5 +1,6 @@
 """The sampler against what its settings promise."""
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,21 @@ from tests.quant.conftest import running
 LOGPROBS = torch.log_softmax(torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, 3.0]), 0)
 ROW = LOGPROBS.numpy()
 BAR = np.array([0, 0, 0, 0, 0, -np.inf], np.float32)
+
+
+class Drawn(random.Random):
+    """Random numbers of which the kernels' first one is as told: splitmix64 run backwards."""
+
+    def __init__(self, uniform: float) -> None:
+        z = int(uniform * 2**53) << 11
+        for factor, shift in ((0x94D049BB133111EB, 31), (0xBF58476D1CE4E5B9, 27), (1, 30)):
+            for by in (shift, 2 * shift):
+                z ^= z >> by
+            z = z * pow(factor, -1, 2**64) % 2**64
+        self.state = (z - 0x9E3779B97F4A7C15) % 2**64
+
+    def getrandbits(self, k: int, /) -> int:
+        return self.state
 
 
 def drawn(
@@ -125,12 +141,22 @@ def test_truncation_leaves_what_a_sorted_row_does(
         return  # on the edge either is right
     keep = (before < top_p) & (probabilities >= min_p * probabilities[0])
     keep[top_k or len(values) :] = False
+    allowed = set(order[keep].tolist())
     counts = Counter(sampler.draw(row.numpy(), (), (), 0).token_id for _ in range(150))
-    assert set(counts) <= set(order[keep].tolist())
-    for token, share in zip(
-        order[keep].tolist(), (probabilities[keep] / probabilities[keep].sum()).tolist(), strict=True
-    ):
+    assert set(counts) <= allowed
+    for token in allowed:
+        share = float(probabilities[order.tolist().index(token)] / probabilities[keep].sum())
         assert abs(counts[token] - 150 * share) < 6.5 * (150 * share * (1 - share)) ** 0.5 + 4
+    # A point in a token's own weight gives that token, if it stays and only then.
+    weights = torch.softmax(row / temperature, 0).double()
+    middles = ((weights.cumsum(0) - weights / 2) / weights.sum()).tolist()
+    for variant in ("torch", *cpu.kernels().supported()):
+        with running(variant):
+            sampler = Sampler(Sampling(temperature, top_k, top_p, min_p), np.zeros(len(values), np.float32), 0)
+        for token, middle in enumerate(middles):
+            if weights[token] > 1e-5:
+                sampler._random = Drawn(middle)
+                assert (sampler.draw(row.numpy(), (), (), 0).token_id == token) == (token in allowed)
 
 
 @given(
@@ -145,10 +171,10 @@ def test_truncation_leaves_what_a_sorted_row_does(
 def test_every_kernel_draws_what_numpy_does(
     size: int, spread: float, top_k: int, top_p: float, min_p: float, seed: int
 ) -> None:
-    random = np.random.default_rng(seed)
-    row = torch.log_softmax(torch.from_numpy(random.normal(0, spread, size).astype(np.float32)), 0).numpy()
-    bar = np.where(random.random(size) < 0.1, -np.inf, 0).astype(np.float32)
-    bar[random.integers(size)] = 0
+    rng = np.random.default_rng(seed)
+    row = torch.log_softmax(torch.from_numpy(rng.normal(0, spread, size).astype(np.float32)), 0).numpy()
+    bar = np.where(rng.random(size) < 0.1, -np.inf, 0).astype(np.float32)
+    bar[rng.integers(size)] = 0
 
     def draws(variant: str) -> list[int]:
         with running(variant):
