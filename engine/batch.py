@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from engine.sequence import Want
 from model.attention import Span
 
+# What is made for each row of each step is not frozen: frozen dataclasses take about three times as long to make.
 _WANTS: tuple[Want | None, ...] = (None, *get_args(Want))
 
 

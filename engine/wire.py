@@ -2,10 +2,10 @@
 
 import json
 import struct
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
-from engine.events import EVENTS, Event
+from engine.events import EVENTS, Event, StepStats
 from engine.requests import Fill, Mask, Request, Sampling, Score, Segments, Tokens
 
 HEADER = struct.Struct("!I")
@@ -18,9 +18,14 @@ def frame(message: dict[str, Any]) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
+def values_of(item: Request | Event | StepStats) -> dict[str, Any]:
+    """The fields of a dataclass with slots, themselves where `asdict` makes deep copies."""
+    return {name: getattr(item, name) for name in item.__slots__}
+
+
 def encode_request(request: Request) -> dict[str, Any]:
     """A request as JSON values; a mask among segments is {"mask": name}, token ids are {"ids": list}."""
-    values = {f.name: getattr(request, f.name) for f in fields(request)}
+    values = values_of(request)
     if isinstance(request, Fill):
         values["inputs"] = [_segments(s) for s in request.inputs]
         values["sampling"] = asdict(request.sampling)
@@ -49,7 +54,7 @@ def decode_request(values: dict[str, Any]) -> Request:
 
 def encode_event(event: Event) -> dict[str, Any]:
     """An event as JSON values, its own and not copies of them."""
-    return {"event": type(event).__name__} | {name: getattr(event, name) for name in event.__slots__}
+    return {"event": type(event).__name__} | values_of(event)
 
 
 def decode_event(values: dict[str, Any]) -> Event:

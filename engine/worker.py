@@ -25,7 +25,7 @@ from engine.loaded import Loaded, is_cuda, load_runner, prepare_threads
 from engine.place import Place
 from engine.ranks import Channel, follow, join
 from engine.requests import Request, RequestError, num_chars
-from engine.wire import HEADER, decode_request, encode_event
+from engine.wire import HEADER, decode_request, encode_event, values_of
 
 # Regular expressions being compiled at a time, each in a process of its own, and requests that may wait for one.
 COMPILERS = 2
@@ -59,7 +59,7 @@ class Worker:
             if events:
                 self.link.send(op="events", events=[encode_event(e) for e in events])
             if self.engine.last_stats is not None:
-                self.link.send(op="stats", stats=asdict(self.engine.last_stats))
+                self.link.send(op="stats", stats=values_of(self.engine.last_stats))
                 if self.engine.idle:
                     self._send_idle()
         if self.channel is not None:
@@ -67,7 +67,7 @@ class Worker:
 
     def _send_idle(self) -> None:
         """No further step will say so."""
-        self.link.send(op="stats", stats=asdict(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
+        self.link.send(op="stats", stats=values_of(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
 
     def _take_messages(self) -> bool:
         """Handles what has come in; waits for something while there is nothing to do."""
