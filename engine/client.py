@@ -1,9 +1,9 @@
 """The seam between a server and an engine, wherever the engine runs."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from engine.events import AdapterCard, Event, ModelCard, StepStats
+from engine.events import AdapterCard, Event, Loss, ModelCard, StepStats
 from engine.requests import Request
 
 
@@ -15,17 +15,27 @@ class EngineOverloaded(RuntimeError):
     """The queue is full; the message names the limit."""
 
 
+def ignore(loss: Loss) -> None:
+    """Takes no note of a loss."""
+
+
 class EngineClient(Protocol):
     """What a server needs of an engine."""
 
-    async def start(self) -> None:
-        """Starts loading; returns at once. `state` tells how far it is."""
+    async def start(self, lose: Callable[[Loss], None] = ignore) -> None:
+        """Starts loading; returns at once. `state` tells how far it is, `lose` is told of each loss of the engine's
+        processes."""
 
     async def stop(self) -> None:
         """Ends all requests and frees everything."""
 
     def state(self) -> tuple[str, str]:
         """("loading" | "ready" | "restarting" | "failed" | "stopped", one line of detail)."""
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the engine will not serve again in this process: its first load has failed, or it was lost again and
+        again without an answer in between."""
 
     @property
     def card(self) -> ModelCard:

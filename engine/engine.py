@@ -16,7 +16,7 @@ from engine.constraint import Patterns
 from engine.events import AdapterCard, Done, Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
 from engine.job import Counts, Job, World
-from engine.loaded import Loaded, load_runner, prepare_threads
+from engine.loaded import Loaded, load_runner, prepare
 from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.ranks import Channel, Leading, LeadingAdapters
 from engine.registry import Entry, Registry
@@ -52,7 +52,7 @@ class Engine:
     ) -> None:
         """Loads what it is not given; `channel` leads to the other ranks of a divided model."""
         if loaded is None:
-            prepare_threads(config)
+            prepare(config)
             loaded = load_runner(config, checkpoint)
         model, family = loaded.checkpoint.model, loaded.checkpoint.family
         a, longest = model.architecture, loaded.longest

@@ -117,6 +117,22 @@ class StepStats:
     token_seconds: list[float] = field(default_factory=list)
 
 
+# exit, signal: a process ended; silence, hang: it said nothing, or did not end a step; exception: it raised; load: it
+# could not be made ready; start: it could not even be started; supervisor: what watches it failed.
+LossReason = Literal["exit", "signal", "silence", "hang", "exception", "load", "start", "supervisor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The engine's processes are lost. `unanswered` counts the losses since the last answer, this one too; after one
+    that is `final` they are not started again."""
+
+    reason: LossReason
+    detail: str
+    unanswered: int = 1
+    final: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterCard:
     """What clients are told of a loaded adapter."""

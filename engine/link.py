@@ -15,7 +15,7 @@ import time
 from typing import Any, Protocol
 
 from engine.wire import frame
-from quant.memory import give_back
+from quant.heap import give_back
 
 HEARTBEAT_S = 1.0
 GOODBYE_S = 1.0
@@ -55,7 +55,7 @@ class NoLink:
 
 
 class Link:
-    """To `engine.process`."""
+    """To `engine.supervisor`."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection

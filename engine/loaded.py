@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from engine.config import EngineConfig
+from engine.free_memory import free_bytes
 from engine.runner import Runner
 from model.adapters.base import Base
 from model.attention import KVCache
@@ -14,11 +15,14 @@ from model.checkpoint import Checkpoint, Progress, load
 from model.config import CheckpointError
 from model.parallel import ALONE, Ranks
 from model.synthetic import invented
+from quant.memory import is_out_of_memory
 from quant.vectors import kept_dtype
 
 # Tokens of a context, and of a span, that there is room for unless a smaller cache is asked for.
 LONGEST_CONTEXT = 4096
 DEFAULT_GB = 0.5
+# Of what is free, the share that a smaller cache is advised to take: a step needs some memory too.
+SPARED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,15 @@ def is_cuda(config: EngineConfig) -> bool:
     return config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
 
 
-def prepare_threads(config: EngineConfig, local_size: int = 1) -> None:
-    """Threads of this process: what the configuration says, else its share of the cores."""
+def prepare(config: EngineConfig, local_size: int = 1) -> None:
+    """Checks the devices of the ranks on this machine, and sets the threads of this process: what the configuration
+    says, else its share of the cores. Raises ValueError where there are fewer CUDA devices than ranks."""
+    if is_cuda(config):
+        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not devices:
+            raise ValueError("no CUDA device that torch can use; --device cpu serves without one")
+        if local_size > devices:
+            raise ValueError(f"{local_size} ranks need a GPU each, this machine has {devices}; --tp {devices} fits")
     if config.threads:
         torch.set_num_threads(config.threads)
     elif local_size > 1:
@@ -60,19 +71,26 @@ def load_runner(
     local_rank: int = 0,
     progress: Progress = lambda done: None,
 ) -> Loaded:
-    """Reads the checkpoint, or this rank's part of it, and makes the cache. Raises CheckpointError,
-    ValueError for a kind of cache that there is not."""
+    """Reads the checkpoint, or this rank's part of it, and makes the cache. Raises CheckpointError, and ValueError for
+    a kind of cache that there is not and for more memory than there is."""
     cuda = is_cuda(config)
     device = f"cuda:{local_rank}" if cuda else "cpu"
     path = Path(config.model) if config.model else None
     tokenizer = Path(config.tokenizer) if config.tokenizer else None
     storage = config.quant, device, config.group_size, config.quant_head
-    if checkpoint is not None:
-        loaded = checkpoint
-    elif config.load_format == "dummy":
-        loaded = invented(path, *storage, config.preset, tokenizer, ranks)
-    else:
-        loaded = load(path, *storage, config.preset, tokenizer, ranks, progress)
+    free = free_on(device)
+    try:
+        if checkpoint is not None:
+            loaded = checkpoint
+        elif config.load_format == "dummy":
+            loaded = invented(path, *storage, config.preset, tokenizer, ranks)
+        else:
+            loaded = load(path, *storage, config.preset, tokenizer, ranks, progress)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"out of memory: the weights need more than the {_gb(free)} that were free"
+        raise ValueError(f"{message}; `glm-infill plan` tells how much") from None
     model, size = loaded.model, config.block_size
     a = model.architecture
     kept = kept_dtype(config.kv_cache_type, model.dtype)
@@ -88,7 +106,17 @@ def load_runner(
             f"a context and a span need {least_blocks(size, size) * size} at the least"
         )
     base = Base(model, loaded.family.namings, ranks)
-    runner = Runner(model, num_blocks, size, loaded.tokenizer.aliases, config.kv_cache_type, base)
+    cache_bytes = num_blocks * size * token_bytes
+    free = free_on(device)
+    try:
+        # A CPU's memory is given when it is written to: too late for an answer.
+        if not cuda and free is not None and cache_bytes > free:
+            raise MemoryError
+        runner = Runner(model, num_blocks, size, loaded.tokenizer.aliases, config.kv_cache_type, base)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(_no_room(cache_bytes, free, least_blocks(size, size) * size * token_bytes)) from None
     whole = Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
     if len(config.adapters) > config.max_adapters:
         raise ValueError(f"{len(config.adapters)} adapters are more than max_adapters, {config.max_adapters}")
@@ -97,6 +125,21 @@ def load_runner(
         prefix = runner.adapters.attach(number).prefix
         whole.longest_behind(0 if prefix is None else len(prefix))
     return whole
+
+
+def free_on(device: str) -> int | None:
+    """Bytes of a device's memory that this process may still take, None where nobody knows."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_bytes()
+
+
+def _no_room(asked: int, free: int | None, least: int) -> str:
+    message = f"out of memory: {_gb(asked)} of keys and values asked, {_gb(free)} free"
+    fits = 0 if free is None else int(SPARED * free / 1e8) / 10
+    return f"{message}; --kv-cache-gb {fits:g} fits" if fits * 1e9 >= max(least, 1) else message
+
+
+def _gb(num_bytes: int | None) -> str:
+    return "an unknown number of GB" if num_bytes is None else f"{num_bytes / 1e9:.1f} GB"
 
 
 def fitting(num_blocks: int, block_size: int) -> int:

@@ -164,13 +164,8 @@ def _take(news: AdapterNews, adapters: Adapters) -> None:
 
 
 def join(place: Place, cuda: bool) -> Channel:
-    """Finds the other ranks. Tensors on GPUs go through NCCL, those on the CPU and batches through gloo.
-
-    Raises ValueError where there is no GPU for this rank.
-    """
+    """Finds the other ranks. Tensors on GPUs go through NCCL, those on the CPU and batches through gloo."""
     if cuda:
-        if place.local_rank >= torch.cuda.device_count():
-            raise ValueError(f"{place.local_size} ranks need a GPU each, this machine has {torch.cuda.device_count()}")
         torch.cuda.set_device(place.local_rank)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo", place.rendezvous, PATIENCE, place.size, place.rank

@@ -1,31 +1,31 @@
-"""A rank's own process: `python -m engine.worker FD CONFIG PLACE`, started by `engine.process`.
+"""What a rank does: loads its part of the model, then leads or follows.
 
-Frames go out on the socket FD, and to rank 0 they come in on it. There one thread reads and lays out requests while the
-main thread runs iterations; the other ranks run what rank 0 tells them. A process ends when its supervisor closes the
-socket.
+Frames go out on the rank's link, and to rank 0 they come in on it. There one thread reads and lays out requests while
+the main thread runs iterations; the other ranks run what rank 0 tells them.
 """
 
 import gc
 import json
-import os
 import queue
-import socket
-import sys
 import threading
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NoReturn
 
 from engine.config import EngineConfig
+from engine.ending import leave, reason_of
 from engine.engine import Engine
 from engine.events import Failed, StepStats
 from engine.link import Line, Link, NoLink
-from engine.loaded import Loaded, is_cuda, load_runner, prepare_threads
+from engine.loaded import is_cuda, load_runner, prepare
 from engine.place import Place
 from engine.ranks import Channel, follow, join
 from engine.requests import Request, RequestError, num_chars
 from engine.wire import HEADER, decode_request, encode_event, values_of
+from model.parallel import ALONE
 
 # Regular expressions being compiled at a time, each in a process of its own, and requests that may wait for one.
 COMPILERS = 2
@@ -189,15 +189,14 @@ class Rank:
         self.place = place
 
     def run(self) -> int:
-        """The exit code: 0, or 1 if loading failed or the rank was lost, which the supervisor is told."""
+        """The exit code: 0, or 1 if the rank could not be made ready or was lost, which the supervisor is told."""
         try:
-            channel = join(self.place, is_cuda(self.config)) if self.place.size > 1 else None
-            loaded = self._load(channel)
-        except (ValueError, OSError) as error:
-            self.link.send(op="failed", detail=str(error).splitlines()[0])
+            serve = self._prepare()
+        except Exception as error:
+            self.link.send(op="failed", detail=reason_of(error))
             return 1
         try:
-            self._serve(loaded, channel)
+            serve()
         except Exception as error:
             traceback.print_exc()
             # Its text may have addresses and paths, which are nobody else's business.
@@ -205,46 +204,31 @@ class Rank:
             return 1
         return 0
 
-    def _load(self, channel: Channel | None) -> Loaded:
-        prepare_threads(self.config, self.place.local_size)
+    def _prepare(self) -> Callable[[], None]:
+        """Loads, and tells that the rank is ready; what it gives then serves until the supervisor is gone."""
+        prepare(self.config, self.place.local_size)
+        channel = join(self.place, is_cuda(self.config)) if self.place.size > 1 else None
         self.link.loading(0.0)
-        if channel is None:
-            return load_runner(self.config, progress=self.link.loading)
-        return load_runner(self.config, None, channel.ranks, self.place.local_rank, self.link.loading)
+        ranks = ALONE if channel is None else channel.ranks
+        loaded = load_runner(self.config, None, ranks, self.place.local_rank, self.link.loading)
+        if self.place.rank > 0 and channel is not None:
+            self._settle()
+            self.link.send(op="ready")
+            threading.Thread(target=self.link.wait_for_end, daemon=True).start()
+            return partial(follow, loaded.runner, channel, self.link.step)
+        assert isinstance(self.link, Link), "rank 0 has a supervisor"
+        engine = Engine(self.config, loaded=loaded, channel=channel)
+        self._settle()
+        cards = [asdict(card) for card in engine.registry.cards]
+        self.link.send(op="ready", card=asdict(engine.card), adapters=cards)
+        return Worker(self.link, engine, channel).run
 
-    def _serve(self, loaded: Loaded, channel: Channel | None) -> None:
+    def _settle(self) -> None:
         # What is there by now stays: to look through all of it for garbage would hold up a step for 0.1 s and more.
         gc.collect()
         gc.freeze()
-        if self.place.rank > 0 and channel is not None:
-            self.link.send(op="ready")
-            threading.Thread(target=self.link.wait_for_end, daemon=True).start()
-            follow(loaded.runner, channel, self.link.step)
-            return
-        assert isinstance(self.link, Link), "rank 0 has a supervisor"
-        engine = Engine(self.config, loaded=loaded, channel=channel)
-        cards = [asdict(card) for card in engine.registry.cards]
-        self.link.send(op="ready", card=asdict(engine.card), adapters=cards)
-        Worker(self.link, engine, channel).run()
 
 
 def follow_launched(config: EngineConfig, place: Place) -> NoReturn:
     """The whole life of a rank other than the first that a launcher such as torchrun has started."""
     leave(Rank(NoLink(), config, place).run())
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process at once: gloo's threads can abort one that ends slowly when another rank is gone already."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def main() -> NoReturn:
-    place = Place(**json.loads(sys.argv[3]))
-    config = EngineConfig(**json.loads(sys.argv[2]))
-    leave(Rank(Link(socket.socket(fileno=int(sys.argv[1]))), config, place).run())
-
-
-if __name__ == "__main__":
-    main()

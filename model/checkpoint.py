@@ -22,8 +22,8 @@ from model.share import WHOLE, Share
 from model.storage import Storage
 from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
+from quant.heap import give_back
 from quant.linear import Embedding, Weight
-from quant.memory import give_back
 from quant.schemes import Across, Float, Scheme, Tensors, itself
 
 DEMO = Path(__file__).parent / "demo"

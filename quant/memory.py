@@ -1,8 +1,7 @@
-"""The process's memory: large tensors in huge pages, and giving back what is free."""
+"""Large tensors in huge pages, and whether an error says that memory ran out."""
 
-import ctypes
+import errno
 import mmap
-import sys
 from contextlib import suppress
 from math import prod
 
@@ -28,9 +27,8 @@ def huge(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
-def give_back() -> None:
-    """Gives the system back what has been freed on the heap, where the C library is glibc: after the weights are
-    packed, some 200 MB for a GLM-6B."""
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed; torch's for a CPU has no type of its own."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -49,7 +49,7 @@ def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await engine.start()
+        await engine.start(service.lost)
         try:
             yield
         finally:

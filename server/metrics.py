@@ -1,9 +1,11 @@
 """The metrics of one application, in a registry of its own; their names are fixed."""
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from engine.client import EngineClient, EngineUnavailable
-from engine.events import StepStats
+from engine.events import LossReason, StepStats
 from server.aliases import Aliases
 
 SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -18,6 +20,11 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by route and how they ended", "route", "outcome")
         self.rejected = self._counter("rejected", "Requests refused before work began", "reason")
+        self.engine_restarts = self._counter(
+            "engine_restarts", "Times that the engine's processes were lost and started again", "reason"
+        )
+        for reason in get_args(LossReason):
+            self.engine_restarts.labels(reason)
         self.request_seconds = self._histogram("request_seconds", "Whole requests", LONG, "route")
 
         self.running = self._gauge("requests_running", "Requests in the running batch")

@@ -13,8 +13,11 @@ router = APIRouter(tags=["probes"])
 
 
 @router.get("/live")
-async def live() -> Answer:
-    """200 as long as the process answers at all; never depends on the model or on load."""
+async def live(service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """200 as long as the process answers and its engine is not given up; load does not matter. The engine is given up
+    after five losses without an answer in between."""
+    if service.engine.is_given_up:
+        return Answer({"status": "given_up", "detail": service.engine.state()[1]}, 503)
     return Answer({"status": "live"})
 
 

@@ -7,7 +7,7 @@ from fastapi import Request
 from structlog.typing import FilteringBoundLogger
 
 from engine.client import EngineClient
-from engine.events import Failed
+from engine.events import Failed, Loss
 from server.errors import ApiError, failure
 from server.gate import Gate
 from server.ignored import IgnoredFields
@@ -25,6 +25,12 @@ class Service:
     metrics: Metrics
     log: FilteringBoundLogger
     ignored: IgnoredFields
+
+    def lost(self, loss: Loss) -> None:
+        """The engine's processes are lost, and are started again unless that is final."""
+        if not loss.final:
+            self.metrics.engine_restarts.labels(loss.reason).inc()
+        self.log.error("engine lost", reason=loss.reason, detail=loss.detail, unanswered=loss.unanswered)
 
     def failed(self, event: Failed, request_id: str) -> ApiError:
         """The error for a client; what it may not see of a failure of ours goes to the log."""

@@ -85,8 +85,6 @@ class Server(uvicorn.Server):
             if status == "ready" != before:
                 card = self.engine.card
                 self.log.info("ready", model=card.name, quant=card.quant, tp=card.tp, kernels=card.kernels)
-            elif status == "restarting" != before:
-                self.log.error("engine lost", detail=detail)
             elif status == "loading" and now - told >= PROGRESS_SECONDS:
                 told = now
                 self.log.info("loading", detail=detail)

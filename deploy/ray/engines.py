@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
@@ -13,8 +13,8 @@ from ray.serve.handle import DeploymentHandle
 
 from deploy.ray.context import context_key
 from deploy.ray.replica import NOT_READY
-from engine.client import EngineOverloaded, EngineUnavailable
-from engine.events import TERMINAL, AdapterCard, Event, Failed, ModelCard, StepStats
+from engine.client import EngineOverloaded, EngineUnavailable, ignore
+from engine.events import TERMINAL, AdapterCard, Event, Failed, Loss, ModelCard, StepStats
 from engine.requests import Fill, Request, RequestError
 from engine.wire import decode_event, encode_request
 
@@ -47,8 +47,10 @@ class Engines:
         self._adapters: list[AdapterCard] = []
         self._stats: list[StepStats] = []
         self._watcher: asyncio.Task[None] | None = None
+        self._lose: Callable[[Loss], None] = ignore
 
-    async def start(self) -> None:
+    async def start(self, lose: Callable[[Loss], None] = ignore) -> None:
+        self._lose = lose
         self._watcher = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -62,6 +64,11 @@ class Engines:
         if ready:
             return "ready", f"{ready} replicas ready" if ready > 1 else "1 replica ready"
         return ("loading" if self._card is None else "restarting"), "no replica is ready"
+
+    @property
+    def is_given_up(self) -> bool:
+        """Never: Ray replaces the replicas, and a gateway has no engine of its own."""
+        return False
 
     @property
     def card(self) -> ModelCard:
@@ -182,6 +189,8 @@ class Engines:
         for report in reports:
             self._card = self._card or ModelCard(**report["card"])
             self._adapters = [AdapterCard(**adapter) for adapter in report["adapters"]]
+            for loss in report["losses"]:
+                self._lose(Loss(**loss))
         last = [report["stats"][-1] for report in reports if report["stats"]]
         if not last:
             return

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.client import EngineUnavailable
 from engine.config import EngineConfig
-from engine.events import Failed
+from engine.events import Failed, Loss
 from engine.process import EngineProcess
 from engine.requests import RequestError
 from engine.wire import decode_request, encode_event
@@ -22,8 +22,9 @@ class Replica:
 
     async def __init__(self, config: EngineConfig) -> None:  # type: ignore[misc]  # Ray awaits it
         """Returns when the model is loaded. Raises RuntimeError when it cannot be: Ray tries again elsewhere."""
+        self.losses: list[Loss] = []
         self.engine = EngineProcess(config)
-        await self.engine.start()
+        await self.engine.start(self.losses.append)
         while (state := self.engine.state())[0] == "loading":
             await asyncio.sleep(POLL_S)
         if state[0] != "ready":
@@ -53,14 +54,17 @@ class Replica:
             return {"unavailable": str(error)}
 
     async def report(self) -> dict[str, Any]:
-        """How the engine is, and the steps since the last report."""
+        """How the engine is, and its losses and steps since the last report."""
         status, detail = self.engine.state()
+        losses = [asdict(loss) for loss in self.losses]
+        self.losses.clear()
         return {
             "ready": status == "ready",
             "detail": detail,
             "ranks_alive": self.engine.ranks_alive,
             "card": asdict(self.engine.card),
             "adapters": [asdict(adapter) for adapter in self.engine.adapters],
+            "losses": losses,
             "stats": [asdict(step) for step in self.engine.stats()],
         }
 

@@ -169,7 +169,14 @@ def test_reports_make_one_state_and_one_set_of_gauges() -> None:
 
     def report(ready: bool, *running: int) -> dict[str, Any]:
         steps = [asdict(StepStats(0.1, 1, number, 0, 0.5)) for number in running]
-        return {"ready": ready, "ranks_alive": 2 * ready, "card": asdict(CARD), "adapters": adapters, "stats": steps}
+        return {
+            "ready": ready,
+            "ranks_alive": 2 * ready,
+            "card": asdict(CARD),
+            "adapters": adapters,
+            "losses": [],
+            "stats": steps,
+        }
 
     async def watched(reports: Any) -> tuple[Engines, str]:
         engines = Engines(Handle(reports=reports))  # type: ignore[arg-type]

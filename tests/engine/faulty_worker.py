@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from engine import loaded, ranks, runner, worker
+from engine import loaded, rank_process, ranks, runner
 from engine.batch import Batch
 
 KIND, RANK, STEP = os.environ["GLM_TEST_FAULT"].split(":")
@@ -46,4 +46,4 @@ if __name__ == "__main__":
         ranks.Channel = FaultyChannel  # type: ignore[misc]
     elif f'"rank": {RANK},' in sys.argv[3]:
         loaded.Runner = FaultyRunner  # type: ignore[misc]
-    worker.main()
+    rank_process.main()

@@ -22,6 +22,7 @@ from engine.events import Done, Event, Failed, ResultDone
 from engine.process import EngineProcess
 from engine.requests import Fill, Mask, Request, RequestError, Score
 
+ROOT = Path(__file__).parents[2]
 LONG = Fill((("the ", Mask("[MASK]")),), max_tokens=(250,), min_tokens=(250,), n=8, stream=True)
 
 
@@ -53,6 +54,14 @@ async def until_ready(engine: EngineProcess) -> None:
 
 async def events(engine: EngineProcess, request: Request, name: str) -> list[Event]:
     return [event async for event in engine.submit(request, name)]
+
+
+async def under_way(engine: EngineProcess) -> list[asyncio.Task[list[Event]]]:
+    """Three long requests, of which a step has run."""
+    flying = [asyncio.create_task(events(engine, LONG, str(i))) for i in range(3)]
+    while not engine.stats():
+        await asyncio.sleep(0.002)
+    return flying
 
 
 def test_fills_scores_and_refusals_cross_the_boundary(folder: str) -> None:
@@ -94,9 +103,7 @@ def test_closing_the_stream_cancels_the_request(folder: str) -> None:
 def test_a_lost_worker_fails_what_is_in_flight_and_comes_back(folder: str, way: signal.Signals) -> None:
     async def work() -> None:
         async with ready_engine(folder, silence_s=3.0) as engine:
-            flying = [asyncio.create_task(events(engine, LONG, str(i))) for i in range(3)]
-            await asyncio.sleep(0.3)
-            assert engine.pids[0] is not None
+            flying = await under_way(engine)
             os.kill(engine.pids[0], way)
             for ended in await asyncio.gather(*flying):
                 assert isinstance(ended[-1], Failed)
@@ -131,8 +138,7 @@ class TestRanks:
     async def loses_and_returns(engine: EngineProcess, reason: str, break_it: Callable[[], None]) -> None:
         assert engine.ranks_alive == 2
         pids = engine.pids
-        flying = [asyncio.create_task(events(engine, LONG, str(i))) for i in range(3)]
-        await asyncio.sleep(0.3)
+        flying = await under_way(engine)
         began = asyncio.get_running_loop().time()
         break_it()
         for ended in await asyncio.gather(*flying):
@@ -174,6 +180,7 @@ class TestRanks:
     def test_one_goes_wrong(
         self, folder: str, fault: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the worker, which is no part of the package
         monkeypatch.setenv("GLM_TEST_FAULT", fault)
         monkeypatch.setenv("GLM_TEST_ONCE", str(tmp_path / "once"))
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from quant.memory import give_back, huge
+from quant.heap import give_back
+from quant.memory import huge
 from quant.packing import tiles
 
 

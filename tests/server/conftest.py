@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from engine.client import EngineUnavailable
-from engine.events import AdapterCard, BlankDelta, BlankDone, Done, Event, ModelCard, ResultDone, StepStats
+from engine.client import EngineUnavailable, ignore
+from engine.events import AdapterCard, BlankDelta, BlankDone, Done, Event, Loss, ModelCard, ResultDone, StepStats
 from engine.requests import Fill, Request, RequestError
 from server.app import create_app
 from server.settings import Settings
@@ -50,13 +50,15 @@ class FakeEngine:
         self.changes: dict[str, Any] = {}
         self.status = ("ready", "1 rank")
         self.ranks_alive = 1
+        self.is_given_up = False
         self.asked: list[Request] = []
         self.num_open = 0
         self.steps: list[StepStats] = []
         self.life: list[str] = []
         self.adapters: list[AdapterCard] = []
 
-    async def start(self) -> None:
+    async def start(self, lose: Callable[[Loss], None] = ignore) -> None:
+        self.lose = lose
         self.life.append("start")
 
     async def stop(self) -> None:

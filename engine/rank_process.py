@@ -1,0 +1,31 @@
+"""A rank's own process: `python -P -m engine.rank_process FD CONFIG PLACE`, started by `engine.supervisor`.
+
+It speaks on the socket FD from its first moment, so that whatever fails, the imports too, is told in one line. It ends
+when its supervisor closes the socket.
+"""
+
+import json
+import socket
+import sys
+from typing import NoReturn
+
+from engine.config import EngineConfig
+from engine.ending import leave, reason_of
+from engine.link import Link
+from engine.place import Place
+
+
+def main() -> NoReturn:
+    link = Link(socket.socket(fileno=int(sys.argv[1])))
+    place = Place(**json.loads(sys.argv[3]))
+    config = EngineConfig(**json.loads(sys.argv[2]))
+    try:
+        from engine.worker import Rank
+    except BaseException as error:  # a module may even exit
+        link.send(op="failed", detail=reason_of(error))
+        leave(1)
+    leave(Rank(link, config, place).run())
+
+
+if __name__ == "__main__":
+    main()
