@@ -11,7 +11,7 @@ def reason_of(error: BaseException) -> str:
     """An error in one line. Those made for users say it themselves, others have their type and place before them."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, ValueError) and text:
         return text
     frame = next(iter(extract_tb(error.__traceback__)[-1:]), None)

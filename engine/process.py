@@ -5,7 +5,7 @@ When the ranks are lost, requests in flight end with an error, and none waits fo
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from engine.client import EngineUnavailable, ignore
@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.events import TERMINAL, AdapterCard, Done, Event, Failed, Loss, ModelCard, StepStats
 from engine.place import Place
 from engine.requests import Request, RequestError
-from engine.supervisor import Supervisor
+from engine.supervisor import BACKOFF_S, Supervisor
 from engine.wire import decode_event, encode_request
 
 _MAX_STATS = 10_000
@@ -29,8 +29,9 @@ class EngineProcess:
         step_s: float = 60.0,
         place: Place | None = None,
         worker: str = "engine.rank_process",
+        backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
-        self._supervisor = Supervisor(config, self._handle, self._lost, silence_s, step_s, place, worker)
+        self._supervisor = Supervisor(config, self._handle, self._lost, silence_s, step_s, place, worker, backoff_s)
         self._lose: Callable[[Loss], None] = ignore
         self._card: ModelCard | None = None
         self._queues: dict[str, asyncio.Queue[Event]] = {}

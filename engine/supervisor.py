@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from tempfile import TemporaryDirectory
@@ -23,7 +23,6 @@ from engine.events import Loss, LossReason
 from engine.place import Place
 from engine.wire import HEADER, frame
 
-# Seconds before the ranks are started again: after the first loss, the second, …
 BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
 # Ranks that have been ready for so long were well: the next loss counts as a first one.
 WELL_S = 60.0
@@ -55,7 +54,8 @@ class Supervisor:
     """`handle` takes each message of a rank but those about its life; `lose` is told of each loss, at once.
 
     `silence_s`: a rank not heard of for so long is dead; `step_s`: so is one whose step takes longer. `worker` is the
-    module that a rank runs. With the `place` of a launcher this process has rank 0 only.
+    module that a rank runs, `backoff_s` the pauses before ranks are started again after one loss, two in a row, …
+    With the `place` of a launcher this process has rank 0 only.
     """
 
     def __init__(
@@ -67,12 +67,14 @@ class Supervisor:
         step_s: float,
         place: Place | None,
         worker: str,
+        backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
         self.config = config
         self.silence_s = silence_s
         self.step_s = step_s
         self.place = place
         self.worker = worker
+        self.backoff_s = backoff_s
         self.links: list[Link] = []
         self._handle = handle
         self._lose = lose
@@ -139,7 +141,7 @@ class Supervisor:
             except Exception as error:  # a slip of ours: without this task all would wait for ever
                 self._tell([Lost("supervisor", f"the supervisor failed: {reason_of(error)}")])
             if self._state[0] != "failed":
-                await asyncio.sleep(BACKOFF_S[min(self._losses, len(BACKOFF_S)) - 1])
+                await asyncio.sleep(self.backoff_s[min(self._losses, len(self.backoff_s)) - 1])
 
     async def _live(self) -> None:
         """One life of the ranks, from their start until they are gone."""

@@ -23,7 +23,7 @@ LONG = {"text": "the [MASK]", "max_tokens": 900, "min_tokens": 900, "n": 2}
 class Server:
     """A server process on a free port of this machine."""
 
-    def __init__(self, model: Path, log: Path, **settings: Any) -> None:
+    def __init__(self, model: Path, log: Path, cwd: Path = ROOT, **settings: Any) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -33,9 +33,9 @@ class Server:
         environment = {f"GLM_INFILL_{name.upper()}": str(value) for name, value in wanted.items()}
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "serve"],
+                [Path(sys.executable).with_name("glm-infill"), "serve"],
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-                cwd=ROOT,
+                cwd=cwd,
                 stderr=stderr,
             )
         self.until(lambda: self.status("/ready") == 200)

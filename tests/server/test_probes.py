@@ -1,15 +1,17 @@
 """Liveness, readiness and metrics."""
 
+import json
+
 import pytest
 
-from engine.events import StepStats
+from engine.events import Loss, StepStats
 
 NAMES = """
 requests_running requests_waiting kv_cache_usage_ratio ranks_alive requests_total prompt_tokens_total
 generated_tokens_total blanks_total score_candidates_total score_tokens_total context_cache_queries_total
 context_cache_hits_total preemptions_total rejected_total nonfinite_rows_total time_to_first_token_seconds_bucket
 time_per_output_token_seconds_bucket request_seconds_bucket queue_seconds_bucket step_seconds_bucket
-batch_rows_bucket model_info ready ranks
+batch_rows_bucket model_info ready ranks engine_restarts_total
 """
 
 
@@ -23,6 +25,30 @@ def test_ready_only_when_ready(client, engine, state, path):
     word = "ok" if (path, state) == ("/health", "ready") else state
     assert response.json() == {"status": word, "detail": "40 %", "ranks_alive": 1}
     assert client.get("/live").status_code == 200
+
+
+def test_a_server_whose_engine_is_given_up_is_not_live(client, engine):
+    engine.status = ("restarting", "the engine process exited with code 3")
+    assert client.get("/live").status_code == 200
+    engine.is_given_up = True
+    response = client.get("/live")
+    assert response.status_code == 503
+    assert response.json() == {"status": "given_up", "detail": "the engine process exited with code 3"}
+
+
+def test_losses_are_counted_by_reason_and_logged(capsys, make_client, engine):
+    with make_client() as client:
+        engine.lose(Loss("signal", "rank 1 was ended by SIGKILL", 1))
+        engine.lose(Loss("signal", "rank 0 was ended by SIGKILL", 2))
+        engine.lose(Loss("load", "no such folder", 3, final=True))  # nothing is started again
+        text = client.get("/metrics").text
+    assert 'glm_infill_engine_restarts_total{reason="signal"} 2.0' in text
+    assert 'glm_infill_engine_restarts_total{reason="load"} 0.0' in text
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"engine lost"' in line]
+    assert [(line["reason"], line["detail"], line["unanswered"]) for line in told] == [
+        ("signal", "rank 1 was ended by SIGKILL", 1),
+        ("signal", "rank 0 was ended by SIGKILL", 2),
+    ]
 
 
 def test_work_while_loading_is_503(client, engine, refused):

@@ -1,0 +1,60 @@
+"""A rank's process without a model, as `python -m tests.engine.odd_rank`: each life goes as ODD_LIVES has it.
+
+Lives are separated by commas and the last one repeats: `exit:CODE`, `signal:NUMBER`, `fails:TEXT` (it says so itself),
+`serves` (answers every request), `serves-exit:CODE` (ends with its first request),
+`serves-babbles` (answers it with what is no message). ODD_COUNT is a file with a byte for
+each life so far.
+"""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.wire import HEADER, frame
+
+USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "cached_tokens": 0}
+CARD = {
+    "name": "odd", "family": "glm", "quant": "none", "tp": 1, "masks": ["[MASK]"], "max_context": 9, "max_positions": 9,
+    "max_span": 9, "vocab_size": 9, "strategies": ["append"], "num_parameters": 1, "kernels": "none", "created": 1,
+    "kv_cache_type": "float32", "kv_cache_tokens": 9,
+}  # fmt: skip
+
+
+def main() -> None:
+    line = socket.socket(fileno=int(sys.argv[1]))
+    count = Path(os.environ["ODD_COUNT"])
+    lives = os.environ["ODD_LIVES"].split(",")
+    number = count.stat().st_size if count.exists() else 0
+    with count.open("a") as file:
+        file.write(".")
+    way, _, value = lives[min(number, len(lives) - 1)].partition(":")
+
+    def say(**message: Any) -> None:
+        line.sendall(frame(message))
+
+    match way:
+        case "exit":
+            os._exit(int(value))
+        case "signal":
+            os.kill(os.getpid(), int(value))
+        case "fails":
+            say(op="failed", detail=value)
+            os._exit(1)
+    say(op="loading", done=0.5)
+    say(op="ready", card=CARD, adapters=[])
+    stream = line.makefile("rb")
+    while len(header := stream.read(HEADER.size)) == HEADER.size:
+        message = json.loads(stream.read(HEADER.unpack(header)[0]))
+        if way == "serves-exit":
+            os._exit(int(value))
+        if way == "serves-babbles":
+            say()
+        elif message["op"] == "submit":
+            say(op="events", events=[{"event": "Done", "id": message["id"], "usage": USAGE}])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Starts that fail, and engines that are lost while they serve: told in the log, in metrics and by the probes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Server
+
+COMMAND = Path(sys.executable).with_name("glm-infill")
+SPARSE_KB = 1_000_000  # of address space: torch can be imported, and not much more
+
+
+def started(*arguments: object, address_kb: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    line = " ".join(f"'{argument}'" for argument in (COMMAND, *arguments))
+    limit = f"ulimit -v {address_kb}; " if address_kb else ""
+    settings = {**os.environ, "GLM_INFILL_LOG_LEVEL": "error", **environment}
+    return subprocess.run(
+        ["sh", "-c", f"{limit}exec {line}"], env=settings, capture_output=True, text=True, timeout=100
+    )
+
+
+COMMANDS = {
+    "serve": ("serve", "--port", 0),
+    "fill": ("fill", "the [MASK]"),
+    "score": ("score", "the [MASK]", "--span", "cat"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_start_without_memory_ends_with_one_line_that_helps(command: str) -> None:
+    done = started(*COMMANDS[command], address_kb=SPARSE_KB, OMP_NUM_THREADS="1")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    found = re.search(r"out of memory: 0\.5 GB of keys and values asked, 0\.\d GB free; --kv-cache-gb (\S+) fits", line)
+    assert found, line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--device", "cuda"), "no CUDA device that torch can use; --device cpu serves without one"),
+        (("--kv-cache-gb", "900000"), "900000.0 GB of keys and values asked"),
+    ],
+)
+def test_a_start_that_asks_for_what_is_not_there(options: tuple[str, ...], said: str) -> None:
+    done = started("serve", "--port", 0, *options, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert said in json.loads(line)["detail"]
+
+
+def test_a_library_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sentencepiece.py").write_text("raise ImportError('no such symbol', name='sentencepiece')\n")
+    done = started("fill", "the [MASK]", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["glm-infill: ImportError in sentencepiece.py, line 1: no such symbol"]
+
+
+@pytest.mark.parametrize(
+    ("way", "reason", "detail"),
+    [(signal.SIGKILL, "signal", "was ended by SIGKILL"), (signal.SIGSTOP, "silence", "was silent for 8 s")],
+)
+def test_a_lost_engine_is_told_and_comes_back(
+    launch: Callable[..., Server], way: signal.Signals, reason: str, detail: str
+) -> None:
+    server = launch()
+    (engine,) = server.children()
+    os.kill(engine, way)
+    server.until(lambda: server.metric("engine_restarts_total", reason=reason) == 1)
+    assert server.status("/live") == 200
+    server.until(lambda: server.status("/ready") == 200)
+    assert server.fill().status_code == 200
+    (told,) = [json.loads(line) for line in server.log.read_text().splitlines() if '"engine lost"' in line]
+    assert told["reason"] == reason
+    assert told["detail"] == f"the engine process {detail}"
+    assert told["unanswered"] == 1
