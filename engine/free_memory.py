@@ -2,6 +2,7 @@
 
 import resource
 from pathlib import Path
+from typing import NamedTuple
 
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -22,26 +23,41 @@ def _free_on_machine(proc: Path) -> int | None:
 
 
 def _free_in_groups(proc: Path, groups: Path) -> int | None:
-    """Of the group and all above it (version 2), pages of files that can be dropped counted as free."""
+    """Of the group and all above it, pages of files that can be dropped counted as free."""
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
         return None
-    own = next((groups / line[3:].lstrip("/") for line in lines if line.startswith("0::")), None)
-    if own is None:
-        return None
     found = []
-    for group in [own, *own.parents]:
-        if group != groups and groups not in group.parents:
-            break
-        try:
-            limit, used = (group / "memory.max").read_text(), int((group / "memory.current").read_text())
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):
-            continue  # the root has no limit, and a container may not see the groups above its own
-        if limit.strip() != "max":
-            found.append(max(int(limit) - used + int(stat.get("inactive_file", 0)), 0))
-    return min(found, default=None)
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if not controllers:
+            root, names = groups, _Names("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = groups / "memory"
+            names = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        own = root / path.lstrip("/")
+        # A container may not see the groups by their names: the root is its own then.
+        found += [_free_in(group, names) for group in (own, *own.parents) if group.is_relative_to(root)]
+    return min((number for number in found if number is not None), default=None)
+
+
+class _Names(NamedTuple):
+    """What version 2 or 1 of control groups calls them."""
+
+    limit: str
+    used: str
+    inactive: str
+
+
+def _free_in(group: Path, names: _Names) -> int | None:
+    try:
+        limit, used = (group / names.limit).read_text().strip(), int((group / names.used).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None  # no such group, or one without a limit
+    return None if limit == "max" else max(int(limit) - used + int(stat.get(names.inactive, 0)), 0)
 
 
 def _free_addresses(proc: Path) -> int | None:

@@ -56,10 +56,15 @@ def test_the_tightest_group_counts_and_files_of_it_can_be_dropped(system: System
     assert system.free() == 0
 
 
-def test_a_group_of_version_1_is_passed_over(system: System) -> None:
-    system.machine(GIB)
-    (system.proc / "self/cgroup").write_text("4:memory:/a/b\n")
-    assert system.free() == GIB
+def test_a_group_of_version_1_counts_also_where_only_its_root_is_seen(system: System) -> None:
+    system.machine(9 * GIB)
+    (system.proc / "self/cgroup").write_text("8:pids:/\n4:cpu,memory:/somewhere/else\n0::/\n")
+    root = system.groups / "memory"
+    root.mkdir()
+    (root / "memory.limit_in_bytes").write_text(f"{2 * GIB}\n")
+    (root / "memory.usage_in_bytes").write_text(f"{GIB}\n")
+    (root / "memory.stat").write_text(f"cache 3\ntotal_inactive_file {GIB // 4}\n")
+    assert system.free() == GIB + GIB // 4
 
 
 def test_a_limit_of_addresses_counts() -> None:

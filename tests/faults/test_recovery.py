@@ -3,10 +3,11 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,15 @@ import pytest
 from tests.faults.conftest import Server
 
 COMMAND = Path(sys.executable).with_name("glm-infill")
+GROUPS = Path("/sys/fs/cgroup")
 SPARSE_KB = 1_000_000  # of address space: torch can be imported, and not much more
 
 
-def started(*arguments: object, address_kb: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = " ".join(f"'{argument}'" for argument in (COMMAND, *arguments))
-    limit = f"ulimit -v {address_kb}; " if address_kb else ""
+def started(*arguments: object, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours behind others of a shell, in its process."""
+    command = f"{before}exec {shlex.join(map(str, (COMMAND, *arguments)))}"
     settings = {**os.environ, "GLM_INFILL_LOG_LEVEL": "error", **environment}
-    return subprocess.run(
-        ["sh", "-c", f"{limit}exec {line}"], env=settings, capture_output=True, text=True, timeout=100
-    )
+    return subprocess.run(["sh", "-c", command], env=settings, capture_output=True, text=True, timeout=100)
 
 
 COMMANDS = {
@@ -35,7 +35,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_start_without_memory_ends_with_one_line_that_helps(command: str) -> None:
-    done = started(*COMMANDS[command], address_kb=SPARSE_KB, OMP_NUM_THREADS="1")
+    done = started(*COMMANDS[command], before=f"ulimit -v {SPARSE_KB}; ", OMP_NUM_THREADS="1")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     found = re.search(r"out of memory: 0\.5 GB of keys and values asked, 0\.\d GB free; --kv-cache-gb (\S+) fits", line)
@@ -54,6 +54,32 @@ def test_a_start_that_asks_for_what_is_not_there(options: tuple[str, ...], said:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert said in json.loads(line)["detail"]
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of 700 MB, where this process may make one."""
+    versions = {"memory/memory.limit_in_bytes": "memory", "cgroup.subtree_control": ""}
+    root = next((GROUPS / folder for file, folder in versions.items() if (GROUPS / file).exists()), None)
+    if root is None or not os.access(root, os.W_OK):
+        pytest.skip("no control groups that this process may make")
+    group = root / f"glm-infill-test-{os.getpid()}"
+    group.mkdir()
+    limit = group / ("memory.limit_in_bytes" if (group / "memory.limit_in_bytes").exists() else "memory.max")
+    if not limit.exists():
+        group.rmdir()
+        pytest.skip("control groups without memory")
+    limit.write_text(str(700_000_000))
+    yield group
+    group.rmdir()
+
+
+def test_a_control_group_without_memory_ends_the_start_in_one_line(group: Path) -> None:
+    done = started("serve", "--port", 0, "--kv-cache-gb", 2, before=f"echo $$ > {group}/cgroup.procs; ")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    said = json.loads(line)["detail"]
+    assert re.search(r"2\.0 GB of keys and values asked, 0\.\d GB free", said), said
 
 
 def test_a_library_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
