@@ -17,8 +17,8 @@ from typing import Any
 from engine.batch import Result
 from engine.config import EngineConfig
 from engine.engine import Engine
+from engine.messages import FROM_RANK, HEADER, Happened
 from engine.requests import Fill, Mask, Sampling
-from engine.wire import HEADER, decode_event, encode_event, frame
 from server.load import WORDS
 
 
@@ -57,11 +57,10 @@ def measure(config: EngineConfig, rows: int, steps: int, sampling: Sampling) -> 
         whole.append(time.perf_counter() - began)
         network.append(timed.seconds)
         began = time.perf_counter()
-        data = frame({"op": "events", "events": [encode_event(e) for e in events]})
+        data = FROM_RANK.frame(Happened(events))
         frames.append(time.perf_counter() - began)
         began = time.perf_counter()
-        for event in json.loads(data[HEADER.size :])["events"]:
-            decode_event(event)
+        FROM_RANK.decode(data[HEADER.size :])
         reads.append(time.perf_counter() - began)
     step, inside, sent, read = (statistics.median(times) * 1000 for times in (whole, network, frames, reads))
     host = step - inside

@@ -1,7 +1,7 @@
 """What the engine tells of a request: zero or more deltas and results, then exactly one terminal event.
 
-Every event carries the id that the request was submitted under. All fields are plain JSON values, so that an
-event crosses a process boundary as JSON. `Done` and `Failed` are the terminal ones.
+Every event carries the id that the request was submitted under, and its kind, by which it is told from others as JSON.
+`Done` and `Failed` are the terminal ones.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ class Begun:
     id: str
     usage: dict[str, int]
     fitted: bool
+    kind: Literal["begun"] = field(default="begun", kw_only=True)
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class BlankDelta:
     tokens: list[str] = field(default_factory=list)
     top_logprobs: list[list[dict[str, Any]]] | None = None
     text_offsets: list[int] = field(default_factory=list)
+    kind: Literal["blank_delta"] = field(default="blank_delta", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Echoed:
     index: int
     input_index: int
     echo: dict[str, Any]
+    kind: Literal["echoed"] = field(default="echoed", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class BlankDone:
     index: int
     input_index: int
     blank: dict[str, Any]
+    kind: Literal["blank_done"] = field(default="blank_done", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class ResultDone:
 
     id: str
     result: dict[str, Any]
+    kind: Literal["result_done"] = field(default="result_done", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class Done:
     extra: dict[str, Any] = field(default_factory=dict)
     queue_s: float = 0.0
     first_token_s: float = 0.0
+    kind: Literal["done"] = field(default="done", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +93,10 @@ class Failed:
     message: str
     param: str | None = None
     code: str | None = None
+    kind: Literal["failed"] = field(default="failed", kw_only=True)
 
 
 Event = Begun | BlankDelta | Echoed | BlankDone | ResultDone | Done | Failed
-EVENTS: dict[str, type[Any]] = {c.__name__: c for c in (Begun, BlankDelta, Echoed, BlankDone, ResultDone, Done, Failed)}
 TERMINAL = (Done, Failed)
 
 

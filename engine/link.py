@@ -12,9 +12,9 @@ import socket
 import sys
 import threading
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
-from engine.wire import frame
+from engine.messages import FROM_RANK, Alive, FromRank, Loading, NotReady, Raised
 from quant.heap import give_back
 
 HEARTBEAT_S = 1.0
@@ -25,7 +25,7 @@ PROGRESS_S = 0.2  # between two reports of how far loading is
 class Line(Protocol):
     """What a rank tells of itself."""
 
-    def send(self, **message: Any) -> None: ...
+    def send(self, message: FromRank) -> None: ...
 
     def loading(self, done: float) -> None:
         """Which share of the weights is read."""
@@ -40,9 +40,12 @@ class Line(Protocol):
 class NoLink:
     """To nobody: what is wrong goes to standard error."""
 
-    def send(self, **message: Any) -> None:
-        if "detail" in message:
-            print(f"{message['op']}: {message['detail']}", file=sys.stderr)
+    def send(self, message: FromRank) -> None:
+        match message:
+            case NotReady(detail):
+                print(detail, file=sys.stderr)
+            case Raised(error):
+                print(f"raised {error}", file=sys.stderr)
 
     def loading(self, done: float) -> None:
         pass
@@ -67,8 +70,8 @@ class Link:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         threading.Thread(target=self._beat, daemon=True).start()
 
-    def send(self, **message: Any) -> None:
-        data = frame(message)
+    def send(self, message: FromRank) -> None:
+        data = FROM_RANK.frame(message)
         with self._lock:
             try:
                 self.connection.sendall(data)
@@ -80,7 +83,7 @@ class Link:
         now = time.monotonic()
         if now - self._told >= PROGRESS_S or done >= 1:
             self._told = now
-            self.send(op="loading", done=round(done, 3))
+            self.send(Loading(round(done, 3)))
 
     def step(self, running: bool) -> None:
         self._step_began = time.monotonic() if running else None
@@ -97,7 +100,7 @@ class Link:
         while True:
             time.sleep(HEARTBEAT_S)
             began = self._step_began
-            self.send(op="alive", step_age=0.0 if began is None else time.monotonic() - began)
+            self.send(Alive(0.0 if began is None else time.monotonic() - began))
             if began is None and self._worked:
                 self._worked = False
                 give_back()

@@ -6,15 +6,30 @@ When the ranks are lost, requests in flight end with an error, and none waits fo
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any
 
 from engine.client import EngineUnavailable, ignore
 from engine.config import EngineConfig
 from engine.events import TERMINAL, AdapterCard, Done, Event, Failed, Loss, ModelCard, StepStats
+from engine.messages import (
+    AdaptersChanged,
+    Cancel,
+    Detokenize,
+    FromRank,
+    Happened,
+    LoadAdapter,
+    Question,
+    Ready,
+    Refused,
+    Reply,
+    Stepped,
+    Submit,
+    Tokenize,
+    UnloadAdapter,
+    Value,
+)  # fmt: skip
 from engine.place import Place
 from engine.requests import Request, RequestError
 from engine.supervisor import BACKOFF_S, Supervisor
-from engine.wire import decode_event, encode_request
 
 _MAX_STATS = 10_000
 
@@ -35,7 +50,7 @@ class EngineProcess:
         self._lose: Callable[[Loss], None] = ignore
         self._card: ModelCard | None = None
         self._queues: dict[str, asyncio.Queue[Event]] = {}
-        self._replies: dict[str, asyncio.Future[Any]] = {}
+        self._replies: dict[str, asyncio.Future[Value]] = {}
         self._stats: list[StepStats] = []
         self._numbers = itertools.count()
         self._adapters: list[AdapterCard] = []
@@ -78,7 +93,7 @@ class EngineProcess:
         self._queues[request_id] = queue
         ended = False
         try:
-            self._send(op="submit", id=request_id, request=encode_request(request))
+            self._supervisor.send(Submit(request_id, request))
             while not ended:
                 event = await queue.get()
                 ended = isinstance(event, TERMINAL)
@@ -86,14 +101,16 @@ class EngineProcess:
         finally:
             self._queues.pop(request_id, None)
             if not ended:
-                self._send(op="cancel", id=request_id)
+                self._supervisor.send(Cancel(request_id))
 
     async def tokenize(self, text: str, special: bool = False) -> list[int]:
-        ids: list[int] = await self._ask(op="tokenize", text=text, special=special)
+        ids = await self._ask(Tokenize(self._new_id(), text, special))
+        assert isinstance(ids, list)
         return ids
 
     async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
-        text: str = await self._ask(op="detokenize", token_ids=token_ids, special=special)
+        text = await self._ask(Detokenize(self._new_id(), token_ids, special))
+        assert isinstance(text, str)
         return text
 
     @property
@@ -101,12 +118,13 @@ class EngineProcess:
         return self._adapters
 
     async def load_adapter(self, name: str, path: str) -> AdapterCard:
-        card = AdapterCard(**await self._ask(op="load", name=name, path=path))
+        card = await self._ask(LoadAdapter(self._new_id(), name, path))
+        assert isinstance(card, AdapterCard)
         self._folders[name] = path
         return card
 
     async def unload_adapter(self, name: str) -> None:
-        await self._ask(op="unload", name=name)
+        await self._ask(UnloadAdapter(self._new_id(), name))
 
     def stats(self) -> list[StepStats]:
         taken, self._stats = self._stats, []
@@ -117,51 +135,50 @@ class EngineProcess:
         if status != "ready":
             raise EngineUnavailable(f"the engine is {status}: {detail}")
 
-    async def _ask(self, **message: Any) -> Any:
+    async def _ask(self, question: Question) -> Value:
         self._require_ready()
-        return await self._answer(**message)
+        return await self._answer(question)
 
-    async def _answer(self, **message: Any) -> Any:
-        number = f"ask-{next(self._numbers)}"
-        future = self._replies[number] = asyncio.get_running_loop().create_future()
+    async def _answer(self, question: Question) -> Value:
+        future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+        self._replies[question.id] = future
         try:
-            self._send(id=number, **message)
+            self._supervisor.send(question)
             return await future
         finally:
-            self._replies.pop(number, None)
+            self._replies.pop(question.id, None)
 
-    def _send(self, **message: Any) -> None:
-        self._supervisor.send(message)
+    def _new_id(self) -> str:
+        return f"ask-{next(self._numbers)}"
 
-    def _handle(self, message: dict[str, Any]) -> None:
-        match message["op"]:
-            case "events":
-                for values in message["events"]:
-                    event = decode_event(values)
+    def _handle(self, message: FromRank) -> None:
+        match message:
+            case Happened(events):
+                for event in events:
                     if isinstance(event, Done):
                         self._supervisor.answered()
                     if event.id in self._queues:
                         self._queues[event.id].put_nowait(event)
-            case "stats":
+            case Stepped(stats):
                 del self._stats[: len(self._stats) - _MAX_STATS]
-                self._stats.append(StepStats(**message["stats"]))
-            case "ready":
-                if "card" in message:
-                    self._card = ModelCard(**message["card"])
-                    self._adapters = [AdapterCard(**values) for values in message["adapters"]]
+                self._stats.append(stats)
+            case Ready(card, adapters):
+                if card is not None:
+                    self._card, self._adapters = card, adapters
                 if self._card is not None and self._supervisor.all_ready:
                     self._be_ready(f"serving {self._card.name}")
-            case "adapters":
-                before, self._adapters = self._adapters, [AdapterCard(**values) for values in message["adapters"]]
-                for name in {card.name for card in before} - {card.name for card in self._adapters}:
+            case AdaptersChanged(adapters):
+                for name in {card.name for card in self._adapters} - {card.name for card in adapters}:
                     self._folders.pop(name, None)
-            case "reply":
-                future = self._replies.get(message["id"])
+                self._adapters = adapters
+            case Reply(message_id, value):
+                future = self._replies.get(message_id)
                 if future is not None and not future.done():
-                    if "error" in message:
-                        future.set_exception(RequestError(message["error"], message["param"], message["code"]))
-                    else:
-                        future.set_result(message["value"])
+                    future.set_result(value)
+            case Refused(message_id, text, param, code):
+                future = self._replies.get(message_id)
+                if future is not None and not future.done():
+                    future.set_exception(RequestError(text, param, code))
 
     def _lost(self, loss: Loss) -> None:
         ending = "" if loss.final else "; it is being started again"
@@ -178,7 +195,7 @@ class EngineProcess:
         """Ranks that were started again get the adapters that they had, before they get any work."""
         for name, path in list(self._folders.items()):
             try:
-                await self._answer(op="load", name=name, path=path)
+                await self._answer(LoadAdapter(self._new_id(), name, path))
             except RequestError as error:
                 del self._folders[name]
                 detail = f"{detail}; an adapter could not be loaded again: {error.message}"

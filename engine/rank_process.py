@@ -12,6 +12,7 @@ from typing import NoReturn
 from engine.config import EngineConfig
 from engine.ending import leave, reason_of
 from engine.link import Link
+from engine.messages import NotReady
 from engine.place import Place
 
 
@@ -22,7 +23,7 @@ def main() -> NoReturn:
     try:
         from engine.worker import Rank
     except BaseException as error:  # a module may even exit
-        link.send(op="failed", detail=reason_of(error))
+        link.send(NotReady(reason_of(error)))
         leave(1)
     leave(Rank(link, config, place).run())
 

@@ -92,6 +92,7 @@ class Fill:
     timeout_s: float | None = None
     tenant: str = ""
     adapter: str | None = None
+    kind: Literal["fill"] = field(default="fill", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Score:
     timeout_s: float | None = None
     tenant: str = ""
     adapter: str | None = None
+    kind: Literal["score"] = field(default="score", kw_only=True)
 
 
 Request = Fill | Score

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from engine.config import EngineConfig
 from engine.ending import reason_of
 from engine.events import Loss, LossReason
+from engine.messages import FROM_RANK, HEADER, TO_RANK, Alive, FromRank, Loading, NotReady, Raised, Ready, ToRank
 from engine.place import Place
-from engine.wire import HEADER, frame
 
 BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
 # Ranks that have been ready for so long were well: the next loss counts as a first one.
@@ -37,8 +36,6 @@ STACKS_S = 0.2  # for ranks to write their stacks
 END_S = 2.0  # for ranks to end by themselves
 # Ranks on one machine have no business with others.
 LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-
-Message = dict[str, Any]
 
 
 class Lost(Exception):
@@ -61,7 +58,7 @@ class Supervisor:
     def __init__(
         self,
         config: EngineConfig,
-        handle: Callable[[Message], None],
+        handle: Callable[[FromRank], None],
         lose: Callable[[Loss], None],
         silence_s: float,
         step_s: float,
@@ -128,10 +125,10 @@ class Supervisor:
         """The ranks have answered a request."""
         self._unanswered = 0
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ToRank) -> None:
         """Sends to rank 0, if there is one."""
         if self.links and not self.links[0].writer.is_closing():
-            self.links[0].writer.write(frame(message))
+            self.links[0].writer.write(TO_RANK.frame(message))
 
     async def _supervise(self) -> None:
         """One life of the ranks after the other, with growing pauses."""
@@ -224,21 +221,22 @@ class Supervisor:
                 await asyncio.wait_for(link.process.wait(), EXIT_S)
             raise link.lost(self._has_served) from None
 
-    def _take(self, link: "Link", message: Message) -> None:
+    def _take(self, link: "Link", message: FromRank) -> None:
         """Takes one message. Raises Lost if it tells of a rank that is of no use any more."""
-        match message["op"]:
-            case "loading":
-                link.is_loading, link.loaded = True, message["done"]
-            case "failed":
-                raise Lost("load", message["detail"])
-            case "lost":
-                raise Lost("exception", f"{link.name} {message['detail']}")
-            case "alive":
-                if message["step_age"] > self.step_s:
+        match message:
+            case Loading(done):
+                link.is_loading, link.loaded = True, done
+            case NotReady(detail):
+                raise Lost("load", detail)
+            case Raised(error):
+                raise Lost("exception", f"{link.name} raised {error}")
+            case Alive(step_age):
+                if step_age > self.step_s:
                     raise Lost("hang", f"a step took more than {self.step_s:g} s", hangs=True)
+            case Ready():
+                link.ready, link.loaded = True, 1.0
+                self._handle(message)
             case _:
-                if message["op"] == "ready":
-                    link.ready, link.loaded = True, 1.0
                 self._handle(message)
 
     async def _end(self, hangs: bool = False) -> None:
@@ -310,11 +308,10 @@ class Link:
             raise
         return Link(place, process, reader, writer)
 
-    async def receive(self) -> Message:
+    async def receive(self) -> FromRank:
         """The next message."""
         header = await self._reader.readexactly(HEADER.size)
-        message: Message = json.loads(await self._reader.readexactly(HEADER.unpack(header)[0]))
-        return message
+        return FROM_RANK.decode(await self._reader.readexactly(HEADER.unpack(header)[0]))
 
     def lost(self, has_served: bool) -> Lost:
         """What became of the process, when its line has been closed."""

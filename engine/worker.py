@@ -5,13 +5,11 @@ the main thread runs iterations; the other ranks run what rank 0 tells them.
 """
 
 import gc
-import json
 import queue
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from typing import Any, NoReturn
 
@@ -21,10 +19,27 @@ from engine.engine import Engine
 from engine.events import Failed, StepStats
 from engine.link import Line, Link, NoLink
 from engine.loaded import is_cuda, load_runner, prepare
+from engine.messages import (
+    HEADER,
+    TO_RANK,
+    AdaptersChanged,
+    Cancel,
+    Detokenize,
+    Happened,
+    LoadAdapter,
+    NotReady,
+    Raised,
+    Ready,
+    Refused,
+    Reply,
+    Stepped,
+    Submit,
+    Tokenize,
+    UnloadAdapter,
+)  # fmt: skip
 from engine.place import Place
 from engine.ranks import Channel, follow, join
 from engine.requests import Request, RequestError, num_chars
-from engine.wire import HEADER, decode_request, encode_event, values_of
 from model.parallel import ALONE
 
 # Regular expressions being compiled at a time, each in a process of its own, and requests that may wait for one.
@@ -57,9 +72,9 @@ class Worker:
             events = self.engine.step()
             self.link.step(False)
             if events:
-                self.link.send(op="events", events=[encode_event(e) for e in events])
+                self.link.send(Happened(events))
             if self.engine.last_stats is not None:
-                self.link.send(op="stats", stats=values_of(self.engine.last_stats))
+                self.link.send(Stepped(self.engine.last_stats))
                 if self.engine.idle:
                     self._send_idle()
         if self.channel is not None:
@@ -67,7 +82,7 @@ class Worker:
 
     def _send_idle(self) -> None:
         """No further step will say so."""
-        self.link.send(op="stats", stats=values_of(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
+        self.link.send(Stepped(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
 
     def _take_messages(self) -> bool:
         """Handles what has come in; waits for something while there is nothing to do."""
@@ -76,70 +91,71 @@ class Worker:
                 kind, value = self.inbox.get(block=self.engine.idle)
             except queue.Empty:
                 return True
-            if kind == "stop":
-                return False
-            if kind == "job":
-                job, request = value
-                self.engine.add(job, request)
-            elif kind in ("load", "loaded", "unload"):
-                self._change_adapters(kind, value)
-            elif kind == "cancel" and self.engine.cancel(value) and self.engine.idle:
-                self._send_idle()
+            match kind:
+                case "stop":
+                    return False
+                case "job":
+                    job, request = value
+                    self.engine.add(job, request)
+                case "change":
+                    self._change_adapters(*value)
+                case "cancel" if self.engine.cancel(value) and self.engine.idle:
+                    self._send_idle()
 
-    def _change_adapters(self, kind: str, message: dict[str, Any]) -> None:
-        """Loads or unloads an adapter between two steps; its files are read meanwhile, beside them."""
+    def _change_adapters(self, change: LoadAdapter | UnloadAdapter, number: int | None) -> None:
+        """Loads or unloads an adapter between two steps; its files are read meanwhile, beside them, and it comes here
+        again with its number when they are."""
         card = None
         try:
-            if kind == "load":
-                self.engine.begin_loading(
-                    message["name"],
-                    message["path"],
-                    lambda number: self.inbox.put(("loaded", {**message, "number": number})),
-                )
-                return
-            if kind == "loaded":
-                card = self.engine.finish_loading(message["number"], message["name"])
+            if isinstance(change, UnloadAdapter):
+                self.engine.unload(change.name)
+            elif number is not None:
+                card = self.engine.finish_loading(number, change.name)
             else:
-                self.engine.unload(message["name"])
+                done = partial(self._has_read, change)
+                self.engine.begin_loading(change.name, change.path, done)
+                return
         except RequestError as error:
-            self._refuse(message["id"], error)
+            self._refuse(change.id, error)
             return
-        cards = [asdict(card) for card in self.engine.registry.cards]
-        self.link.send(op="adapters", adapters=cards)
-        self.link.send(op="reply", id=message["id"], value=None if card is None else asdict(card))
+        self.link.send(AdaptersChanged(self.engine.registry.cards))
+        self.link.send(Reply(change.id, card))
+
+    def _has_read(self, change: LoadAdapter, number: int) -> None:
+        self.inbox.put(("change", (change, number)))
 
     def _refuse(self, message_id: str, error: RequestError) -> None:
-        self.link.send(op="reply", id=message_id, error=error.message, param=error.param, code=error.code)
+        self.link.send(Refused(message_id, error.message, error.param, error.code))
 
     def _read(self) -> None:
         """Reads frames until the supervisor is gone. Tokenizing here leaves the iterations undisturbed."""
         stream = self.link.connection.makefile("rb")
         while len(header := stream.read(HEADER.size)) == HEADER.size:
-            message = json.loads(stream.read(HEADER.unpack(header)[0]))
-            op = message["op"]
-            if op == "submit":
-                self._submit(message["id"], decode_request(message["request"]))
-            elif op == "cancel":
-                with self._lock:
-                    self._aside.pop(message["id"], None)
-                    self.inbox.put(("cancel", message["id"]))
-            elif op in ("load", "unload"):
-                self.inbox.put((op, message))
-            elif op == "tokenize" and len(message["text"]) >= LONG:
-                self._tokenizers.submit(self._tokenize, message)
-            elif op == "tokenize":
-                self._tokenize(message)
-            elif op == "detokenize":
-                try:
-                    text = self.engine.detokenize(message["token_ids"], message["special"])
-                    self.link.send(op="reply", id=message["id"], value=text)
-                except RequestError as error:
-                    self._refuse(message["id"], error)
+            message = TO_RANK.decode(stream.read(HEADER.unpack(header)[0]))
+            match message:
+                case Submit():
+                    self._submit(message.id, message.request)
+                case Cancel():
+                    with self._lock:
+                        self._aside.pop(message.id, None)
+                        self.inbox.put(("cancel", message.id))
+                case LoadAdapter() | UnloadAdapter():
+                    self.inbox.put(("change", (message, None)))
+                case Tokenize():
+                    if len(message.text) >= LONG:
+                        self._tokenizers.submit(self._tokenize, message)
+                    else:
+                        self._tokenize(message)
+                case Detokenize():
+                    try:
+                        text = self.engine.detokenize(message.token_ids, message.special)
+                        self.link.send(Reply(message.id, text))
+                    except RequestError as error:
+                        self._refuse(message.id, error)
         self.inbox.put(("stop", None))
 
-    def _tokenize(self, message: dict[str, Any]) -> None:
-        ids = self.engine.tokenize(message["text"], message["special"])
-        self.link.send(op="reply", id=message["id"], value=ids)
+    def _tokenize(self, message: Tokenize) -> None:
+        self.link.send(Reply(message.id, self.engine.tokenize(message.text, message.special)))
 
     def _submit(self, request_id: str, request: Request) -> None:
         """Prepares a request, elsewhere if that takes long."""
@@ -159,7 +175,7 @@ class Worker:
             self._prepare(request_id, request, aside=True)
 
     def _fail(self, failed: Failed) -> None:
-        self.link.send(op="events", events=[encode_event(failed)])
+        self.link.send(Happened([failed]))
 
     def _prepare(self, request_id: str, request: Request, aside: bool = False) -> None:
         try:
@@ -193,14 +209,14 @@ class Rank:
         try:
             serve = self._prepare()
         except Exception as error:
-            self.link.send(op="failed", detail=reason_of(error))
+            self.link.send(NotReady(reason_of(error)))
             return 1
         try:
             serve()
         except Exception as error:
             traceback.print_exc()
             # Its text may have addresses and paths, which are nobody else's business.
-            self.link.send(op="lost", detail=f"raised {type(error).__name__}")
+            self.link.send(Raised(type(error).__name__))
             return 1
         return 0
 
@@ -213,14 +229,13 @@ class Rank:
         loaded = load_runner(self.config, None, ranks, self.place.local_rank, self.link.loading)
         if self.place.rank > 0 and channel is not None:
             self._settle()
-            self.link.send(op="ready")
+            self.link.send(Ready())
             threading.Thread(target=self.link.wait_for_end, daemon=True).start()
             return partial(follow, loaded.runner, channel, self.link.step)
         assert isinstance(self.link, Link), "rank 0 has a supervisor"
         engine = Engine(self.config, loaded=loaded, channel=channel)
         self._settle()
-        cards = [asdict(card) for card in engine.registry.cards]
-        self.link.send(op="ready", card=asdict(engine.card), adapters=cards)
+        self.link.send(Ready(engine.card, engine.registry.cards))
         return Worker(self.link, engine, channel).run
 
     def _settle(self) -> None:

@@ -15,8 +15,20 @@ from deploy.ray.context import context_key
 from deploy.ray.replica import NOT_READY
 from engine.client import EngineOverloaded, EngineUnavailable, ignore
 from engine.events import TERMINAL, AdapterCard, Event, Failed, Loss, ModelCard, StepStats
+from engine.messages import (
+    EVENTS,
+    FROM_REPLICA,
+    REQUESTS,
+    TO_REPLICA,
+    Detokenize,
+    Refused,
+    Reply,
+    Report,
+    Tokenize,
+    Unavailable,
+    Value,
+)  # fmt: skip
 from engine.requests import Fill, Request, RequestError
-from engine.wire import decode_event, encode_request
 
 REPORT_S = 1.0
 REPORT_TIMEOUT_S = 5.0
@@ -42,7 +54,7 @@ class Engines:
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self.handle = handle
-        self._reports: list[dict[str, Any]] = []
+        self._reports: list[Report] = []
         self._card: ModelCard | None = None
         self._adapters: list[AdapterCard] = []
         self._stats: list[StepStats] = []
@@ -60,7 +72,7 @@ class Engines:
                 await self._watcher
 
     def state(self) -> tuple[str, str]:
-        ready = sum(report["ready"] for report in self._reports)
+        ready = sum(report.ready for report in self._reports)
         if ready:
             return "ready", f"{ready} replicas ready" if ready > 1 else "1 replica ready"
         return ("loading" if self._card is None else "restarting"), "no replica is ready"
@@ -78,7 +90,7 @@ class Engines:
 
     @property
     def ranks_alive(self) -> int:
-        return sum(report["ranks_alive"] for report in self._reports)
+        return sum(report.ranks_alive for report in self._reports)
 
     async def submit(self, request: Request, request_id: str) -> AsyncGenerator[Event, None]:
         streams = isinstance(request, Fill) and request.stream
@@ -112,11 +124,13 @@ class Engines:
                     return
 
     async def tokenize(self, text: str, special: bool = False) -> list[int]:
-        ids: list[int] = await self._tokens("tokenize", text, special)
+        ids = await self._answer(Tokenize("", text, special))
+        assert isinstance(ids, list)
         return ids
 
     async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
-        text: str = await self._tokens("detokenize", token_ids, special)
+        text = await self._answer(Detokenize("", token_ids, special))
+        assert isinstance(text, str)
         return text
 
     @property
@@ -135,10 +149,9 @@ class Engines:
 
     async def _ask(self, request: Request, request_id: str, attempt: int) -> AsyncGenerator[Event, None]:
         """The events from one replica. Raises ReplicaLost, EngineOverloaded and EngineUnavailable."""
-        values = encode_request(request)
         until = None if request.timeout_s is None else asyncio.get_running_loop().time() + request.timeout_s + GRACE_S
-        caller = self.handle.options(stream=True, session_id=context_key(values))
-        response: Any = caller.submit.remote(values, request_id, attempt=attempt)
+        caller = self.handle.options(stream=True, session_id=context_key(request))
+        response: Any = caller.submit.remote(REQUESTS.encode(request), request_id, attempt=attempt)
         ended = False
         try:
             while not ended:
@@ -160,16 +173,20 @@ class Engines:
             if not ended:
                 response.cancel()
 
-    async def _tokens(self, op: str, value: Any, special: bool) -> Any:
+    async def _answer(self, question: Tokenize | Detokenize) -> Value:
         try:
-            answer = await self.handle.tokens.remote(op, value, special)
+            data: bytes = await self.handle.ask.remote(TO_REPLICA.encode(question))
         except (RayActorError, DeploymentUnavailableError, BackPressureError) as error:
             raise EngineUnavailable(str(error).splitlines()[0]) from None
-        if "error" in answer:
-            raise RequestError(*answer["error"])
-        if "unavailable" in answer:
-            raise EngineUnavailable(answer["unavailable"])
-        return answer["value"]
+        match FROM_REPLICA.decode(data):
+            case Reply(value=value):
+                return value
+            case Refused(_, message, param, code):
+                raise RequestError(message, param, code)
+            case Unavailable(_, detail):
+                raise EngineUnavailable(detail)
+            case Report():
+                raise TypeError("a report is no answer")
 
     async def _watch(self) -> None:
         """Asks all replicas how they are, again and again."""
@@ -180,28 +197,33 @@ class Engines:
                 )
             except (DeploymentUnavailableError, TimeoutError, RayActorError):
                 reports = []
-            self._take([report for report in reports if isinstance(report, dict)])
+            decoded = [FROM_REPLICA.decode(report) for report in reports if isinstance(report, bytes)]
+            self._take([report for report in decoded if isinstance(report, Report)])
             # The first ones are waited for.
             await asyncio.sleep(REPORT_S if self._reports else REPORT_S / 10)
 
-    def _take(self, reports: list[dict[str, Any]]) -> None:
+    def _take(self, reports: list[Report]) -> None:
         self._reports = reports
         for report in reports:
-            self._card = self._card or ModelCard(**report["card"])
-            self._adapters = [AdapterCard(**adapter) for adapter in report["adapters"]]
-            for loss in report["losses"]:
-                self._lose(Loss(**loss))
-        last = [report["stats"][-1] for report in reports if report["stats"]]
+            self._card = self._card or report.card
+            self._adapters = report.adapters
+            for loss in report.losses:
+                self._lose(loss)
+        last = [report.stats[-1] for report in reports if report.stats]
         if not last:
             return
         # A gauge is of all replicas; one without a step since the last report has nothing to do.
-        gauges = {name: sum(step[name] for step in last) for name in ("running", "waiting")}
-        gauges["kv_cache_usage"] = sum(step["kv_cache_usage"] for step in last) / len(last)
-        self._stats += [StepStats(**step | gauges) for report in reports for step in report["stats"]]
+        running, waiting = sum(step.running for step in last), sum(step.waiting for step in last)
+        usage = sum(step.kv_cache_usage for step in last) / len(last)
+        self._stats += [
+            replace(step, running=running, waiting=waiting, kv_cache_usage=usage)
+            for report in reports
+            for step in report.stats
+        ]
         del self._stats[: len(self._stats) - _MAX_STATS]
 
 
-async def _next(response: AsyncIterator[dict[str, Any]], until: float | None) -> Event:
+async def _next(response: AsyncIterator[bytes], until: float | None) -> Event:
     """The next event. Raises TimeoutError when there is none until then."""
     async with asyncio.timeout_at(until):
-        return decode_event(await anext(response))
+        return EVENTS.decode(await anext(response))

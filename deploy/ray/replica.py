@@ -3,22 +3,31 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict
-from typing import Any
 
 from engine.client import EngineUnavailable
 from engine.config import EngineConfig
 from engine.events import Failed, Loss
+from engine.messages import (
+    EVENTS,
+    FROM_REPLICA,
+    REQUESTS,
+    TO_REPLICA,
+    Detokenize,
+    Refused,
+    Reply,
+    Report,
+    Tokenize,
+    Unavailable,
+)  # fmt: skip
 from engine.process import EngineProcess
 from engine.requests import RequestError
-from engine.wire import decode_request, encode_event
 
 NOT_READY = "not_ready"
 POLL_S = 0.05
 
 
 class Replica:
-    """The engine behind a deployment handle; requests, events and reports cross it as JSON values."""
+    """The engine behind a deployment handle; requests, events and reports cross it as JSON."""
 
     async def __init__(self, config: EngineConfig) -> None:  # type: ignore[misc]  # Ray awaits it
         """Returns when the model is loaded. Raises RuntimeError when it cannot be: Ray tries again elsewhere."""
@@ -31,42 +40,39 @@ class Replica:
             await self.engine.stop()
             raise RuntimeError(state[1])
 
-    async def submit(
-        self, request: dict[str, Any], request_id: str, attempt: int
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    async def submit(self, request: bytes, request_id: str, attempt: int) -> AsyncGenerator[bytes, None]:
         """The events of one request. `attempt` is for the router, which has read it."""
         try:
-            async with aclosing(self.engine.submit(decode_request(request), request_id)) as events:
+            async with aclosing(self.engine.submit(REQUESTS.decode(request), request_id)) as events:
                 async for event in events:
-                    yield encode_event(event)
+                    yield EVENTS.encode(event)
         except EngineUnavailable as error:
-            yield encode_event(Failed(request_id, "overloaded", str(error), code=NOT_READY))
+            yield EVENTS.encode(Failed(request_id, "overloaded", str(error), code=NOT_READY))
 
-    async def tokens(self, op: str, value: Any, special: bool) -> dict[str, Any]:
-        """`EngineClient.tokenize` or `detokenize`, with a refusal as a value."""
+    async def ask(self, question: bytes) -> bytes:
+        """The answer to `Tokenize` or `Detokenize`."""
+        asked = TO_REPLICA.decode(question)
         try:
-            if op == "tokenize":
-                return {"value": await self.engine.tokenize(value, special)}
-            return {"value": await self.engine.detokenize(value, special)}
+            return FROM_REPLICA.encode(Reply(asked.id, await self._answer(asked)))
         except RequestError as error:
-            return {"error": [error.message, error.param, error.code]}
+            return FROM_REPLICA.encode(Refused(asked.id, error.message, error.param, error.code))
         except EngineUnavailable as error:
-            return {"unavailable": str(error)}
+            return FROM_REPLICA.encode(Unavailable(asked.id, str(error)))
 
-    async def report(self) -> dict[str, Any]:
-        """How the engine is, and its losses and steps since the last report."""
+    async def _answer(self, asked: Tokenize | Detokenize) -> list[int] | str:
+        if isinstance(asked, Tokenize):
+            return await self.engine.tokenize(asked.text, asked.special)
+        return await self.engine.detokenize(asked.token_ids, asked.special)
+
+    async def report(self) -> bytes:
+        """How the engine is: a `Report`."""
         status, detail = self.engine.state()
-        losses = [asdict(loss) for loss in self.losses]
-        self.losses.clear()
-        return {
-            "ready": status == "ready",
-            "detail": detail,
-            "ranks_alive": self.engine.ranks_alive,
-            "card": asdict(self.engine.card),
-            "adapters": [asdict(adapter) for adapter in self.engine.adapters],
-            "losses": losses,
-            "stats": [asdict(step) for step in self.engine.stats()],
-        }
+        losses, self.losses[:] = self.losses[:], []
+        engine = self.engine
+        report = Report(
+            status == "ready", detail, engine.ranks_alive, engine.card, engine.adapters, losses, engine.stats()
+        )
+        return FROM_REPLICA.encode(report)
 
     async def check_health(self) -> None:
         """Raises RuntimeError while a rank is lost; Ray replaces a replica for which it does so three times."""

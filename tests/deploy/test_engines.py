@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from deploy.ray.engines import Engines
 from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import AdapterCard, BlankDelta, Done, Event, Failed, ModelCard, ResultDone, StepStats
+from engine.messages import EVENTS, FROM_REPLICA, REQUESTS, Refused, Reply, Report, Unavailable
 from engine.requests import Fill, RequestError
-from engine.wire import encode_event
 
 FILL = Fill((("a",),), timeout_s=5.0)
 STREAM = Fill((("a",),), stream=True)
@@ -31,14 +30,14 @@ class Response:
         self.script = list(script)
         self.cancelled = False
 
-    async def __anext__(self) -> dict[str, Any]:
+    async def __anext__(self) -> bytes:
         event = self.script.pop(0)
         if event is None:
             await asyncio.Event().wait()
         if isinstance(event, Exception):
             raise event
         assert event is not None
-        return encode_event(event)
+        return EVENTS.encode(event)
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -51,7 +50,7 @@ class Handle:
         self.responses = [Response(script) for script in scripts]
         self.calls: list[dict[str, Any]] = []
         self.answer, self.reports = answer, reports
-        self.submit = self.tokens = self
+        self.submit = self.ask = self
 
     def options(self, **options: Any) -> "Handle":
         self.calls.append(options)
@@ -60,7 +59,7 @@ class Handle:
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         if self.answer is not None:
             return _later(self.answer)
-        self.calls[-1] |= kwargs | {"request": args[0]}
+        self.calls[-1] |= kwargs | {"request": REQUESTS.decode(args[0])}
         return self.responses[len(self.calls) - 1]
 
     def broadcast(self, method: str) -> "Handle":
@@ -97,7 +96,7 @@ def test_a_request_of_which_nothing_was_seen_is_asked_again_elsewhere() -> None:
     assert events_of(handle, FILL) == [RESULT, DONE]
     assert [call["attempt"] for call in handle.calls] == [0, 1]
     assert handle.calls[0]["session_id"] == handle.calls[1]["session_id"]
-    assert 0 < handle.calls[1]["request"]["timeout_s"] <= 5.0
+    assert 0 < handle.calls[1]["request"].timeout_s <= 5.0
 
 
 def test_a_stream_that_has_begun_ends_with_an_error() -> None:
@@ -152,31 +151,23 @@ def test_a_deadline_also_ends_a_request_that_no_replica_has_taken(monkeypatch: p
 def test_tokens_and_their_refusals() -> None:
     def ask(answer: Any, call: Callable[[Engines], Awaitable[Any]]) -> Any:
         async def run() -> Any:
-            return await call(Engines(Handle(answer=answer)))  # type: ignore[arg-type]
+            return await call(Engines(Handle(answer=FROM_REPLICA.encode(answer))))  # type: ignore[arg-type]
 
         return asyncio.run(run())
 
-    assert ask({"value": [1, 2]}, lambda engines: engines.tokenize("a")) == [1, 2]
+    assert ask(Reply("", [1, 2]), lambda engines: engines.tokenize("a")) == [1, 2]
     with pytest.raises(RequestError, match="too large") as refused:
-        ask({"error": ["too large", "tokens", "invalid_value"]}, lambda engines: engines.detokenize([9]))
+        ask(Refused("", "too large", "tokens"), lambda engines: engines.detokenize([9]))
     assert refused.value.param == "tokens"
     with pytest.raises(EngineUnavailable, match="loading"):
-        ask({"unavailable": "loading"}, lambda engines: engines.tokenize("a"))
+        ask(Unavailable("", "loading"), lambda engines: engines.tokenize("a"))
 
 
 def test_reports_make_one_state_and_one_set_of_gauges() -> None:
-    adapters = [asdict(AdapterCard("a", "lora", 1))]
-
-    def report(ready: bool, *running: int) -> dict[str, Any]:
-        steps = [asdict(StepStats(0.1, 1, number, 0, 0.5)) for number in running]
-        return {
-            "ready": ready,
-            "ranks_alive": 2 * ready,
-            "card": asdict(CARD),
-            "adapters": adapters,
-            "losses": [],
-            "stats": steps,
-        }
+    def report(ready: bool, *running: int) -> bytes:
+        steps = [StepStats(0.1, 1, number, 0, 0.5) for number in running]
+        adapters = [AdapterCard("a", "lora", 1)]
+        return FROM_REPLICA.encode(Report(ready, "", 2 * ready, CARD, adapters, [], steps))
 
     async def watched(reports: Any) -> tuple[Engines, str]:
         engines = Engines(Handle(reports=reports))  # type: ignore[arg-type]

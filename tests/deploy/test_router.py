@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from deploy.ray.context import context_key
 from deploy.ray.router import groups, is_loaded, ranked
 from engine.requests import Fill, Mask, Score
-from engine.wire import encode_request
 
 NAMES = ["a1", "b2", "c3", "d4"]
 TEXT = ("The ", Mask("[MASK]"), " sat.")
@@ -52,7 +51,7 @@ def test_some_replica_is_always_there_to_ask(loads: dict[str, int], key: str, at
 
 def test_a_fill_and_a_score_of_one_text_share_their_key() -> None:
     def key(request: Fill | Score) -> str:
-        return context_key(encode_request(request))
+        return context_key(request)
 
     fill = key(Fill((TEXT,)))
     assert fill == key(Fill((TEXT,), n=4, max_tokens=(8,)))

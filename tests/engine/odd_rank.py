@@ -6,21 +6,20 @@ Lives are separated by commas and the last one repeats: `exit:CODE`, `signal:NUM
 each life so far.
 """
 
-import json
 import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
-from engine.wire import HEADER, frame
+from engine.events import Done, ModelCard
+from engine.messages import FROM_RANK, HEADER, TO_RANK, FromRank, Happened, Loading, NotReady, Ready, Submit
 
 USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "cached_tokens": 0}
-CARD = {
-    "name": "odd", "family": "glm", "quant": "none", "tp": 1, "masks": ["[MASK]"], "max_context": 9, "max_positions": 9,
-    "max_span": 9, "vocab_size": 9, "strategies": ["append"], "num_parameters": 1, "kernels": "none", "created": 1,
-    "kv_cache_type": "float32", "kv_cache_tokens": 9,
-}  # fmt: skip
+CARD = ModelCard(
+    name="odd", family="glm", quant="none", tp=1, masks=["[MASK]"], max_context=9, max_positions=9, max_span=9,
+    vocab_size=9, strategies=["append"], num_parameters=1, kernels="none", created=1, kv_cache_type="float32",
+    kv_cache_tokens=9,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -32,8 +31,8 @@ def main() -> None:
         file.write(".")
     way, _, value = lives[min(number, len(lives) - 1)].partition(":")
 
-    def say(**message: Any) -> None:
-        line.sendall(frame(message))
+    def say(message: FromRank) -> None:
+        line.sendall(FROM_RANK.frame(message))
 
     match way:
         case "exit":
@@ -41,19 +40,19 @@ def main() -> None:
         case "signal":
             os.kill(os.getpid(), int(value))
         case "fails":
-            say(op="failed", detail=value)
+            say(NotReady(value))
             os._exit(1)
-    say(op="loading", done=0.5)
-    say(op="ready", card=CARD, adapters=[])
+    say(Loading(0.5))
+    say(Ready(CARD))
     stream = line.makefile("rb")
     while len(header := stream.read(HEADER.size)) == HEADER.size:
-        message = json.loads(stream.read(HEADER.unpack(header)[0]))
+        message = TO_RANK.decode(stream.read(HEADER.unpack(header)[0]))
         if way == "serves-exit":
             os._exit(int(value))
         if way == "serves-babbles":
-            say()
-        elif message["op"] == "submit":
-            say(op="events", events=[{"event": "Done", "id": message["id"], "usage": USAGE}])
+            line.sendall(HEADER.pack(2) + b"{}")
+        elif isinstance(message, Submit):
+            say(Happened([Done(message.id, USAGE)]))
 
 
 if __name__ == "__main__":

@@ -236,4 +236,4 @@ def test_what_the_supervisor_cannot_read_is_a_loss_like_others(world: Callable[[
     asyncio.run(work())
     (loss,) = w.losses
     assert loss.reason == "supervisor"
-    assert "KeyError in supervisor.py" in loss.detail
+    assert "1 validation error" in loss.detail

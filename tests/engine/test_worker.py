@@ -1,6 +1,5 @@
 """What a worker does with requests that take long to prepare, and with those that are behind them."""
 
-import json
 import queue
 import socket
 from collections.abc import Iterator
@@ -9,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from engine.events import Failed
+from engine.messages import TO_RANK, Cancel, FromRank, Happened, Reply, Submit, Tokenize, ToRank
 from engine.requests import Fill, Request, RequestError
-from engine.wire import encode_request, frame
 from engine.worker import LONG, MAX_COMPILING, Worker
 
 SLOW, QUICK = (Fill((("a",),), regex=regex) for regex in (("slow",), ()))
@@ -22,13 +22,13 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.connection, self._supervisor = socket.socketpair()
-        self.sent: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.sent: queue.SimpleQueue[FromRank] = queue.SimpleQueue()
 
-    def send(self, **message: Any) -> None:
-        self.sent.put(json.loads(json.dumps(message)))
+    def send(self, message: FromRank) -> None:
+        self.sent.put(message)
 
-    def say(self, **message: Any) -> None:
-        self._supervisor.sendall(frame(message))
+    def say(self, message: ToRank) -> None:
+        self._supervisor.sendall(TO_RANK.frame(message))
 
     def close(self) -> None:
         self._supervisor.close()
@@ -65,7 +65,15 @@ class World:
         self.worker = Worker(self.link, self.engine, None)  # type: ignore[arg-type]
 
     def submit(self, request_id: str, request: Request = SLOW) -> None:
-        self.link.say(op="submit", id=request_id, request=encode_request(request))
+        self.link.say(Submit(request_id, request))
+
+    def failed(self) -> Failed:
+        """The next event that is told, a failure."""
+        told = self.link.sent.get(timeout=60)
+        assert isinstance(told, Happened)
+        (event,) = told.events
+        assert isinstance(event, Failed)
+        return event
 
     def next(self) -> tuple[str, Any]:
         kind, value = self.worker.inbox.get(timeout=60)
@@ -97,10 +105,10 @@ def test_others_do_not_wait_for_a_pattern_or_a_long_text(world: World, slow: Fil
 
 def test_others_do_not_wait_for_the_tokens_of_a_long_text(world: World) -> None:
     for name, text in (("long", "a" * LONG), ("short", "a")):
-        world.link.say(op="tokenize", id=name, text=text, special=False)
-    assert world.link.sent.get(timeout=60) == {"op": "reply", "id": "short", "value": [1]}
+        world.link.say(Tokenize(name, text))
+    assert world.link.sent.get(timeout=60) == Reply("short", [1])
     world.engine.lets.set()
-    assert world.link.sent.get(timeout=60) == {"op": "reply", "id": "long", "value": [LONG]}
+    assert world.link.sent.get(timeout=60) == Reply("long", [LONG])
 
 
 def test_long_texts_take_no_place_of_a_pattern(world: World) -> None:
@@ -117,7 +125,7 @@ def test_a_request_cancelled_meanwhile_never_begins(world: World) -> None:
     for name in ("first", "second", "third"):
         world.submit(name)
     for name in ("first", "third"):
-        world.link.say(op="cancel", id=name)
+        world.link.say(Cancel(name))
         assert world.next() == ("cancel", name)
     world.engine.lets.set()
     assert world.next() == ("job", "second")
@@ -129,8 +137,8 @@ def test_no_more_wait_than_there_are_places(world: World) -> None:
     for number in range(MAX_COMPILING):
         world.submit(str(number))
     world.submit("more")
-    (event,) = world.link.sent.get(timeout=60)["events"]
-    assert (event["id"], event["outcome"], event["code"]) == ("more", "overloaded", "regex_queue_full")
+    event = world.failed()
+    assert (event.id, event.outcome, event.code) == ("more", "overloaded", "regex_queue_full")
     world.engine.lets.set()
     assert {world.next()[1] for _ in range(MAX_COMPILING)} == {str(n) for n in range(MAX_COMPILING)}
     world.submit("again")
@@ -140,5 +148,5 @@ def test_no_more_wait_than_there_are_places(world: World) -> None:
 def test_a_pattern_that_is_refused_is_told(world: World) -> None:
     world.submit("bad")
     world.engine.lets.set()
-    (event,) = world.link.sent.get(timeout=60)["events"]
-    assert (event["id"], event["outcome"], event["param"]) == ("bad", "invalid", "regex")
+    event = world.failed()
+    assert (event.id, event.outcome, event.param) == ("bad", "invalid", "regex")

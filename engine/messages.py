@@ -1,0 +1,221 @@
+"""What passes between a server, its ranks and the replicas of a cluster, and how: as JSON, never as pickle.
+
+On a line between processes each message is a frame: its length, then its JSON. Raises pydantic's ValidationError for
+bytes that are no message.
+"""
+
+import struct
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from engine.events import AdapterCard, Event, Loss, ModelCard, StepStats
+from engine.requests import Request
+
+HEADER = struct.Struct("!I")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A request; its events come back under the id."""
+
+    id: str
+    request: Request
+    kind: Literal["submit"] = "submit"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Nobody waits for a request any more."""
+
+    id: str
+    kind: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenize:
+    """As `EngineClient.tokenize`; a `Reply` or `Refused` comes back under the id, as of those below."""
+
+    id: str
+    text: str
+    special: bool = False
+    kind: Literal["tokenize"] = "tokenize"
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenize:
+    """As `EngineClient.detokenize`."""
+
+    id: str
+    token_ids: list[int]
+    special: bool = False
+    kind: Literal["detokenize"] = "detokenize"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAdapter:
+    """As `EngineClient.load_adapter`."""
+
+    id: str
+    name: str
+    path: str
+    kind: Literal["load_adapter"] = "load_adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """As `EngineClient.unload_adapter`."""
+
+    id: str
+    name: str
+    kind: Literal["unload_adapter"] = "unload_adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A rank has read this share of its weights, 0 to 1."""
+
+    done: float
+    kind: Literal["loading"] = "loading"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A rank can work. Rank 0 tells of the model and of the adapters that it has from the start."""
+
+    card: ModelCard | None = None
+    adapters: list[AdapterCard] = field(default_factory=list)
+    kind: Literal["ready"] = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """A rank could not be made ready, and ends."""
+
+    detail: str
+    kind: Literal["not_ready"] = "not_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A rank has raised an exception of this type, and ends."""
+
+    error: str
+    kind: Literal["raised"] = "raised"
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A rank's process runs. The step under way is so old, in seconds; 0 when there is none."""
+
+    step_age: float
+    kind: Literal["alive"] = "alive"
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """Events of requests, in order."""
+
+    events: list[Event]
+    kind: Literal["happened"] = "happened"
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step has been run."""
+
+    stats: StepStats
+    kind: Literal["stepped"] = "stepped"
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptersChanged:
+    """These adapters are loaded from now on."""
+
+    adapters: list[AdapterCard]
+    kind: Literal["adapters_changed"] = "adapters_changed"
+
+
+Value = list[int] | str | AdapterCard | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What was asked for under the id."""
+
+    id: str
+    value: Value = None
+    kind: Literal["reply"] = "reply"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What was asked for under the id cannot be done: the fields of `RequestError`."""
+
+    id: str
+    message: str
+    param: str | None = None
+    code: str = "invalid_value"
+    kind: Literal["refused"] = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A replica is not ready for what was asked."""
+
+    id: str
+    detail: str
+    kind: Literal["unavailable"] = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a replica is, and its losses and steps since its last report."""
+
+    ready: bool
+    detail: str
+    ranks_alive: int
+    card: ModelCard
+    adapters: list[AdapterCard]
+    losses: list[Loss]
+    stats: list[StepStats]
+    kind: Literal["report"] = "report"
+
+
+Question = Tokenize | Detokenize | LoadAdapter | UnloadAdapter
+ToRank = Annotated[Submit | Cancel | Question, Field(discriminator="kind")]
+Answer = Reply | Refused
+FromRank = Annotated[
+    Loading | Ready | NotReady | Raised | Alive | Happened | Stepped | AdaptersChanged | Answer,
+    Field(discriminator="kind"),
+]
+FromReplica = Annotated[Answer | Unavailable | Report, Field(discriminator="kind")]
+
+
+class Codec(Generic[T]):
+    """Values of one type, or union, as JSON and back."""
+
+    def __init__(self, kind: Any) -> None:
+        # Python's own words for what JSON has no number for: they are refused where they would reach a client.
+        self._adapter: TypeAdapter[T] = TypeAdapter(kind, config=ConfigDict(ser_json_inf_nan="constants"))
+
+    def encode(self, value: T) -> bytes:
+        return self._adapter.dump_json(value)
+
+    def decode(self, data: bytes) -> T:
+        return self._adapter.validate_json(data)
+
+    def frame(self, value: T) -> bytes:
+        """A value behind its length."""
+        data = self._adapter.dump_json(value)
+        return HEADER.pack(len(data)) + data
+
+
+TO_RANK: Codec[ToRank] = Codec(ToRank)
+FROM_RANK: Codec[FromRank] = Codec(FromRank)
+REQUESTS: Codec[Request] = Codec(Annotated[Request, Field(discriminator="kind")])
+EVENTS: Codec[Event] = Codec(Annotated[Event, Field(discriminator="kind")])
+TO_REPLICA: Codec[Tokenize | Detokenize] = Codec(Annotated[Tokenize | Detokenize, Field(discriminator="kind")])
+FROM_REPLICA: Codec[FromReplica] = Codec(FromReplica)
