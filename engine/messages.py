@@ -15,6 +15,9 @@ from engine.requests import Request
 
 HEADER = struct.Struct("!I")
 T = TypeVar("T")
+BY_KIND = Field(discriminator="kind")  # without it each member of a union is tried
+AnyRequest = Annotated[Request, BY_KIND]
+AnyEvent = Annotated[Event, BY_KIND]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Submit:
     """A request; its events come back under the id."""
 
     id: str
-    request: Request
+    request: AnyRequest
     kind: Literal["submit"] = "submit"
 
 
@@ -118,7 +121,7 @@ class Alive:
 class Happened:
     """Events of requests, in order."""
 
-    events: list[Event]
+    events: list[AnyEvent]
     kind: Literal["happened"] = "happened"
 
 
@@ -185,13 +188,13 @@ class Report:
 
 
 Question = Tokenize | Detokenize | LoadAdapter | UnloadAdapter
-ToRank = Annotated[Submit | Cancel | Question, Field(discriminator="kind")]
+ToRank = Annotated[Submit | Cancel | Question, BY_KIND]
 Answer = Reply | Refused
 FromRank = Annotated[
     Loading | Ready | NotReady | Raised | Alive | Happened | Stepped | AdaptersChanged | Answer,
-    Field(discriminator="kind"),
+    BY_KIND,
 ]
-FromReplica = Annotated[Answer | Unavailable | Report, Field(discriminator="kind")]
+FromReplica = Annotated[Answer | Unavailable | Report, BY_KIND]
 
 
 class Codec(Generic[T]):
@@ -215,7 +218,7 @@ class Codec(Generic[T]):
 
 TO_RANK: Codec[ToRank] = Codec(ToRank)
 FROM_RANK: Codec[FromRank] = Codec(FromRank)
-REQUESTS: Codec[Request] = Codec(Annotated[Request, Field(discriminator="kind")])
-EVENTS: Codec[Event] = Codec(Annotated[Event, Field(discriminator="kind")])
-TO_REPLICA: Codec[Tokenize | Detokenize] = Codec(Annotated[Tokenize | Detokenize, Field(discriminator="kind")])
+REQUESTS: Codec[Request] = Codec(AnyRequest)
+EVENTS: Codec[Event] = Codec(AnyEvent)
+TO_REPLICA: Codec[Tokenize | Detokenize] = Codec(Annotated[Tokenize | Detokenize, BY_KIND])
 FROM_REPLICA: Codec[FromReplica] = Codec(FromReplica)
