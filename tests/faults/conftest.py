@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ LONG = {"text": "the [MASK]", "max_tokens": 900, "min_tokens": 900, "n": 2}
 
 
 class Server:
-    """A server process on a free port of this machine."""
+    """A server process on a free port of this machine; `by` is a command that starts it, such as nohup."""
 
-    def __init__(self, model: Path, log: Path, **settings: Any) -> None:
+    def __init__(self, model: Path, log: Path, by: Sequence[str] = (), **settings: Any) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -33,7 +33,7 @@ class Server:
         environment = {f"GLM_INFILL_{name.upper()}": str(value) for name, value in wanted.items()}
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "serve"],
+                [*by, sys.executable, "-m", "server.cli", "serve"],
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
                 cwd=ROOT,
                 stderr=stderr,

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.conftest import LONG, Server
 
-HEAD = b"POST /v1/infill HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/infill HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CLOSE = b"Connection: close\r\n"
 BODY = json.dumps({"text": "the [MASK]", "max_tokens": 2}).encode()
 
@@ -35,7 +35,10 @@ def test_this_is_how_an_honest_request_looks(server: Server) -> None:
     ("data", "expected"),
     [
         (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
         (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", 400),
         (HEAD + b"Content-Length: -1\r\n\r\n", 400),
         (HEAD + b"Content-Length: 99999999999999999999999\r\n\r\nabc", 400),
@@ -44,17 +47,20 @@ def test_this_is_how_an_honest_request_looks(server: Server) -> None:
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n", 400),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\n" + b"".join(b"A%d: b\r\n" % i for i in range(9000)) + b"\r\n", 431),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 60_000 + b"\r\n\r\n", 431),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 2_000_000, 400),
-        (b"GET /li\x00ve HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\n Folded: y\r\nA\x00: b\r\n\r\n", 400),
+        (
+            b"GET /live HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"A%d: b\r\n" % i for i in range(9000)) + b"\r\n",
+            431,
+        ),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 60_000 + b"\r\n\r\n", 431),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 2_000_000, 400),
+        (b"GET /li\x00ve HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\n Folded: y\r\nA\x00: b\r\n\r\n", 400),
         (b"GET /live HTTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\x00\x05hello\r\n\r\n", 400),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\nHos", 408),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nHos", 408),
         (b"", 0),
         (HEAD + b"Content-Length: 50\r\n\r\n{", 408),
-        (b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{", 404),
+        (b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{", 404),
         (HEAD + b"Content-Length: %d\r\n\r\n" % (len(BODY) - 4) + BODY, 400),
         (HEAD + b"Content-Length: %d\r\n\r\n" % (len(BODY) + 4) + BODY, 408),
     ],
