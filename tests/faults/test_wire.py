@@ -140,6 +140,51 @@ def test_a_reader_that_stops_in_a_whole_answer_is_dropped(server: Server) -> Non
     assert len(got) < int(length)
 
 
+def test_requests_behind_each_other_that_nobody_reads_are_dropped(server: Server) -> None:
+    one = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    memory = server.rss()
+    answered = server.metric("requests_total", route="/openapi.json")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(one * 500)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        # They are answered in turn, the next when the one before is out: 500 answers would be 11 MB.
+        time.sleep(4)  # twice the time that this server gives its readers
+        assert server.metric("requests_total", route="/openapi.json") - answered < 100
+        assert server.fill().status_code == 200
+        assert server.rss() - memory < 16e6
+        got = 0
+        try:
+            while chunk := connection.recv(1 << 20):
+                got += len(chunk)
+        except ConnectionError:
+            pass
+    assert got < 100 * 20_000
+
+
+def test_a_body_behind_a_request_that_nobody_reads_is_not_taken_in(server: Server) -> None:
+    body = json.dumps({"text": "the [MASK]", "spans": [["red boat"]] * 1000, "logprobs": 20}).encode()
+    one = HEAD.replace(b"infill", b"score") + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    memory = server.rss()
+    before = server.metric("requests_total", route="/v1/score")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        connection.settimeout(0.5)
+        connection.connect(("127.0.0.1", server.port))
+        # It sends without an end, as far as it is let.
+        with suppress(OSError):
+            for _ in range(2000):
+                connection.sendall(one)
+        server.until(lambda: server.metric("requests_total", route="/v1/score") > before)
+        time.sleep(4)
+        assert server.metric("requests_total", route="/v1/score") <= before + 2
+        assert server.rss() - memory < 64e6
+        assert server.fill().status_code == 200
+
+
 def test_connections_over_the_limit_are_refused(launch: Callable[..., Server]) -> None:
     server = launch(max_connections=20, header_seconds=3)
     held = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(30)]
