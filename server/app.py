@@ -15,11 +15,13 @@ from server.body import BodyLimit
 from server.errors import HANDLED, answer_error
 from server.gate import Admission, Gate
 from server.head import Head
+from server.headers_only import HeadersOnly
 from server.ignored import IgnoredFields
 from server.keyring import Keyring
 from server.logs import make_log
 from server.metrics import Metrics
 from server.observer import Observer
+from server.origin import Origin
 from server.service import Service
 from server.settings import Settings
 
@@ -35,8 +37,11 @@ ROUTES = frozenset(
 )
 
 
-def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
-    """An application that starts and stops the engine with itself. `app.state.drain()` refuses new work."""
+def create_app(settings: Settings, engine: EngineClient, is_local: bool = False) -> FastAPI:
+    """An application that starts and stops the engine with itself. `is_local`: only this machine reaches it.
+
+    `app.state.drain()` refuses new work, `app.state.reread_keys()` reads the key file anew.
+    """
     log = make_log(settings.log_level)
     gate = Gate(settings.max_queue, settings.max_queue_tokens)
     keyring = Keyring(settings, log)
@@ -69,14 +74,22 @@ def create_app(settings: Settings, engine: EngineClient) -> FastAPI:
         middleware=[
             Middleware(Observer, metrics=service.metrics, log=service.log, routes=ROUTES, spans=spans),
             Middleware(Head),
+            Middleware(
+                Origin,
+                hosts=frozenset(settings.allowed_hosts),
+                checks_host=bool(settings.allowed_hosts) or (is_local and keyring.is_open),
+                checks_page=keyring.is_open,
+            ),
             Middleware(Authentication, keyring=keyring, open_metrics=settings.open_metrics or keyring.is_open),
             Middleware(Admission, gate=gate),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(HeadersOnly),
         ],
         exception_handlers=dict.fromkeys(HANDLED, answer_error),
     )
     app.state.service = service
     app.state.drain = gate.drain
+    app.state.reread_keys = keyring.reread
     for router in ROUTERS:
         app.include_router(router)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]

@@ -13,6 +13,9 @@ from server.errors import ApiError
 
 MAX_DEPTH = 32
 MAX_INT_DIGITS = 19
+# RFC 9110, 5.6.6.
+PARAMETER = re.compile(r"""([\w!#$%&'*+.^`|~-]++)=([\w!#$%&'*+.^`|~-]++|"(?:[^"\\]|\\.)*+")""", re.ASCII)
+PARAMETERS = re.compile(rf"(?:[ \t]*+;[ \t]*+(?:{PARAMETER.pattern})?)*+[ \t]*+", re.ASCII)
 # A string matches even when it never ends: otherwise each quote of a hostile body would scan all the rest.
 TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
@@ -87,13 +90,22 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def _check_headers(headers: Headers) -> None:
-    media, _, parameters = headers.get("content-type", "application/json").lower().partition(";")
-    charset = parameters.strip().removeprefix("charset=").strip('" ')
-    if media.strip() != "application/json" or charset not in ("", "utf-8", "utf8"):
-        raise ApiError(415, "the content type must be application/json in UTF-8", "unsupported_media_type")
+    # Nothing is assumed where there is none: a page of any site may send such a body, and none that is called JSON.
+    if not _is_json(headers.get("content-type", "")):
+        message = "the content type must be application/json in UTF-8; send the header Content-Type: application/json"
+        raise ApiError(415, message, "unsupported_media_type")
     # A compressed body could unfold to any size: only plain ones are read.
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "compressed bodies are not accepted", "unsupported_media_type")
+
+
+def _is_json(content_type: str) -> bool:
+    """Whether a content type is JSON in UTF-8. Parameters besides the charset mean nothing, and are let pass."""
+    media, semicolon, parameters = content_type.partition(";")
+    if media.strip().lower() != "application/json" or not PARAMETERS.fullmatch(semicolon + parameters):
+        return False
+    charsets = [value for name, value in PARAMETER.findall(parameters) if name.lower() == "charset"]
+    return len(charsets) < 2 and all(charset.strip('"').lower() in ("utf-8", "utf8") for charset in charsets)
 
 
 def _check_depth(text: str) -> None:

@@ -37,10 +37,7 @@ class Connection(H11Protocol):
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
         transport.set_write_buffer_limits(high=0)
-        if len(self.connections) > self.settings.max_connections:
-            self._refuse(ApiError(503, "the server has no room for more connections", "too_many_connections"))
-        else:
-            self._time_reading()
+        self._time_reading()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

@@ -11,5 +11,10 @@ output = Console()
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """Ends with one line on stderr."""
-    errors.print(f"glm-infill: {message}", markup=False, highlight=False, soft_wrap=True)
+    tell(message)
     raise typer.Exit(code)
+
+
+def tell(message: str) -> None:
+    """One line on stderr."""
+    errors.print(f"glm-infill: {message}", markup=False, highlight=False, soft_wrap=True)

@@ -52,7 +52,9 @@ class Keyring:
         """The client by its key. Raises ApiError (401) for none and for an unknown one, in the same words."""
         if self._everybody is not None:
             return self._everybody
-        self._refresh()
+        assert self._path is not None
+        if _stamp(self._path) != self._stamp:
+            self.reread()
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             key = headers.get("x-api-key", "")
@@ -67,13 +69,12 @@ class Keyring:
             raise ApiError(401, message, "invalid_api_key", headers={"www-authenticate": 'Bearer realm="glm-infill"'})
         return found
 
-    def _refresh(self) -> None:
-        """Reads the file anew if it is another one."""
-        assert self._path is not None
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
+    def reread(self) -> None:
+        """Reads the file anew, and tells in the log what came of it."""
+        if self._path is None:
+            self._log.info("keys read", keys=0, detail="there is no key file")
             return
-        self._stamp = stamp
+        self._stamp = _stamp(self._path)
         try:
             entries = read_keys(self._path)
         except ValueError as error:

@@ -39,4 +39,4 @@ def _serving(name: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 for path, file in PATHS.items():
-    router.add_api_route(path, _serving(file), methods=["GET", "HEAD"], name=file)
+    router.add_api_route(path, _serving(file), name=file)

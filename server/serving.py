@@ -2,19 +2,27 @@
 
 import asyncio
 import gc
+import signal
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from engine.client import EngineClient
 from server.app import create_app
+from server.binding import is_local, listen, url
 from server.connection import Connection
+from server.console import tell
+from server.descriptors import connections_within, raise_limit
 from server.gate import Gate
 from server.head import MAX_BYTES
-from server.logs import uvicorn_logging
+from server.listener import Listener
+from server.logs import library_logging, loop_errors
+from server.metrics import Metrics
 from server.service import Service
 from server.settings import Settings
 
@@ -25,21 +33,28 @@ FLUSH_SECONDS = 5
 
 
 def serve(settings: Settings, engine: EngineClient) -> int:
-    """Serves until a signal or until the engine has failed for good; returns the exit code of the process."""
-    server = Server(settings, create_app(settings, engine))
+    """Serves until a signal or until the engine has failed for good; returns the exit code of the process.
+
+    What cannot listen is told in one line, before the engine is started.
+    """
+    try:
+        room = connections_within(raise_limit(), settings.max_connections, settings.tp or 1)
+        sockets = listen(settings.host, settings.port)
+    except OSError as error:
+        tell(str(error))
+        return 1
+    server = Server(settings, create_app(settings, engine, is_local(sockets)), sockets, room)
     server.run()
     return server.exit_code
 
 
 class Server(uvicorn.Server):
-    """uvicorn, except that the first signal drains and the second one aborts."""
+    """uvicorn, except that the first signal drains and the second one aborts, and who is let in."""
 
-    def __init__(self, settings: Settings, app: FastAPI) -> None:
+    def __init__(self, settings: Settings, app: FastAPI, sockets: list[socket.socket], room: int) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                host=settings.host,
-                port=settings.port,
                 # One parser, and one whose strictness against request smuggling is known.
                 http=Connection.bound(settings),
                 ws="none",
@@ -47,7 +62,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                log_config=uvicorn_logging(settings.log_level),
+                log_config=library_logging(settings.log_level),
                 h11_max_incomplete_event_size=MAX_BYTES,
                 timeout_keep_alive=settings.keep_alive_seconds,
                 timeout_graceful_shutdown=FLUSH_SECONDS,
@@ -55,8 +70,13 @@ class Server(uvicorn.Server):
         )
         service: Service = app.state.service
         self.settings = settings
+        self.sockets = sockets
+        self.room = room
+        self.reread_keys: Callable[[], None] = app.state.reread_keys
+        self.listener: Listener | None = None
         self.engine: EngineClient = service.engine
         self.gate: Gate = service.gate
+        self.metrics: Metrics = service.metrics
         self.log = service.log
         self.exit_code = 0
         self._signals = 0
@@ -66,12 +86,42 @@ class Server(uvicorn.Server):
         # What is there by now stays: to look through all of it for garbage would hold up every answer.
         gc.collect()
         gc.freeze()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(loop_errors(self.log))
+        # It ends nothing, not even when the terminal is closed: who wants an end has SIGTERM.
+        loop.add_signal_handler(signal.SIGHUP, self.reread_keys)
         watch = asyncio.create_task(self._watch())
         try:
             await super().serve(sockets)
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to accept connections, by a listener of our own: uvicorn is given no socket."""
+        await super().startup([])
+        if self.room < self.settings.max_connections:
+            self.log.warning("few open files", connections=self.room, max_connections=self.settings.max_connections)
+        self.listener = Listener(
+            self.sockets,
+            self.room,
+            cast(set[Connection], self.server_state.connections),
+            self._connection,
+            self.metrics.refusal,
+            self.log,
+        )
+        self.listener.start()
+        self.log.info("listening", urls=[url(listening) for listening in self.sockets])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends what `startup` began."""
+        if self.listener is not None:
+            await self.listener.close()
+        await super().shutdown([])
+
+    def _connection(self) -> Connection:
+        made = cast(type[Connection], self.config.http_protocol_class)
+        return made(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Only counts: uvicorn's own way would close the socket at once and end by the signal, not by 0."""

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.config import EngineConfig
 from server.keyfile import Rate, read_keys
 
 ADAPTER_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+HOST_NAME = r"[a-z0-9._-]{1,253}|[0-9a-f.]*:[0-9a-f:.]*:[0-9a-f:.]*"
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -49,6 +50,9 @@ class Settings(BaseSettings):
     tokenizer: Path | None = Field(None, description="folder of the tokenizer, where it is not the model's")
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names that requests may be sent to, and whose pages may send them; separated by commas"
+    )
     quant: Literal["none", "int8", "int4", "nf4", "llm-int8"] | None = Field(None, description="None: as stored")
     group_size: Literal[0, 32, 64, 128] | None = None
     quant_head: Literal["none", "int8", "int4"] | None = Field(None, description="storage of the embedding and head")
@@ -64,7 +68,7 @@ class Settings(BaseSettings):
     max_body_bytes: Count = 2 * 1024 * 1024
     max_queue: Count = Field(256, description="requests in flight before new ones get a 503")
     max_queue_tokens: Count = Field(1_000_000, description="tokens that the requests in flight may need")
-    max_connections: Count = Field(1024, description="connections before new ones are closed at once")
+    max_connections: Count = Field(1024, description="connections before new ones are refused; fewer if files are few")
     limits: Limits = Limits()
 
     header_seconds: Seconds = Field(10.0, description="time for a request's line and headers to arrive")
@@ -102,6 +106,18 @@ class Settings(BaseSettings):
             adapters=[(name, str(folder)) for name, folder in self.adapters.items()],
             max_adapters=self.max_adapters,
         )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _are_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [name.strip() for name in value.split(",") if name.strip()]
+        if isinstance(value, list | tuple):
+            value = tuple(str(name).lower().strip("[]") for name in value)
+            for name in value:
+                if not re.fullmatch(HOST_NAME, name):
+                    raise ValueError(f"{name!r}: a name or an address is needed, without scheme and port")
+        return value
 
     @field_validator("api_keys")
     @classmethod

@@ -33,7 +33,10 @@ class Device(StrEnum):
 def serve(
     model: Annotated[Path | None, typer.Argument(help="Checkpoint folder; the bundled demo when left out.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any that is free.")] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Name that this server is asked by; may be given often.")
+    ] = None,
     quant: Quantization = None,
     group_size: GroupSize = None,
     quant_head: Head = None,
@@ -67,6 +70,7 @@ def serve(
         "model": model,
         "host": host,
         "port": port,
+        "allowed_hosts": allowed_host or None,
         "quant": quant.value if quant else None,
         "group_size": group_size,
         "quant_head": quant_head.value if quant_head else None,

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,27 @@ LONG = {"text": "the [MASK]", "max_tokens": 900, "min_tokens": 900, "n": 2}
 
 
 class Server:
-    """A server process on a free port of this machine."""
+    """A server process on a free port of this machine, at `url`; `by` is a command that starts it, such as nohup."""
 
-    def __init__(self, model: Path, log: Path, cwd: Path = ROOT, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: Path,
+        log: Path,
+        by: Sequence[str] = (),
+        url: str = "http://127.0.0.1",
+        cwd: Path = ROOT,
+        **settings: Any,
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{url}:{self.port}"
         self.log = log
         wanted = {"model": model, "port": self.port, "kv_cache_gb": 0.05, **settings}
         environment = {f"GLM_INFILL_{name.upper()}": str(value) for name, value in wanted.items()}
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
-                [Path(sys.executable).with_name("glm-infill"), "serve"],
+                [*by, Path(sys.executable).with_name("glm-infill"), "serve"],
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
                 cwd=cwd,
                 stderr=stderr,

@@ -20,7 +20,8 @@ CANDIDATES = {
 def leave(server: Server, path: str, body: dict[str, Any], count: int) -> None:
     """Clients that hang up, all at once, when the engine has the work of all of them."""
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(data)}\r\n\r\n"
     with ExitStack() as connections:
         for _ in range(count):
             connection = socket.create_connection(("127.0.0.1", server.port))

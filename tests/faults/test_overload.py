@@ -50,6 +50,29 @@ def test_a_burst_of_fifty_times_the_limit_is_refused_and_what_was_admitted_finis
     assert server.fill().status_code == 200
 
 
+def test_of_many_at_once_exactly_as_many_as_the_rate_allows_pass(launch: Callable[..., Server]) -> None:
+    # The next one would be due after 12 s.
+    server = launch(requests_per_minute=5)
+    responses = burst(server, [{"text": "the [MASK]", "max_tokens": 1}] * 200)
+    assert Counter(response.status_code for response in responses) == {200: 5, 429: 195}
+    for response in responses:
+        if response.status_code == 429:
+            assert response.json()["error"]["code"] == "requests_rate_exceeded"
+            assert 0 < int(response.headers["retry-after-ms"]) <= 12_000
+
+
+def test_tokens_of_many_at_once_are_counted_once(launch: Callable[..., Server]) -> None:
+    body = {"text": "the [MASK]", "max_tokens": 20, "min_tokens": 20}
+    server = launch(tokens_per_minute=200)
+    responses = burst(server, [body] * 100)
+    statuses = Counter(response.status_code for response in responses)
+    assert statuses.keys() == {200, 429}
+    used = sum(r.json()["usage"]["total_tokens"] for r in responses if r.status_code == 200)
+    # Each is charged before it begins, by an estimate that is no less than what it takes.
+    assert 0 < used <= 200
+    assert {r.json()["error"]["code"] for r in responses if r.status_code == 429} == {"tokens_rate_exceeded"}
+
+
 def test_huge_requests_trip_the_cap_of_tokens_and_small_ones_still_pass(launch: Callable[..., Server]) -> None:
     server = launch(max_queue_tokens=4000)
     huge = {"text": "the [MASK]", "max_tokens": 200, "min_tokens": 200, "n": 8}

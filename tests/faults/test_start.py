@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -80,6 +81,46 @@ def test_a_number_of_ranks_that_does_not_divide_is_refused(folder: Path) -> None
     assert done.returncode != 0
     assert "3 ranks" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", "TAKEN"], "port TAKEN on 127.0.0.1 is in use; --port chooses another"),
+        (["--port", "TAKEN", "--host", "localhost"], "port TAKEN on localhost is in use; --port chooses another"),
+        (["--host", "192.0.2.1"], "192.0.2.1 is no address of this machine; --host chooses another"),
+        (["--host", "nothing.invalid"], "nothing.invalid is no address, and no name of one; --host chooses another"),
+    ],
+)
+def test_where_it_may_not_listen_it_says_so_before_it_reads_a_model(
+    folder: Path, options: list[str], said: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        # What is wrong with the model it does not come to.
+        lacking(folder)
+        done = serve(folder, *(option.replace("TAKEN", port) for option in options))
+    assert (done.returncode, done.stderr) == (1, f"glm-infill: {said.replace('TAKEN', port)}\n")
+
+
+def test_a_privileged_port_ends_the_start_with_one_line(folder: Path) -> None:
+    least = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    command = [sys.executable, "-m", "server.cli", "serve", str(folder), "--port", str(least - 1)]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None or least < 2:
+            pytest.skip("this user may listen on any port")
+        command = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service", *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = f"glm-infill: this user may not listen on port {least - 1} of 127.0.0.1; --port chooses another\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_too_few_open_files_end_the_start_with_one_line(folder: Path) -> None:
+    command = ["prlimit", "--nofile=60:60", sys.executable, "-m", "server.cli", "serve", str(folder), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("glm-infill: the limit of open files is 60, and at least ")
+    assert done.stderr.count("\n") == 1
 
 
 class Canary:

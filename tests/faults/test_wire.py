@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.conftest import LONG, Server
 
-HEAD = b"POST /v1/infill HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/infill HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CLOSE = b"Connection: close\r\n"
 BODY = json.dumps({"text": "the [MASK]", "max_tokens": 2}).encode()
 
@@ -35,7 +35,10 @@ def test_this_is_how_an_honest_request_looks(server: Server) -> None:
     ("data", "expected"),
     [
         (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
         (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", 400),
         (HEAD + b"Content-Length: -1\r\n\r\n", 400),
         (HEAD + b"Content-Length: 99999999999999999999999\r\n\r\nabc", 400),
@@ -44,17 +47,20 @@ def test_this_is_how_an_honest_request_looks(server: Server) -> None:
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n", 400),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\n" + b"".join(b"A%d: b\r\n" % i for i in range(9000)) + b"\r\n", 431),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 60_000 + b"\r\n\r\n", 431),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 2_000_000, 400),
-        (b"GET /li\x00ve HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\n Folded: y\r\nA\x00: b\r\n\r\n", 400),
+        (
+            b"GET /live HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"A%d: b\r\n" % i for i in range(9000)) + b"\r\n",
+            431,
+        ),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 60_000 + b"\r\n\r\n", 431),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 2_000_000, 400),
+        (b"GET /li\x00ve HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\n Folded: y\r\nA\x00: b\r\n\r\n", 400),
         (b"GET /live HTTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\x00\x05hello\r\n\r\n", 400),
-        (b"GET /live HTTP/1.1\r\nHost: x\r\nHos", 408),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nHos", 408),
         (b"", 0),
         (HEAD + b"Content-Length: 50\r\n\r\n{", 408),
-        (b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{", 404),
+        (b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{", 404),
         (HEAD + b"Content-Length: %d\r\n\r\n" % (len(BODY) - 4) + BODY, 400),
         (HEAD + b"Content-Length: %d\r\n\r\n" % (len(BODY) + 4) + BODY, 408),
     ],
@@ -132,6 +138,51 @@ def test_a_reader_that_stops_in_a_whole_answer_is_dropped(server: Server) -> Non
     head, _, got = answer.partition(b"\r\n\r\n")
     (length,) = re.findall(rb"content-length: (\d+)", head)
     assert len(got) < int(length)
+
+
+def test_requests_behind_each_other_that_nobody_reads_are_dropped(server: Server) -> None:
+    one = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    memory = server.rss()
+    answered = server.metric("requests_total", route="/openapi.json")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(one * 500)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        # They are answered in turn, the next when the one before is out: 500 answers would be 11 MB.
+        time.sleep(4)  # twice the time that this server gives its readers
+        assert server.metric("requests_total", route="/openapi.json") - answered < 100
+        assert server.fill().status_code == 200
+        assert server.rss() - memory < 16e6
+        got = 0
+        try:
+            while chunk := connection.recv(1 << 20):
+                got += len(chunk)
+        except ConnectionError:
+            pass
+    assert got < 100 * 20_000
+
+
+def test_a_body_behind_a_request_that_nobody_reads_is_not_taken_in(server: Server) -> None:
+    body = json.dumps({"text": "the [MASK]", "spans": [["red boat"]] * 1000, "logprobs": 20}).encode()
+    one = HEAD.replace(b"infill", b"score") + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    memory = server.rss()
+    before = server.metric("requests_total", route="/v1/score")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        connection.settimeout(0.5)
+        connection.connect(("127.0.0.1", server.port))
+        # It sends without an end, as far as it is let.
+        with suppress(OSError):
+            for _ in range(2000):
+                connection.sendall(one)
+        server.until(lambda: server.metric("requests_total", route="/v1/score") > before)
+        time.sleep(4)
+        assert server.metric("requests_total", route="/v1/score") <= before + 2
+        assert server.rss() - memory < 64e6
+        assert server.fill().status_code == 200
 
 
 def test_connections_over_the_limit_are_refused(launch: Callable[..., Server]) -> None:

@@ -132,7 +132,8 @@ class Caller:
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
             "path": self.path, "raw_path": self.path.encode(), "root_path": "", "scheme": "http",
-            "query_string": b"", "headers": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+            "query_string": b"", "headers": [(b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
         }  # fmt: skip
         await self.app(scope, self.receive, self.send)
 

@@ -1,0 +1,31 @@
+"""Descriptors: how many connections there may be beside the files that this process needs."""
+
+import resource
+import sys
+from contextlib import suppress
+
+# What is open besides connections: the log, the loop, listening sockets, files that are read, and connections that are
+# being refused; for each rank its line, twice as many while it is started anew.
+RESERVE = 64
+PER_RANK = 8
+
+
+def raise_limit() -> int:
+    """Raises this process's limit of open files as far as it may go, and returns it. Children inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems allow less than they say.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
+
+
+def connections_within(limit: int, wanted: int, num_ranks: int) -> int:
+    """The number of connections, `wanted` at most, that a limit of open files leaves room for.
+
+    Raises OSError when it leaves none.
+    """
+    reserve = RESERVE + PER_RANK * num_ranks
+    if limit <= reserve:
+        raise OSError(f"the limit of open files is {limit}, and at least {reserve + 1} are needed; see `ulimit -n`")
+    return min(wanted, limit - reserve)
