@@ -60,7 +60,7 @@ class Sequence:
     the rows `asked`. `held` are the context's blocks that it shares, `blocks` its own; both empty while it waits.
     `answered` counts the rows it had when it last ran: one without new ones waits for others of its job, and if it is
     preempted meanwhile it is not computed again before there are. `drawn_at` is when its last token was drawn, on the
-    monotonic clock.
+    monotonic clock. `prompt_tokens` are to be counted when it first runs: each prompt's by one sequence.
     """
 
     context: Context
@@ -78,6 +78,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     finished: bool = False
     drawn_at: float | None = None
+    prompt_tokens: int = 0
 
     def push(self, token_id: int, position: int, block_position: int) -> None:
         """Adds a row to be computed."""

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.events import Failed, StepStats
+from engine.events import Failed
 from engine.link import Line, Link, NoLink
 from engine.loaded import Loaded, is_cuda, load_runner, prepare_threads
 from engine.place import Place
@@ -67,7 +67,7 @@ class Worker:
 
     def _send_idle(self) -> None:
         """No further step will say so."""
-        self.link.send(op="stats", stats=values_of(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
+        self.link.send(op="stats", stats=values_of(self.engine.idle_stats()))
 
     def _take_messages(self) -> bool:
         """Handles what has come in; waits for something while there is nothing to do."""
