@@ -69,6 +69,11 @@ class BeamSearch:
         self._live = {sequence: Hypothesis(sequence, self._first, 0.0)}
         return [sequence]
 
+    @property
+    def reached(self) -> int:
+        fills = [*(h.fill for h in self._live.values()), *(e.fill for e in self._ended)]
+        return max(len(fill.tokens) for fill in fills)
+
     def advance(self, host: Host, sequence: Sequence, result: Result) -> list[Sequence]:
         hypothesis = self._live[sequence]
         assert not isinstance(result, list)

@@ -36,6 +36,7 @@ class BlankFill:
         self.stop_string: str | None = None
         self.choice_logprobs: list[float] | None = None
         self.sent_text = self.sent_tokens = 0
+        self.counted = 0, False
         self._spelled = NOTHING  # by all tokens, those it began with first
         self._begun_text = 0  # characters of those
 
@@ -66,6 +67,11 @@ class BlankFill:
             self._add(token, world)
         self.text = text  # as it was asked for, also where the tokenizer folds characters
         self.end, self.finish_reason, self.choice_logprobs = end, "choice", logprobs
+
+    def uncounted(self) -> tuple[int, bool]:
+        """How many tokens it has that the last call did not count, and whether it has ended since."""
+        (tokens, ended), self.counted = self.counted, (len(self.tokens), self.finish_reason is not None)
+        return self.counted[0] - tokens, self.counted[1] and not ended
 
     def _add(self, token: Scored, world: World) -> None:
         self.offsets.append(len(self.text.rstrip("\ufffd")))

@@ -119,6 +119,12 @@ class ChoiceSearch:
         self._expect(sequence, Run([], forced, node))
         return [sequence]
 
+    @property
+    def reached(self) -> int:
+        return max(
+            len(path) for path in (*(r.path for r in self._runs.values()), *(p for p, _ in self._found.values()))
+        )
+
     def advance(self, host: Host, sequence: Sequence, result: Result) -> list[Sequence]:
         run = self._runs.pop(sequence)
         if isinstance(result, list):

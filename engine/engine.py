@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 from itertools import groupby
 
 import numpy as np
@@ -15,8 +17,13 @@ from engine.config import EngineConfig
 from engine.constraint import Patterns
 from engine.events import AdapterCard, Done, Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
+<<<<<<< HEAD
 from engine.job import Counts, Job, World
 from engine.loaded import Loaded, load_runner, prepare
+=======
+from engine.job import NOTHING, Job, Work, World
+from engine.loaded import Loaded, load_runner, prepare_threads
+>>>>>>> sched
 from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.ranks import Channel, Leading, LeadingAdapters
 from engine.registry import Entry, Registry
@@ -97,6 +104,10 @@ class Engine:
             number = self.registry.begin(name)
             self._enter(number, name, loaded.runner.adapters.held.get(number), pinned=True)
         self._told = self.scheduler.counts()
+        self._prompt_tokens = 0  # encoded since the last stats
+        self._done = NOTHING  # since the last stats, by all jobs
+        self._deadlines: list[tuple[float, str]] = []  # a heap
+        self._passed_over: deque[str] = deque()  # batch requests, as they came
 
     def prepare(self, request: Request, request_id: str) -> Job:
         """Checks and lays out a request; may run in another thread. Raises RequestError.
@@ -145,8 +156,12 @@ class Engine:
         adapter = self._taken.pop(job.id, None)
         lodging = Lodging(self.scheduler, request.tenant, 0 if adapter is None else adapter.number)
         deadline = None if timeout is None else now + timeout
-        entry = _Entry(job, lodging, now, deadline, passed_over=batch, adapter=adapter)
+        entry = _Entry(job, lodging, now, deadline, adapter)
         self._jobs[job.id] = entry
+        if deadline is not None:
+            self._watch(deadline, job.id)
+        if batch:
+            self._passed_over.append(job.id)
         # What the job starts later, such as its next blank, keeps its place; only what waits now takes turns.
         sequences = job.start(lodging, self._turns.next(flow))
         drawn = max(request.max_tokens) if isinstance(request, Fill) else 0
@@ -167,6 +182,8 @@ class Engine:
         for sequence in entry.sequences:
             self.scheduler.remove(sequence)
             self._of.pop(sequence, None)
+        entry.job.stop()
+        self._count(entry)
         self._leave(entry)
         return [Failed(request_id, outcome, message, code=outcome)]  # type: ignore[arg-type]
 
@@ -177,18 +194,11 @@ class Engine:
     def step(self) -> list[Event]:
         """One iteration: ends what is over its deadline, runs one batch, and tells what came of it."""
         began = time.monotonic()
-        events: list[Event] = []
-        for entry in list(self._jobs.values()):
-            if entry.deadline is not None and began > entry.deadline:
-                events += self.cancel(entry.job.id, "deadline", "the request's deadline has passed")
-            elif entry.passed_over and began - entry.arrived > BATCH_PATIENCE_S:
-                entry.passed_over = False
-                for sequence in entry.sequences:
-                    self.scheduler.rerank(sequence, sequence.rank % PASSED_OVER)
+        events = self._end_overdue(began)
+        self._raise_passed_over(began)
         batch, chosen = self.scheduler.schedule()
         bad = 0
         times = _Times()
-        counts = Counts()
         if chosen:
             for sequence in chosen:
                 self._turns.served(int(sequence.rank) % PASSED_OVER)
@@ -203,34 +213,79 @@ class Engine:
                 # Of several ranks the others would wait for this one: there all are started again.
                 if isinstance(self.runner, Leading) or not _is_memory(error):
                     raise
-                self.last_stats = None
-                return events + self._shed(self.runner, batch, chosen)
+                events += self._shed(self.runner, batch, chosen)
+                chosen, results = [], []
             for sequence, result in zip(chosen, results, strict=True):
+                self._prompt_tokens += sequence.prompt_tokens
+                sequence.prompt_tokens = 0
                 if sequence in self._of:
-                    events += self._advance(sequence, result, times, counts)
-        # Contexts are looked up between steps too, when requests come.
-        told, self._told = self._told, self.scheduler.counts()
-        queries, hits, preemptions = (now - before for now, before in zip(self._told, told, strict=True))
-        self.last_stats = StepStats(
+                    events += self._advance(sequence, result, times)
+        running = len({id(self._of[s]) for s in self.scheduler.running})
+        self.last_stats = replace(
+            self.idle_stats(),
             seconds=time.monotonic() - began,
             rows=batch.num_rows,
-            running=len({id(self._of[s]) for s in self.scheduler.running}),
-            waiting=len(self._jobs) - len({id(self._of[s]) for s in self.scheduler.running}),
-            kv_cache_usage=self.scheduler.usage(),
-            context_cache_queries=queries,
-            context_cache_hits=hits,
-            preemptions=preemptions,
+            running=running,
+            waiting=len(self._jobs) - running,
             nonfinite_rows=bad,
             queue_seconds=times.queued,
             first_token_seconds=times.first,
             token_seconds=times.between,
-            prompt_tokens=counts.prompt_tokens,
-            generated_tokens=counts.generated_tokens,
-            blanks=counts.blanks,
-            score_candidates=counts.score_candidates,
-            score_tokens=counts.score_tokens,
         )
         return events
+
+    def idle_stats(self) -> StepStats:
+        """What was done since the last stats beside a step: requests come, which look up contexts, and go."""
+        told, self._told = self._told, self.scheduler.counts()
+        queries, hits, preemptions = (now - before for now, before in zip(self._told, told, strict=True))
+        prompt_tokens, self._prompt_tokens = self._prompt_tokens, 0
+        (generated_tokens, blanks, score_candidates, score_tokens), self._done = self._done, NOTHING
+        return StepStats(
+            seconds=0.0,
+            rows=0,
+            running=0,
+            waiting=0,
+            kv_cache_usage=self.scheduler.usage(),
+            prompt_tokens=prompt_tokens,
+            generated_tokens=generated_tokens,
+            blanks=blanks,
+            score_candidates=score_candidates,
+            score_tokens=score_tokens,
+            context_cache_queries=queries,
+            context_cache_hits=hits,
+            preemptions=preemptions,
+        )
+
+    def _count(self, entry: "_Entry") -> None:
+        """Takes what a job has done since this was last called into the next stats."""
+        done = entry.job.counts.done
+        if done != entry.counted:
+            a, b, c, d = (x + y - z for x, y, z in zip(self._done, done, entry.counted, strict=True))
+            self._done, entry.counted = (a, b, c, d), done
+
+    def _watch(self, deadline: float, job_id: str) -> None:
+        if len(self._deadlines) > 2 * len(self._jobs) + 64:  # most are of jobs that have ended
+            self._deadlines = [due for due in self._deadlines if due[1] in self._jobs]
+            heapify(self._deadlines)
+        heappush(self._deadlines, (deadline, job_id))
+
+    def _end_overdue(self, now: float) -> list[Event]:
+        events: list[Event] = []
+        while self._deadlines and now > self._deadlines[0][0]:
+            deadline, job_id = heappop(self._deadlines)
+            if job_id in self._jobs and self._jobs[job_id].deadline == deadline:
+                events += self.cancel(job_id, "deadline", "the request's deadline has passed")
+        return events
+
+    def _raise_passed_over(self, now: float) -> None:
+        """Ranks batch requests that have been passed over for long as if they were interactive."""
+        while self._passed_over:
+            entry = self._jobs.get(self._passed_over[0])
+            if entry is not None and now - entry.arrived <= BATCH_PATIENCE_S:
+                break
+            self._passed_over.popleft()
+            for sequence in () if entry is None else entry.sequences:
+                self.scheduler.rerank(sequence, sequence.rank % PASSED_OVER)
 
     def _shed(self, runner: Runner, batch: Batch, chosen: list[Sequence]) -> list[Event]:
         """Memory has run out: ends the request that asked most of the step, empties the cache, makes the step's largest
@@ -337,7 +392,7 @@ class Engine:
         if entry.adapter is not None:
             self.registry.give_back(entry.adapter)
 
-    def _advance(self, sequence: Sequence, result: Result, times: "_Times", counts: Counts) -> list[Event]:
+    def _advance(self, sequence: Sequence, result: Result, times: "_Times") -> list[Event]:
         entry = self._of[sequence]
         if not _finite(result):
             return self.cancel(entry.job.id, "error", "the model gave a result that is not a finite number")
@@ -355,17 +410,15 @@ class Engine:
         except RequestError as error:  # a text that grew over the limit by its fills
             self.cancel(entry.job.id)
             return [Failed(entry.job.id, "invalid", error.message, error.param, error.code)]
+        self._count(entry)
         for ended in dict.fromkeys(s for s in (sequence, *new) if s.finished):
             self.scheduler.remove(ended)
             if ended in self._of:
-                entry.sequences.remove(ended)
-                del self._of[ended]
+                del self._of[ended], entry.sequences[ended]
         self._take(entry, [s for s in new if not s.finished])
         if events and isinstance(events[-1], Done):
             del self._jobs[entry.job.id]
             self._leave(entry)
-            for name in (f.name for f in fields(Counts)):
-                setattr(counts, name, getattr(counts, name) + getattr(entry.job.counts, name))
             return [entry.timed(event) for event in events]
         return events
 
@@ -373,7 +426,7 @@ class Engine:
         for sequence in sequences:
             if sequence not in self._of:
                 self._of[sequence] = entry
-                entry.sequences.append(sequence)
+                entry.sequences[sequence] = None
                 self.scheduler.add(sequence)
 
 
@@ -385,9 +438,9 @@ class _Entry:
     lodging: Lodging
     arrived: float
     deadline: float | None
-    passed_over: bool
     adapter: Entry | None = None
-    sequences: list[Sequence] = field(default_factory=list)
+    sequences: dict[Sequence, None] = field(default_factory=dict)
+    counted: Work = NOTHING
     started: float | None = None
     answered: float | None = None
 

@@ -1,5 +1,6 @@
 """Filling blanks: a `Fill` as a job of samples."""
 
+from collections.abc import Sequence as Items
 from dataclasses import replace
 
 from engine.batch import Result
@@ -27,6 +28,7 @@ class FillJob:
         self.counts = Counts()
         self.begun = False
         self.samples: list[Sample] = []
+        self._prompts: list[int] = []  # each input's tokens
         self._of: dict[Sequence, Sample] = {}
         compiled = world.patterns.get(text for text in fill.regex if text is not None)
         for number, given in enumerate(fill.inputs):
@@ -38,16 +40,21 @@ class FillJob:
             laid = world.lay_out(prompt.segments, "text", scored=fill.echo)
             check_fill(fill, laid, world.card)
             check_begun(fill, prompt, laid, world)
-            self.counts.prompt_tokens += len(laid) + len(prompt.begun)
+            self._prompts.append(len(laid) + len(prompt.begun))
             choices, patterns = read_choices(fill, laid, world), read_patterns(fill, len(laid.blanks), compiled)
             self.samples += [
                 self.sample(fill, number * fill.n + j, number, prompt, laid, choices, patterns, world)
                 for j in range(fill.n if fill.num_beams == 1 else 1)
             ]
+        self.counts.prompt_tokens = sum(self._prompts)
         check_echo(fill, [s.prompt for s in self.samples])
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
-        return [self._own(s, sample) for sample in self.samples for s in sample.start(host, rank)]
+        begun = [[self._own(s, sample) for s in sample.start(host, rank)] for sample in self.samples]
+        first = {sample.input_index: own[0] for sample, own in zip(self.samples, begun, strict=True)}
+        for number, sequence in first.items():
+            sequence.prompt_tokens = self._prompts[number]
+        return [sequence for own in begun for sequence in own]
 
     def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
         sample = self._of[sequence]
@@ -58,21 +65,34 @@ class FillJob:
             events.append(Begun(self.id, self.counts.usage(), any(s.prompt.fitted for s in self.samples)))
         if self.fill.stream and self.fill.echo and isinstance(result, list):
             events.append(Echoed(self.id, sample.index, sample.input_index, sample.wire_echo()))
-        ended = 0
+        self._count(moved)
+        ended = False
         for blank in moved:
             if self.fill.stream:
                 events += self._stream(sample, blank)
-            ended += blank.finish_reason is not None
-        self.counts.blanks += ended
+            ended |= blank.finish_reason is not None
         if ended and sample.done:
             for number, blanks in enumerate(sample.answers):
-                self.counts.generated_tokens += sum(len(b.tokens) for b in blanks)
+                if number:  # of the first all are counted
+                    self.counts.generated_tokens += sum(len(b.tokens) for b in blanks)
                 events.append(ResultDone(self.id, sample.wire(number)))
         if ended and all(s.done for s in self.samples):
             events.append(Done(self.id, self.counts.usage()))
         for finished in (s for s in (sequence, *new) if s.finished):
             self._of.pop(finished, None)
         return [s if s.finished else self._own(s, sample) for s in new], events
+
+    def stop(self) -> None:
+        """Of a search that has not ended the longest fill so far counts."""
+        for sample in self.samples:
+            self._count(sample.blanks)
+            self.counts.generated_tokens += sum(search.reached for search in set(sample.searches.values()))
+
+    def _count(self, blanks: Items[BlankFill]) -> None:
+        for blank in blanks:
+            tokens, ended = blank.uncounted()
+            self.counts.generated_tokens += tokens
+            self.counts.blanks += ended
 
     def _own(self, sequence: Sequence, sample: Sample) -> Sequence:
         self._of[sequence] = sample

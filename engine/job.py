@@ -13,10 +13,13 @@ from model.layout import Blank, Layout, LayoutError, LayoutRules
 from model.spelling import Spelling
 from model.tokenizer import Tokenizer
 
+Work = tuple[int, int, int, int]  # generated tokens, blanks, candidates and tokens scored
+NOTHING: Work = (0, 0, 0, 0)
+
 
 @dataclass(slots=True)
 class Counts:
-    """What a job adds to the metrics."""
+    """Prompt tokens of the whole request and those of them found in the cache; the others are what is done by now."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -24,6 +27,10 @@ class Counts:
     blanks: int = 0
     score_candidates: int = 0
     score_tokens: int = 0
+
+    @property
+    def done(self) -> Work:
+        return self.generated_tokens, self.blanks, self.score_candidates, self.score_tokens
 
     def usage(self) -> dict[str, int]:
         """The wire's `usage`: a job either generates or scores."""
@@ -112,11 +119,14 @@ class Job(Protocol):
     counts: Counts
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
-        """The sequences to run first."""
+        """The sequences to run first; their `prompt_tokens` add up to those of the request."""
 
     def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
         """Takes one sequence's result. Marks it finished, or pushes its next row; gives new sequences, others that it
         has finished, and events, of which `Done` is the last of all."""
+
+    def stop(self) -> None:
+        """It is over before its end: counts what is done and not counted yet."""
 
 
 def top_objects(tops: Items[Items[tuple[int, float]]], tokenizer: Tokenizer) -> list[list[dict[str, Any]]]:

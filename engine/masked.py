@@ -128,10 +128,10 @@ class NextSentenceJob:
         second = [*tokenizer.encode(score.sentence_b or ""), tokenizer.special["sep"]]
         self.rows = [(token, 0) for token in first] + [(token, 1) for token in second]
         world.check_length(len(self.rows), "sentence_b")
-        self.counts = Counts(prompt_tokens=len(self.rows), score_candidates=1)
+        self.counts = Counts(prompt_tokens=len(self.rows))
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
-        sequence = Sequence(host.context(()), "pair", rank, whole=True)
+        sequence = Sequence(host.context(()), "pair", rank, whole=True, prompt_tokens=len(self.rows))
         for position, (token, sentence) in enumerate(self.rows):
             sequence.push(token, position, sentence)
         return [sequence]
@@ -139,6 +139,7 @@ class NextSentenceJob:
     def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
         assert not isinstance(result, list)
         sequence.finished = True
+        self.counts.score_candidates = 1
         follows = float(result[0])
         scored: dict[str, Any] = {
             "index": 0,
@@ -151,3 +152,6 @@ class NextSentenceJob:
         }
         extra = {"best": 0, "probabilities": [1.0]}
         return [], [ResultDone(self.id, scored), Done(self.id, self.counts.usage(), extra)]
+
+    def stop(self) -> None:
+        """It is scored or it is not."""

@@ -46,6 +46,7 @@ class EngineProcess:
         worker: str = "engine.rank_process",
         backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
+        self.config = config
         self._supervisor = Supervisor(config, self._handle, self._lost, silence_s, step_s, place, worker, backoff_s)
         self._lose: Callable[[Loss], None] = ignore
         self._card: ModelCard | None = None

@@ -8,14 +8,16 @@ Tenants share no context, since a hit would tell one what another has sent. When
 much makes way for one that holds little.
 """
 
-from bisect import insort
-from collections import Counter, OrderedDict
-from collections.abc import Iterable
+import math
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from engine.batch import Batch, PrefixCopy, Rows
 from engine.blocks import BlockPool
+from engine.contexts import Contexts
+from engine.holdings import Holdings
 from engine.sequence import Context, Prefix, Sequence
+from engine.waiting import Waiting
 from model.attention import Span, part_b_start
 
 
@@ -38,16 +40,18 @@ class Scheduler:
     """Runs what is running, oldest first, then admits what waits, by rank, within a budget of rows.
 
     An item larger than the budget runs alone rather than never. `causal` contexts are prompts of a causal model.
+    What a step takes grows with what runs, and neither with what waits nor with the tenants.
     """
 
     def __init__(self, pool: BlockPool, max_batch_tokens: int, causal: bool = False) -> None:
         self.pool = pool
         self.causal = causal
         self.max_batch_tokens = max_batch_tokens
-        self.running: list[Sequence] = []
-        self.waiting: list[Sequence] = []
-        # By tenant, adapter and tokens, least recently used first.
-        self._contexts: OrderedDict[tuple[str, int, tuple[int, ...]], Context] = OrderedDict()
+        self.running: dict[Sequence, None] = {}  # the oldest first
+        self.waiting = Waiting()
+        self.contexts = Contexts(pool)
+        self.holdings = Holdings()
+        self._running_of: dict[str, dict[Sequence, None]] = {}  # by tenant
         self._prefixes: dict[int, Prefix] = {}
         self._copies: dict[int, int] = {}  # blocks to be written by the next step, each from which
         self._prefix_copies: list[PrefixCopy] = []
@@ -58,11 +62,9 @@ class Scheduler:
         context = Context(token_ids, None if token_ids else (), tenant, adapter, self._prefixes.get(adapter))
         if not token_ids:
             return context
+        found = self.contexts.same(context)
         self.context_queries += 1
-        found = self._contexts.setdefault(context.key, context)
-        if found is not context:
-            self.context_hits += found.blocks is not None
-            self._contexts.move_to_end(context.key)
+        self.context_hits += found.blocks is not None
         return found
 
     def add_prefix(self, prefix: Prefix) -> None:
@@ -71,8 +73,8 @@ class Scheduler:
 
     def forget(self, adapter: int) -> None:
         """Drops what is cached of an adapter that nothing in the scheduler goes by."""
-        for context in [c for c in self._contexts.values() if c.adapter == adapter]:
-            self._drop(context)
+        for context in [c for c in self.contexts.unused if c.adapter == adapter]:
+            self.contexts.drop(context)
         prefix = self._prefixes.pop(adapter, None)
         if prefix is not None:
             self._evict(prefix)
@@ -107,34 +109,34 @@ class Scheduler:
             (block,) = self._allocate(begun)
             self._copies[block] = self._copies.get(sequence.blocks[full], sequence.blocks[full])
             fork.blocks.append(block)
-        self.running.append(fork)
+        self._run(fork)
         return fork
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence behind all of its rank; a fork that runs does so already."""
-        if sequence.blocks:
-            return
-        insort(self.waiting, sequence, key=lambda s: s.rank)
+        if not sequence.blocks:
+            self.waiting.add(sequence)
 
     def rerank(self, sequence: Sequence, rank: float) -> None:
         """Changes a sequence's rank, wherever it is."""
-        sequence.rank = rank
-        if sequence in self.waiting:
+        waits = sequence in self.waiting
+        if waits:
             self.waiting.remove(sequence)
-            self.add(sequence)
+        sequence.rank = rank
+        if waits:
+            self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Drops a finished or cancelled sequence, wherever it is."""
         sequence.finished = True
         if sequence in self.running:
-            self.running.remove(sequence)
+            self._stop(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
-        self._let_go(sequence)
 
     def schedule(self) -> tuple[Batch, list[Sequence]]:
         """The next batch, and the sequences whose rows end it, in the batch's order."""
-        chosen: list[Sequence] = []
+        chosen: dict[Sequence, None] = {}
         budget = self.max_batch_tokens
         for sequence in list(self.running):
             if sequence not in self.running:
@@ -145,17 +147,16 @@ class Scheduler:
             while not self._extend(sequence):
                 victim = self._victim(sequence)
                 self._preempt(victim)
-                if victim in chosen:
-                    chosen.remove(victim)
+                chosen.pop(victim, None)
                 if victim is sequence:
                     break
             else:
-                chosen.append(sequence)
+                chosen[sequence] = None
                 budget -= rows
         encode = self._admit_waiting(chosen, budget)
         while not chosen and self.running and not all(s.is_idle for s in self.waiting):
             # All that run wait for results of those that have no room.
-            self._preempt(self.running[-1])
+            self._preempt(next(reversed(self.running)))
             encode = self._admit_waiting(chosen, budget)
         rows_of = [self._context_rows(c) for c in encode] + [self._sequence_rows(s) for s in chosen]
         for sequence in chosen:
@@ -164,7 +165,7 @@ class Scheduler:
         if rows_of:  # nothing is run without rows
             copies, self._copies = tuple((source, target) for target, source in self._copies.items()), {}
         prefixes, self._prefix_copies = self._prefix_copies, []
-        return Batch(tuple(rows_of), copies, tuple(prefixes)), chosen
+        return Batch(tuple(rows_of), copies, tuple(prefixes)), list(chosen)
 
     def recall(self, chosen: Iterable[Sequence]) -> None:
         """Takes back a step that was scheduled and not computed: all that runs waits, and nothing stays cached."""
@@ -181,14 +182,17 @@ class Scheduler:
 
     def usage(self) -> float:
         """The share of blocks that running sequences hold."""
-        held = {b for s in self.running for b in (*s.held, *s.blocks)}
-        return len(held) / self.pool.num_blocks
+        idle = self.contexts.unused_blocks
+        idle += sum(len(p.blocks or ()) for p in self._prefixes.values() if not p.running)
+        return (self.pool.num_blocks - self.pool.num_free - idle) / self.pool.num_blocks
 
     def check(self) -> None:
-        """Asserts that every block is held by just those who should hold it."""
+        """Asserts that every block is held by just those who should hold it, and that what is kept of that is true."""
         self.pool.check()
+        self.contexts.check()
+        self.holdings.check(self.running)
         expected = [0] * self.pool.num_blocks
-        for context in self._contexts.values():
+        for context in self.contexts.cached:
             for block in context.blocks or ():
                 expected[block] += 1
         for prefix in self._prefixes.values():
@@ -199,47 +203,60 @@ class Scheduler:
                 expected[block] += 1
         assert expected == [self.pool.holders(b) for b in range(self.pool.num_blocks)]
         assert all(not s.blocks and not s.held for s in self.waiting)
+        assert self.usage() == len({b for s in self.running for b in (*s.held, *s.blocks)}) / self.pool.num_blocks
+        tenants = {s.context.tenant for s in self.running}
+        of_each = {t: [s for s in self.running if s.context.tenant == t] for t in tenants}
+        assert {t: list(own) for t, own in self._running_of.items()} == of_each
 
-    def _admit_waiting(self, chosen: list[Sequence], budget: int) -> list[Context]:
+    def _admit_waiting(self, chosen: dict[Sequence, None], budget: int) -> list[Context]:
         """Starts waiting sequences, by rank, and adds them to the chosen; the contexts to encode for them.
 
         One that does not fit holds up all behind it, or it would wait for ever; except those of a tenant that would
         hold no more than its own with what they ask for.
         """
         encode: list[Context] = []
-        old = list(self.running)
+        started: set[Sequence] = set()
+        stopped: list[Sequence] = []
         held_up: set[str] = set()
-        for sequence in list(self.waiting):
-            tenant = sequence.context.tenant
-            if tenant in held_up or sequence.is_idle:
+        least = math.inf  # blocks that one of those holds
+        for sequence in self.waiting.passing(held_up):
+            if sequence.is_idle:
                 continue
-            # While it waited its context may have been dropped, and asked for anew by another request.
-            if sequence.context.token_ids:
-                sequence.context = self._contexts.setdefault(sequence.context.key, sequence.context)
-            new = sequence.context.blocks is None
-            rows = sequence.pending + (len(sequence.context) if new else 0)
+            context = sequence.context
+            own = self.holdings.of(context.tenant)
+            new = context.blocks is None
+            rows = sequence.pending + (len(context) if new else 0)
             over = rows - budget if chosen or encode else 0
-            fits = self._is_modest(sequence, held_up)
-            if fits and (over > 0 or not self._make_room(self._needed(sequence), keep=sequence.context)):
-                victims = self._victims(sequence, old, over)
+            needed = self._needed(sequence) if own < least else 1  # which is too much then
+            fits = own + needed <= least
+            if fits and (over > 0 or not self._make_room(needed, keep=context)):
+                victims = self._victims(sequence, needed, over, started)
                 fits = bool(victims)
                 for victim in victims:
-                    old.remove(victim)
                     if victim in chosen:
-                        chosen.remove(victim)
+                        del chosen[victim]
                         budget += victim.pending
+                    self._stop(victim)
+                    self.preemptions += 1
                     # It goes on behind the one that it made way for.
-                    self._preempt(victim, max(victim.rank, sequence.rank))
+                    victim.rank = max(victim.rank, sequence.rank)
+                    stopped.append(victim)
+                if victims:
+                    least = min(map(self.holdings.of, held_up), default=math.inf)
             if not fits:
-                held_up.add(tenant)
-                if all(s.context.tenant == tenant for s in self.waiting):
-                    break
+                held_up.add(context.tenant)
+                least = min(least, own)
+                if not least:
+                    break  # every other one needs more than nothing
                 continue
             self._start(sequence)
-            if new and len(sequence.context):
-                encode.append(sequence.context)
-            chosen.append(sequence)
+            started.add(sequence)
+            if new and len(context):
+                encode.append(context)
+            chosen[sequence] = None
             budget -= rows
+        for victim in stopped:
+            self.waiting.add(victim)
         return encode
 
     def _start(self, sequence: Sequence) -> None:
@@ -247,12 +264,39 @@ class Scheduler:
         before = self._opened(context.prefix)
         if context.blocks is None:
             self.pool.share(before)
-            context.blocks = (*before, *self._own(context.prefix, len(context)))
-        sequence.held = context.blocks if len(context) else before
-        self.pool.share(sequence.held)
+            self.contexts.encode(context, (*before, *self._own(context.prefix, len(context))))
+        if len(context):
+            self.contexts.share(context)
+        else:
+            self.pool.share(before)
+        sequence.held = context.blocks or before
         sequence.blocks = [*self._own(None if len(context) else context.prefix, len(sequence.token_ids))]
         self.waiting.remove(sequence)
-        self.running.append(sequence)
+        self._run(sequence)
+
+    def _run(self, sequence: Sequence) -> None:
+        """From now on it is among those that run, with the blocks that it has."""
+        tenant, prefix = sequence.context.tenant, sequence.context.prefix
+        self.running[sequence] = self._running_of.setdefault(tenant, {})[sequence] = None
+        self.holdings.add(sequence)
+        if prefix is not None:
+            prefix.running += 1
+
+    def _stop(self, sequence: Sequence) -> None:
+        """It is no more among those that run, and lets go of what it holds."""
+        context, tenant = sequence.context, sequence.context.tenant
+        del self.running[sequence], self._running_of[tenant][sequence]
+        if not self._running_of[tenant]:
+            del self._running_of[tenant]
+        self.holdings.remove(sequence)
+        if context.prefix is not None:
+            context.prefix.running -= 1
+        if len(context):
+            self.contexts.release(context)
+        else:
+            self.pool.release(sequence.held)
+        self.pool.release(sequence.blocks)
+        sequence.held, sequence.blocks, sequence.computed = (), [], 0
 
     def _opened(self, prefix: Prefix | None) -> tuple[int, ...]:
         """The blocks that a prefix fills, in the cache from now on."""
@@ -287,16 +331,13 @@ class Scheduler:
             if not self._make_room(missing, keep=sequence.context):
                 return False
             sequence.blocks += self.pool.allocate(missing) or []
+            self.holdings.grow(sequence.context.tenant, missing)
         return True
 
     def _make_room(self, blocks: int, keep: Context | None) -> bool:
         """Drops unused contexts, least recently used first, then unused prefixes, until so many blocks are free."""
-        for context in list(self._contexts.values()):
-            if self.pool.num_free >= blocks:
-                break
-            # Its last block is its own, others may be its prefix's.
-            if context is not keep and not (context.blocks and self.pool.holders(context.blocks[-1]) > 1):
-                self._drop(context)
+        while self.pool.num_free < blocks and (oldest := self.contexts.oldest(keep)) is not None:
+            self.contexts.drop(oldest)
         for prefix in self._prefixes.values():
             if self.pool.num_free >= blocks:
                 break
@@ -304,12 +345,6 @@ class Scheduler:
             if not kept and prefix.blocks and self.pool.holders(prefix.blocks[0]) == 1:
                 self._evict(prefix)
         return self.pool.num_free >= blocks
-
-    def _drop(self, context: Context) -> None:
-        del self._contexts[context.key]
-        if context.blocks is not None:
-            self.pool.release(context.blocks)
-            context.blocks = None
 
     def _evict(self, prefix: Prefix) -> None:
         self.pool.release(prefix.blocks or ())
@@ -319,62 +354,43 @@ class Scheduler:
         """Whom to preempt for a running sequence's next block: one of another tenant's surplus; else its own tenant's
         youngest, maybe itself; the youngest of all if its tenant runs nothing else. The oldest of all is never
         preempted by this while another runs, so something always ends."""
-        tenant = sequence.context.tenant
-        surplus = self._surplus(sequence, 1, self.running, [])
+        surplus = self._surplus(sequence, 1, {}, ())
         if surplus is not None:
             return surplus
-        own = [s for s in self.running if s.context.tenant == tenant]
-        return own[-1] if len(own) > 1 else self.running[-1]
+        own = self._running_of[sequence.context.tenant]
+        return next(reversed(own if len(own) > 1 else self.running))
 
-    def _victims(self, sequence: Sequence, candidates: list[Sequence], rows: int) -> list[Sequence]:
-        """Whom to preempt, of other tenants' surplus, so that a waiting sequence has the blocks and so many more rows
-        as it needs. Empty if that does not suffice."""
-        needed = self._needed(sequence)
+    def _victims(self, sequence: Sequence, needed: int, rows: int, started: Container[Sequence]) -> list[Sequence]:
+        """Whom to preempt, of other tenants' surplus, so that a waiting sequence has the blocks that it needs and so
+        many more rows; none that has just started. Empty if that does not suffice."""
         blocks = needed - self.pool.num_free
         victims: list[Sequence] = []
+        left: dict[str, Iterator[Sequence]] = {}
         while blocks > 0 or rows > 0:
-            victim = self._surplus(sequence, needed, candidates, victims)
+            victim = self._surplus(sequence, needed, left, started)
             if victim is None:
-                return []
+                break
             victims.append(victim)
+            self.holdings.remove(victim)
             blocks -= sum(self.pool.holders(block) == 1 for block in victim.blocks)  # others are a fork's too
             rows -= victim.pending
-        return victims
+        for victim in victims:  # they run on until it is known that they suffice
+            self.holdings.add(victim)
+        return victims if blocks <= 0 and rows <= 0 else []
 
     def _surplus(
-        self, sequence: Sequence, needed: int, candidates: list[Sequence], but: list[Sequence]
+        self, sequence: Sequence, needed: int, left: dict[str, Iterator[Sequence]], started: Container[Sequence]
     ) -> Sequence | None:
-        """The youngest candidate of the tenant that holds most, if without it and those that go already that tenant
-        holds no less than the sequence's will with what it needs. So no two tenants preempt each other in turns."""
+        """The youngest of the other tenant that holds most, of those that are `left`, if without it that tenant holds
+        no less than the sequence's will with what it needs. So no two tenants preempt each other in turns."""
         tenant = sequence.context.tenant
-        if all(s.context.tenant == tenant for s in candidates):
+        least = self.holdings.of(tenant) + needed
+        richest = self.holdings.richest_but(tenant)
+        if richest is None or self.holdings.of(richest) < least:
             return None
-        held = self._holdings(but)
-        held[tenant] += needed
-        richest = max(held, key=lambda name: held[name])
-        left = (s for s in reversed(candidates) if s.context.tenant == richest != tenant and s not in but)
-        victim = next(left, None)
-        if victim is None or self._holdings([*but, victim])[richest] < held[tenant]:
-            return None
-        return victim
-
-    def _is_modest(self, sequence: Sequence, others: set[str]) -> bool:
-        """Whether a waiting sequence's tenant would then hold no more blocks than any of the others."""
-        if not others:
-            return True
-        held = self._holdings()
-        return held[sequence.context.tenant] + self._needed(sequence) <= min(held[other] for other in others)
-
-    def _holdings(self, but: Iterable[Sequence] = ()) -> Counter[str]:
-        """How many blocks each tenant's running sequences hold, but for some."""
-        gone = set(but)
-        staying = [s for s in self.running if s not in gone]
-        held: Counter[str] = Counter()
-        for tenant, blocks in {(s.context.tenant, s.held) for s in staying}:
-            held[tenant] += len(blocks)
-        for sequence in staying:
-            held[sequence.context.tenant] += len(sequence.blocks)
-        return held
+        youngest = (s for s in reversed(self._running_of[richest]) if s not in started)
+        victim = next(left.setdefault(richest, youngest), None)
+        return None if victim is None or self.holdings.without(victim) < least else victim
 
     def _needed(self, sequence: Sequence) -> int:
         """Blocks that a waiting sequence needs to run, with those of its context and its prefix if they are not in the
@@ -388,17 +404,10 @@ class Scheduler:
             needed += pool.blocks_for(prefix.length - over)
         return needed
 
-    def _preempt(self, sequence: Sequence, rank: float | None = None) -> None:
+    def _preempt(self, sequence: Sequence) -> None:
+        self._stop(sequence)
         self.preemptions += 1
-        self.running.remove(sequence)
-        self._let_go(sequence)
-        sequence.rank = sequence.rank if rank is None else rank
-        self.add(sequence)
-
-    def _let_go(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.held)
-        self.pool.release(sequence.blocks)
-        sequence.held, sequence.blocks, sequence.computed = (), [], 0
+        self.waiting.add(sequence)
 
     def _context_rows(self, context: Context) -> Rows:
         # What is known of a prefix needs no kernel of its own: to all others it is the beginning of part A.

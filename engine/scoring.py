@@ -28,11 +28,12 @@ Spans = list[list[Scored | None]]  # each blank's tokens, and the end token wher
 
 @dataclass(slots=True)
 class Candidate:
-    """One string per blank, their tokens, and what each order gave."""
+    """One string per blank, their tokens, what each order gave, and how many sequences are still to give theirs."""
 
     texts: tuple[str, ...]
     ids: list[list[int]]
     scored: dict[Order, Spans]
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,10 @@ class ScoreJob:
         self.orders = _orders(score, len(self.laid.blanks))
         self.candidates = [Candidate(self._shown(t), self._tokens(t, param), {}) for t in texts]
         self._plans = [plan for c in self.candidates for order in self.orders for plan in self._planned(c, order)]
+        for plan in self._plans:
+            plan.candidate.left += 1
         self._of: dict[Sequence, Plan] = {}
         self.counts.prompt_tokens = len(self.laid)
-        self.counts.score_candidates = len(self.candidates)
-        self.counts.score_tokens = sum(len(ids) for c in self.candidates for ids in c.ids)
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
         for plan in self._plans:
@@ -75,7 +76,9 @@ class ScoreJob:
             for row in plan.rows:
                 sequence.push(*row)
             self._of[sequence] = plan
-        return list(self._of)
+        sequences = list(self._of)
+        sequences[0].prompt_tokens = self.counts.prompt_tokens
+        return sequences
 
     def _planned(self, candidate: Candidate, order: Order) -> Iterator[Plan]:
         """The sequences of an order: one, or of a causal model one a span, which reads the spans before it in the
@@ -113,7 +116,14 @@ class ScoreJob:
         scored = (item for item in result if item is not None)
         for (number, index), item in zip(plan.slots, scored, strict=True):
             spans[number][index] = item
+        if plan.order == self.orders[0]:  # a token counts once, and its end token never
+            self.counts.score_tokens += sum(index < len(plan.candidate.ids[number]) for number, index in plan.slots)
+        plan.candidate.left -= 1
+        self.counts.score_candidates += not plan.candidate.left
         return [], [] if self._of else list(self._finish())
+
+    def stop(self) -> None:
+        """All is counted as it is scored."""
 
     def _read(self) -> tuple[Segments, Layout, list[tuple[str | Tokens, ...]], str]:
         """The context and how it is laid out, each candidate's strings, and the field they came from."""

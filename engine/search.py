@@ -24,5 +24,9 @@ class Search(Protocol):
         """The fills that were found, the best first; empty while it goes on."""
 
     @property
+    def reached(self) -> int:
+        """Tokens of the longest fill that it has so far."""
+
+    @property
     def kept(self) -> Sequence | None:
         """The sequence with the rows of the best fill, if it was asked to keep one for the blanks behind."""

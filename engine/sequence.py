@@ -11,31 +11,36 @@ class Prefix:
     """An adapter's `length` tokens before every context; `shift` is added to the positions of all that follow.
 
     All contexts behind it share the blocks that it fills; what is over of it begins each one's own first block.
-    `blocks` is None while it is not in the cache.
+    `blocks` is None while it is not in the cache. `running` counts the running sequences behind it.
     """
 
     adapter: int
     length: int
     shift: int = 0
     blocks: tuple[int, ...] | None = None
+    running: int = 0
 
 
-@dataclass(slots=True, eq=False)
+Key = tuple[str, int, tuple[int, ...]]  # tenant, adapter, tokens
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Context:
     """Part A of one or many sequences of a tenant, as an adapter reads it. `blocks`, those of its prefix first, is None
-    until the context is encoded in the cache."""
+    until the context is encoded in the cache; `used` tells which of two was used last."""
 
     token_ids: tuple[int, ...]
     blocks: tuple[int, ...] | None = None
     tenant: str = ""
     adapter: int = 0
     prefix: Prefix | None = None
+    used: int = 0
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     @property
-    def key(self) -> tuple[str, int, tuple[int, ...]]:
+    def key(self) -> Key:
         """What it is found by."""
         return self.tenant, self.adapter, self.token_ids
 
@@ -55,7 +60,7 @@ class Sequence:
     the rows `asked`. `held` are the context's blocks that it shares, `blocks` its own; both empty while it waits.
     `answered` counts the rows it had when it last ran: one without new ones waits for others of its job, and if it is
     preempted meanwhile it is not computed again before there are. `drawn_at` is when its last token was drawn, on the
-    monotonic clock.
+    monotonic clock. `prompt_tokens` are to be counted when it first runs: each prompt's by one sequence.
     """
 
     context: Context
@@ -73,6 +78,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     finished: bool = False
     drawn_at: float | None = None
+    prompt_tokens: int = 0
 
     def push(self, token_id: int, position: int, block_position: int) -> None:
         """Adds a row to be computed."""

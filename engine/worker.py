@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from engine.config import EngineConfig
 from engine.ending import leave, reason_of
 from engine.engine import Engine
-from engine.events import Failed, StepStats
+from engine.events import Failed
 from engine.link import Line, Link, NoLink
 from engine.loaded import is_cuda, load_runner, prepare
 from engine.messages import (
@@ -82,7 +82,11 @@ class Worker:
 
     def _send_idle(self) -> None:
         """No further step will say so."""
+<<<<<<< HEAD
         self.link.send(Stepped(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
+=======
+        self.link.send(op="stats", stats=values_of(self.engine.idle_stats()))
+>>>>>>> sched
 
     def _take_messages(self) -> bool:
         """Handles what has come in; waits for something while there is nothing to do."""

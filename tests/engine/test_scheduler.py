@@ -134,7 +134,7 @@ def test_forks_that_wait_for_each_other_end_and_lose_no_block(
             break
         assert chosen or not families, "something waits and nothing runs"
     assert not families
-    assert pool.num_free + sum(len(c.blocks or ()) for c in scheduler._contexts.values()) == pool.num_blocks
+    assert pool.num_free + sum(len(c.blocks or ()) for c in scheduler.contexts.cached) == pool.num_blocks
 
 
 def test_sequences_over_one_context_share_its_encoding_in_one_step() -> None:
@@ -165,7 +165,7 @@ def test_smaller_rank_goes_first_and_equals_in_order_of_arrival() -> None:
     late, first, second = (new_sequence(scheduler, 1, 1, rank) for rank in (5.0, 1.0, 1.0))
     for sequence in (late, first, second):
         scheduler.add(sequence)
-    assert scheduler.waiting == [first, second, late]
+    assert list(scheduler.waiting) == [first, second, late]
 
 
 def test_an_item_over_the_budget_runs_alone() -> None:
@@ -221,7 +221,7 @@ def test_two_that_hold_as_much_do_not_preempt_each_other() -> None:
         for sequence in running:
             sequence.push(7, 1, 2)
         scheduler.schedule()
-    assert scheduler.running == running
+    assert list(scheduler.running) == running
     assert scheduler.preemptions == 0
 
 
