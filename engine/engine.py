@@ -9,7 +9,6 @@ from heapq import heapify, heappop, heappush
 from itertools import groupby
 
 import numpy as np
-import torch
 
 from engine.batch import Batch, Result
 from engine.blocks import BlockPool
@@ -17,13 +16,8 @@ from engine.config import EngineConfig
 from engine.constraint import Patterns
 from engine.events import AdapterCard, Done, Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
-<<<<<<< HEAD
-from engine.job import Counts, Job, World
-from engine.loaded import Loaded, load_runner, prepare
-=======
 from engine.job import NOTHING, Job, Work, World
-from engine.loaded import Loaded, load_runner, prepare_threads
->>>>>>> sched
+from engine.loaded import Loaded, load_runner, prepare
 from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.ranks import Channel, Leading, LeadingAdapters
 from engine.registry import Entry, Registry
@@ -40,6 +34,7 @@ from model.layout import parse
 from model.spelling import Spelling
 from model.tokenizer import Tokenizer
 from quant import cpu
+from quant.memory import is_out_of_memory
 
 # How long a batch request is passed over before it is ranked as if it were interactive.
 BATCH_PATIENCE_S = 5.0
@@ -211,7 +206,7 @@ class Engine:
                 results, bad = self.runner.run(batch, num_top)
             except (MemoryError, RuntimeError) as error:
                 # Of several ranks the others would wait for this one: there all are started again.
-                if isinstance(self.runner, Leading) or not _is_memory(error):
+                if isinstance(self.runner, Leading) or not is_out_of_memory(error):
                     raise
                 events += self._shed(self.runner, batch, chosen)
                 chosen, results = [], []
@@ -458,11 +453,6 @@ class _Times:
     queued: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
-
-
-def _is_memory(error: Exception) -> bool:
-    """Whether an exception says that an allocation failed; torch's for a CPU has no type of its own."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _finite(result: Result) -> bool:

@@ -82,11 +82,7 @@ class Worker:
 
     def _send_idle(self) -> None:
         """No further step will say so."""
-<<<<<<< HEAD
-        self.link.send(Stepped(StepStats(0.0, 0, 0, 0, self.engine.scheduler.usage())))
-=======
-        self.link.send(op="stats", stats=values_of(self.engine.idle_stats()))
->>>>>>> sched
+        self.link.send(Stepped(self.engine.idle_stats()))
 
     def _take_messages(self) -> bool:
         """Handles what has come in; waits for something while there is nothing to do."""
