@@ -288,7 +288,10 @@ def test_errors_of_others_have_that_shape_too(client, engine, make_client):
         return error["code"], error["type"]
 
     assert kind(client.get("/infill")) == (405, "invalid_request_error")
-    assert kind(client.post("/infill", content=b"{")) == (400, "invalid_request_error")
+    assert kind(client.post("/infill", content=b"{", headers={"content-type": "application/json"})) == (
+        400,
+        "invalid_request_error",
+    )
     assert kind(make_client(max_body_bytes=10).post("/infill", json=BODY)) == (413, "invalid_request_error")
     engine.status = ("loading", "40 %")
     assert kind(client.post("/infill", json=BODY)) == (503, "unavailable_error")
