@@ -6,6 +6,9 @@
 # torch's CUDA wheels bring CUDA's libraries and NCCL with them, so that both builds stand on the same small base; only
 # the driver is the host's. Both publish: torch for CUDA 13, which runs on Turing cards (2080 Ti) and later ones.
 
+# The name of a base moves with its releases: give a release's build the digest that you have tried, which your registry
+# tells (`docker buildx imagetools inspect python:3.11-slim`): --build-arg BASE=docker.io/library/python@sha256:…
+# None stands here, for none could be had where this was written. The lock files want Python 3.11.
 ARG BASE=docker.io/library/python:3.11-slim
 
 FROM ${BASE} AS builder
@@ -14,22 +17,25 @@ RUN python -m venv /opt/glm-infill
 ENV PATH=/opt/glm-infill/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 
-# What changes seldom: the dependencies, at the versions of the lock file.
+# What changes seldom: the dependencies, by the hashes of the lock files. What these lack, pip finds missing; of torch's
+# builds for CPUs alone there is no hash unless deploy/lock.py was given their index.
 ARG TORCH=cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-COPY deploy/requirements.txt deploy/
+COPY deploy/requirements.txt deploy/torch-cpu.txt deploy/torch-cuda.txt deploy/
 RUN --mount=type=cache,target=/root/.cache/pip \
     case ${TORCH} in \
-        cpu) pip install --extra-index-url ${TORCH_INDEX} -r deploy/requirements.txt ;; \
-        cuda) pip install -r deploy/requirements.txt ;; \
+        cpu) pip install --no-deps --extra-index-url ${TORCH_INDEX} -r deploy/torch-cpu.txt ;; \
+        cuda) pip install --no-deps --require-hashes -r deploy/torch-cuda.txt ;; \
         *) echo "TORCH=${TORCH}: cpu or cuda" >&2; exit 2 ;; \
-    esac
+    esac \
+    && pip install --no-deps --require-hashes -r deploy/requirements.txt \
+    && pip check
 ARG EXTRAS=
 COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip if [ -n "${EXTRAS}" ]; then \
         python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
 print('\n'.join(line for name in '${EXTRAS}'.split(',') for line in extras[name]))" > extras.txt \
-        && pip install -c deploy/requirements.txt -r extras.txt; \
+        && pip freeze --all > installed.txt && pip install -c installed.txt -r extras.txt; \
     fi
 
 # What changes often: the source. The kernels are built for every instruction set; the machine's is chosen at run time.
@@ -60,6 +66,7 @@ ENV PATH=/opt/glm-infill/bin:$PATH \
     HOME=/tmp \
     TRITON_CACHE_DIR=/tmp/triton \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONSAFEPATH=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     GLM_INFILL_HOST=0.0.0.0 \
@@ -73,7 +80,8 @@ LABEL org.opencontainers.image.title="glm-infill" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
-WORKDIR /tmp
+# Nobody but root writes here: no file of a stranger stands where Python might look for its own.
+WORKDIR /opt/glm-infill
 USER 10001:10001
 EXPOSE 8000
 # Loading does not count against it for as long as the start period.

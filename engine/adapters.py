@@ -15,9 +15,13 @@ from model.config import CheckpointError
 
 
 class Adapters:
-    """Adapters by number, 0 is none. Each goes `read`, `attach`, `drop`, on all ranks in the same order."""
+    """Adapters by number, 0 is none. Each goes `read`, `attach`, `drop`, on all ranks in the same order.
+
+    A path that is relative leads down from `root`, and nothing that lies elsewhere is read for it.
+    """
 
     def __init__(self, base: Base) -> None:
+        self.root: Path | None = None
         self._base = base
         self.held = HeldAdapters(base.model)
         self._reading: dict[int, Future[Adapter]] = {}
@@ -25,7 +29,11 @@ class Adapters:
     def read(self, number: int, path: str, done: Callable[[], object] = lambda: None) -> None:
         """Begins to read an adapter's folder; `done` is called from the reading thread."""
         future = self._reading[number] = Future()
-        threading.Thread(target=self._read, args=(Path(path), future, done), daemon=True).start()
+        try:
+            threading.Thread(target=self._read, args=(Path(path), future, done), daemon=True).start()
+        except RuntimeError:  # the system has no thread left: one adapter less, and not an engine
+            future.set_exception(CheckpointError("there is no thread left to read the adapter in"))
+            done()
 
     def attach(self, number: int) -> Adapter:
         """Lets the network have an adapter when it is read, on all ranks or on none.
@@ -49,7 +57,12 @@ class Adapters:
     def _read(self, folder: Path, future: "Future[Adapter]", done: Callable[[], object]) -> None:
         torch.set_num_threads(1)  # of this thread; the steps have all others
         try:
-            future.set_result(read_adapter(folder, self._base))
+            if folder.is_absolute():
+                future.set_result(read_adapter(folder, self._base))
+            elif self.root is None:
+                raise CheckpointError(f"adapter {folder.name}: there is no folder that it is below")
+            else:
+                future.set_result(read_adapter(self.root / folder, self._base, self.root))
         except CheckpointError as error:
             future.set_exception(error)
         except Exception as error:

@@ -16,7 +16,8 @@ class EngineConfig:
     checkpoint says, or float. `preset` and `tokenizer` (a folder) stand in for a config.json and a tokenizer that the
     folder lacks. `load_format` "dummy" reads no weights: all are invented, to try a machine.
 
-    `adapters` are names and folders of those that are there from the start, `max_adapters` how many there are at most.
+    `adapters` are names and folders of those that are there from the start, `max_adapters` how many there are at most;
+    `adapter_root` is the folder below which those lie that are loaded later by a relative path.
     """
 
     model: str | None = None
@@ -35,3 +36,4 @@ class EngineConfig:
     load_format: str = "auto"
     adapters: Sequence[Sequence[str]] = ()
     max_adapters: int = 32
+    adapter_root: str | None = None

@@ -4,7 +4,6 @@ A pattern is matched against the text of a blank as it is given back: without th
 the one that a tokenizer puts before a text. The first token therefore begins in states of its own.
 """
 
-import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from threading import Lock
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.automaton import Automaton
 from engine.pieces import Pieces
-from engine.regex import SECONDS, compile_regex
+from engine.regex import Allowance, compile_regex
 from engine.requests import RequestError
 from model.tokenizer import Tokenizer
 
@@ -136,20 +135,20 @@ class Patterns:
     def get(self, regexes: Iterable[str]) -> dict[str, Pattern]:
         """The compiled patterns of a request; new ones are waited for. Raises RequestError as `compile_regex` does, and
         for patterns that together take too much time or memory."""
-        until = time.monotonic() + SECONDS
+        allowance = Allowance()
         found: dict[str, Pattern] = {}
         for regex in dict.fromkeys(regexes):
-            found[regex] = self._get(regex, until - time.monotonic())
+            found[regex] = self._get(regex, allowance)
             if sum(pattern.automaton.table.nbytes for pattern in found.values()) > REQUEST_BYTES:
                 raise RequestError(f"the patterns need more than {REQUEST_BYTES >> 20} MiB", "regex")
         return found
 
-    def _get(self, regex: str, seconds: float) -> Pattern:
+    def _get(self, regex: str, allowance: Allowance) -> Pattern:
         with self._lock:
             if regex in self._kept:
                 self._kept.move_to_end(regex)
                 return self._kept[regex]
-        automaton = compile_regex(regex, seconds)
+        automaton = compile_regex(regex, allowance)
         with self._reading:
             if self._pieces is None:
                 self._pieces = Pieces(self._tokenizer, self._size)

@@ -120,8 +120,9 @@ def load_runner(
     whole = Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
     if len(config.adapters) > config.max_adapters:
         raise ValueError(f"{len(config.adapters)} adapters are more than max_adapters, {config.max_adapters}")
+    runner.adapters.root = None if config.adapter_root is None else Path(config.adapter_root)
     for number, (_, adapter) in enumerate(config.adapters, 1):
-        runner.adapters.read(number, adapter)
+        runner.adapters.read(number, os.path.abspath(adapter))
         prefix = runner.adapters.attach(number).prefix
         whole.longest_behind(0 if prefix is None else len(prefix))
     return whole

@@ -1,20 +1,21 @@
-"""The process that compiles one regular expression: `python -m engine.regex_child`, started by `engine.regex`.
+"""The process that compiles one regular expression: `python -m engine.regex_child SECONDS`, started by `engine.regex`.
 
-The pattern comes in on standard input. What goes out is "D", the number of states and the start as two uint32, a byte
-a state that tells whether a text may end there, and for each state 256 int16: where each byte leads, -1 to nowhere.
-Or "E" and why there is none. The work is outlines-core's, over a vocabulary of the 256 bytes, with a limit of memory
-and of processor time; whoever started this has a clock and may kill it at any moment.
+The pattern comes in on standard input. What goes out first is "S": from here on whatever goes wrong is the pattern's
+doing. Then "D", the seconds of a processor that this process took as a double, the number of states and the start as
+two uint32, a byte a state that tells whether a text may end there, and for each state 256 int16: where each byte leads,
+-1 to nowhere. Or "E" and why there is none. The work is outlines-core's, over a vocabulary of the 256 bytes, with a
+limit of memory and of SECONDS of a processor; whoever started this has a clock and may kill it at any moment.
 """
 
 import resource
 import struct
 import sys
+import time
 from array import array
 
 import outlines_core
 
 MEMORY = 1 << 30  # bytes of address space
-SECONDS = 2  # of the processor
 MAX_STATES = 8_000
 # Stands before the pattern: with nothing before it, outlines-core takes no pattern that looks at the end.
 _FIRST = 0
@@ -65,7 +66,7 @@ def compiled(pattern: str) -> bytes:
             if byte < 256 and target in live:
                 table[256 * number + byte] = numbers[target]
     ends = bytes(state in finals for state in states)
-    return b"D" + struct.pack("=II", len(states), numbers[first]) + ends + table.tobytes()
+    return struct.pack("=II", len(states), numbers[first]) + ends + table.tobytes()
 
 
 def _live(steps: dict[int, dict[int, int]], finals: set[int]) -> set[int]:
@@ -97,12 +98,18 @@ def _reached(steps: dict[int, dict[int, int]], first: int, live: set[int]) -> li
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    # The soft limit's signal is SIGXCPU. The hard one's is SIGKILL, which others send too.
+    seconds = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    out = sys.stdout.buffer
+    out.write(b"S")
+    out.flush()
     try:
-        answer = compiled(sys.stdin.buffer.read().decode())
+        automaton = compiled(sys.stdin.buffer.read().decode())
+        answer = b"D" + struct.pack("=d", time.process_time()) + automaton
     except (ValueError, MemoryError) as error:
         answer = b"E" + (str(error) or "too much memory").encode()
-    sys.stdout.buffer.write(answer)
+    out.write(answer)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,21 @@ Priority = Literal["interactive", "batch"]
 
 
 class RequestError(ValueError):
-    """A request that cannot be served as it stands: `param` names the field, the message the limit."""
+    """A request that cannot be served as it stands: `param` names the field, the message the limit. With the outcome
+    overloaded it can, and only not now."""
 
-    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        code: str = "invalid_value",
+        outcome: Literal["invalid", "overloaded"] = "invalid",
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code
+        self.outcome = outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ class Worker:
                 else:
                     self.engine.discard(request_id)
         except RequestError as error:
-            self._fail(Failed(request_id, "invalid", error.message, error.param, error.code))
+            self._fail(Failed(request_id, error.outcome, error.message, error.param, error.code))
         except Exception as error:
             self._fail(Failed(request_id, "error", type(error).__name__))
             raise

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def _write_ranks(folder: Path, made: Synthetic, size: int, progress: Progress) -
                 # A copy: torch.save would write all of what a view is a part of.
                 tensors[published] = shard(tensor, made.cuts(name), rank, size).clone()
                 progress(tensor.nbytes // size)
-        torch.save({"module": tensors}, folder / _ITERATION / f"mp_rank_{rank:02}_model_states.pt")
+        _save({"module": tensors}, folder / _ITERATION / f"mp_rank_{rank:02}_model_states.pt")
     (folder / "latest").write_text(_ITERATION, encoding="utf-8")
 
 
@@ -144,7 +145,7 @@ def _write_shards(folder: Path, made: Synthetic, format: Format, progress: Progr
         places |= dict.fromkeys(entries, file)
         produced = ((published, tensor) for name in group for published, tensor in _tensors(made, name))
         if format == "bin":
-            torch.save({published: tensor.clone() for published, tensor in produced}, folder / file)
+            _save({published: tensor.clone() for published, tensor in produced}, folder / file)
             progress(num_bytes(entries))
         else:
             with Shard(folder / file, entries) as writer:
@@ -154,6 +155,16 @@ def _write_shards(folder: Path, made: Synthetic, format: Format, progress: Progr
     total = sum(num_bytes(tensors) for group in planned for tensors in group.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     (folder / f"{stem}.{end}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(value: dict[str, Any], path: Path) -> None:
+    """A file of `torch.save`, whole or not at all. Raises CheckpointError where there is no room for it."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        torch.save(value, part)
+    except RuntimeError:  # which says nothing but where in torch
+        raise CheckpointError(f"{part}: cannot be written whole; is the disk full?") from None
+    os.replace(part, path)
 
 
 def _tensors(made: Synthetic, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -1,6 +1,7 @@
 """`/v1/adapters`: loads, lists and unloads adapters while the server runs; for admins only (`server.authentication`).
 
-A client names a folder below the one that the operator allows, and nothing outside of it is ever read.
+A client names a folder below the one that the operator allows, and nothing outside of it is ever read: what is checked
+here gives a client good errors, and the engine checks each file once more when it is open (`model.adapters.files`).
 """
 
 import asyncio
@@ -44,6 +45,7 @@ async def load(request: Request, service: Annotated[Service, Depends(service_of)
     if body.name == card.name:
         raise RequestError(f"{body.name!r} is the name of the model", "name", "adapter_exists")
     folder = await asyncio.to_thread(folder_below, root, body.path)
+    # Relative: the engine reads nothing for it that lies elsewhere, whatever has been put in its place meanwhile.
     adapter = await service.engine.load_adapter(body.name, str(folder))
     service.log.info("adapter loaded", adapter=adapter.name, kind=adapter.kind)
     return Answer(adapter_entry(adapter, card))
@@ -58,8 +60,8 @@ async def unload(name: str, service: Annotated[Service, Depends(service_of)]) ->
 
 
 def folder_below(root: Path, path: str) -> Path:
-    """The folder that a relative path leads to. Raises RequestError for one that leads out of the root, itself or by
-    what is in it, that is not there, or that holds something other than files."""
+    """The folder that a relative path leads to, from the root on. Raises RequestError for one that leads out of the
+    root, itself or by what is in it, that is not there, or that holds something other than files."""
     if "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts:
         raise RequestError(f"path must lead down from the adapters' folder, not {path[:80]!r}", "path", "invalid_path")
     top = root.resolve()
@@ -72,7 +74,7 @@ def folder_below(root: Path, path: str) -> Path:
                 _check(top, entry, number)
     except (OSError, RuntimeError):  # not there, no folder, a loop of links, a name that is too long
         raise RequestError(f"there is no folder {path[:80]!r} among the adapters", "path", "path_not_found") from None
-    return folder
+    return folder.relative_to(top)
 
 
 def _check(top: Path, entry: "os.DirEntry[str]", number: int) -> None:

@@ -78,8 +78,11 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     try:
         response = httpx.post(url, json=body, headers=headers, timeout=600)
         answer = response.json()
-    except (httpx.HTTPError, ValueError) as error:
-        fail(f"{url}: {error}")
-    if response.status_code != 200:
-        fail(answer.get("error", {}).get("message", f"{url} answered {response.status_code}"))
-    return dict(answer)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
+        fail(f"{url}: {error or type(error).__name__}")
+    match answer:
+        case {"results": [*_], "usage": {}} if response.status_code == 200:
+            return dict(answer)
+        case {"error": {"message": str(message)}}:
+            fail(message)
+    fail(f"{url} answered {response.status_code}, and not as glm-infill does")

@@ -1,8 +1,10 @@
 """The command line: `glm-infill COMMAND`. Exit code 0, 1 (failed, one line on stderr) or 2 (usage)."""
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from server.commands.batch import batch
 from server.commands.bench_decode import bench_decode
@@ -16,8 +18,23 @@ from server.commands.score import score
 from server.commands.serve import serve
 from server.commands.synth import synth
 from server.commands.tune import tune
+from server.console import hold_streams, told
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fills blanks and scores spans with GLM models.")
+
+class Commands(TyperGroup):
+    """Commands, each of which ends with one line for what the system refuses it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with told():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    help="Fills blanks and scores spans with GLM models.",
+)
 bench = typer.Typer(no_args_is_help=True, help="Measures; the last line printed is one JSON document.")
 for command in (serve, fill, score, batch, quantize, tune, plan, synth, doctor):
     app.command()(command)
@@ -29,8 +46,10 @@ app.add_typer(keys, name="keys")
 
 def main() -> None:
     """The entry point of the console script."""
+    hold_streams()
     try:
-        app()
+        with told():
+            app()
     except KeyboardInterrupt:
         sys.exit(130)
 

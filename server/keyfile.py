@@ -5,6 +5,7 @@ It holds one JSON object a line: `name`, `sha256` (of the key, in hex), and opti
 slow hash, as passwords need, would only let strangers keep the server busy.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -60,16 +61,23 @@ def read_keys(path: Path) -> list[Entry]:
 
 def new_key(path: Path, **fields: object) -> str:
     """Makes a key and adds its entry to a file, which only its owner may read. Raises ValueError for bad fields and a
-    name that is taken."""
+    name that is taken, and OSError, with the file as it was."""
     key = PREFIX + secrets.token_urlsafe(32)
     try:
         entry = Entry.model_validate({**fields, "sha256": hashlib.sha256(key.encode()).hexdigest()})
     except ValidationError as error:
         raise ValueError(invalid(error).message) from None
-    has_entries = path.exists() and path.read_text("utf-8").strip()
-    if has_entries and entry.name in {e.name for e in read_keys(path)}:
+    before = path.read_bytes() if path.is_file() else b""
+    if before.strip() and entry.name in {e.name for e in read_keys(path)}:
         raise ValueError(f"name: {path} has a key for {entry.name} already")
+    line = entry.model_dump_json(exclude_none=True) + "\n"
+    if before and not before.endswith(b"\n"):
+        line = "\n" + line
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with open(descriptor, "a", encoding="utf-8") as file:
-        file.write(entry.model_dump_json(exclude_none=True) + "\n")
+    with open(descriptor, "ab", buffering=0) as file:
+        written = file.write(line.encode())
+        if written < len(line):
+            # A part of a line would make the whole file useless.
+            file.truncate(file.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return key

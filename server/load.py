@@ -105,7 +105,13 @@ async def ask(client: ClientSession, kind: str, body: dict[str, Any], due: float
                 outcome.tokens = (await answer.json())["usage"]["completion_tokens"]
             else:
                 await answer.read()
-    except (ClientError, TimeoutError) as error:
+    except (
+        ClientError,
+        TimeoutError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:  # no answer, or one of another kind
         outcome.error = type(error).__name__
     outcome.done = time.perf_counter()
     if outcome.first is None:

@@ -28,7 +28,8 @@ async def measure(
 ) -> dict[str, Any]:
     """Closed loops of so many clients each, then open ones at these rates, or at shares of what the closed ones got.
 
-    Each lasts so many seconds; behind each `advance` is called. A key is taken from GLM_INFILL_API_KEY.
+    Each lasts so many seconds; behind each `advance` is called. A key is taken from GLM_INFILL_API_KEY. Raises
+    ClientError, TimeoutError, and ValueError for another kind of server, a bad URL and a bad key.
     """
     found: dict[str, Any] = {
         "url": url,
@@ -39,8 +40,11 @@ async def measure(
     }
     async with client_of(url, os.environ.get("GLM_INFILL_API_KEY")) as client:
         async with client.get("v1/models", raise_for_status=True) as answer:
-            entry = (await answer.json())["data"][0]
-        found |= {"model": entry["id"], "quantization": entry["quantization"], "tp": entry["tp"]}
+            match await answer.json():
+                case {"data": [{"id": model, "quantization": quantization, "tp": tp}, *_]}:
+                    found |= {"model": model, "quantization": quantization, "tp": tp}
+                case _:
+                    raise ValueError("answers, and not as glm-infill does")
         for number in clients:
             load = closed_loop(client, workload, number, duration, seed)
             found["closed"].append({"concurrency": number} | await _watched(client, load, goal, duration))

@@ -105,6 +105,7 @@ class Settings(BaseSettings):
             tp=tp,
             adapters=[(name, str(folder)) for name, folder in self.adapters.items()],
             max_adapters=self.max_adapters,
+            adapter_root=None if self.adapter_root is None else str(self.adapter_root.absolute()),
         )
 
     @field_validator("allowed_hosts", mode="before")

@@ -144,6 +144,13 @@ class Lessons:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise LessonError(f"{path.name}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:  # one in the middle of a file names none
+        error.filename = str(path)
+        raise
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line

@@ -5,18 +5,22 @@ folder gets the best adapter so far, as an evaluation finds it, `state.pt` for g
 matplotlib, `loss.png`.
 """
 
+import io
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from model.adapters.base import Base
@@ -141,7 +145,7 @@ class _Run:
             if not self.adapter.starts_as_nothing:
                 p.best = self._evaluate(judged)
             self._note(p.best, math.nan)
-            self.adapter.save(o.out)
+            self._save()
             self._keep()
         judged = self._samples_to_judge()
         while p.step < self.steps and not (o.patience and p.worse >= o.patience):
@@ -152,7 +156,7 @@ class _Run:
                 found = self._evaluate(judged)
                 if found < p.best:
                     p.best, p.best_step, p.worse = found, p.step, 0
-                    self.adapter.save(o.out)
+                    self._save()
                 else:
                     p.worse += 1
                 self._note(found, trained)
@@ -222,6 +226,18 @@ class _Run:
             for each in self.progress.log:
                 file.write(json.dumps({k: v for k, v in each.items() if v == v}) + "\n")
 
+    def _save(self) -> None:
+        """The adapter as it is now takes the place of the one before, file by file, each whole."""
+        fresh = self.options.out / "new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            self.adapter.save(fresh)
+        except SafetensorError as error:
+            raise TuneError(f"{fresh}: {error}") from None
+        for path in fresh.iterdir():
+            os.replace(path, self.options.out / path.name)
+        fresh.rmdir()
+
     def _keep(self) -> None:
         """Writes what is needed to go on, whole or not at all."""
         state = {
@@ -231,15 +247,20 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
         }
         path = self.options.out / "state.pt"
-        torch.save(state, path.with_suffix(".new"))
+        written = io.BytesIO()  # torch tells of a full disk in words of its own
+        torch.save(state, written)
+        path.with_suffix(".new").write_bytes(written.getbuffer())
         os.replace(path.with_suffix(".new"), path)
 
     def _resume(self) -> None:
         path = self.options.out / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        before, now = state["options"], self._described()
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            before, now = state["options"], self._described()
+        except (RuntimeError, EOFError, UnpicklingError, LookupError, TypeError):
+            raise TuneError(f"{path} is no state of a run; remove it first") from None
         changed = [name for name in now if before.get(name) != now[name]]
         if changed:
             raise TuneError(f"{self.options.out} holds another run, with other {', '.join(changed)}; remove it first")

@@ -1,7 +1,11 @@
 """An adapter's folder: its configuration, and its tensors without the code that a pickle may hold."""
 
+import os
+import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -18,16 +22,67 @@ P_TUNING_FILES = ("model.safetensors", "pytorch_model.bin")
 FILES = (CONFIG, "config.json", *PEFT_FILES, *P_TUNING_FILES)
 
 
+class Folder:
+    """An adapter's folder while it is read: each file is opened once, and what was opened is what is read.
+
+    With a `root` a file is taken only if it lies below it when it is open already, as the system tells. Whatever links
+    are put in the place of a file or a folder, and whenever, nothing outside the root is read.
+    """
+
+    def __init__(self, path: Path, root: Path | None = None) -> None:
+        self.path = path
+        self._root = None if root is None else root.resolve()
+        self._opened: dict[str, Path] = {}
+        self._descriptors = ExitStack()
+
+    def open(self, name: str) -> Path | None:
+        """Where the open file can be read; None if there is none. Raises CheckpointError and OSError."""
+        if name in self._opened:
+            return self._opened[name]
+        try:
+            # Not to wait for a writer where the name has become that of a pipe.
+            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        self._descriptors.callback(os.close, descriptor)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CheckpointError(f"{name} is no file")
+        if self._root is not None and not _place(descriptor).is_relative_to(self._root):
+            raise CheckpointError(f"{name} leads out of the adapters' folder")
+        path = self._opened[name] = Path(f"/dev/fd/{descriptor}")
+        return path
+
+    def told(self, message: str) -> str:
+        """A message with the names of files in place of where they were read."""
+        for name, path in sorted(self._opened.items(), key=lambda item: -len(str(item[1]))):
+            message = message.replace(str(path), name)
+        return message.replace(f"{self.path}/", "")
+
+    def __enter__(self) -> "Folder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._descriptors.close()
+
+
+def _place(descriptor: int) -> Path:
+    """Where an open file lies."""
+    try:
+        return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    except OSError:
+        raise CheckpointError("this system does not tell where an open file lies, which loading needs") from None
+
+
 class Tensors:
     """The tensors of an adapter's file; `source` is the file's name."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+    def __init__(self, folder: Folder, names: tuple[str, ...]) -> None:
         """Of the first file that there is. Raises CheckpointError."""
-        path = next((folder / name for name in names if (folder / name).exists()), None)
-        if path is None:
+        found = next(((name, path) for name in names if (path := folder.open(name)) is not None), None)
+        if found is None:
             raise CheckpointError(f"holds neither {' nor '.join(names)}")
-        self.source = path.name
-        self._file: Source = (PickleFile if path.suffix == ".bin" else SafetensorsFile)(path)
+        self.source, path = found
+        self._file: Source = (PickleFile if self.source.endswith(".bin") else SafetensorsFile)(path)
 
     @property
     def names(self) -> Iterator[str]:
@@ -43,9 +98,7 @@ class Tensors:
         return tensor
 
 
-def config_of(folder: Path, name: str) -> Config | None:
+def config_of(folder: Folder, name: str) -> Config | None:
     """A JSON object of the folder, None where there is none. Raises CheckpointError."""
-    if not (folder / name).exists():
-        return None
-    config = Config.read(folder, name)
-    return Config(config.fields, name)
+    path = folder.open(name)
+    return None if path is None else Config(Config.read(path.parent, path.name).fields, name)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from model.adapters.adapter import Adapter
 from model.adapters.base import Base
-from model.adapters.files import CONFIG, P_TUNING_FILES, PEFT_FILES, Tensors, config_of
+from model.adapters.files import CONFIG, P_TUNING_FILES, PEFT_FILES, Folder, Tensors, config_of
 from model.adapters.lora import read_lora
 from model.adapters.prefix import is_p_tuning, read_p_tuning, read_prefix_tuning
 from model.config import CheckpointError, Config
@@ -12,21 +12,21 @@ from model.config import CheckpointError, Config
 _PEFT = {"LORA": read_lora, "PREFIX_TUNING": read_prefix_tuning}
 
 
-def read_adapter(folder: Path, base: Base) -> Adapter:
-    """An adapter, or a rank's part of it, for a base.
+def read_adapter(path: Path, base: Base, root: Path | None = None) -> Adapter:
+    """An adapter, or a rank's part of it, for a base; with a `root` only of files that lie below it.
 
     Raises CheckpointError, in one line that names no path but the folder's own name, for a folder that is in none of
     the formats, and for an adapter of another kind, shape or base.
     """
-    try:
-        return _read(folder, base)
-    except (CheckpointError, OSError) as error:
-        line = str(error).splitlines()[0].replace(f"{folder}/", "")
-        raise CheckpointError(f"adapter {folder.name}: {line}") from None
+    with Folder(path, root) as folder:
+        try:
+            return _read(folder, base)
+        except (CheckpointError, OSError) as error:
+            raise CheckpointError(f"adapter {path.name}: {folder.told(str(error).splitlines()[0])}") from None
 
 
-def _read(folder: Path, base: Base) -> Adapter:
-    if not folder.is_dir():
+def _read(folder: Folder, base: Base) -> Adapter:
+    if not folder.path.is_dir():
         raise CheckpointError("no such folder")
     config = config_of(folder, CONFIG)
     if config is not None:
@@ -35,7 +35,7 @@ def _read(folder: Path, base: Base) -> Adapter:
             raise CheckpointError(f"{CONFIG}: peft_type {kind!r} is not supported, only {' and '.join(_PEFT)}")
         _check_base(config, base)
         return _PEFT[kind](config, Tensors(folder, PEFT_FILES), base)
-    if not any((folder / name).exists() for name in P_TUNING_FILES):
+    if not any(folder.open(name) for name in P_TUNING_FILES):
         raise CheckpointError(f"holds no {CONFIG}, and no prefix in {' or '.join(P_TUNING_FILES)}")
     tensors = Tensors(folder, P_TUNING_FILES)
     if not is_p_tuning(tensors):

@@ -7,21 +7,22 @@ A line is a body of `/v1/infill` or `/v1/score`, with a `custom_id` if wanted, o
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import httpx
 import typer
-from rich.progress import Progress
 
 from engine.config import EngineConfig
 from engine.process import EngineProcess
 from server.app import create_app
-from server.console import errors, fail, output
+from server.console import errors, fail, named, output, progress_bar
 from server.options import (
     AsJson,
     GroupSize,
@@ -40,6 +41,7 @@ URLS = ("/v1/infill", "/v1/score", "/v1/completions")
 SCORED = {"spans", "target", "targets", "context", "sentence_a", "sentence_b"}  # fields that only scores have
 TRIES = 6
 UNBOUND = httpx.Limits(max_connections=None, max_keepalive_connections=None)  # the window bounds them
+Write = Callable[[dict[str, Any]], object]
 PATIENCE_S = 60.0  # the longest that a server which is full is waited for between two tries
 
 
@@ -62,10 +64,10 @@ def batch(
     The exit code is 1 if any line failed; such lines have an error in the answers.
     """
     try:
-        lines = list(read(source.read_text("utf-8")))
-        done = resume(target)
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}")
+        with named(source):
+            lines = list(read(source.read_text("utf-8")))
+        with named(target):
+            done = resume(target)
     except UnicodeDecodeError as error:
         fail(f"{source}: not UTF-8 at byte {error.start}", code=2)
     except ValueError as error:
@@ -73,9 +75,11 @@ def batch(
     left = [line for line in lines if line.custom_id not in done]
     config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
     failed = sum(not ok for ok in done.values())
-    with target.open("a", encoding="utf-8") as out, Progress(console=errors, transient=True) as progress:
+    with target.open("ab", buffering=0) as out, progress_bar() as progress:
         bar = progress.add_task("answering", total=len(lines), completed=len(lines) - len(left))
-        failed += asyncio.run(_answer_all(left, out, window, url, config, lambda: progress.advance(bar)))
+        failed += asyncio.run(
+            _answer_all(left, partial(_write, out), window, url, config, lambda: progress.advance(bar))
+        )
     counts = {"lines": len(lines), "answered_before": len(lines) - len(left), "answered": len(left), "failed": failed}
     if as_json:
         print(json.dumps(counts))
@@ -133,8 +137,9 @@ def _line(raw: str, name: str) -> Line:
 
 
 def resume(target: Path) -> dict[str, bool]:
-    """The ids that a file has whole answers for, and whether these are good; a torn last line is cut off."""
-    if not target.exists():
+    """The ids that a file has whole answers for, and whether these are good; a torn last line is cut off. What is no
+    file, such as a pipe, has none."""
+    if not target.is_file():
         return {}
     raw = target.read_bytes()
     whole = raw[: raw.rfind(b"\n") + 1]
@@ -151,9 +156,9 @@ def resume(target: Path) -> dict[str, bool]:
 
 
 async def _answer_all(
-    lines: list[Line], out: IO[str], window: int, url: str | None, config: EngineConfig, advance: Any
+    lines: list[Line], write: Write, window: int, url: str | None, config: EngineConfig, advance: Callable[[], object]
 ) -> int:
-    """Answers all, so many at a time; the number that failed."""
+    """Answers all, so many at a time; the number that failed. What ends one of them ends all."""
     if not lines:
         return 0
     failed = 0
@@ -164,13 +169,25 @@ async def _answer_all(
         for line in left:
             answer = await _answered(client, line)
             failed += answer["error"] is not None or answer["response"]["status_code"] != 200
-            out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            out.flush()
+            write(answer)
             advance()
 
     async with _client(url, config) as client:
-        await asyncio.gather(*(one(client) for _ in range(min(window, len(lines)))))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(window, len(lines))):
+                    group.create_task(one(client))
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
     return failed
+
+
+def _write(out: FileIO, answer: dict[str, Any]) -> None:
+    """A line, or where there is no room for it as much as there is, which the next run cuts off."""
+    line = memoryview(json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+    with named(Path(out.name)):
+        while line:
+            line = line[out.write(line) :]
 
 
 async def _answered(client: httpx.AsyncClient, line: Line) -> dict[str, Any]:
@@ -179,20 +196,24 @@ async def _answered(client: httpx.AsyncClient, line: Line) -> dict[str, Any]:
         return answer | {"error": {"code": "invalid_line", "message": line.error}}
     wait = 0.5
     for attempt in range(TRIES):
+        after = wait
         try:
             response = await client.post(line.url, json=line.body)
-        except httpx.HTTPError as error:
-            failure = {"code": "no_answer", "message": str(error) or type(error).__name__}
-            after = wait
-        else:
             if response.status_code not in (429, 503) or attempt == TRIES - 1:
                 shown = {"status_code": response.status_code, "request_id": response.headers.get("x-request-id")}
                 return answer | {"response": shown | {"body": response.json()}, "error": None}
-            after = float(response.headers.get("retry-after", wait))
+            after = _seconds(response.headers.get("retry-after", "")) or wait
+        except (httpx.HTTPError, ValueError, RecursionError) as error:  # nothing comes, or what is no JSON
+            failure = {"code": "no_answer", "message": str(error) or type(error).__name__}
         if attempt < TRIES - 1:
             await asyncio.sleep(min(max(after, wait), PATIENCE_S))
             wait *= 2
     return answer | {"error": failure}
+
+
+def _seconds(header: str) -> float | None:
+    """Those of a header that has them; it may have a date."""
+    return float(header) if header.isdecimal() else None
 
 
 @asynccontextmanager
@@ -201,7 +222,11 @@ async def _client(url: str | None, config: EngineConfig) -> AsyncIterator[httpx.
     if url is not None:
         key = os.environ.get("GLM_INFILL_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=900.0, limits=UNBOUND) as client:
+        try:
+            client = httpx.AsyncClient(base_url=url, headers=headers, timeout=900.0, limits=UNBOUND)
+        except (httpx.InvalidURL, ValueError) as error:
+            fail(f"{url}: {error}", code=2)
+        async with client:
             yield client
         return
     engine = EngineProcess(config)

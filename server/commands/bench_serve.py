@@ -1,16 +1,17 @@
 """`glm-infill bench serve`: what a server gives under load."""
 
 import asyncio
+import io
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
-from rich.progress import Progress
 from rich.table import Table
 
-from server.console import errors, fail, output
+from server.console import fail, named, output, progress_bar
 from server.options import AsJson
 
 KINDS = ("fill", "score")
@@ -56,19 +57,21 @@ def bench_serve(
         fail("--rate auto needs --concurrency to learn the capacity from", code=2)
     if plot is not None:
         _drawing()
+        if plot.is_dir() or not os.access(plot if plot.exists() else plot.parent, os.W_OK):
+            fail(f"--plot: {plot} cannot be written")
     goal = Goal(*(None if limit is None else limit / 1000 for limit in (slo_first, slo_token, slo_latency)))
-    with Progress(console=errors, transient=True) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("measuring", total=len(clients) + len(AUTO if rates is None else rates))
         loads = measure(url, workload, clients, rates, duration, seed, goal, lambda: progress.advance(bar))
         try:
             found = asyncio.run(loads)
-        except (ClientError, TimeoutError) as error:
+        except (ClientError, TimeoutError, ValueError) as error:
             fail(f"{url}: {error or type(error).__name__}")
-    if plot is not None:
-        draw(found, plot)
     if not as_json:
         output.print(_table(found))
     print(json.dumps(found))
+    if plot is not None:
+        draw(found, plot)
 
 
 def _table(found: dict[str, Any]) -> Table:
@@ -129,8 +132,11 @@ def draw(found: dict[str, Any], file: Path) -> None:
         other.legend(loc="lower right", frameon=False)
     figure.suptitle(f"{found['model']}, {found['quantization']}")
     figure.tight_layout()
-    figure.savefig(file, dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=110, format="png")
     pyplot.close(figure)
+    with named(file):
+        file.write_bytes(drawn.getbuffer())
 
 
 def _lines(axis: Any, x: list[float], levels: list[dict[str, Any]], name: str, label: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server.console import fail
+from server.console import fail, named
 from server.keyfile import new_key
 from server.options import AsJson
 
@@ -35,16 +35,15 @@ def new(
 ) -> None:
     """Makes a key, adds its hash to a file, and prints it: this once, for it is kept nowhere."""
     try:
-        key = new_key(
-            file,
-            name=name,
-            role="admin" if admin else "user",
-            priority=priority.value,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-        )
+        with named(file):
+            key = new_key(
+                file,
+                name=name,
+                role="admin" if admin else "user",
+                priority=priority.value,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+            )
     except ValueError as error:
         fail(str(error), code=2)
-    except OSError as error:
-        fail(f"{file}: {error.strerror}")
     print(json.dumps({"name": name, "key": key, "file": str(file)}) if as_json else key)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
-from server.console import errors, fail, output
+from server.console import fail, named, output, progress_bar
 from server.options import GROUP_SIZE, QUANT_HEAD, AsJson, Preset, QuantHead, TokenizerFolder
 
 
@@ -38,12 +37,12 @@ def quantize(
     storage = Storage(scheme, group_size, (head or quant_head).value)
     recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), preset, tokenizer, tp)
     try:
-        with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
+        with named(target), progress_bar() as progress:
             task = progress.add_task("reading", total=None)
             conversion = Conversion(source, target, recipe)
             progress.update(task, description="quantizing", total=conversion.num_bytes)
             facts = conversion.run(lambda num_bytes: progress.advance(task, num_bytes))
-    except (CheckpointError, OSError) as error:
+    except CheckpointError as error:
         fail(str(error))
     except ValueError as error:
         fail(str(error), code=2)

@@ -1,15 +1,15 @@
 """`glm-infill synth`: a checkpoint of true shapes with random weights."""
 
 import json
+import os
 import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
-from server.console import errors, fail, output
+from server.console import fail, named, output, progress_bar
 from server.options import AsJson
 
 
@@ -41,13 +41,15 @@ def synth(
         made = of_preset(preset, layers, kind, seed)
         if tokenizer is not None:
             PRESETS[preset][0].tokenizer(tokenizer)
-        with Progress(console=errors, disable=not errors.is_terminal, transient=True) as progress:
+        with named(target), progress_bar() as progress:
             task = progress.add_task("writing", total=made.num_bytes)
             write_synthetic(target, made, kind, tp, lambda num_bytes: progress.advance(task, num_bytes))
-        for path in () if tokenizer is None else (tokenizer / name for name in FILES):
-            if path.exists():
-                shutil.copyfile(path, target / path.name)
-    except (CheckpointError, OSError) as error:
+            for path in () if tokenizer is None else (tokenizer / name for name in FILES):
+                if path.exists():
+                    part = target / f"{path.name}.part"
+                    shutil.copyfile(path, part)
+                    os.replace(part, target / path.name)
+    except CheckpointError as error:
         fail(str(error))
     except ValueError as error:
         fail(str(error), code=2)

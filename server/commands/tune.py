@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from server.console import errors, fail, output
+from server.console import fail, named, output, progress_bar
 from server.options import AsJson, Preset, TokenizerFolder
 
 
@@ -74,7 +74,7 @@ def tune(
         from training.tune import TuneError, TuneOptions
         from training.tune import tune as train
     except ImportError as error:
-        fail(f"tune needs {error.name}: pip install 'glm-infill[train]'")
+        fail(_lacking(error))
     targets = tuple(part.strip() for part in target_modules.split(",") if part.strip())
     adapter = AdapterOptions(
         method.value, rank, alpha, dropout, targets, rslora, prefix_length, projection, base.value
@@ -84,7 +84,7 @@ def tune(
         batch_size, lr, warmup, weight_decay, seed, device.value,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with named(out), progress_bar(*columns) as progress:
         bar = progress.add_task("learning", total=None)
 
         def tell(where: Where, total: int) -> None:
@@ -95,9 +95,15 @@ def tune(
             found = train(options, tell)
         except (CheckpointError, LessonError, TuneError, ValueError) as error:
             fail(str(error))
-        except OSError as error:
-            fail(f"{error.filename}: {error.strerror}")
+        except ImportError as error:
+            fail(_lacking(error))
     if not as_json:
         before, after = found["eval_loss_before"], found["eval_loss"]
         output.print(f"{out}: loss a token on lines set apart {before} before, {after} after step {found['best_step']}")
     print(json.dumps(found))
+
+
+def _lacking(error: ImportError) -> str:
+    name = (error.name or "").partition(".")[0]
+    extra = "bnb" if name == "bitsandbytes" else "train"
+    return f"tune needs {name}: pip install 'glm-infill[{extra}]'"

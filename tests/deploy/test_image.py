@@ -24,13 +24,41 @@ PROFILES = ["cpu", "4x3090", "8x2080ti"]
 
 
 def test_the_locked_versions_are_those_that_the_project_asks_for():
-    lines = (ROOT / "deploy" / "requirements.txt").read_text().splitlines()
-    locked = {
-        canonicalize_name(name): version for name, version in (line.split("==") for line in lines if "==" in line)
-    }
+    locked = pinned("requirements.txt") | pinned("torch-cpu.txt")
+    assert pinned("torch-cuda.txt")["torch"] == locked["torch"]
     for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
         wanted = Requirement(text)
         assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), text
+
+
+def pinned(name: str) -> dict[str, str]:
+    """The versions of a lock file, by name."""
+    lines = (ROOT / "deploy" / name).read_text().splitlines()
+    pairs = (line.split()[0].split("==") for line in lines if "==" in line)
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "torch-cuda.txt"])
+def test_every_locked_file_has_its_hashes(name):
+    text = (ROOT / "deploy" / name).read_text()
+    blocks = re.findall(r"^\S+==\S+ \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\\n|\n))+)", text, re.M)
+    assert len(blocks) == len(pinned(name)) == len(re.findall("==", text))
+    assert all(len(set(block.split())) >= 1 for block in blocks)
+    assert not re.search("https?:", text)  # which index, its user says
+    for line in re.findall(r"pip install [^;\n]*-r deploy/" + re.escape(name), DOCKERFILE):
+        assert "--require-hashes" in line
+        assert "--no-deps" in line
+    assert f"-r deploy/{name}" in DOCKERFILE
+
+
+def test_no_lock_file_has_what_another_has():
+    names = [{*pinned(name)} for name in ("requirements.txt", "torch-cuda.txt")]
+    assert not names[0] & names[1]
+
+
+def test_the_image_runs_where_nobody_writes():
+    assert re.findall(r"^WORKDIR (.+)$", DOCKERFILE, re.M)[-1] == "/opt/glm-infill"
+    assert "PYTHONSAFEPATH=1" in DOCKERFILE
 
 
 def test_every_package_is_in_the_image():

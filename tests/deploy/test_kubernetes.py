@@ -111,6 +111,13 @@ def test_pods_pass_the_restricted_standard(overlay):
     assert not any("hostPath" in volume for volume in spec["volumes"])
 
 
+def test_every_pod_says_what_it_takes(overlay):
+    resources = pod(overlay)[1]["resources"]
+    for kind in ("cpu", "memory"):
+        least, most = (resources[which][kind] for which in ("requests", "limits"))
+        assert int(least.removesuffix("Gi")) <= int(most.removesuffix("Gi"))
+
+
 def test_the_grace_period_is_longer_than_draining(overlay):
     spec, container = pod(overlay)
     before_stop = float(container["lifecycle"]["preStop"]["exec"]["command"][1])

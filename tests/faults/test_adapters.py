@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +232,85 @@ def test_a_rank_that_dies_gets_its_adapters_back(launch: Callable[..., Server], 
     adapted.until(lambda: adapted.status("/ready") == 503)
     adapted.until(lambda: adapted.status("/ready") == 200)
     assert adapted.filled("p").json()["results"] == expected
+
+
+def test_many_load_one_name_and_one_has_it(adapted: Adapted) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        for _ in range(3):
+            loads = [pool.submit(adapted.load, "a", f"lora{n % 4}") for n in range(12)]
+            codes = [(load.result().status_code, load.result().json().get("error", {}).get("code")) for load in loads]
+            assert sorted(codes, key=str) == [(200, None)] + [(409, "adapter_exists")] * 11
+            assert adapted.filled("a").status_code == 200
+            unloads = [pool.submit(adapted.ask, "DELETE", "/v1/adapters/a") for _ in range(4)]
+            assert sorted(unload.result().status_code for unload in unloads) == [200, 404, 404, 404]
+    assert adapted.ask("GET", "/v1/adapters").json()["data"] == []
+
+
+def test_a_link_that_changes_all_the_time_never_leads_out(adapted: Adapted, root: Path) -> None:
+    """Between the check of a path and the reading of its files."""
+    expected = {}
+    for name in ("lora2", "link"):  # the engine itself would read what lies outside
+        shutil.copytree(root / name, root / "copy")
+        assert adapted.load("copy", "copy").status_code == 200
+        expected[name] = adapted.filled("copy").json()["results"]
+        assert adapted.ask("DELETE", "/v1/adapters/copy").status_code == 200
+        shutil.rmtree(root / "copy")
+    assert expected["lora2"] != expected["link"]
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for target in (root.parent / "outside", root / "lora2"):
+                (root / "fresh").symlink_to(target)
+                os.replace(root / "fresh", root / "moving")
+                time.sleep(0.0005)
+
+    (root / "moving").symlink_to(root / "lora2")
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        codes = set()
+        for number in range(60):
+            response = adapted.load(f"m{number}", "moving")
+            codes.add(response.status_code)
+            assert str(root.parent) not in response.text
+            if response.status_code == 200:
+                assert adapted.filled(f"m{number}").json()["results"] == expected["lora2"]
+                assert adapted.ask("DELETE", f"/v1/adapters/m{number}").status_code == 200
+    finally:
+        stop.set()
+        thread.join()
+        (root / "moving").unlink()
+    assert codes == {200, 400}
+
+
+def test_a_load_under_way_when_the_engine_dies_is_a_clear_error(adapted: Adapted, root: Path) -> None:
+    """Others come back by their names; the name of the load that was lost is free."""
+    assert adapted.load("kept", "prefix1").status_code == 200
+    expected = adapted.filled("kept").json()["results"]
+    (worker,) = adapted.children()
+    os.kill(worker, signal.SIGSTOP)  # the load is under way for as long as it takes
+    with ThreadPoolExecutor(2) as pool:
+        load = pool.submit(adapted.load, "lost", "lora1")
+        unload = pool.submit(adapted.ask, "DELETE", "/v1/adapters/nobody")
+        time.sleep(0.5)
+        os.kill(worker, signal.SIGKILL)
+        for response in (load.result(), unload.result()):
+            error = response.json()["error"]
+            assert (response.status_code, error["type"]) == (503, "overloaded_error"), response.text
+            assert "the engine was lost" in error["message"]
+            assert "retry-after" in response.headers
+    adapted.until(lambda: adapted.status("/ready") == 200)
+    names = [adapter["id"] for adapter in adapted.ask("GET", "/v1/adapters").json()["data"]]
+    assert names == ["kept"]
+    assert adapted.filled("kept").json()["results"] == expected
+    assert adapted.load("lost", "lora1").status_code == 200
+    # And once more, with two: the same names, however often it happens.
+    os.kill(adapted.children()[0], signal.SIGKILL)
+    adapted.until(lambda: adapted.status("/ready") == 503)
+    adapted.until(lambda: adapted.status("/ready") == 200)
+    assert {adapter["id"] for adapter in adapted.ask("GET", "/v1/adapters").json()["data"]} == {"kept", "lost"}
+    assert adapted.filled("kept").json()["results"] == expected
 
 
 def test_two_ranks_load_and_unload_together(

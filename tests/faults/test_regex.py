@@ -1,8 +1,11 @@
 """Fault 18: regular expressions that would take for ever to compile."""
 
 import asyncio
+import os
 import re
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,19 @@ def test_others_run_while_a_bomb_is_tried(server: Server) -> None:
     asyncio.run(play())
     assert order[0] == "other"
     assert not compilers(server)
+
+
+def test_a_machine_without_time_for_a_pattern_is_a_503_to_be_tried_again(server: Server, refused: Refused) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.fill, regex="(a|b)*a(a|b){19}")
+        server.until(lambda: bool(compilers(server)))
+        for pid in compilers(server):
+            os.kill(pid, signal.SIGSTOP)  # as slow as can be
+        error = refused(answer.result(), 503, "regex")
+    assert (error["code"], error["type"]) == ("regex_timeout", "overloaded_error")
+    assert int(answer.result().headers["retry-after"]) >= 1
+    assert not compilers(server)
+    assert server.fill(regex="[0-9]{19}").status_code == 200
 
 
 def test_who_leaves_while_a_pattern_is_compiled_leaves_nothing_behind(server: Server) -> None:
