@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := quant/cpu_kernels.cpp quant/cpu_kernels_avx2.h
 
-.PHONY: serve test check bench gpu image clean
+.PHONY: serve test check format coverage lint-page bench gpu image clean
 
 serve: $(VENV)/.installed
 	$(BIN)/glm-infill serve --quant int8
@@ -14,7 +14,22 @@ test: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(KERNELS)
+
+# What the tests' own process runs: lines that only a rank's process or a command's process runs do not count.
+coverage: $(VENV)/.installed-dev
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+# The page's scripts. Needs Node.js, which nothing else does.
+lint-page:
+	npx --yes oxlint@1.94.0 --deny-warnings server/static
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.shared_context

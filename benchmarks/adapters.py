@@ -46,7 +46,7 @@ def architecture(layers: int) -> Architecture:
 def lora(base: Base, linears: tuple[str, ...], rank: int, seed: int) -> Adapter:
     """A LoRA of these linears of every block."""
     draw = torch.Generator().manual_seed(seed)
-    pieces = {}
+    pieces: dict[str, tuple[LowRank, ...]] = {}
     for path, (outputs, inputs) in base.linears.items():
         if ".layers." in path and path.rpartition(".")[2] in linears:
             down = torch.randn(rank, inputs, generator=draw) * 0.01

@@ -93,10 +93,10 @@ def main() -> None:
     }
     for quant, rival in PAIRS.items():
         for rows in ROWS.split(","):
-            mine, theirs = table[quant][rows], table[rival][rows]
-            print(f"{quant} against {rival}, {rows:>2} rows: {mine:.0f} and {theirs:.0f} ns, {theirs / mine:.2f}×")
-        mine, theirs = prefill(results[quant]), prefill(results[rival])
-        print(f"{quant} against {rival}, prefill of 512: {mine:.0f} and {theirs:.0f} GFLOP/s, {mine / theirs:.2f}×")
+            ns, rivals = table[quant][rows], table[rival][rows]
+            print(f"{quant} against {rival}, {rows:>2} rows: {ns:.0f} and {rivals:.0f} ns, {rivals / ns:.2f}×")
+        speed, other = prefill(results[quant]), prefill(results[rival])
+        print(f"{quant} against {rival}, prefill of 512: {speed:.0f} and {other:.0f} GFLOP/s, {speed / other:.2f}×")
     shares = [r["decode"]["1"]["bandwidth_share"] for r in results["int4"]]
     print(f"int4, 1 row: {statistics.median(shares):.0%} of the read bandwidth measured in the same run")
     print(f"int4 in groups of 128 against 32, 1 row: {table['int4']['1'] / table['int4 g128']['1']:.3f}×")

@@ -21,8 +21,8 @@ import torch
 
 from engine.bench import step_seconds
 from engine.place import Place
-from engine.process import LOCAL
 from engine.ranks import join
+from engine.supervisor import LOCAL
 from model.families import PRESETS
 from model.parallel import ALONE, Ranks
 from model.synthetic import synthetic
@@ -71,8 +71,9 @@ def started(options: argparse.Namespace, size: int, threads: int, folder: str) -
             json.dumps(dataclasses.asdict(place)),
         ]
         command += ["--preset", options.preset, "--layers", str(options.layers), "--quant", options.quant]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        found.append(subprocess.Popen([*command, "--threads", str(threads)], env=os.environ | LOCAL, **pipes))
+        command += ["--threads", str(threads)]
+        pipe, variables = subprocess.PIPE, os.environ | LOCAL
+        found.append(subprocess.Popen(command, env=variables, stdin=pipe, stdout=pipe, text=True))
     for process in found:
         answer(process)
     return found

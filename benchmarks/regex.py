@@ -30,12 +30,12 @@ def main() -> None:
     ways: dict[str, tuple[str, ...]] = {"free": (), "kept": ("[a-z ]+",), "new": ("[a-z ]{1,1000}",)}
     times: dict[str, list[float]] = {name: [] for name in ways}
     began = time.perf_counter()
-    Patterns(engine.tokenizer, len(engine.world.never)).get(["[a-z]+"])
+    Patterns(engine.tokenizer, len(engine.world.bar)).get(["[a-z]+"])
     first = time.perf_counter() - began
     for _ in range(args.rounds + 1):
         for name, regex in ways.items():
             if name == "new":
-                engine.world = replace(engine.world, patterns=Patterns(engine.tokenizer, len(engine.world.never)))
+                engine.world = replace(engine.world, patterns=Patterns(engine.tokenizer, len(engine.world.bar)))
             engine.world.patterns.get(regex)
             fill = Fill(
                 (("The river ", Mask("[MASK]"), " over the hill."),),

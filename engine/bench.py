@@ -40,7 +40,7 @@ class DecodeBench:
 
 
 def decode(bench: DecodeBench) -> dict[str, Any]:
-    """The JSON document of INTERFACE's `bench decode`.
+    """The JSON document of `bench decode`, as docs/contract.md has it.
 
     Raises ValueError for what a network cannot be stored as, and for more positions than it has.
     """

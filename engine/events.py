@@ -54,7 +54,7 @@ class Echoed:
 
 @dataclass(frozen=True, slots=True)
 class BlankDone:
-    """One blank is complete; `blank` is the wire object of INTERFACE `blanks[]`. Only with `stream`."""
+    """One blank is complete; `blank` is an entry of `blanks[]` in docs/contract.md. Only with `stream`."""
 
     id: str
     index: int
@@ -65,7 +65,7 @@ class BlankDone:
 
 @dataclass(frozen=True, slots=True)
 class ResultDone:
-    """One result is complete: the wire object of INTERFACE `results[]`, for fills and scores alike."""
+    """One result is complete: an entry of `results[]` in docs/contract.md, for fills and scores alike."""
 
     id: str
     result: dict[str, Any]

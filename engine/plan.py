@@ -54,7 +54,7 @@ class Plan:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """INTERFACE's document of `plan`, and more."""
+        """The JSON document of `plan`, as docs/planning.md has it."""
         return asdict(self)
 
 

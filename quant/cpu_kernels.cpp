@@ -86,7 +86,8 @@ struct LowRank {
                 return false;
         for (int64_t n = 0; n < pieces; ++n) {
             const int64_t* info = piece + 3 * n;
-            if (info[0] < 1 || info[0] > stride || info[1] < 0 || info[2] < 0 || info[2] > outputs - info[1]) return false;
+            if (info[0] < 1 || info[0] > stride || info[1] < 0 || info[2] < 0 || info[2] > outputs - info[1])
+                return false;
         }
         return true;
     }
@@ -260,7 +261,8 @@ BODY void attend(const Attention& p, int64_t row, int64_t from, int64_t to, floa
     }
     for (; j < seen; ++j) {
         const Number* value = value_of(j);
-        for (int64_t h = 0; h < count; ++h) mix<1>(scores + h * stride + j, &value, h * p.size, p.size, out + h * p.size);
+        for (int64_t h = 0; h < count; ++h)
+            mix<1>(scores + h * stride + j, &value, h * p.size, p.size, out + h * p.size);
     }
     for (int64_t h = 0; h < count; ++h)
         original<kOrder>(out + h * p.size, p.size, inverse[h], p.out + row * step + (from + h) * p.size);
@@ -421,17 +423,17 @@ BODY int64_t draw(Draw d, float* weights, double* sums, int64_t chunks) {
     }
 }
 
-#define ELEMENTWISE(TARGET_)                                                                                      \
-    template <class Number>                                                                                       \
+#define ELEMENTWISE(TARGET_)                                                                                     \
+    template <class Number>                                                                                      \
     TARGET_ static void attend_row(const Attention& p, int64_t row, int64_t from, int64_t to, float* scratch,    \
-                                   int64_t stride) {                                                              \
+                                   int64_t stride) {                                                             \
         attend<Number>(p, row, from, to, scratch, stride);                                                       \
-    }                                                                                                             \
-    TARGET_ static void reduce_some(const LowRank& p, int64_t entry, int64_t first) { reduce(p, entry, first); }  \
-    TARGET_ static void expand_some(const LowRank& p, int64_t entry, int64_t first) { expand(p, entry, first); }  \
-    TARGET_ static void gelu_part(const float* x, float* y, int64_t count) { gelu(x, y, count); }                 \
-    TARGET_ static int64_t draw_one(const Draw& d, float* weights, double* sums, int64_t chunks) {                \
-        return draw(d, weights, sums, chunks);                                                                    \
+    }                                                                                                            \
+    TARGET_ static void reduce_some(const LowRank& p, int64_t entry, int64_t first) { reduce(p, entry, first); } \
+    TARGET_ static void expand_some(const LowRank& p, int64_t entry, int64_t first) { expand(p, entry, first); } \
+    TARGET_ static void gelu_part(const float* x, float* y, int64_t count) { gelu(x, y, count); }                \
+    TARGET_ static int64_t draw_one(const Draw& d, float* weights, double* sums, int64_t chunks) {               \
+        return draw(d, weights, sums, chunks);                                                                   \
     }
 
 float half_to_float(uint16_t h) {
@@ -478,7 +480,8 @@ struct Portable {
                 for (int o = 0; o < kTile; ++o) {
                     float s = scale;
                     if (ByGroup)
-                        s *= half_to_float(static_cast<const uint16_t*>(p.weight_scale)[(t * p.groups + g) * kTile + o]);
+                        s *=
+                            half_to_float(static_cast<const uint16_t*>(p.weight_scale)[(t * p.groups + g) * kTile + o]);
                     sum[r][o] += float(acc[r][o]) * s;
                 }
             }
@@ -492,7 +495,8 @@ struct Portable {
             }
     }
 
-    static void quantize_group(const float* x, int n, int group, float offset, int8_t* codes, float* scale, int32_t* start) {
+    static void quantize_group(const float* x, int n, int group, float offset, int8_t* codes, float* scale,
+                               int32_t* start) {
         float most = 0.0f;
         bool finite = true;
         for (int i = 0; i < n; ++i) {
@@ -624,8 +628,8 @@ struct Avx512 {
 #pragma GCC unroll 2
             for (int n = 0; n < Tiles; ++n)
                 if (ByGroup)
-                    weight_scale[n] = _mm512_cvtph_ps(_mm256_loadu_si256(
-                        reinterpret_cast<const __m256i*>(by_group + (n * p.groups + g) * kTile)));
+                    weight_scale[n] = _mm512_cvtph_ps(
+                        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(by_group + (n * p.groups + g) * kTile)));
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
@@ -657,7 +661,8 @@ struct Avx512 {
         return _mm512_set1_epi32(four);
     }
 
-    AVX512 static void quantize_group(const float* x, int n, int group, float offset, int8_t* codes, float* scale, int32_t* start) {
+    AVX512 static void quantize_group(const float* x, int n, int group, float offset, int8_t* codes, float* scale,
+                                      int32_t* start) {
         __m512 most = _mm512_setzero_ps();
         __mmask16 bad = 0;
         const __m512 largest = _mm512_set1_ps(3.4028234e38f);
@@ -682,7 +687,9 @@ struct Avx512 {
         *start = -int32_t(offset) * _mm512_reduce_add_epi32(sum);
     }
 
-    AVX512 static inline __mmask16 mask(int left) { return left >= 16 ? 0xffff : __mmask16((1u << (left > 0 ? left : 0)) - 1); }
+    AVX512 static inline __mmask16 mask(int left) {
+        return left >= 16 ? 0xffff : __mmask16((1u << (left > 0 ? left : 0)) - 1);
+    }
 };
 
 #endif  // X86
@@ -734,7 +741,7 @@ void product(const Product& p) {
 struct Source {
     const float* x;  // [rows, features]
     int64_t features;
-    float offset;    // what the weights' codes are stored with: 8 or 128
+    float offset;  // what the weights' codes are stored with: 8 or 128
 };
 
 template <class Variant>
@@ -855,12 +862,12 @@ int glm_infill_supports(int variant) {
 
 // Calls `function<Variant>(…)` for the variant of this number.
 #if X86
-#define CALL(function, ...)                                       \
-    switch (variant) {                                            \
-        case AVX512_: return function<Avx512>(__VA_ARGS__);       \
-        case AVXVNNI_: return function<AvxVnni>(__VA_ARGS__);     \
-        case AVX2_: return function<Avx2>(__VA_ARGS__);           \
-        default: return function<Portable>(__VA_ARGS__);          \
+#define CALL(function, ...)                                   \
+    switch (variant) {                                        \
+        case AVX512_: return function<Avx512>(__VA_ARGS__);   \
+        case AVXVNNI_: return function<AvxVnni>(__VA_ARGS__); \
+        case AVX2_: return function<Avx2>(__VA_ARGS__);       \
+        default: return function<Portable>(__VA_ARGS__);      \
     }
 #else
 #define CALL(function, ...) return function<Portable>(__VA_ARGS__)
@@ -880,8 +887,9 @@ void glm_infill_linear(int variant, int bits, int by_group, const float* x, int6
 // scales null: keys and values are floats.
 int glm_infill_attention(int variant, const float* query, const void* keys, const void* values, const float* key_scales,
                          const float* value_scales, float* out, const int64_t* row, const int64_t* blocks, int64_t rows,
-                         int64_t heads, int64_t size, int64_t block_size, int64_t num_blocks, int64_t slots, int threads) {
-    Attention p{query,  keys, values, key_scales, value_scales, out,  row,
+                         int64_t heads, int64_t size, int64_t block_size, int64_t num_blocks, int64_t slots,
+                         int threads) {
+    Attention p{query,  keys, values, key_scales, value_scales, out,        row,
                 blocks, rows, heads,  size,       block_size,   num_blocks, slots};
     CALL(attention, p, threads);
 }
@@ -899,8 +907,8 @@ void glm_infill_gelu(int variant, const float* x, float* y, int64_t count, int t
 }
 
 // The number drawn of `count` scores; 0 where all of them are −∞.
-int64_t glm_infill_draw(int variant, const float* scores, const float* bar, int64_t count, float sharpness, int64_t limit,
-                        double top_p, double min_p, uint64_t state) {
+int64_t glm_infill_draw(int variant, const float* scores, const float* bar, int64_t count, float sharpness,
+                        int64_t limit, double top_p, double min_p, uint64_t state) {
     Draw d{scores, bar, count, sharpness, limit, top_p, min_p, state};
     CALL(draw_one, d);
 }

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 def on_ranks(size: int, work: Callable[[Ranks], Result], timeout_s: float = 5) -> list[Result]:
     """What `work` gives on each of `size` ranks; what the first failing one raises is raised here."""
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
     results: dict[int, Result] = {}
     failures: list[BaseException] = []
 
@@ -36,7 +36,7 @@ def on_ranks(size: int, work: Callable[[Ranks], Result], timeout_s: float = 5) -
     return [results[rank] for rank in range(size)]
 
 
-def group(store: dist.Store, rank: int, size: int, timeout_s: float) -> dist.ProcessGroup:
+def group(store: Any, rank: int, size: int, timeout_s: float) -> dist.ProcessGroup:
     """A group of gloo, which torch.distributed's own table of groups does not know."""
     backend = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=timeout_s))
     made = dist.ProcessGroup(store, rank, size)

@@ -124,7 +124,7 @@ def test_what_ray_refuses_the_server_refuses_in_its_words() -> None:
     with pytest.raises(EngineOverloaded, match="9 requests"):
         events_of(Handle([BackPressureError(9, 9)]), FILL)
     with pytest.raises(EngineUnavailable):
-        events_of(Handle([DeploymentUnavailableError("replica")]), FILL)
+        events_of(Handle([DeploymentUnavailableError("replica")]), FILL)  # type: ignore[arg-type]
 
 
 def test_closing_the_events_cancels_the_request() -> None:
@@ -182,7 +182,7 @@ def test_reports_make_one_state_and_one_set_of_gauges() -> None:
     assert [step.running for step in engines.stats()] == [3, 3, 3]
     assert engines.stats() == []
     assert asyncio.run(watched([report(False)]))[1] == "restarting"
-    engines, state = asyncio.run(watched(DeploymentUnavailableError("replica")))
+    engines, state = asyncio.run(watched(DeploymentUnavailableError("replica")))  # type: ignore[arg-type]
     assert (state, engines.ranks_alive) == ("loading", 0)
     with pytest.raises(EngineUnavailable):
         _ = engines.card

@@ -74,7 +74,7 @@ def test_the_image_s_settings_are_the_server_s():
     for name in re.findall(r"GLM_INFILL_(\w+)=", DOCKERFILE):
         assert name.lower() in Settings.model_fields
     command = json.loads(re.findall(r"^CMD (.+)$", DOCKERFILE, re.M)[-1])
-    typer.main.get_command(app).commands[command[0]].make_context(*command[:1], command[1:])
+    typer.main.get_command(app).commands[command[0]].make_context(*command[:1], command[1:])  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_servers_get_what_they_take(services, profile):
     for name in service["environment"]:
         assert name == "OMP_NUM_THREADS" or name.removeprefix("GLM_INFILL_").lower() in Settings.model_fields
     command, *arguments = service.get("command", ["serve"])
-    context = typer.main.get_command(app).commands[command].make_context(command, arguments)
+    context = typer.main.get_command(app).commands[command].make_context(command, arguments)  # type: ignore[attr-defined]
     devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
     assert context.params["tp"] == (devices[0]["count"] if devices else None)
     drain = float(

@@ -128,7 +128,7 @@ def test_the_grace_period_is_longer_than_draining(overlay):
 def test_the_server_takes_its_arguments_and_settings(overlay):
     _, container = pod(overlay)
     command, *arguments = container["args"]
-    context = typer.main.get_command(app).commands[command].make_context(command, arguments)
+    context = typer.main.get_command(app).commands[command].make_context(command, arguments)  # type: ignore[attr-defined]
     gpus = container.get("resources", {}).get("limits", {}).get("nvidia.com/gpu")
     assert context.params["tp"] == (None if gpus is None else int(gpus))
     for entry in container["env"]:

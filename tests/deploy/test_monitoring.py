@@ -113,7 +113,7 @@ def test_the_dashboard_shows_every_metric(watched):
 
 def test_panels_have_titles_units_and_places_of_their_own():
     dashboard = json.loads((COMPOSE / "grafana" / "glm-infill.json").read_text())
-    cells = set()
+    cells: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24

@@ -57,6 +57,11 @@ def test_a_fill_and_a_score_of_one_text_share_their_key() -> None:
     assert fill == key(Fill((TEXT,), n=4, max_tokens=(8,)))
     assert fill == key(Score(text=TEXT, spans=(("cat",), ("dog",))))
     assert key(Score(context=TEXT, targets=("cat",))) == fill
-    others = [Fill((TEXT,), tenant="ann"), Fill((TEXT, TEXT)), Fill((("The [MASK] sat.",),)), Score("The", None)]
+    others: list[Fill | Score] = [
+        Fill((TEXT,), tenant="ann"),
+        Fill((TEXT, TEXT)),
+        Fill((("The [MASK] sat.",),)),
+        Score(("The",), None),
+    ]
     pair = [Score(sentence_a="a", sentence_b="b"), Score(sentence_a="a", sentence_b="c")]
     assert len({fill, *map(key, others), *map(key, pair)}) == 7

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from engine import loaded, rank_process, ranks, runner
-from engine.batch import Batch
+from engine.batch import Batch, Result
 
 KIND, RANK, STEP = os.environ["GLM_TEST_FAULT"].split(":")
 ONCE = Path(os.environ["GLM_TEST_ONCE"])
@@ -21,7 +21,7 @@ class FaultyRunner(runner.Runner):
 
     steps = 0
 
-    def run(self, batch: Batch, num_top: int) -> tuple[list[runner.Result], int]:
+    def run(self, batch: Batch, num_top: int) -> tuple[list[Result], int]:
         self.steps += 1
         if self.steps == int(STEP) and not ONCE.exists():
             ONCE.touch()
@@ -45,5 +45,5 @@ if __name__ == "__main__":
     if KIND == "skip":
         ranks.Channel = FaultyChannel  # type: ignore[misc]
     elif f'"rank": {RANK},' in sys.argv[3]:
-        loaded.Runner = FaultyRunner  # type: ignore[misc]
+        loaded.Runner = FaultyRunner  # type: ignore[misc, attr-defined]
     rank_process.main()

@@ -182,7 +182,7 @@ def test_a_lora_is_what_the_merged_weights_give(folder: Path, eight: list[tuple[
     for path, pieces in adapter.pieces.items():
         module = merged.model.get_submodule(path)
         assert isinstance(module, Linear)
-        module.weight.data += sum(((p.down.T @ p.up).T for p in pieces), torch.zeros(()))
+        module.weight.data += sum(((p.down.T @ p.up).T for p in pieces), torch.zeros(()))  # type: ignore[operator]
     (expected,) = results(Engine(EngineConfig(kv_cache_gb=0.02), merged).run(score))
     (base,) = results(engine.run(score))
     assert abs(base["logprob"] - expected["logprob"]) > 0.1

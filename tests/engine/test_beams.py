@@ -90,7 +90,7 @@ def test_between_blanks_the_best_fill_is_kept(engine: Engine, strategy: Any) -> 
         for blank, place in zip((first, second), part.blanks, strict=True):
             for number, token in enumerate([engine.tokenizer.sop, *blank["token_ids"]]):
                 rows.append((token, *place.place(number)))
-                expected.append(next_logprobs(engine.runner.model, part, rows))
+                expected.append(next_logprobs(engine.runner.model, part, rows))  # type: ignore[union-attr]
         count = len(first["token_ids"]) + 1
         for token, logprob, after in zip(second["token_ids"], second["token_logprobs"], expected[count:], strict=False):
             assert logprob == pytest.approx(float(after[token]), abs=1e-4)

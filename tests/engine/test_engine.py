@@ -78,7 +78,7 @@ def reference(engine: Engine, text: str, spans: tuple[str, ...], order: tuple[in
         found[number] = []
         for block, (token, target) in enumerate(zip([tokenizer.sop, *ids], [*ids, tokenizer.eop], strict=True)):
             rows.append((token, blank.position, block + 1))
-            found[number].append(float(next_logprobs(engine.runner.model, part, rows)[target]))
+            found[number].append(float(next_logprobs(engine.runner.model, part, rows)[target]))  # type: ignore[union-attr]
     return found
 
 
@@ -117,7 +117,7 @@ def test_a_greedy_fill_takes_the_argmax_of_the_scorer_at_every_step(engine: Engi
     for blank, place in zip(result["blanks"], part.blanks, strict=True):
         rows.append((engine.tokenizer.sop, place.position, 1))
         for number, (token, logprob) in enumerate(zip(blank["token_ids"], blank["token_logprobs"], strict=True)):
-            logprobs = next_logprobs(engine.runner.model, part, rows)
+            logprobs = next_logprobs(engine.runner.model, part, rows)  # type: ignore[union-attr]
             best = logprobs.where(allowed, torch.tensor(-torch.inf))
             assert float(best.max()) == pytest.approx(float(best[token]), abs=1e-4)
             assert logprob == pytest.approx(float(logprobs[token]), abs=1e-4)
@@ -363,7 +363,7 @@ def test_a_key_with_a_long_queue_delays_another_s_request_by_a_few_steps_only(fo
     assert len(engine.scheduler.waiting) > 400
     fill = Fill((segments("the [MASK]"),), max_tokens=(5,), min_tokens=(5,), tenant="one")
     engine.add(engine.prepare(fill, "one"), fill)
-    steps, events = 0, []
+    steps, events = 0, list[Event]()
     while not any(e.id == "one" for e in events):
         events = engine.step()
         engine.scheduler.check()

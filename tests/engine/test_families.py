@@ -194,7 +194,7 @@ def test_a_causal_model_fills_between_prefix_and_suffix(engines: Engines) -> Non
     whole = torch.tensor([*prompt, *result["blanks"][0]["token_ids"][:-1]])
     allowed = torch.from_numpy(engine.world.bar == 0)
     best = (
-        reference(engine.runner.model, whole, 0)[len(prompt) - 1 :].where(allowed, torch.tensor(-torch.inf)).argmax(-1)
+        reference(engine.runner.model, whole, 0)[len(prompt) - 1 :].where(allowed, torch.tensor(-torch.inf)).argmax(-1)  # type: ignore[union-attr]
     )
     assert result["blanks"][0]["token_ids"] == best.tolist()
     assert result["text"] == f"w5 w6 {words(best.tolist())} w7"

@@ -18,7 +18,7 @@ import pytest
 
 from engine.client import EngineUnavailable
 from engine.config import EngineConfig
-from engine.events import Done, Event, Failed, ResultDone
+from engine.events import Done, Event, Failed, ResultDone, StepStats
 from engine.process import EngineProcess
 from engine.requests import Fill, Mask, Request, RequestError, Score
 
@@ -90,10 +90,10 @@ def test_closing_the_stream_cancels_the_request(folder: str) -> None:
             while not engine.stats():
                 await asyncio.sleep(0.01)
             await stream.aclose()
-            last = None
+            last: StepStats | None = None
             while last is None or last.running:
                 await asyncio.sleep(0.05)
-                last = (engine.stats() or [last])[-1]
+                last = [last, *engine.stats()][-1]
             assert last.kv_cache_usage == 0
 
     run(work())

@@ -40,8 +40,8 @@ def reference(engine: Engine, part: Layout, ids: list[int]) -> list[torch.Tensor
         blocks = torch.tensor([[*(0 for _ in part.token_ids), *(b for _, b in places)]])
         mask = visible(tokens.shape[1], torch.tensor([len(part)]))
         with torch.no_grad():
-            hidden = engine.runner.model(tokens, positions, blocks, DenseAttention(mask))
-            found.append(torch.log_softmax(engine.runner.model.logits(hidden[0, -1:]), -1)[0])
+            hidden = engine.runner.model(tokens, positions, blocks, DenseAttention(mask))  # type: ignore[union-attr]
+            found.append(torch.log_softmax(engine.runner.model.logits(hidden[0, -1:]), -1)[0])  # type: ignore[union-attr]
     return found
 
 

@@ -290,13 +290,13 @@ class TestBatch:
         rows = []
         for _ in range(data.draw(st.integers(0, 4))):
             count, num_blocks = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 5))
-            span = Span(count, *some(2), some(num_blocks), data.draw(st.booleans()))
+            span = Span(count, *some(2), some(num_blocks), data.draw(st.booleans()))  # type: ignore[call-arg,arg-type]
             want = data.draw(st.sampled_from([None, "token", "scores", "pair"]))
             asked, targets = some(data.draw(st.integers(0, 3))), some(data.draw(st.integers(0, 6)))
-            rows.append(Rows(some(count), some(count), some(count), span, want, asked, targets, *some(1)))
+            rows.append(Rows(some(count), some(count), some(count), span, want, asked, targets, *some(1)))  # type: ignore[arg-type]
         copies = data.draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99))).map(tuple))
         num_prefixes = data.draw(st.integers(0, 3))
-        prefixes = tuple(PrefixCopy(*some(2), some(data.draw(st.integers(0, 3)))) for _ in range(num_prefixes))
+        prefixes = tuple(PrefixCopy(*some(2), some(data.draw(st.integers(0, 3)))) for _ in range(num_prefixes))  # type: ignore[call-arg,arg-type]
         batch = Batch(tuple(rows), copies, prefixes)
         assert Batch.decoded([*batch.encoded()]) == batch
 

@@ -100,7 +100,7 @@ def test_penalties_come_off_the_logits_once_or_as_often_as_the_token_came() -> N
         scores = LOGPROBS[:5].clone()
         for token, value in taken.items():
             scores[token] -= value
-        counts = drawn(4000, history=history, **penalties)
+        counts = drawn(4000, history=history, **penalties)  # type: ignore[arg-type]
         expected = torch.softmax(scores, 0)
         for token in range(5):
             assert counts[token] / 4000 == pytest.approx(float(expected[token]), abs=0.03)

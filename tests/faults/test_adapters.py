@@ -90,7 +90,7 @@ class Adapted(Server):
 
     def unload_all(self) -> None:
         for adapter in self.ask("GET", "/v1/adapters").json()["data"]:
-            self.until(lambda name=adapter["id"]: self.ask("DELETE", f"/v1/adapters/{name}").status_code == 200)
+            self.until(lambda name=adapter["id"]: self.ask("DELETE", f"/v1/adapters/{name}").status_code == 200)  # type: ignore[misc]
 
     def filled(self, adapter: str | None, **fields: Any) -> httpx.Response:
         return self.ask("POST", "/v1/infill", {**FILL, "adapter": adapter, **fields}, "user")
@@ -180,12 +180,12 @@ def test_the_limit_drops_the_one_used_least_recently(adapted: Adapted) -> None:
 
 def test_adapters_come_and_go_under_load(adapted: Adapted) -> None:
     """Whatever the order, an answer is that of the adapter it names or a 404, and nothing breaks."""
-    expected = {}
+    expected: dict[str | None, Any] = {}
     for kind in ("lora0", "prefix1", "prefix3"):
         assert adapted.load(kind, kind).status_code == 200
         expected[kind] = adapted.filled(kind).json()["results"]
     expected[None] = adapted.filled(None).json()["results"]
-    stop, wrong = threading.Event(), []
+    stop, wrong = threading.Event(), list[httpx.Response]()
 
     def churn() -> None:
         while not stop.is_set():

@@ -143,7 +143,8 @@ def test_only_the_http_port_listens_and_nothing_goes_out(server: Server) -> None
     processes = [server.process.pid, *server.children()]
     links = [fd.readlink() for pid in processes for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
     inodes = {str(link)[8:-1] for link in links if str(link).startswith("socket:[")}
-    listening, peers = [], []
+    listening: list[tuple[str, str]] = []
+    peers: list[tuple[str, str]] = []
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             _, local, remote, state, *_ = line.split()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from quant.vectors import quantized
 from tests.quant.conftest import running
 
 HEADS, HEAD_DIM = 2, 8
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 DTYPES = [torch.float32, torch.int8]  # of a cache
 
 
@@ -220,7 +221,7 @@ def test_rows_of_one_step_are_read_back_as_the_cache_keeps_them(variant: str, dt
     for out in outs[1:]:
         torch.testing.assert_close(out, outs[0], rtol=0, atol=0 if variant != "torch" else 1e-6)
     shared = (x.repeat_interleave(2, dim=1) for x in (kept(k, dtype), kept(v, dtype)))
-    torch.testing.assert_close(outs[0], loop(q, *shared, 20), **TOLERANCE)
+    torch.testing.assert_close(outs[0], loop(q, *shared, 20), **TOLERANCE)  # type: ignore[call-arg,arg-type]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -325,8 +326,8 @@ def test_feed_forward_rows_have_the_same_bits_alone_and_together(num_rows: int) 
     generator = torch.Generator().manual_seed(0)
     mlp = random_network(glm.architecture(1, 512, 2, 5, 4), Float(), generator).transformer.layers[0].mlp
     x = torch.randn(num_rows, 512, generator=generator) * 0.1  # in the GELU's bend
-    together = mlp(x)
-    assert [row for row in range(num_rows) if not torch.equal(mlp(x[row : row + 1])[0], together[row])] == []
+    together = mlp(x)  # type: ignore[operator]
+    assert [row for row in range(num_rows) if not torch.equal(mlp(x[row : row + 1])[0], together[row])] == []  # type: ignore[operator]
 
 
 def random_network(architecture: Architecture, scheme: Scheme, generator: torch.Generator) -> Network:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Killed(Exception):
     pass
 
 
-def kill_after(num_tensors: int) -> list[int]:
+def kill_after(num_tensors: int) -> Callable[[int], None]:
     """For `run`: raises when so many tensors have been written."""
 
     class Count(list[int]):

@@ -5,7 +5,7 @@ import os
 import pickle
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -59,7 +59,7 @@ def save_old_pickle(folder: Path, content: Tensors) -> None:
 
 def save_shards(folder: Path, content: Tensors) -> None:
     names = list(content)
-    index = {}
+    index: dict[str, str] = {}
     for number, half in enumerate((names[:2], names[2:]), 1):
         file = f"pytorch_model-{number:05}-of-00002.bin"
         torch.save({name: content[name] for name in half}, folder / file)
@@ -218,7 +218,7 @@ class TestPickle:
 
 
 class TestSafetensors:
-    def write(self, folder: Path, header: dict[str, object], data: bytes) -> None:
+    def write(self, folder: Path, header: Mapping[str, object], data: bytes) -> None:
         text = json.dumps(header).encode()
         (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
 

@@ -194,7 +194,7 @@ def test_a_key_is_asked_for_and_a_server_that_has_gone_is_said_kindly(
     server, key = locked
     page.driver.get(server.url)
     page.until(lambda: page["key-dialog"].is_displayed())
-    assert "asks for a key" in page["error"].get_attribute("textContent")
+    assert "asks for a key" in page["error"].get_attribute("textContent")  # type: ignore[operator]
     page["key-input"].send_keys(key, Keys.ENTER)
     page.until(lambda: page["model"].text)
     page["run"].click()

@@ -111,5 +111,5 @@ def test_float_layers_too() -> None:
     layer.adapted.selection.select([1])
     x = torch.randn(1, 16)
     piece = layer.adapted.pieces[1][0]
-    expected = x @ layer.weight.T + layer.bias + x @ piece.down.T @ piece.up
+    expected = x @ layer.weight.T + layer.bias + x @ piece.down.T @ piece.up  # type: ignore[operator]
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)

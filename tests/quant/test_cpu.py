@@ -262,7 +262,7 @@ def test_attention_is_what_a_plain_loop_gives(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     slots: list[list[int]] = []  # of the cache, for every row
-    rows, blocks = [], []
+    rows, blocks = [], list[int]()
     num_blocks = 64 // block_size + 2
     for context, more in seen:
         own = torch.randperm(num_blocks, generator=generator).tolist()

@@ -134,7 +134,7 @@ def test_a_group_as_high_as_it_is_low_has_a_positive_scale(group_size: int) -> N
     stored = Int4(group_size).quantize(weight)
     assert (stored["weight_scale"] == 1).all()
     codes = unpack_nibbles(stored["weight"])
-    assert (codes.min(), codes.max()) == (-7, 7)
+    assert (codes.min(), codes.max()) == (-7, 7)  # type: ignore[comparison-overlap]
 
 
 def test_a_zero_row_has_scale_1_and_gives_the_bias() -> None:
@@ -287,7 +287,7 @@ def test_cut_outputs_are_stored_as_if_quantized_alone(
 @settings(max_examples=60, deadline=None)
 def test_cut_inputs_stand_for_the_same_weights(data: st.DataObject, scheme: Scheme, count: int, seed: int) -> None:
     by_group = isinstance(scheme, Float) or (isinstance(scheme, Int4) and scheme.group_size)
-    step = 1 if isinstance(scheme, Float | Int8) else scheme.group_size or 2
+    step = 1 if isinstance(scheme, Float | Int8) else scheme.group_size or 2  # type: ignore[attr-defined]
     weight = drawn(seed, 5, (count + 1) * step)
     start = data.draw(st.integers(0, count)) * step
     length = data.draw(st.integers(1, count + 1 - start // step)) * step

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from engine.client import EngineUnavailable, ignore
 from engine.events import AdapterCard, BlankDelta, BlankDone, Done, Event, Loss, ModelCard, ResultDone, StepStats
@@ -73,7 +74,7 @@ class FakeEngine:
             raise EngineUnavailable("loading: 40 %")
         return replace(CARD, **self.changes)
 
-    async def submit(self, request: Request, request_id: str) -> AsyncIterator[Event]:
+    async def submit(self, request: Request, request_id: str) -> AsyncGenerator[Event, None]:
         self.asked.append(request)
         self.num_open += 1
         try:
@@ -117,14 +118,14 @@ class Caller:
         self.data = b""
         self.sent = False
 
-    async def receive(self) -> dict[str, Any]:
+    async def receive(self) -> Message:
         if not self.sent:
             self.sent = True
             return {"type": "http.request", "body": self.body, "more_body": False}
         await self.left.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: dict[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         self.status = message.get("status", self.status)
         self.data += message.get("body", b"")
 

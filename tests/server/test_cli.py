@@ -135,7 +135,7 @@ class TestFilesThatAFolderLacks:
         started: list[EngineConfig] = []
 
         def run_server(settings: object, engine: EngineProcess) -> int:
-            started.append(engine.config)
+            started.append(engine._supervisor.config)
             return 0
 
         monkeypatch.setattr(server.commands.serve, "run_server", run_server)

@@ -135,9 +135,15 @@ def test_an_echo_without_logprobs_is_the_prompt_before_the_answer(client, engine
 
 def test_an_end_token_is_a_token_of_the_logprobs(client, engine):
     async def script(request, work_id):
-        end = {"end_token": "<eop>", "end_logprob": -0.5, "end_top_logprobs": [], "finish_reason": "stop"}
-        nothing = {"text": "", "tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offsets": []}
-        yield ResultDone(work_id, {"index": 0, "input_index": 0, "blanks": [blank(**nothing, **end)], "echo": ECHO})
+        fields: dict[str, Any] = {
+            "text": "",
+            "tokens": [],
+            "token_logprobs": [],
+            "top_logprobs": [],
+            "text_offsets": [],
+        }
+        fields |= {"end_token": "<eop>", "end_logprob": -0.5, "end_top_logprobs": [], "finish_reason": "stop"}
+        yield ResultDone(work_id, {"index": 0, "input_index": 0, "blanks": [blank(**fields)], "echo": ECHO})
         yield Done(work_id, USAGE)
 
     engine.script = script

@@ -145,7 +145,7 @@ def test_a_place_is_free_once_the_last_byte_is_out(make_app, make_caller):
         app = make_app(max_queue=1)
         again = make_caller("/v1/infill", {"text": "a"}, app=app)
 
-        class AsksAgain(type(again)):
+        class AsksAgain(type(again)):  # type: ignore[misc]
             """A client whose next request is there before the server has tidied up behind this one."""
 
             async def send(self, message):

@@ -24,7 +24,7 @@ def test_two_launched_ranks_serve_and_end_together(tiny_checkpoint: Callable[...
     store = free_port()
 
     def launched(rank: int) -> subprocess.Popen[bytes]:
-        place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2}
+        place: dict[str, int | str] = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store, "GLOO_SOCKET_IFNAME": "lo"}
         command = [sys.executable, "-m", "server.cli", "serve", str(folder), "--port", str(port)]
         return subprocess.Popen(command, env=os.environ | {name: str(value) for name, value in place.items()})

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import httpx
 import openai
 import pytest
+
+Body = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,14 @@ def test_a_completion_has_text_reason_and_usage(client: openai.OpenAI, model: st
 
 
 def test_a_stream_adds_up_to_the_answer(client: openai.OpenAI, model: str) -> None:
-    asked = {"model": model, "prompt": "It was a dark", "max_tokens": 12, "temperature": 0, "logprobs": 2, "echo": True}
+    asked: Body = {
+        "model": model,
+        "prompt": "It was a dark",
+        "max_tokens": 12,
+        "temperature": 0,
+        "logprobs": 2,
+        "echo": True,
+    }
     whole = client.completions.create(**asked)
     chunks = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
@@ -57,7 +67,7 @@ def test_choices_of_several_prompts_are_in_order(client: openai.OpenAI, model: s
 
 
 def test_a_suffix_is_read(client: openai.OpenAI, model: str) -> None:
-    asked = {"model": model, "prompt": "The capital of ", "max_tokens": 8, "temperature": 0}
+    asked: Body = {"model": model, "prompt": "The capital of ", "max_tokens": 8, "temperature": 0}
     between = client.completions.create(**asked, suffix=" is Paris.").choices[0]
     native = httpx.post(
         f"{client.base_url}infill", json={"text": "The capital of [MASK] is Paris.", "max_tokens": 8}
@@ -69,7 +79,14 @@ def test_a_suffix_is_read(client: openai.OpenAI, model: str) -> None:
 
 
 def test_the_best_of_several_have_the_best_log_probability(client: openai.OpenAI, model: str) -> None:
-    asked = {"model": model, "prompt": "The old man", "max_tokens": 5, "temperature": 1.2, "seed": 3, "logprobs": 1}
+    asked: Body = {
+        "model": model,
+        "prompt": "The old man",
+        "max_tokens": 5,
+        "temperature": 1.2,
+        "seed": 3,
+        "logprobs": 1,
+    }
     eight = client.completions.create(**asked, n=8).choices
     best = client.completions.create(**asked, n=2, best_of=8).choices
 
@@ -84,10 +101,16 @@ def test_the_best_of_several_have_the_best_log_probability(client: openai.OpenAI
 
 
 def test_penalties_keep_tokens_from_coming_again(client: openai.OpenAI, model: str) -> None:
-    asked = {"model": model, "prompt": "and the and the and the", "max_tokens": 40, "temperature": 0, "logprobs": 0}
+    asked: Body = {
+        "model": model,
+        "prompt": "and the and the and the",
+        "max_tokens": 40,
+        "temperature": 0,
+        "logprobs": 0,
+    }
     asked["extra_body"] = {"min_tokens": 40}
 
-    def repeated(**penalties: float) -> int:
+    def repeated(**penalties: Any) -> int:
         choice = client.completions.create(**asked, **penalties).choices[0]
         assert choice.logprobs is not None
         tokens = choice.logprobs.tokens or []
@@ -119,7 +142,7 @@ def test_a_scored_prompt_keeps_the_contract(client: openai.OpenAI, model: str) -
 
 
 def test_errors_are_the_exceptions_of_the_client(client: openai.OpenAI, model: str) -> None:
-    asked = {"model": model, "prompt": "a"}
+    asked: Body = {"model": model, "prompt": "a"}
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(**asked, max_tokens=-1)
     assert refused.value.param == "max_tokens"

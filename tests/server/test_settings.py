@@ -41,4 +41,4 @@ def test_refused(field):
 
 def test_frozen():
     with pytest.raises(ValidationError):
-        Settings().port = 1
+        Settings().port = 1  # type: ignore[misc]

@@ -27,7 +27,7 @@ from training.lessons import LessonError, Lessons
 from training.tune import TuneError, TuneOptions, tune
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-LINES = [
+LINES: list[dict[str, Any]] = [
     {"text": "the [MASK] sang near the [MASK]", "spans": ["old bird", "river"]},
     {"text": "a red [MASK] under the hill", "spans": ["boat"]},
     {"context": "then the tin cat", "target": "saw a fish"},
@@ -152,10 +152,10 @@ def test_the_gradient_is_that_of_the_merged_matrix(folder: Path) -> None:
     adapter = learner(model, AdapterOptions(rank=2, alpha=6.0, target_modules=("attention.dense",)), Base(model), "t")
     attend = adapter.attend(8, torch.tensor([8]))
     layer = model.get_submodule(path)
-    weight = layer.base_layer.weight.requires_grad_(True)
+    weight = layer.base_layer.weight.requires_grad_(True)  # type: ignore[union-attr]
     model.logits(adapter.network(*args, attend)).square().mean().backward()
-    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    assert torch.allclose(up.grad, 3.0 * weight.grad @ down.detach().t(), atol=1e-6)
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight  # type: ignore[index,union-attr]
+    assert torch.allclose(up.grad, 3.0 * weight.grad @ down.detach().t(), atol=1e-6)  # type: ignore[operator]
 
 
 def test_text_without_blanks_is_cut_anew_in_every_pass(folder: Path, tmp_path: Path) -> None:

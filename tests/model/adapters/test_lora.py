@@ -95,7 +95,7 @@ LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"]
 def test_logits_are_those_of_peft_s_merged_glm4(tmp_path: Path, options: dict[str, Any]) -> None:
     wrapped = peft.get_peft_model(glm4(), peft.LoraConfig(task_type="CAUSAL_LM", **options))
     randomised(wrapped)
-    wrapped.save_pretrained(tmp_path / "lora")
+    wrapped.save_pretrained(str(tmp_path / "lora"))
     model, base = ours(tmp_path, "glm4")
     before = logits(model)
     held = HeldAdapters(model)
@@ -131,7 +131,7 @@ def test_logits_are_those_of_peft_s_merged_copy_of_our_network(tmp_path: Path, f
     targets = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
     wrapped = peft.get_peft_model(Plain(other), peft.LoraConfig(target_modules=targets, r=4, bias="lora_only"))
     randomised(wrapped)
-    wrapped.save_pretrained(tmp_path / "lora")
+    wrapped.save_pretrained(str(tmp_path / "lora"))
     assert any(
         "base_model.model.transformer.layers.1" in n for n in load_file(tmp_path / "lora/adapter_model.safetensors")
     )

@@ -96,7 +96,7 @@ def test_logprobs_are_those_of_plain_torch(tmp_path: Path, file: str, length: in
         targets = tuple(7 for _ in range(first, end))
         return Rows(part[0], part[1], part[2], span, "scores", targets=targets, adapter=1)
 
-    own = own[: -(-(over + context_len) // BLOCK)]
+    own = own[: -(-(over + context_len) // BLOCK)]  # type: ignore[assignment]
     batch = [packed(0, context_len, length, (*shared, *own), context_len)]
     if rows:
         start = part_b_start(length + context_len, BLOCK)
@@ -116,7 +116,7 @@ def test_logits_are_those_of_peft_s_own_prefix_on_transformers_glm4(tmp_path: Pa
     )
     torch.manual_seed(0)
     wrapped = peft.get_peft_model(glm4(), config).eval()
-    wrapped.save_pretrained(tmp_path / "prefix")
+    wrapped.save_pretrained(str(tmp_path / "prefix"))
     ids = torch.arange(12)
     with torch.inference_mode():
         expected = torch.log_softmax(wrapped(ids[None]).logits[0], -1)

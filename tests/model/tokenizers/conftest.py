@@ -38,7 +38,7 @@ def gpt2_pieces() -> list[str]:
 
 def tokenizer_json() -> str:
     """GLM-4's `tokenizer.json` with GPT-2's pieces and CodeGeeX4's tokens."""
-    merges = [tuple(line.split()) for line in published("gpt2-merges.txt").decode().split("\n")[1:] if line]
+    merges: Any = [tuple(line.split()) for line in published("gpt2-merges.txt").decode().split("\n")[1:] if line]
     model = tokenizers.Tokenizer(models.BPE({p: i for i, p in enumerate(gpt2_pieces())}, merges))
     pattern = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
