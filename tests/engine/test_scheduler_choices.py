@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ class Play:
         blocks, budget = draw.randint(30, 60) // self.block_size + 12, draw.choice((1, 6, 20, 60))
         self.fast = Scheduler(BlockPool(blocks, self.block_size), budget)
         self.plain = PlainScheduler(BlockPool(blocks, self.block_size), budget)
-        self.both = self.fast, self.plain
+        self.both: tuple[Any, Any] = self.fast, self.plain
         self.turns = Turns()
         self.tenants = draw.choice((1, 2, 3, 5, 8))
         self.adapters = draw.choice((0, 0, 2))

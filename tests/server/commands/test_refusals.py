@@ -133,7 +133,18 @@ class TestInput:
         code = f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); from server.cli import main; main()"
         data = tmp_path / "lines.jsonl"
         data.write_text('{"context": "a", "target": "b"}\n' * 4)
-        line = [sys.executable, "-P", "-c", code, "tune", data, tmp_path / "out", "--model", folder, *args]
+        line: list[str | Path] = [
+            sys.executable,
+            "-P",
+            "-c",
+            code,
+            "tune",
+            data,
+            tmp_path / "out",
+            "--model",
+            folder,
+            *args,
+        ]
         refused(subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S), says)
         assert not (tmp_path / "out").exists()
 
@@ -298,7 +309,18 @@ class TestServersOfSomethingElse:
         source.write_text(json.dumps({"custom_id": "half \ud800", "url": "/v1/infill", "body": {}}))
         refused(command("batch", source, target, "--url", "http://[::1"), "http://[::1", code=2)
         before = "import server.commands.batch as b; b.TRIES = 1; from server.cli import main; main()"
-        line = [sys.executable, "-P", "-c", before, "batch", source, target, "--url", f"{strange}/html", "--json"]
+        line: list[str | Path] = [
+            sys.executable,
+            "-P",
+            "-c",
+            before,
+            "batch",
+            source,
+            target,
+            "--url",
+            f"{strange}/html",
+            "--json",
+        ]
         done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S)
         assert (done.returncode, done.stderr) == (1, "")
         (answer,) = map(json.loads, target.read_text("utf-8").splitlines())
