@@ -19,11 +19,10 @@ from model.families.glm130b import GLM130B_NAMING
 from model.naming import Naming
 from model.network import Network
 from model.shard import Shard
-from quant.schemes import Stored, num_bytes
+from quant.scheme import SPREAD, Stored, num_bytes
 
 Format = Literal["hf", "bin", "sat"]
 Progress = Callable[[int], object]
-_SPREAD = 0.02  # the standard deviation that such weights are initialized with
 _ITERATION = "1"
 _RANKED = {"glm": GLM_SAT_NAMING, "glm-130b": GLM130B_NAMING}  # families published as model-parallel ranks
 _DTYPES = {"glm-4": torch.bfloat16, "bert": torch.float32}  # the others' is float16
@@ -180,5 +179,5 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """float16 numbers that depend on name and seed; a norm's weight lies about 1."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    tensor = torch.empty(shape, dtype=torch.float16).normal_(0, _SPREAD, generator=generator)
+    tensor = torch.empty(shape, dtype=torch.float16).normal_(0, SPREAD, generator=generator)
     return tensor.add_(1) if name.endswith("norm.weight") else tensor

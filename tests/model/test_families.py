@@ -31,7 +31,7 @@ from model.synth import Format, Synthetic, of_preset, write_synthetic
 from model.tokenizer import Tokenizer
 from model.tokenizers.word_pieces import WordPieces
 from quant.packing import unpack_nibbles
-from quant.schemes import build
+from quant.registry import build
 from tests.conftest import WORDS
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
 
