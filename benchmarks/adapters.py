@@ -29,7 +29,7 @@ from model.families import PRESETS
 from model.network import Network
 from model.synthetic import synthetic
 from quant.adapted import LowRank
-from quant.schemes import build, build_head
+from quant.registry import build, build_head
 
 BLOCK, CONTEXT, ROWS, ADAPTERS = 16, 64, 32, 8
 LINEARS = {

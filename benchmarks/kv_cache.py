@@ -19,7 +19,7 @@ from model.attention import KVCache
 from model.families import PRESETS
 from model.network import Network
 from model.synthetic import synthetic
-from quant.schemes import build, build_head
+from quant.registry import build, build_head
 from quant.vectors import Vectors
 
 KINDS = {"float32": "auto", "int8": "int8"}

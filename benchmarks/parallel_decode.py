@@ -26,7 +26,7 @@ from engine.supervisor import LOCAL
 from model.families import PRESETS
 from model.parallel import ALONE, Ranks
 from model.synthetic import synthetic
-from quant.schemes import build, build_head
+from quant.registry import build, build_head
 
 ROWS = (1, 4, 16, 32)
 

@@ -17,7 +17,7 @@ from model.network import Network
 from model.synthetic import synthetic
 from quant import cpu
 from quant.linear import Weight
-from quant.schemes import build, build_head
+from quant.registry import build, build_head, scheme_facts
 
 _BLOCK = 16
 _BUFFER = 10**9  # bytes read to learn the memory's speed
@@ -58,7 +58,7 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
     bandwidth = (bandwidth + read_bandwidth()) / 2
     result: dict[str, Any] = {
         "quant": bench.quant,
-        "group_size": bench.group_size if bench.quant == "int4" else None,
+        "group_size": bench.group_size if scheme_facts(bench.quant).group_sizes else None,
         "quant_head": bench.quant_head,
         "kv_cache_type": bench.kv_cache_type,
         "context": bench.context,

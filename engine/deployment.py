@@ -6,7 +6,9 @@ from engine.cards import Card
 from engine.config import EngineConfig
 from engine.loaded import LONGEST_CONTEXT
 from model.architecture import Architecture
+from model.checkpoint import compute_dtype
 from model.storage import Storage
+from quant.scheme import Scheme
 
 _DEFAULT = EngineConfig()
 
@@ -27,6 +29,10 @@ class Deployment:
     @property
     def ranks(self) -> int:
         return len(self.devices)
+
+    def scheme(self, kind: str) -> Scheme:
+        """The scheme of the blocks' matrices on devices of a kind. Raises ValueError for what there is not."""
+        return self.storage.schemes(compute_dtype(kind), kind)[0]
 
     @property
     def tokens(self) -> int:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from engine.deployment import Deployment
-from engine.workspace import dtype_of, workspace
+from engine.workspace import workspace
 from model.attention import KVCache
-from model.checkpoint import check_sizes
+from model.checkpoint import check_sizes, compute_dtype
 from model.network import Block, Network
 from model.parallel import Ranks
 from quant.linear import Weight
@@ -65,7 +65,7 @@ def footprint(deployment: Deployment, rank: int) -> Footprint:
         head_macs=sum(map(_macs, head)),
         score_macs=a.num_layers * attention.heads * a.head_dim * 2,
         kv_bytes_per_token=KVCache.bytes_per_token(
-            a.num_layers, attention.kv_heads, a.head_dim, kept_dtype(d.kv_cache_type, dtype_of(kind))
+            a.num_layers, attention.kv_heads, a.head_dim, kept_dtype(d.kv_cache_type, compute_dtype(kind))
         ),
         workspace_bytes=workspace(d, rank, network).num_bytes,
         reserve_bytes=round(PROCESS_BYTES[kind] + LOST_SHARE * d.devices[rank].memory_bytes),
@@ -75,7 +75,7 @@ def footprint(deployment: Deployment, rank: int) -> Footprint:
 def _network(d: Deployment, rank: int) -> Network:
     """The rank's network, as a loaded one is built, with one layer."""
     a, kind = replace(d.architecture, num_layers=1), d.devices[rank].kind
-    dtype, ranks = dtype_of(kind), Ranks(rank, d.ranks)
+    dtype, ranks = compute_dtype(kind), Ranks(rank, d.ranks)
     scheme, head = d.storage.schemes(dtype, kind)
     with torch.device("meta"):
         check_sizes(Network(a, ranks=ranks), scheme, head, d.ranks)

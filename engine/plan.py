@@ -10,6 +10,7 @@ from engine.footprint import Footprint, footprint
 from engine.loaded import LONGEST_CONTEXT, fitting, least_blocks
 from engine.roofline import Roofline
 from model.storage import Storage
+from quant.registry import FLOAT, smaller_heads, smaller_schemes
 
 _ENCODED = (128, 512, 1024, 2048)  # tokens whose encoding is predicted
 _MOST_RANKS = 64  # that are proposed
@@ -162,13 +163,15 @@ def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
     changes = dict(_single_changes(d, requantize))
     found = [options for options, other in changes.items() if _fits(other)]
     found += _other_ranks(d)
-    if "--quant int4" in changes and "--quant int4" not in found:
-        found += [f"--quant int4 {ranks}" for ranks in _other_ranks(changes["--quant int4"])]
+    scheme, head = smaller_schemes(FLOAT)[-1], smaller_heads(FLOAT)[0]
+    smallest_scheme = f"--quant {scheme}"
+    if smallest_scheme in changes and smallest_scheme not in found:
+        found += [f"{smallest_scheme} {ranks}" for ranks in _other_ranks(changes[smallest_scheme])]
     if not found:
         smallest, options = replace(d, kv_cache_type="int8"), ["--kv-cache-type int8"]
         if requantize:
-            smallest = replace(smallest, storage=Storage("int4", d.storage.group_size, "int8"))
-            options = ["--quant int4 --quant-head int8", *options]
+            smallest = replace(smallest, storage=Storage(scheme, d.storage.group_size, head))
+            options = [f"{smallest_scheme} --quant-head {head}", *options]
         found = [" ".join(options)] if _fits(smallest) else []
         found += [f"{' '.join(options)} {ranks}" for ranks in _other_ranks(smallest)]
     yield from found
@@ -176,11 +179,11 @@ def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
 
 def _single_changes(d: Deployment, requantize: bool) -> Iterator[tuple[str, Deployment]]:
     s = d.storage
-    smaller = {"none": ("int8", "int4"), "int8": ("int4",), "llm-int8": ("int4",)}.get(s.scheme, ())
-    for scheme in smaller if requantize else ():
+    for scheme in smaller_schemes(s.scheme) if requantize else ():
         yield f"--quant {scheme}", replace(d, storage=replace(s, scheme=scheme))
-    if s.head == "none" and requantize:
-        yield "--quant-head int8", replace(d, storage=replace(s, head="int8"))
+    if s.head == FLOAT and requantize:
+        head = smaller_heads(FLOAT)[0]
+        yield f"--quant-head {head}", replace(d, storage=replace(s, head=head))
     if d.kv_cache_type == "auto":
         yield "--kv-cache-type int8", replace(d, kv_cache_type="int8")
     shorter = d.tokens // 2

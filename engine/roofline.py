@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from engine.cards import Card
 from engine.deployment import Deployment
 from engine.footprint import Footprint
-from engine.workspace import dtype_of
+from model.checkpoint import compute_dtype
 from model.parallel import SMALL
+from quant.scheme import Scheme
 
 # Of the nominal bandwidth, where weights are read once and in order. The CPU kernels here reach 85 % of what the memory
 # was measured to give, which is less than nominal; llama.cpp is reported at 65-70 % of nominal on a desktop; in float16
@@ -29,7 +30,6 @@ STEP_KERNELS = 40  # of a step, outside the blocks
 # Bytes of memory traffic a weight where quant/gpu.py makes float copies (before Ampere, more than 64 rows): int8 codes,
 # float32 and float16, each written and read again.
 _COPIED_BYTES = 14
-_COPIED_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +56,29 @@ class Roofline:
         f = self.footprint
         macs = num_tokens * f.layer_macs + f.head_macs + num_tokens**2 * f.score_macs
         computed = self._computed(macs)
-        if self._copies(num_tokens):
+        if self._scheme.copies_weight(self.card.capability, num_tokens):
             computed += self._read(_COPIED_BYTES * f.layer_macs)
         slower = max(self._read(f.step_bytes), computed)
         return slower + self._sums(num_tokens) + self._kernels()
+
+    @property
+    def _scheme(self) -> Scheme:
+        return self.deployment.scheme(self.card.kind)
 
     def _read(self, num_bytes: float) -> float:
         return num_bytes / (self.card.bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE)
 
     def _computed(self, macs: float) -> float:
-        """On a CPU, quantized weights meet int8 activations; on a GPU they become floats, but for LLM.int8."""
-        scheme = self.deployment.storage.scheme
-        int8 = scheme in ("int8", "int4", "llm-int8") if self.card.kind == "cpu" else scheme == "llm-int8"
-        rate = self.card.int8_tops if int8 else self.card.float_tflops
+        """At the rate of the numbers that the scheme multiplies."""
+        bits = self._scheme.activation_bits(self.card.kind)
+        rate = self.card.int8_tops if bits <= 8 else self.card.float_tflops
         return 2 * macs / (rate * 1e12 * RATE_SHARE)
-
-    def _copies(self, rows: int) -> bool:
-        capability, scheme = self.card.capability, self.deployment.storage.scheme
-        return capability is not None and capability < 8 and scheme in ("int8", "int4") and rows > _COPIED_ROWS
 
     def _sums(self, rows: int) -> float:
         """Partial sums over all ranks, two a block and one of the embedding, as model/parallel.py makes them."""
         a, ranks = self.deployment.architecture, self.deployment.ranks
         numbers = rows * a.hidden_size
-        num_bytes = numbers * dtype_of(self.card.kind).itemsize
+        num_bytes = numbers * compute_dtype(self.card.kind).itemsize
         if ranks > 2 and numbers <= SMALL:
             one = self._exchanged(num_bytes * (ranks - 1), ranks - 1)
         else:

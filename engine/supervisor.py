@@ -298,6 +298,7 @@ class Link:
                     json.dumps(asdict(place)),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,  # or a terminal's Ctrl+C and hangup would reach it, past our drain
                     env=environment,
                 )
             reader, writer = await asyncio.open_connection(sock=ours)

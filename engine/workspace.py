@@ -6,14 +6,13 @@ tests/engine/test_plan.py, which has torch count what a step allocates, says so.
 
 from dataclasses import dataclass
 
-import torch
-
 from engine.deployment import Deployment
 from engine.runner import LOGIT_ROWS
+from model.checkpoint import compute_dtype
 from model.network import Block, Network
-from quant.schemes import Float, Int4, Int8, Scheme
+from quant.tensor_cores import COPIED_OUTPUTS, COPY_BYTES
 
-_CHUNK_BYTES = 1024 * 8  # per input, of the float copies that quant/gpu.py makes before Ampere: 1024 outputs at a time
+_COPY_BYTES = COPIED_OUTPUTS * COPY_BYTES  # per input, of the float copies of a weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Workspace:
 def workspace(deployment: Deployment, rank: int, network: Network) -> Workspace:
     """Of the largest step of a rank, whose network is given."""
     d, kind = deployment, deployment.devices[rank].kind
-    size = dtype_of(kind).itemsize
+    size = compute_dtype(kind).itemsize
     hidden = 2 * d.largest_step * d.architecture.hidden_size * size  # all rows are wanted: copied once
     return Workspace(
         block_bytes=_block_bytes(d, rank, network),
@@ -49,17 +48,12 @@ def workspace(deployment: Deployment, rank: int, network: Network) -> Workspace:
     )
 
 
-def dtype_of(kind: str) -> torch.dtype:
-    """What is computed in on a device."""
-    return torch.float16 if kind == "cuda" else torch.float32
-
-
 def _block_bytes(d: Deployment, rank: int, network: Network) -> int:
     """The most that a block has allocated: in attention, at either end of it, or in the MLP."""
     a, device, block = d.architecture, d.devices[rank], network.transformer.layers[0]
     assert isinstance(block, Block)
     kind, width, rows = device.kind, a.hidden_size, d.largest_step
-    size = dtype_of(kind).itemsize
+    size = compute_dtype(kind).itemsize
     heads, q, k = block.attention.heads, block.attention.heads * a.head_dim, block.attention.kv_heads * a.head_dim
     inner = block.mlp.dense_4h_to_h.in_features
     scheme = block.mlp.dense_4h_to_h.scheme
@@ -76,15 +70,15 @@ def _block_bytes(d: Deployment, rank: int, network: Network) -> int:
     if kind == "cuda" and k < q:
         scores += 2 * mask * heads * 4  # no fused kernel shares keys under a mask: float32 scores, twice
     copies = 0
-    if device.capability is not None and device.capability < 8 and isinstance(scheme, Int8 | Int4):
-        copies = _CHUNK_BYTES * max(width, inner)
+    if scheme.copies_weight(device.capability, rows):
+        copies = _COPY_BYTES * max(width, inner)
     # Keys or values on their way from int8: codes, and the floats that become a GPU's float16.
     decoded = k * (5 if kind == "cuda" else 1) if d.kv_cache_type == "int8" else 0
     phases = (
         ((2 * width + qkv + gathered + 2 * q) * size + decoded) * rows + scores,
-        ((2 * width + qkv + q + width + summed) * size + _coded(scheme, q, kind)) * rows + copies,
+        ((2 * width + qkv + q + width + summed) * size + scheme.activation_bytes(q, kind)) * rows + copies,
         (held + activated) * size * rows,
-        ((held + inner + width + summed) * size + _coded(scheme, inner, kind)) * rows + copies,
+        ((held + inner + width + summed) * size + scheme.activation_bytes(inner, kind)) * rows + copies,
     )
     return max(phases) + mask
 
@@ -94,14 +88,6 @@ def _activation_width(activation: str, kind: str) -> int:
     if activation == "gelu_tanh":
         return 1 if kind == "cpu" else 4
     return {"gelu": 3, "geglu": 3, "swiglu": 2}[activation]
-
-
-def _coded(scheme: Scheme, inputs: int, kind: str) -> int:
-    """Bytes of a row as int8 codes, with a scale and a start for each group, which the CPU's kernels make of it."""
-    if kind != "cpu" or isinstance(scheme, Float):
-        return 0
-    group = (scheme.group_size or scheme.ROW_GROUP) if isinstance(scheme, Int4) else Int8.GROUP
-    return inputs + 8 * -(-inputs // group)
 
 
 def _logits_bytes(d: Deployment, rank: int, own: int, kind: str) -> int:

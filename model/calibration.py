@@ -19,7 +19,8 @@ from model.rotary import Rotation, rotation
 from model.weights import Weights
 from quant.calibrate import compensate
 from quant.linear import Embedding
-from quant.schemes import Float, Scheme, Tensors
+from quant.scheme import Scheme, Tensors
+from quant.schemes.none import Float
 
 LENGTHS = (32, 256)  # tokens of the shortest and of the longest window
 SHORTEST_DOCUMENT = 8

@@ -24,11 +24,17 @@ from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
 from quant.heap import give_back
 from quant.linear import Embedding, Weight
-from quant.schemes import Across, Float, Scheme, Tensors, itself
+from quant.scheme import ReduceMax, Scheme, Tensors, identity
+from quant.schemes.none import Float
 
 DEMO = Path(__file__).parent / "demo"
 Progress = Callable[[float], object]  # takes the share of the weights that is read
 _CHUNK = 2**20  # numbers quantized at once: what is float32 for a moment stays small
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """The dtype that a network computes in on a "cpu" or "cuda" device."""
+    return torch.float16 if device == "cuda" else torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,7 @@ def assembled(
     weights = description_weights(folder, description)
     storage = Storage.chosen(folder, weights.storage, quant, group_size, head)
     kind = torch.device(device).type
-    dtype = torch.float16 if kind == "cuda" else torch.float32
+    dtype = compute_dtype(kind)
     scheme, head_scheme = storage.schemes(dtype, kind)
     a = description.architecture
     with torch.device("meta"):
@@ -200,7 +206,7 @@ def fill(
                 tensors = {leaf: weights.read(name + leaf, part).to(device, copy=True) for leaf, part in parts.items()}
             else:
                 read = weights.read(matrix, share.part(matrix))
-                tensors = quantized(module.scheme, read, matrix, share.across(matrix))
+                tensors = quantized(module.scheme, read, matrix, share.reduce_max(matrix))
                 tensors = {leaf: tensor.to(device) for leaf, tensor in tensors.items()}
                 del read
             leaves = [leaf for leaf in leaves if leaf not in tensors]
@@ -221,7 +227,7 @@ def _numbers(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters(recurse=False))
 
 
-def quantized(scheme: Scheme, weight: Tensor, name: str, across: Across = itself) -> Tensors:
+def quantized(scheme: Scheme, weight: Tensor, name: str, reduce_max: ReduceMax = identity) -> Tensors:
     """The stored form of a float weight, made from some rows at a time: the same as the scheme's own, with little
     memory beside weight and result. Raises CheckpointError with the tensor's name."""
     outputs, inputs = weight.shape
@@ -230,7 +236,7 @@ def quantized(scheme: Scheme, weight: Tensor, name: str, across: Across = itself
         made = {k: torch.empty(shape, dtype=dtype) for k, (shape, dtype) in scheme.tensors(outputs, inputs).items()}
         for start in range(0, outputs, rows):
             length = min(rows, outputs - start)
-            for key, part in scheme.quantize(weight[start : start + length], across).items():
+            for key, part in scheme.quantize(weight[start : start + length], reduce_max).items():
                 cut = scheme.narrow(key, 0, start, length)
                 (made[key] if cut is None else made[key].narrow(*cut)).copy_(part)
     except ValueError as error:

@@ -32,7 +32,8 @@ from model.storage import Storage
 from model.tokenizer import FILES
 from quant.calibrate import check
 from quant.linear import Embedding
-from quant.schemes import Float, Scheme, Stored, Tensors, num_bytes
+from quant.scheme import Scheme, Stored, Tensors, num_bytes
+from quant.schemes.none import Float
 
 STATE = "quantize.json"
 LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")

@@ -17,7 +17,8 @@ from model.rotary import Rotation, rotate, rotation
 from quant import cpu
 from quant.adapted import Adapted
 from quant.linear import Linear, Weight
-from quant.schemes import Float, Head, Scheme
+from quant.scheme import HeadScheme, Scheme
+from quant.schemes.none import Float
 
 
 class SelfAttention(nn.Module):
@@ -203,7 +204,7 @@ class Network(nn.Module):
         architecture: Architecture,
         scheme: Scheme | None = None,
         dtype: torch.dtype = torch.float32,
-        head: Head | None = None,
+        head: HeadScheme | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         """`scheme` stores the blocks' matrices, `head` the embedding and head; both are `dtype` when left out.

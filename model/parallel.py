@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.cuts import Cut
 from quant.linear import Embedding, Linear
-from quant.schemes import Head, Scheme
+from quant.scheme import HeadScheme, Scheme
 
 # Numbers up to which partial sums are sent whole to all ranks, in one round of messages instead of two.
 SMALL = 2**16
@@ -179,7 +179,7 @@ class Vocabulary:
 class VocabularyEmbedding(Embedding):
     """A table of vectors that is also the head, divided by ids."""
 
-    def __init__(self, num_rows: int, width: int, scheme: Head, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
+    def __init__(self, num_rows: int, width: int, scheme: HeadScheme, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
         """`num_rows` are those of all ranks."""
         vocabulary = Vocabulary(num_rows, ranks)
         super().__init__(vocabulary.span[1], width, scheme, dtype)

@@ -19,7 +19,7 @@ from torch.serialization import safe_globals
 
 from model.config import CheckpointError
 from model.cuts import Part
-from quant.schemes import Stored
+from quant.scheme import Stored
 
 # The state of numpy's generator lies beside the weights in what GLM's and SwissArmyTransformer's training wrote.
 _STATE: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [

@@ -9,7 +9,7 @@ from torch import Tensor
 from model.config import CheckpointError
 from model.cuts import Cut, Cuts, Part, merge, sources
 from model.source import Source
-from quant.schemes import Stored
+from quant.scheme import Stored
 
 
 class Ranked:

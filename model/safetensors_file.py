@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.config import CheckpointError
 from model.cuts import Part
-from quant.schemes import Stored
+from quant.scheme import Stored
 
 
 class SafetensorsFile:

@@ -1,15 +1,13 @@
 """Scales of quantized weights as published, in the form in which the schemes store them."""
 
 from dataclasses import replace
-from math import gcd
 
 import torch
 from torch import Tensor
 
 from model.config import CheckpointError
 from model.storage import Storage
-from quant.packing import unpack_nibbles
-from quant.schemes import Int4, Stored
+from quant.scheme import IntegerScheme, Scheme, Stored
 
 _HEADS = ("word_embeddings.", "lm_head.")
 
@@ -25,7 +23,7 @@ class Scales:
     def __init__(self, storage: Storage | None, entries: Stored) -> None:
         self.entries = dict(entries)
         self._scale_of: dict[str, str] = {}  # of the weights that are given as float32
-        self._bits = 8
+        self._published: IntegerScheme | None = None  # of their codes
         self._groups: dict[str, int] = {}  # scales a row, where they are repeated
         self.storage = storage
         if storage is None:
@@ -33,36 +31,32 @@ class Scales:
         names = [n for n in entries if n.endswith(".weight_scale") and n.removesuffix("_scale") in entries]
         blocks = [name for name in names if not name.startswith(_HEADS)]
         divided = [name for name in blocks if len(entries[name][0]) == 2]
-        if storage.scheme == "int8":
-            if divided:
-                self._mean(names, 8)
-                return
-        elif storage.scheme == "int4" and not storage.group_size and divided:
+        self._blocks, self._head = storage.schemes(torch.float32, "cuda")
+        if isinstance(self._blocks, IntegerScheme) and not self._blocks.group_size and divided:
             spans = [self._inputs(name) // (*entries[name][0], 1)[1] for name in blocks]
-            size = next((size for size in sorted(Int4.GROUPS)[:0:-1] if gcd(*spans) % size == 0), None)
-            if size is None:
-                self._mean(names, 4)
+            grouped = self._blocks.grouped_by(spans)
+            if grouped is None:
+                self._mean(names, self._blocks)
                 return
-            self.storage = replace(storage, group_size=size)
-            self._groups = {name: self._inputs(name) // size for name in blocks}
-        _, head = storage.schemes(torch.float32, "cuda")
-        if isinstance(head, Int4) and head.group_size:
+            self.storage = replace(storage, group_size=grouped.group_size)
+            self._groups = {name: self._inputs(name) // grouped.group_size for name in blocks}
+        if self._head.group_size:
             rows = (name for name in names if name.startswith(_HEADS) and len(entries[name][0]) == 1)
-            self._groups |= {name: self._inputs(name) // head.group_size for name in rows}
+            self._groups |= {name: self._inputs(name) // self._head.group_size for name in rows}
         for name in names:
             shape, dtype = entries[name]
             if name in self._groups:
                 self.entries[name] = (shape[0], self._groups[name]), dtype
-            elif self._widened(name) and dtype == torch.float16:
-                self.entries[name] = shape, torch.float32
+            elif dtype == torch.float16 and isinstance(scheme := self._scheme(name), IntegerScheme):
+                self.entries[name] = shape, scheme.scale_dtype
 
-    def _mean(self, names: list[str], bits: int) -> None:
+    def _mean(self, names: list[str], published: IntegerScheme) -> None:
         """Makes the folder a float one."""
-        self.storage, self._bits = None, bits
+        self.storage, self._published = None, published
         for name in names:
             weight = name.removesuffix("_scale")
             rows, width = self.entries[weight][0]
-            self.entries[weight] = (rows, width * 8 // bits), torch.float32
+            self.entries[weight] = (rows, width * 8 // published.facts.bits), torch.float32
             del self.entries[name]
             self._scale_of[weight] = name
 
@@ -76,7 +70,8 @@ class Scales:
 
     def meant(self, codes: Tensor, scale: Tensor) -> Tensor:
         """The float32 numbers of a matrix with scales [rows] or [rows, ranks], exactly."""
-        numbers = (unpack_nibbles(codes) if self._bits == 4 else codes).float()
+        assert self._published is not None
+        numbers = self._published.codes(codes).float()
         ranks = scale.float().reshape(len(scale), -1)
         return numbers.mul_(ranks.repeat_interleave(numbers.shape[1] // ranks.shape[1], dim=1))
 
@@ -87,14 +82,13 @@ class Scales:
             return ranks.repeat_interleave(self._groups[name] // ranks.shape[1], dim=1)
         return tensor.to(self.entries[name][1])
 
-    def _widened(self, name: str) -> bool:
-        """Whether the scheme's scales are float32."""
-        assert self.storage is not None
-        return (self.storage.head if name.startswith(_HEADS) else self.storage.scheme) == "int8"
+    def _scheme(self, name: str) -> Scheme:
+        """The scheme that stores the weight of these scales."""
+        return self._head if name.startswith(_HEADS) else self._blocks
 
     def _inputs(self, name: str) -> int:
-        """Of an int4 weight."""
-        return 2 * self.entries[name.removesuffix("_scale")][0][-1]
+        """The inputs of the weight of these scales."""
+        return self.entries[name.removesuffix("_scale")][0][-1] * 8 // self._scheme(name).facts.bits
 
 
 def inferred(entries: Stored) -> Storage | None:

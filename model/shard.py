@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant.schemes import Stored, num_bytes
+from quant.scheme import Stored, num_bytes
 
 _TYPES = {
     torch.float64: "F64",

@@ -9,7 +9,7 @@ from torch import Tensor
 from model.config import CheckpointError
 from model.cuts import Part
 from model.source import Source
-from quant.schemes import Stored
+from quant.scheme import Stored
 
 
 class Sharded:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from model.config import CheckpointError
 from model.cuts import Cuts, Part
 from model.parallel import ALONE, Ranks
-from quant.schemes import Across, Scheme, itself
+from quant.scheme import ReduceMax, Scheme, identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Share:
         cuts = [cut for cut in found if cut is not None]
         return Part(cuts[0][0], tuple((start, length) for _, start, length in cuts)) if cuts else None
 
-    def across(self, name: str) -> Across:
+    def reduce_max(self, name: str) -> ReduceMax:
         """How scales of whole rows are found where ranks have some inputs each."""
         cut = self.cuts(name)
-        return self.ranks.greatest if cut is not None and cut.dim == 1 else itself
+        return self.ranks.greatest if cut is not None and cut.dim == 1 else identity
 
 
 WHOLE = Share(ALONE, lambda name: None, {})

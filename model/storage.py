@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from model.config import CheckpointError
-from quant.schemes import Head, Scheme, build, build_head
+from quant.registry import FLOAT, build, build_head, published_as, scheme_facts
+from quant.scheme import HeadScheme, Scheme
 
 METHOD = "glm-infill"
 GROUP_SIZE = 32
@@ -18,9 +19,9 @@ GROUP_SIZE = 32
 class Storage:
     """Names of schemes: of the blocks' matrices, and of the embedding that is also the head."""
 
-    scheme: str = "none"
+    scheme: str = FLOAT
     group_size: int = GROUP_SIZE
-    head: str = "none"
+    head: str = FLOAT
 
     @classmethod
     def read(cls, folder: Path) -> "Storage | None":
@@ -49,30 +50,30 @@ class Storage:
             storage.schemes(torch.float32, "cuda")  # what a folder may hold, not what this machine can read
         except ValueError as error:
             raise CheckpointError(f"{path}: quantization_config: {error}") from None
-        if storage.scheme == "none":
+        if storage.scheme == FLOAT:
             raise CheckpointError(f"{path}: quantization_config names no scheme")
         return storage
 
     @classmethod
     def published(cls, bits: int, embeddings: bool) -> "Storage":
         """How GLM-130B's and ChatGLM-6B's quantized folders are stored: one scale a row."""
-        scheme = {4: "int4", 8: "int8"}[bits]
-        return cls(scheme, 0 if bits == 4 else GROUP_SIZE, scheme if embeddings else "none")
+        scheme = published_as(bits)
+        return cls(scheme, 0 if scheme_facts(scheme).group_sizes else GROUP_SIZE, scheme if embeddings else FLOAT)
 
     def to_json(self) -> dict[str, Any]:
         """The `quantization_config`, with what the scheme has a use for."""
-        grouped = {"group_size": self.group_size} if hasattr(build(self.scheme), "group_size") else {}
+        grouped = {"group_size": self.group_size} if scheme_facts(self.scheme).group_sizes else {}
         return {"quant_method": METHOD, "scheme": self.scheme, **grouped, "head": self.head}
 
-    def schemes(self, dtype: torch.dtype, device: str) -> tuple[Scheme, Head]:
+    def schemes(self, dtype: torch.dtype, device: str) -> tuple[Scheme, HeadScheme]:
         """The blocks' scheme and the head's. Raises ValueError for what there is not, or not on the device."""
         return build(self.scheme, dtype, self.group_size), build_head(self.head, dtype, device)
 
     def changed(self, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":
-        """As somebody asks for it; None, and "none" for a scheme, leave it as it is."""
-        if scheme in (None, "none"):
+        """As somebody asks for it; None, and the float scheme, leave it as it is."""
+        if scheme in (None, FLOAT):
             scheme, group_size = self.scheme, self.group_size
-        if head in (None, "none"):
+        if head in (None, FLOAT):
             head = self.head
         return Storage(scheme, self.group_size if group_size is None else group_size, head)
 
@@ -90,12 +91,12 @@ class Storage:
         Raises CheckpointError, naming the source, where what is stored cannot become what is asked for.
         """
         if stored is None:
-            return cls(scheme or "none", GROUP_SIZE if group_size is None else group_size, head or "none")
+            return cls(scheme or FLOAT, GROUP_SIZE if group_size is None else group_size, head or FLOAT)
         asked = stored.changed(scheme, group_size, head)
         if asked.to_json() != stored.to_json():
             raise CheckpointError(f"{source}: stored as {stored}, which cannot be loaded as {asked}")
         return stored
 
     def __str__(self) -> str:
-        shown = {k: v for k, v in self.to_json().items() if k not in ("quant_method", "scheme") and v != "none"}
+        shown = {k: v for k, v in self.to_json().items() if k not in ("quant_method", "scheme") and v != FLOAT}
         return " ".join([self.scheme, *(f"{name} {value}" for name, value in shown.items())])

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,19 +15,14 @@ from torch import Tensor
 from model.config import CheckpointError, Config
 from model.cuts import Cut, Cuts, cuts, shard
 from model.families import PRESETS
-from model.families.glm import GLM_SAT_NAMING
-from model.families.glm130b import GLM130B_NAMING
+from model.family import Family, Format
 from model.naming import Naming
 from model.network import Network
 from model.shard import Shard
-from quant.schemes import Stored, num_bytes
+from quant.scheme import SPREAD, Stored, num_bytes
 
-Format = Literal["hf", "bin", "sat"]
 Progress = Callable[[int], object]
-_SPREAD = 0.02  # the standard deviation that such weights are initialized with
 _ITERATION = "1"
-_RANKED = {"glm": GLM_SAT_NAMING, "glm-130b": GLM130B_NAMING}  # families published as model-parallel ranks
-_DTYPES = {"glm-4": torch.bfloat16, "bert": torch.float32}  # the others' is float16
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +53,10 @@ def of_preset(preset: str, layers: int | None = None, format: Format = "hf", see
     A folder of ranks has no config.json, as published, unless a number of layers is given, which no preset tells.
     Raises ValueError for a preset that there is not, or that was not published in the format.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
-    family, config = PRESETS[preset]
-    if format == "sat" and family.name not in _RANKED:
-        raise ValueError(f"{preset} is not published in the format sat")
+    family, config = _preset(preset)
+    naming = family.published.rank_naming if format == "sat" else family.namings[0]
+    if naming is None:
+        raise ValueError(f"{preset} is not published in the format {format}")
     fields = dict(config.fields)
     if layers is not None:
         count = "num_layers" if "num_layers" in fields else "num_hidden_layers"
@@ -72,17 +66,23 @@ def of_preset(preset: str, layers: int | None = None, format: Format = "hf", see
         shapes = {name: tuple(parameter.shape) for name, parameter in Network(a).named_parameters()}
     return Synthetic(
         shapes,
-        _RANKED[family.name] if format == "sat" else family.namings[0],
+        naming,
         cuts(a.qkv_sections, 1 + a.gated),
         fields if format != "sat" or layers is not None else None,
-        _DTYPES.get(family.name, torch.float16),
+        family.published.dtype,
         seed,
     )
 
 
+def _preset(name: str) -> tuple[Family, Config]:
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 def published_format(preset: str) -> Format:
-    """What a preset's original comes in, of what can be written."""
-    return "sat" if preset == "glm-130b" else "hf"
+    """The format of a preset's original files. Raises ValueError for a preset that there is not."""
+    return _preset(preset)[0].published.format
 
 
 def write_synthetic(
@@ -191,5 +191,5 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """float16 numbers that depend on name and seed; a norm's weight lies about 1."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    tensor = torch.empty(shape, dtype=torch.float16).normal_(0, _SPREAD, generator=generator)
+    tensor = torch.empty(shape, dtype=torch.float16).normal_(0, SPREAD, generator=generator)
     return tensor.add_(1) if name.endswith("norm.weight") else tensor

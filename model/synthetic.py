@@ -6,18 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
-from model.checkpoint import DEMO, Checkpoint, Description, check_sizes
+from model.checkpoint import DEMO, Checkpoint, Description, check_sizes, compute_dtype
 from model.config import CheckpointError
 from model.network import Network, Norm
 from model.parallel import ALONE, Ranks
 from model.storage import Storage
 from quant.linear import Weight
-from quant.schemes import Head, Scheme
-
-_SPREAD = 0.02  # the standard deviation that such weights are initialized with
+from quant.scheme import SPREAD, HeadScheme, Scheme
 
 
-def synthetic(architecture: Architecture, scheme: Scheme, head: Head, seed: int = 0, ranks: Ranks = ALONE) -> Network:
+def synthetic(
+    architecture: Architecture, scheme: Scheme, head: HeadScheme, seed: int = 0, ranks: Ranks = ALONE
+) -> Network:
     """A network, or a rank's part of one, filled tensor by tensor in its stored form; no float copy of a quantized
     weight is made."""
     generator = torch.Generator().manual_seed(seed)
@@ -25,12 +25,11 @@ def synthetic(architecture: Architecture, scheme: Scheme, head: Head, seed: int 
         model = Network(architecture, scheme, torch.float32, head, ranks)
     for module in model.modules():
         if isinstance(module, Weight):
-            stored = module.scheme.tensors(module.out_features, module.in_features)
-            module.assign({name: _random(shape, kind, generator) for name, (shape, kind) in stored.items()})
+            module.assign(module.scheme.random(module.out_features, module.in_features, generator))
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:
                 norm = isinstance(module, Norm) and name == "weight"
-                filled = torch.ones(parameter.shape) if norm else _random(parameter.shape, torch.float32, generator)
+                filled = torch.ones(parameter.shape) if norm else _random(parameter.shape, generator)
                 setattr(module, name, nn.Parameter(filled, requires_grad=False))
     return model.eval().requires_grad_(False)
 
@@ -49,7 +48,7 @@ def invented(
     name, folder = ("glm-demo", DEMO) if folder is None else (folder.resolve().name, folder)
     description = Description.read(folder, preset, tokenizer)
     kind = torch.device(device).type
-    dtype = torch.float16 if kind == "cuda" else torch.float32
+    dtype = compute_dtype(kind)
     storage = Storage.chosen(folder, None, quant, group_size, head)
     scheme, head_scheme = storage.schemes(dtype, kind)
     with torch.device("meta"):
@@ -63,10 +62,8 @@ def invented(
     return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters)
 
 
-def _random(shape: tuple[int, ...], kind: torch.dtype, generator: torch.Generator) -> Tensor:
-    if kind == torch.int8:
-        return torch.randint(-119, 120, shape, dtype=torch.int8, generator=generator)
-    if kind == torch.float16 or len(shape) == 1:
-        # Scales: a code of middling size stands for a weight of the usual spread.
-        return torch.full(shape, _SPREAD / (4 if kind == torch.float16 else 64), dtype=kind)
-    return torch.randn(shape, generator=generator, dtype=torch.float32).mul_(_SPREAD).to(kind)
+def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """A bias is the same small number throughout, a table random."""
+    if len(shape) == 1:
+        return torch.full(shape, SPREAD / 64)
+    return torch.randn(shape, generator=generator).mul_(SPREAD)

@@ -19,7 +19,7 @@ from model.scales import Scales, inferred
 from model.sharded import Sharded
 from model.source import Source
 from model.storage import Storage
-from quant.schemes import Stored
+from quant.scheme import Stored
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.")

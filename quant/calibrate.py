@@ -12,16 +12,18 @@ error and the demo, in groups of 32 and 128, a higher perplexity.
 import torch
 from torch import Tensor
 
-from quant.schemes import Int4, Int8, Scheme, Tensors, quantize_rows
+from quant.registry import scheme_facts, scheme_names
+from quant.scheme import IntegerScheme, Scheme, Tensors
 
 BLOCK = 128  # inputs whose errors are gathered before the inputs behind them are touched
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal
 
 
-def check(scheme: Scheme) -> Int8 | Int4:
+def check(scheme: Scheme) -> IntegerScheme:
     """The scheme. Raises ValueError for one whose codes cannot be compensated."""
-    if not isinstance(scheme, Int8 | Int4):
-        raise ValueError(f"{scheme.name} weights cannot be calibrated, only int8 and int4")
+    if not isinstance(scheme, IntegerScheme):
+        names = [name for name in scheme_names() if scheme_facts(name).calibrates]
+        raise ValueError(f"{scheme.name} weights cannot be calibrated, only {', '.join(names)}")
     return scheme
 
 
@@ -34,7 +36,7 @@ def compensate(weight: Tensor, hessian: Tensor, scheme: Scheme, drift: Tensor | 
     Inputs that were always zero are rounded by themselves, and an output that compensation would serve worse is rounded
     plainly: Σ ‖(W − Q)·x‖² is never larger than plain rounding's, with W as the drift has it. Needs about
     32·in_features² + 32·in_features·out_features bytes. Raises ValueError for NaN or infinity, for sizes that the
-    scheme cannot hold, and for schemes other than int8 and int4.
+    scheme cannot hold, and for a scheme whose codes are no integers.
     """
     scheme = check(scheme)
     plain = scheme.quantize(weight)
@@ -45,12 +47,8 @@ def compensate(weight: Tensor, hessian: Tensor, scheme: Scheme, drift: Tensor | 
     if drift is not None:
         change = torch.cholesky_solve((weight @ drift).t().double(), torch.linalg.cholesky(damped))
         weight = weight + change.t().float()
-    if isinstance(scheme, Int4):
-        scale = scheme.scale(scheme.grouped(weight))
-        stored = scheme.stored(_codes(weight, scale.float(), damped, scheme.codes), scale)
-    else:
-        scale = quantize_rows(weight)[1]
-        stored = {"weight": _codes(weight, scale, damped, (-127, 127)), "weight_scale": scale.squeeze(1)}
+    scales = scheme.scales(weight)
+    stored = scheme.stored(_codes(weight, scales.float(), damped, scheme.code_range), scales)
     worse = _loss(weight - scheme.dequantize(stored), hessian) >= _loss(weight - scheme.dequantize(plain), hessian)
     for name, tensor in stored.items():
         tensor[worse] = plain[name][worse]

@@ -23,12 +23,11 @@ import triton.language as tl
 from torch import Tensor
 
 from quant.packing import unpack_nibbles
+from quant.tensor_cores import AMPERE, COPIED_OUTPUTS, ORDINARY_ROWS
 
 NARROW = 16  # rows up to which programs share the inputs; tensor cores take as many at once
 _PROGRAMS = 256  # that keep a card reading: about three on each of 68 (RTX 2080 Ti) or 82 (3090) multiprocessors
 _STEPS = 8  # the fewest steps along the inputs that are worth a program of their own
-_ORDINARY_ROWS = 64  # up to which cards whose tensor cores Triton does not reach run the kernel
-_CHUNK = 1024  # outputs whose weights are floats in memory at once, above that
 
 
 def int4_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -49,7 +48,7 @@ def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
 
 def has_tensor_cores(device: torch.device) -> bool:
     """Whether Triton reaches them; the interpreter acts as if."""
-    return device.type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" or torch.cuda.get_device_capability(device) >= (AMPERE, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +205,7 @@ def _linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits:
         raise ValueError(f"the GPU kernels take float16 or bfloat16, not {x.dtype}")
     rows, outputs, width = len(x), *weight.shape
     tensor_cores = has_tensor_cores(x.device)
-    if not tensor_cores and rows > _ORDINARY_ROWS:
+    if not tensor_cores and rows > ORDINARY_ROWS:
         return chunked(x, weight, scale, bias, bits)
     out = _empty(x, weight, scale, bias)
     if not rows:
@@ -239,8 +238,8 @@ def _linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits:
 def chunked(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits: int) -> Tensor:
     """The same product by cuBLAS: floats of some outputs at a time, never of the whole weight."""
     out = _empty(x, weight, scale, bias)
-    for first in range(0, len(weight), _CHUNK):
-        some = slice(first, first + _CHUNK)
+    for first in range(0, len(weight), COPIED_OUTPUTS):
+        some = slice(first, first + COPIED_OUTPUTS)
         codes = unpack_nibbles(weight[some]) if bits == 4 else weight[some]
         factors = scale[some].float().reshape(len(codes), -1, 1)
         floats = (codes.reshape(len(codes), factors.shape[1], -1) * factors).flatten(1).to(x.dtype)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from quant.adapted import Adapted
-from quant.schemes import Head, Scheme, Tensors
+from quant.scheme import HeadScheme, Scheme, Tensors
 
 
 class Weight(nn.Module):
@@ -62,9 +62,9 @@ class Linear(Weight):
 class Embedding(Weight):
     """A table of vectors that is also the head: rows by id, and the product of hidden states with all of them."""
 
-    def __init__(self, num_rows: int, width: int, scheme: Head, dtype: torch.dtype) -> None:
+    def __init__(self, num_rows: int, width: int, scheme: HeadScheme, dtype: torch.dtype) -> None:
         super().__init__(width, num_rows, scheme)
-        self.scheme: Head = scheme
+        self.scheme: HeadScheme = scheme
         self.dtype = dtype
 
     def forward(self, index: Tensor) -> Tensor:

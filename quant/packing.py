@@ -48,6 +48,11 @@ def tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
     return out
 
 
+def code_bytes(inputs: int, group: int) -> int:
+    """The bytes that the CPU kernels make of one row of inputs: int8 codes, a scale and a start for each group."""
+    return inputs + 8 * -(-inputs // group)
+
+
 def untile(packed: Tensor, bits: int, index: Tensor) -> Tensor:
     """The codes int8 [..., inputs] of outputs `index` [...] of a tiled weight."""
     row = packed[index // TILE, :, index % TILE]  # [..., inputs / 8 or inputs / 4, 4]

@@ -1,18 +1,30 @@
-"""The families that can be served. A new one is a file here and a line below."""
+"""The families that can be served: every file of this folder, each with a `FAMILY`."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
 
 from model.config import CheckpointError, Config
-from model.families import bert, chatglm, glm, glm4, glm130b
 from model.family import Family
 
-FAMILIES: tuple[Family, ...] = (glm.FAMILY, glm130b.FAMILY, chatglm.FAMILY, glm4.FAMILY, bert.FAMILY)
+
+def find_families(paths: Iterable[str]) -> tuple[Family, ...]:
+    """`FAMILY` of every module in these folders of the package, in the order of their names."""
+    modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(paths))
+    return tuple(module.FAMILY for module in modules)
+
+
+FAMILIES = find_families(__path__)
 PRESETS = {name: (family, Config(fields)) for family in FAMILIES for name, fields in family.presets.items()}
 
 
 def family_of(config: Config) -> Family:
-    """The family of a config.json. Raises CheckpointError."""
-    for family in FAMILIES:
-        if family.recognises(config):
-            return family
+    """The family of a config.json. Raises CheckpointError unless exactly one recognises it."""
+    found = [family for family in FAMILIES if family.recognises(config)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CheckpointError(f"{config.source}: recognised by {' and '.join(family.name for family in found)}")
     raise CheckpointError(
         f"{config.source}: no known family has model_type {config.get('model_type')!r} with these fields; "
         f"known are {', '.join(f.name for f in FAMILIES)}"

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
+
 from model.architecture import Architecture
 from model.config import Config
-from model.family import Family
+from model.family import Family, Published
 from model.layout import MaskedLayout
 from model.naming import Naming
 from model.tokenizers.word_pieces import WordPieces
@@ -90,5 +92,6 @@ FAMILY = Family(
     layout=MaskedLayout(),
     strategies=("parallel", "reencode"),
     namings=(BERT_NAMING,),
+    published=Published(dtype=torch.float32),
     presets={"bert-base": _config(12, 768, 12), "bert-large": _config(24, 1024, 16)},
 )

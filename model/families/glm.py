@@ -8,7 +8,7 @@ from typing import Any
 
 from model.architecture import Architecture
 from model.config import Config
-from model.family import Family
+from model.family import Family, Published
 from model.layout import BlankLayout
 from model.naming import Naming
 from model.tokenizer import read_tokenizer
@@ -100,6 +100,7 @@ FAMILY = Family(
     layout=BlankLayout(),
     strategies=("append", "reencode", "parallel"),
     namings=(GLM_NAMING, GLM_SAT_NAMING),
+    published=Published(rank_naming=GLM_SAT_NAMING),
     presets={
         "glm-base": _sizes(12, 768, 12, 30592, 512),
         "glm-large": _sizes(24, 1024, 16, 30592, 512),

@@ -9,7 +9,7 @@ from typing import Any
 
 from model.architecture import Architecture, Rotary
 from model.config import Config
-from model.family import Family
+from model.family import Family, Published
 from model.layout import BlankLayout
 from model.naming import Naming
 from model.tokenizers.ice import IcePieces
@@ -67,5 +67,6 @@ FAMILY = Family(
     layout=BlankLayout(first=(), end="unless_mask", end_when_scored=False, counting=("[gMASK]",), blocks=False),
     strategies=("reencode", "append", "parallel"),
     namings=(GLM130B_NAMING,),
+    published=Published("sat", rank_naming=GLM130B_NAMING),
     presets={"glm-130b": _config(70, 12288, 96, 32768, 150528, 2048)},
 )

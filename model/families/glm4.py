@@ -6,9 +6,11 @@ Files come under two sets of names and two forms of config.json: the original's 
 
 from typing import Any
 
+import torch
+
 from model.architecture import Architecture, Rotary
 from model.config import CheckpointError, Config
-from model.family import Family
+from model.family import Family, Published
 from model.layout import InfillLayout
 from model.naming import Naming
 from model.tokenizers.glm4 import read_glm4
@@ -153,5 +155,6 @@ FAMILY = Family(
     layout=InfillLayout(),
     strategies=("reencode", "parallel"),
     namings=(GLM4_NAMING, GLM4_HF_NAMING),
+    published=Published(dtype=torch.bfloat16),
     presets={"glm-4-9b": _CONFIG, "codegeex4-9b": _CONFIG},
 )

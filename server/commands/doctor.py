@@ -15,6 +15,7 @@ from server.options import AsJson
 def doctor(as_json: AsJson = False) -> None:
     """Shows what this machine has, and which kernels serve on it and why."""
     from quant import cpu
+    from quant.registry import scheme_class, scheme_names
 
     facts = {
         "glm-infill": importlib.metadata.version("glm-infill"),
@@ -25,14 +26,11 @@ def doctor(as_json: AsJson = False) -> None:
         "cpu_features": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16") if f in _cpu_flags()],
         "gpus": _gpus(),
         "kernels": {
-            "none": "torch linear in float32, rows padded to 16 so that bits do not depend on the batch",
-            "int8": cpu.describe(),
-            "int4": cpu.describe(),
+            **{name: scheme_class(name).kernels() for name in scheme_names()},
             "attention": f"over cache blocks in place, {cpu.variant()}"
             if cpu.variant()
             else "torch over gathered blocks",
             "variants": cpu.kernels().supported(),
-            "nf4, llm-int8": _bitsandbytes(),
         },
     }
     if as_json:
@@ -45,13 +43,6 @@ def doctor(as_json: AsJson = False) -> None:
             shown = ", ".join(item) if isinstance(item, list) else item
             table.add_row(f"{name} {key}".strip(), str(shown or "none"))
     output.print(table)
-
-
-def _bitsandbytes() -> str:
-    try:
-        return f"bitsandbytes {importlib.metadata.version('bitsandbytes')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed: pip install 'glm-infill[bnb]'"
 
 
 def _cpu_flags() -> set[str]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from quant.registry import scheme_names
 from server.console import fail, named, output, progress_bar
 from server.options import GROUP_SIZE, QUANT_HEAD, AsJson, Preset, QuantHead, TokenizerFolder
 
@@ -13,7 +14,7 @@ from server.options import GROUP_SIZE, QUANT_HEAD, AsJson, Preset, QuantHead, To
 def quantize(
     source: Annotated[Path, typer.Argument(help="Checkpoint folder to read.")],
     target: Annotated[Path, typer.Argument(help="Folder to write: new, or left unfinished by the same command.")],
-    scheme: Annotated[str, typer.Option(help="int8, int4, nf4 or llm-int8.")],
+    scheme: Annotated[str, typer.Option(help=f"One of {', '.join(scheme_names()[1:])}.")],
     group_size: Annotated[int, GROUP_SIZE] = 32,
     quant_head: Annotated[QuantHead, QUANT_HEAD] = QuantHead.none,
     head: Annotated[

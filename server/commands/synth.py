@@ -36,8 +36,8 @@ def synth(
     from model.synth import of_preset, published_format, write_synthetic
     from model.tokenizer import FILES
 
-    kind = published_format(preset) if format is None else format.value
     try:
+        kind = published_format(preset) if format is None else format.value
         made = of_preset(preset, layers, kind, seed)
         if tokenizer is not None:
             PRESETS[preset][0].tokenizer(tokenizer)

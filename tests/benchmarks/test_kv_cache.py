@@ -3,7 +3,8 @@
 from benchmarks.kv_cache import capacity, step_ms
 from model.families import glm
 from model.synthetic import synthetic
-from quant.schemes import Float, build
+from quant.registry import build
+from quant.schemes.none import Float
 
 
 def test_every_way_is_timed() -> None:

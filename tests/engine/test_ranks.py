@@ -27,7 +27,7 @@ from model.config import CheckpointError, Config
 from model.families import family_of
 from model.network import Network
 from model.parallel import Ranks
-from quant.schemes import build
+from quant.registry import build
 from tests.engine.test_families import ENDS, SPECIAL, NumberedWords, segments, words
 from tests.ranks import on_ranks
 

@@ -16,7 +16,9 @@ from model.families import glm
 from model.network import Network
 from quant import cpu
 from quant.linear import Linear
-from quant.schemes import Float, Scheme, build
+from quant.registry import build
+from quant.scheme import Scheme
+from quant.schemes.none import Float
 from quant.vectors import quantized
 from tests.quant.conftest import running
 

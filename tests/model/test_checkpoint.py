@@ -19,7 +19,7 @@ from model.convert import Conversion, Recipe
 from model.families import glm
 from model.storage import Storage
 from quant.linear import Linear
-from quant.schemes import build
+from quant.registry import build
 from tests.conftest import TinyCheckpoint
 
 Tensors = dict[str, Tensor]

@@ -19,19 +19,20 @@ from engine.events import ResultDone
 from engine.requests import Fill, Mask, Score, Segments
 from model.calibration import windows
 from model.checkpoint import Checkpoint, Description, load, matrices
-from model.config import Config
+from model.config import CheckpointError, Config
 from model.convert import Conversion, Recipe
 from model.cuts import cuts
-from model.families import PRESETS, bert, chatglm, family_of, glm, glm4, glm130b
+from model.families import FAMILIES, PRESETS, family_of, glm, glm130b
+from model.family import Family, Format
 from model.layout import Layout, Segment, parse
-from model.naming import Naming
+from model.naming import Naming, arranged
 from model.network import Network
 from model.storage import Storage
-from model.synth import Format, Synthetic, of_preset, write_synthetic
+from model.synth import Synthetic, of_preset, write_synthetic
 from model.tokenizer import Tokenizer
 from model.tokenizers.word_pieces import WordPieces
 from quant.packing import unpack_nibbles
-from quant.schemes import build
+from quant.registry import build
 from tests.conftest import WORDS
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
 
@@ -72,7 +73,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class Files:
     """A layout of files: names, format, ranks."""
 
     naming: Naming
@@ -80,23 +81,18 @@ class Published:
     ranks: int = 1
 
 
-FORMATS: dict[str, dict[str, Published]] = {
-    "glm": {
-        "safetensors": Published(glm.GLM_NAMING, "hf"),
-        "bin": Published(glm.GLM_NAMING, "bin"),
-        "original-mp2": Published(glm.GLM_NAMING, "sat", 2),
-        **{f"sat-mp{n}": Published(glm.GLM_SAT_NAMING, "sat", n) for n in (1, 2, 4)},
-    },
-    "glm-130b": {f"sat-mp{n}": Published(glm130b.GLM130B_NAMING, "sat", n) for n in (1, 2, 4)},
-    "chatglm": {
-        "safetensors": Published(chatglm.CHATGLM_NAMING, "hf"),
-        "bin": Published(chatglm.CHATGLM_NAMING, "bin"),
-    },
-    "glm-4": {"safetensors": Published(glm4.GLM4_NAMING, "hf"), "bin": Published(glm4.GLM4_NAMING, "bin")},
-    "glm-4-hf": {"safetensors": Published(glm4.GLM4_HF_NAMING, "hf")},
-    "glm-4-0414": {"safetensors": Published(glm4.GLM4_HF_NAMING, "hf")},
-    "bert": {"safetensors": Published(bert.BERT_NAMING, "hf"), "bin": Published(bert.BERT_NAMING, "bin")},
-}
+def layouts_of(name: str) -> dict[str, Files]:
+    """The layouts of files that a tiny config's family was published in: all its names, and its ranks."""
+    family = family_of(Config(CONFIGS[name]))
+    layouts = {f"safetensors-{n}": Files(naming, "hf") for n, naming in enumerate(family.namings)}
+    layouts["bin"] = Files(family.namings[0], "bin")
+    if family.published.rank_naming is not None:
+        layouts |= {f"sat-mp{n}": Files(family.published.rank_naming, "sat", n) for n in (1, 2, 4)}
+    return layouts
+
+
+FORMATS = {name: layouts_of(name) for name in CONFIGS}
+FORMATS["glm"]["original-mp2"] = Files(glm.GLM_NAMING, "sat", 2)
 EVERY = [(name, layout) for name, layouts in FORMATS.items() for layout in layouts]
 QUANTS = ("none", "int8", "int4")
 Vocabularies = dict[str, Path]
@@ -295,7 +291,7 @@ class TestPreset:
     def test_what_there_is_not(self) -> None:
         with pytest.raises(ValueError, match="chatglm-6b is not published in the format sat"):
             of_preset("chatglm-6b", format="sat")
-        with pytest.raises(ValueError, match="no preset 'glm-7b'; there are glm-base, "):
+        with pytest.raises(ValueError, match="no preset 'glm-7b'; there are bert-base, "):
             of_preset("glm-7b")
 
 
@@ -497,3 +493,37 @@ def test_calibration_lowers_the_error_in_every_family(
         cases = [Case(w.token_ids, w.positions, w.block_positions, w.context_len, torch.empty(0)) for w in fresh]
         error[kind] = sum(float((whole(exact, case) - whole(other, case)).square().sum()) for case in cases)
     assert error["calibrated"] < error["plain"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_exactly_one_family_recognises_a_preset(preset: str) -> None:
+    family, config = PRESETS[preset]
+    assert [f.name for f in FAMILIES if f.recognises(config)] == [family.name]
+
+
+def test_every_family_has_a_tiny_config() -> None:
+    """By which all of this file's tests run over it."""
+    assert {family_of(Config(config)).name for config in CONFIGS.values()} == {family.name for family in FAMILIES}
+    for config in CONFIGS.values():
+        assert sum(family.recognises(Config(config)) for family in FAMILIES) == 1
+
+
+def test_presets_of_families_have_names_of_their_own() -> None:
+    assert len(PRESETS) == sum(len(family.presets) for family in FAMILIES)
+
+
+def test_what_two_families_recognise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.families.FAMILIES", (glm.FAMILY, replace(glm.FAMILY, name="other")))
+    with pytest.raises(CheckpointError, match="recognised by glm and other"):
+        family_of(Config(CONFIGS["glm"]))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_published_names_of_a_family_lead_back_to_its_network(family: Family) -> None:
+    config = next(iter(family.presets.values()))
+    count = "num_layers" if "num_layers" in config else "num_hidden_layers"
+    with torch.device("meta"):
+        names = [n for n, _ in Network(family.architecture(Config({**config, count: 2}))).named_parameters()]
+    for naming in (*family.namings, *filter(None, [family.published.rank_naming])):
+        published = [p for name in names for p in naming.published(name)]
+        assert sorted(arranged(published, family.namings)) == sorted(names)

@@ -23,7 +23,7 @@ from model.families import family_of
 from model.network import Network
 from model.weights import Weights
 from quant.linear import Linear
-from quant.schemes import Int8
+from quant.schemes.int8 import Int8
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = ("glm_sat", "glm130b_sat", "chatglm_sat", "glm4", "glm4_0414", "bert")

@@ -12,8 +12,9 @@ from model.config import CheckpointError
 from model.cuts import cuts
 from model.families.bert import BERT_NAMING
 from model.families.glm130b import GLM130B_NAMING
+from model.family import Format
 from model.naming import Naming
-from model.synth import Format, Synthetic, write_synthetic
+from model.synth import Synthetic, write_synthetic
 from model.weights import Weights
 
 WIDTH = 32

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quant import cpu
-from quant.schemes import Scheme, Tensors
+from quant.scheme import Scheme, Tensors
 
 
 @contextmanager

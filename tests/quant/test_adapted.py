@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from quant import cpu
 from quant.adapted import Adapted, LowRank, Selection
 from quant.linear import Linear
-from quant.schemes import Float, Int4
+from quant.schemes.int4 import Int4
+from quant.schemes.none import Float
 
 
 @pytest.fixture(params=[*cpu.kernels().supported(), "torch"])

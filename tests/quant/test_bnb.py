@@ -10,17 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from quant import bnb
-from quant.bnb import LlmInt8, Nf4
+from quant import bitsandbytes
 from quant.linear import Linear
-from quant.schemes import Int8, Scheme
+from quant.scheme import Scheme
+from quant.schemes.int8 import Int8
+from quant.schemes.llm_int8 import LlmInt8
+from quant.schemes.nf4 import Nf4
 from tests.quant.conftest import product
 
 # Not importorskip: an import that is not the package's own might fetch a kernel.
 if importlib.util.find_spec("bitsandbytes") is None:
     pytest.skip("needs bitsandbytes", allow_module_level=True)
 
-FUSED = bool(bnb._library().functional.has_avx512bf16())
+FUSED = bool(bitsandbytes.library().functional.has_avx512bf16())
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -34,9 +36,9 @@ def distance(out: Tensor, expected: Tensor) -> float:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """The library is looked for anew, in the test and after it."""
-    bnb._library.cache_clear()
+    bitsandbytes.library.cache_clear()
     yield
-    bnb._library.cache_clear()
+    bitsandbytes.library.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")
@@ -62,7 +64,7 @@ def test_importing_the_library_fetches_no_kernel_and_says_nothing(had: bool, mon
     if had:
         monkeypatch.setitem(sys.modules, "kernels", kernels)
     monkeypatch.setattr(importlib, "import_module", found)
-    bnb._library()
+    bitsandbytes.library()
     assert sys.modules.get("kernels") is (kernels if had else None)
     assert had or "kernels" not in sys.modules
 
@@ -75,7 +77,7 @@ def test_nf4_weights_are_rounded_to_the_nearest_level(outputs: int) -> None:
     assert shapes == Nf4().tensors(outputs, 192)
     absmax = weight.view(outputs, 3, 64).abs().amax(-1)
     assert torch.equal(stored["absmax"], absmax)
-    levels = bnb._library().functional.get_4bit_type("nf4", device="cpu")
+    levels = bitsandbytes.library().functional.get_4bit_type("nf4", device="cpu")
     near = (weight.view(outputs, 3, 64, 1) / absmax[..., None, None] - levels).abs().amin(-1) * absmax[..., None]
     error = (Nf4().dequantize(stored) - weight).abs().view(outputs, 3, 64)
     torch.testing.assert_close(error, near, rtol=1e-4, atol=1e-6)

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quant.calibrate import compensate
-from quant.packing import unpack_nibbles
-from quant.schemes import Float, Int4, Int8, Scheme
+from quant.scheme import IntegerScheme
+from quant.schemes.int4 import Int4
+from quant.schemes.int8 import Int8
+from quant.schemes.none import Float
 
-SCHEMES: dict[str, Callable[[], Scheme]] = {
+SCHEMES: dict[str, Callable[[], IntegerScheme]] = {
     "int8": Int8,
     "int4 32": lambda: Int4(32),
     "int4 64": lambda: Int4(64),
@@ -43,7 +45,7 @@ def loss(error: Tensor, x: Tensor) -> Tensor:
 @given(schemes, st.integers(1, 9), st.integers(1, 3), st.integers(1, 300), st.booleans(), seeds)
 @settings(max_examples=40, deadline=None)
 def test_outputs_change_no_more_than_by_plain_rounding(
-    scheme: Scheme, outputs: int, blocks: int, rows: int, dead: bool, seed: int
+    scheme: IntegerScheme, outputs: int, blocks: int, rows: int, dead: bool, seed: int
 ) -> None:
     inputs = 128 * blocks
     x = correlated(seed, rows, inputs)  # fewer rows than inputs: a Hessian without full rank
@@ -53,8 +55,8 @@ def test_outputs_change_no_more_than_by_plain_rounding(
     stored = compensate(weight, x.t() @ x, scheme)
     expected = scheme.tensors(outputs, inputs)
     assert {name: (tuple(t.shape), t.dtype) for name, t in stored.items()} == expected
-    codes = unpack_nibbles(stored["weight"]) if isinstance(scheme, Int4) else stored["weight"]
-    lowest, highest = scheme.codes if isinstance(scheme, Int4) else (-127, 127)
+    codes = scheme.codes(stored["weight"])
+    lowest, highest = scheme.code_range
     assert lowest <= codes.min()
     assert codes.max() <= highest
     assert torch.isfinite(stored["weight_scale"]).all()
@@ -121,7 +123,7 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
 
 
 def test_other_schemes_are_refused() -> None:
-    with pytest.raises(ValueError, match="none weights cannot be calibrated, only int8 and int4"):
+    with pytest.raises(ValueError, match="none weights cannot be calibrated, only int4, int8, llm-int8"):
         compensate(torch.ones(4, 128), torch.eye(128), Float())
 
 

@@ -13,14 +13,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quant import cpu
 from quant.packing import unpack_nibbles
-from quant.schemes import Int4, Int8, Tensors
+from quant.scheme import Tensors
+from quant.schemes.int4 import Int4
+from quant.schemes.int8 import Int8
 from quant.vectors import quantized
 from tests.quant.conftest import drawn, product, running
 
 KERNELS = cpu.kernels().supported()
 SCHEMES: dict[str, Int4 | Int8] = {
     "int8": Int8(),
-    **{f"int4-{size or 'row'}": Int4(size) for size in Int4.GROUPS},
+    **{f"int4-{size or 'row'}": Int4(size) for size in Int4.facts.group_sizes},
 }
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 every_kernel = pytest.mark.parametrize("variant", KERNELS)

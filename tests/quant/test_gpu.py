@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from quant.schemes import Int4, Int8, Scheme, Tensors
+from quant.scheme import Scheme, Tensors
+from quant.schemes.int4 import Int4
+from quant.schemes.int8 import Int8
 
 triton = pytest.importorskip("triton")
 
@@ -168,7 +170,7 @@ def test_the_kernels_in_the_interpreter() -> None:
 def test_chunks_of_floats_give_the_same_products(
     scheme: Scheme, outputs: int, inputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "_CHUNK", 32)
+    monkeypatch.setattr(gpu, "COPIED_OUTPUTS", 32)
     stored = scheme.quantize(drawn(0, outputs, inputs))
     x, bias = drawn(1, 5, inputs).half(), drawn(2, outputs).half()
     out = gpu.chunked(x, stored["weight"], stored["weight_scale"], bias, 4 if isinstance(scheme, Int4) else 8)

@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 from quant import cpu
 from quant.linear import Embedding, Linear
-from quant.schemes import Float, Head, Int4, Int8, Scheme
+from quant.scheme import HeadScheme, Scheme
+from quant.schemes.int4 import Int4
+from quant.schemes.int8 import Int8
+from quant.schemes.none import Float
 
-SCHEMES: dict[str, Head] = {
+SCHEMES: dict[str, HeadScheme] = {
     "none": Float(),
     "int8": Int8(),
-    **{f"int4-{size or 'row'}": Int4(size) for size in Int4.GROUPS},
+    **{f"int4-{size or 'row'}": Int4(size) for size in Int4.facts.group_sizes},
 }
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 
@@ -89,7 +92,7 @@ def test_a_layer_of_halves_takes_and_gives_halves(name: str, dtype: torch.dtype,
 
 
 @every_scheme
-def test_an_embedding_gives_its_rows_and_their_products(scheme: Head, variant: str) -> None:
+def test_an_embedding_gives_its_rows_and_their_products(scheme: HeadScheme, variant: str) -> None:
     if isinstance(scheme, Int4) and variant == "torch":
         pytest.skip("torch's int4 weights are not readable by row")
     weight = drawn(0, 37, 128 if isinstance(scheme, Int4) else 41)

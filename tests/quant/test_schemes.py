@@ -8,20 +8,25 @@ from torch import Tensor
 
 from quant import cpu
 from quant.packing import unpack_nibbles
-from quant.schemes import Float, Int4, Int8, Scheme, Tensors, build, build_head, linear
+from quant.registry import build, build_head
+from quant.rows import linear
+from quant.scheme import Scheme, Tensors
+from quant.schemes.int4 import Int4
+from quant.schemes.int8 import Int8
+from quant.schemes.none import Float
 from tests.quant.conftest import drawn, product, running
 
 SCHEMES: dict[str, Scheme] = {
     "none": Float(),
     "int8": Int8(),
-    **{f"int4-{size or 'row'}": Int4(size) for size in Int4.GROUPS},
+    **{f"int4-{size or 'row'}": Int4(size) for size in Int4.facts.group_sizes},
 }
 QUANTIZED = {name: scheme for name, scheme in SCHEMES.items() if name != "none"}
 KERNELS = cpu.kernels().supported()
 VARIANTS = [*KERNELS, "torch"]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 every_quantized = pytest.mark.parametrize("scheme", QUANTIZED.values(), ids=QUANTIZED)
-every_int4 = pytest.mark.parametrize("group_size", Int4.GROUPS)
+every_int4 = pytest.mark.parametrize("group_size", Int4.facts.group_sizes)
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 needs_kernels = pytest.mark.skipif(not KERNELS, reason=f"no CPU kernels: {cpu.kernels().reason}")
 
@@ -164,7 +169,7 @@ def test_a_zero_group_has_scale_1_and_gives_the_bias(group_size: int) -> None:
 def test_int4_refuses_weights_too_large_for_its_scales(group_size: int) -> None:
     scheme = Int4(group_size)
     weight = torch.zeros(2, 128)
-    weight[1, 3] = -scheme.codes[0] * 65504
+    weight[1, 3] = -scheme.code_range[0] * 65504
     assert torch.equal(scheme.dequantize(scheme.quantize(weight)), weight)
     weight[1, 3] *= -1.001
     with pytest.raises(ValueError, match="the weight is too large for float16 scales"):

@@ -1,0 +1,142 @@
+"""The registry of schemes: which there are and what is known of each before it is imported. Does not import torch.
+
+A scheme is a file in `quant/schemes/` with `FACTS`, a `SchemeFacts` of literals, and `SCHEME`, its class
+(`quant.scheme.Scheme`). `FACTS` is read from the source, so that the server and its options know names without torch.
+"""
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import quant.schemes
+
+if TYPE_CHECKING:
+    import torch
+
+    from quant.scheme import HeadScheme, Scheme
+
+FLOAT = "none"  # the scheme that leaves a weight as it is
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeFacts:
+    """What is known of a scheme by name alone.
+
+    `description` is one line for people. `bits` are those of a stored number without its scale, 16 for a float.
+    `head`: the embedding can be stored so, as rows can be read one by one. `group_sizes` are the numbers of inputs that
+    may share a scale, 0 for all of them; empty where there is no choice. `calibrates`: `quant.calibrate` can round to
+    its codes. `extra` is the optional dependency group that it needs. `published_bits`: it stores what GLM-130B and
+    ChatGLM-6B publish with so many bits and one scale a row.
+    """
+
+    description: str
+    bits: int
+    head: bool = False
+    group_sizes: tuple[int, ...] = ()
+    calibrates: bool = False
+    extra: str | None = None
+    published_bits: int | None = None
+
+
+def scheme_names() -> tuple[str, ...]:
+    """The names of all schemes, the float one first."""
+    found = (module.name.replace("_", "-") for module in pkgutil.iter_modules(quant.schemes.__path__))
+    return tuple(sorted(found, key=lambda name: (name != FLOAT, name)))
+
+
+def head_names() -> tuple[str, ...]:
+    """The names of the schemes that can store the embedding and head."""
+    return tuple(name for name in scheme_names() if scheme_facts(name).head)
+
+
+def group_sizes() -> tuple[int, ...]:
+    """The group sizes that some scheme has, ascending; 0 is a whole row."""
+    return tuple(sorted({size for name in scheme_names() for size in scheme_facts(name).group_sizes}))
+
+
+def scheme_facts(name: str) -> SchemeFacts:
+    """The facts of a scheme. Raises ValueError for a name that there is not."""
+    if name not in scheme_names():
+        raise ValueError(f"no such scheme: {name}")
+    spec = find_spec(_module(name))
+    if spec is None or spec.origin is None:
+        raise ValueError(f"no such scheme: {name}")
+    return _read_facts(Path(spec.origin))
+
+
+def smaller_schemes(name: str) -> tuple[str, ...]:
+    """The schemes that a plan proposes in place of this one: of fewer bits, needing no extra, the largest first."""
+    return _smaller(scheme_names(), scheme_facts(name).bits)
+
+
+def smaller_heads(name: str) -> tuple[str, ...]:
+    """The same for the embedding and head."""
+    return _smaller(head_names(), scheme_facts(name).bits)
+
+
+def published_as(bits: int) -> str:
+    """The scheme that stores what is published with so many bits and one scale a row. Raises ValueError."""
+    found = next((name for name in scheme_names() if scheme_facts(name).published_bits == bits), None)
+    if found is None:
+        raise ValueError(f"no scheme stores published weights of {bits} bits")
+    return found
+
+
+def scheme_class(name: str) -> "type[Scheme]":
+    """Imports a scheme. Raises ValueError for a name that there is not."""
+    if name not in scheme_names():
+        raise ValueError(f"no such scheme: {name}")
+    return cast("type[Scheme]", importlib.import_module(_module(name)).SCHEME)
+
+
+def build(name: str, dtype: "torch.dtype | None" = None, group_size: int = 32) -> "Scheme":
+    """The scheme of a name; `dtype` (None: float32) is that of float weights, `group_size` counts inputs.
+
+    Raises ValueError for a name or group size that there is not, and where its optional dependency is not installed.
+    """
+    return scheme_class(name).build(dtype, group_size)
+
+
+def build_head(name: str, dtype: "torch.dtype | None", device: str) -> "HeadScheme":
+    """The scheme of the embedding and head on a "cpu" or "cuda" device, in its default groups.
+
+    Raises ValueError for a scheme that cannot be one, or whose rows cannot be read on this machine.
+    """
+    if name not in head_names():
+        raise ValueError(f"no such scheme for the embedding: {name}")
+    scheme = cast("HeadScheme", build(name, dtype))
+    scheme.check_head(device)
+    return scheme
+
+
+def _module(name: str) -> str:
+    return f"{quant.schemes.__name__}.{name.replace('-', '_')}"
+
+
+def _smaller(names: tuple[str, ...], bits: int) -> tuple[str, ...]:
+    facts = {name: scheme_facts(name) for name in names}
+    found = [name for name, own in facts.items() if own.bits < bits and own.extra is None]
+    return tuple(sorted(found, key=lambda name: -facts[name].bits))
+
+
+@cache
+def _read_facts(path: Path) -> SchemeFacts:
+    """`FACTS` of a scheme's file, without running it. Raises ValueError for a file that has none of literals."""
+    try:
+        values = {k: ast.literal_eval(v) for k, v in _keywords(ast.parse(path.read_text(encoding="utf-8")))}
+        return SchemeFacts(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: needs FACTS = SchemeFacts(...) with keywords of literals: {error}") from None
+
+
+def _keywords(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    for node in module.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="FACTS")], value=ast.Call(args=[], keywords=keywords)):
+                yield from ((keyword.arg or "**", keyword.value) for keyword in keywords)

@@ -1,0 +1,70 @@
+"""LLM.int8(), a scheme of bitsandbytes."""
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from quant import bitsandbytes
+from quant.registry import SchemeFacts
+from quant.scheme import Tensors
+from quant.schemes.int8 import Int8
+
+FACTS = SchemeFacts(
+    description="a byte a weight, inputs with outliers multiplied as floats", bits=8, calibrates=True, extra="bnb"
+)
+
+
+class LlmInt8(Int8):
+    """LLM.int8(): stored as `Int8`, multiplied by inputs in int8, but for those with an outlier (arXiv 2208.07339).
+
+    An input that is 6 or more in any row of a call is multiplied as a float in all of them. So rows do depend on their
+    company, by the method itself, on every device: a request's numbers change a little with the requests beside it.
+    Inputs have one int8 scale a row; without AVX-512 and where inputs are no multiple of 4 on a GPU, bitsandbytes makes
+    a float copy of the weight at each call.
+    """
+
+    name = "llm-int8"
+    facts = FACTS
+    THRESHOLD = 6.0
+
+    def __init__(self) -> None:
+        bitsandbytes.require(self.name)
+
+    @classmethod
+    def build(cls, dtype: torch.dtype | None, group_size: int) -> Self:
+        return cls()
+
+    @classmethod
+    def kernels(cls) -> str:
+        return bitsandbytes.describe()
+
+    def pack(self, stored: Tensors) -> Tensors:
+        return {name: tensor.contiguous() for name, tensor in stored.items()}
+
+    def packed_bytes(self, out_features: int, in_features: int, device: str) -> int:
+        return super().packed_bytes(out_features, in_features, "cuda")  # as stored
+
+    def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        flat = flat if flat.dtype in bitsandbytes.FLOATS else flat.float()
+        if not len(flat):
+            return x.new_empty(*x.shape[:-1], out_features)
+        library = bitsandbytes.library()
+        state = library.MatmulLtState()
+        state.CB, state.SCB = packed["weight"], packed["weight_scale"].float() * 127  # the rows' absmax
+        state.threshold, state.has_fp16_weights, state.is_training = self.THRESHOLD, False, False
+        bias = bias if bias is None else bias.to(flat.dtype)
+        # A copy: outliers are taken out of it for a moment.
+        out: Tensor = library.matmul(flat.clone(), packed["weight"], bias=bias, state=state)
+        return out.to(x.dtype).reshape(*x.shape[:-1], out_features)
+
+    def activation_bits(self, device: str) -> int:
+        return 8
+
+    def copies_weight(self, capability: float | None, rows: int) -> bool:
+        return False
+
+
+SCHEME = LlmInt8
