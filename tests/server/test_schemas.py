@@ -127,7 +127,10 @@ def test_messages_never_quote_the_input(client):
 
 def test_lone_surrogate_is_400(client, refused):
     refused(client.post("/v1/infill", content=LONE, headers={"content-type": "application/json"}), 400, "text")
-    refused(client.post("/v1/infill", content='{"text": "a", "\\udc00": 1}'), 400)
+    refused(
+        client.post("/v1/infill", content='{"text": "a", "\\udc00": 1}', headers={"content-type": "application/json"}),
+        400,
+    )
 
 
 @pytest.mark.parametrize(
