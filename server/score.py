@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Request
 
-from server.answer import Answer
+from server.answer import Answer, plain
 from server.body import read_object
 from server.catalog import named_adapter
 from server.exchange import complete, complete_all, submit
@@ -37,7 +37,8 @@ async def score(request: Request, service: Annotated[Service, Depends(service_of
     work_id = f"score-{uuid4().hex}"
     head = {"id": work_id, "object": "score", "created": int(time.time()), "model": card.name}
     results, done = await complete(service, request, submit(service, request, work, work_id))
-    return Answer({**head, "results": results, **done.extra, "usage": done.usage})
+    ranking = {} if done.ranking is None else plain(done.ranking)
+    return Answer({**head, "results": results, **ranking, "usage": done.usage})
 
 
 async def _labels(request: Request, service: Service, raw: dict[str, Any]) -> Answer:
@@ -49,8 +50,8 @@ async def _labels(request: Request, service: Service, raw: dict[str, Any]) -> An
     work_id = f"score-{uuid4().hex}"
     streams = [submit(service, request, work, f"{work_id}-{number}", LABEL_NAMES) for number, work in enumerate(works)]
     outcomes = await complete_all(service, request, streams)
-    logprobs = [[max(result["logprob"], LEAST) for result in results] for results, _ in outcomes]
-    num_tokens = sum(done.usage["prompt_tokens"] for _, done in outcomes)
+    logprobs = [[max(result.logprob, LEAST) for result in results] for results, _ in outcomes]
+    num_tokens = sum(done.usage.prompt_tokens for _, done in outcomes)
     return Answer(
         {
             "scores": [body.probabilities(row) for row in logprobs],

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed, ResultDone
-from server.answer import encode
+from server.answer import encode, plain
 from server.errors import ApiError, translate
 from server.exchange import ClientGone, Events, attend
 from server.logs import frames
@@ -126,9 +126,9 @@ class NamedEvents:
             case BlankDone():
                 return sse("blank.done", {**place, "blank": event.blank})
             case ResultDone():
-                return sse("result.done", event.result)
+                return sse("result.done", plain(event.result))
             case Done():
-                return sse("done", {**self.head, **event.extra, "usage": event.usage})
+                return sse("done", {**self.head, "usage": event.usage})
         return b""
 
     def error(self, error: ApiError) -> bytes:
