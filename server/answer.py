@@ -19,12 +19,12 @@ def encode(value: Any) -> bytes:
 
 def plain(answer: Any) -> dict[str, Any]:
     """The fields of an answer (`engine.answers`) but for those that are not for clients."""
-    values = ((name, getattr(answer, name), optional) for name, optional in _fields(type(answer)))
+    values = ((name, getattr(answer, name), optional) for name, optional in _fields(answer.__class__))
     return {name: value for name, value, optional in values if not (optional and value is None)}
 
 
 @cache
-def _fields(kind: type[object]) -> tuple[tuple[str, bool], ...]:
+def _fields(kind: Any) -> tuple[tuple[str, bool], ...]:
     """The names of fields, and whether each is left out where it is None."""
     if not is_dataclass(kind):
         raise TypeError(f"{kind.__name__} is no answer")
