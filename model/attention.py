@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant import cpu
+from quant.operators.attention import attention, has_kernel
 from quant.vectors import Vectors, num_bytes
 
 
@@ -124,11 +124,11 @@ class PagedAttention:
         self.cache = cache
         size = cache.block_size
         device, dtype = cache.keys.numbers.device, cache.keys.numbers.dtype
-        in_place = device.type == "cpu" and dtype in (torch.float32, torch.int8) and cpu.variant() is not None
+        in_place = has_kernel(device, dtype)
         offsets = torch.arange(size)
         write_slots: list[int] = []
         shapes: list[tuple[int, int, int]] = []
-        single: list[tuple[int, int, int, int]] = []  # as `cpu.attention` takes them
+        single: list[tuple[int, int, int, int]] = []  # as the operator takes them
         blocks: list[int] = []
         single_rows: list[int] = []
         starts = [0]
@@ -186,7 +186,7 @@ class PagedAttention:
             rows = rows.repeat_interleave(sharing, dim=0)
             q = q.view(len(q), -1, sharing, q.shape[2]).transpose(1, 2).flatten(0, 1)
         size = self.cache.block_size
-        out = cpu.attention(q.float(), keys.numbers, values.numbers, rows, blocks, size, keys.scales, values.scales).to(
+        out = attention(q.float(), keys.numbers, values.numbers, rows, blocks, size, keys.scales, values.scales).to(
             q.dtype
         )
         return out.view(-1, sharing, *out.shape[1:]).transpose(1, 2).flatten(1, 2) if sharing > 1 else out

@@ -14,9 +14,9 @@ from model.architecture import Architecture
 from model.attention import Attend
 from model.parallel import ALONE, Ranks, RowLinear, VocabularyEmbedding
 from model.rotary import Rotation, rotate, rotation
-from quant import cpu
 from quant.adapted import Adapted
 from quant.linear import Linear, Weight
+from quant.operators.gelu_tanh import gelu_tanh
 from quant.scheme import HeadScheme, Scheme
 from quant.schemes.none import Float
 
@@ -64,15 +64,6 @@ class SelfAttention(nn.Module):
 # for training, which needs their gradients fast.
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh approximation of GELU."""
-    if x.requires_grad:
-        return F.gelu(x, approximate="tanh")
-    if x.device.type == "cpu" and x.dtype == torch.float32 and cpu.variant() is not None:
-        return cpu.gelu(x)
-    return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
-
-
 def gelu(x: Tensor) -> Tensor:
     """GELU itself, by the error function."""
     return F.gelu(x) if x.requires_grad else 0.5 * x * (1.0 + torch.erf(x * math.sqrt(0.5)))
@@ -99,7 +90,7 @@ class MLP(nn.Module):
 
     def _activated(self, x: Tensor) -> Tensor:
         if self.activation == "gelu_tanh":
-            return gelu_tanh(x)
+            return F.gelu(x, approximate="tanh") if x.requires_grad else gelu_tanh(x)
         if self.activation == "gelu":
             return gelu(x)
         first, second = x.chunk(2, dim=-1)

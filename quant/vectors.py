@@ -6,11 +6,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from quant import cpu
 from quant.memory import huge
+from quant.operators.quantize_vectors import quantize_vectors
 
 KINDS = ("auto", "int8")  # of a cache: as the model computes, or int8
-_KERNEL_SIZE = 16  # what the CPU kernels quantize is a multiple of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Vectors:
         if self.scales is None:
             self.numbers[slots] = x.to(self.numbers.dtype)
         else:
-            self.numbers[slots], self.scales[slots] = quantized(x)
+            self.numbers[slots], self.scales[slots] = quantize_vectors(x)
 
     def copy(self, sources: Tensor, targets: Tensor) -> None:
         """Of vectors [layers, slots, ...]: copies slots of all layers to others."""
@@ -50,22 +49,6 @@ class Vectors:
         """What is kept in slots of any shape, [*slots, ..., size] in a floating dtype."""
         numbers = self.numbers[slots]
         return (numbers if self.scales is None else numbers * self.scales[slots][..., None]).to(dtype)
-
-
-def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [..., size] → int8 codes [..., size] and float32 scales [...], max|x| / 127.
-
-    A number is off by half a scale at most. A vector that holds NaN or infinity has the scale NaN, so that whatever is
-    computed from it is NaN too; vectors smaller than 2⁻¹²⁰ or so are zero.
-    """
-    x = x.float()
-    if x.device.type == "cpu" and x.shape[-1] % _KERNEL_SIZE == 0 and cpu.variant() is not None:
-        rows = cpu.quantize_rows(x.reshape(-1, x.shape[-1]), 8, x.shape[-1])
-        return rows.codes.view(x.shape), rows.scales.view(x.shape[:-1])
-    most = x.abs().amax(-1, keepdim=True)
-    inverse = torch.full_like(most, 127) / most  # as the kernels do it, to the bit
-    codes = torch.where(torch.isfinite(most) & torch.isfinite(inverse), x * inverse, 0).round().to(torch.int8)
-    return codes, torch.where(torch.isfinite(most), most / 127, torch.nan)[..., 0]
 
 
 def kept_dtype(kind: str, computed: torch.dtype) -> torch.dtype:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant import cpu
-from quant.vectors import Vectors, kept_dtype, num_bytes, quantized
+from quant.operators.quantize_vectors import quantize_vectors
+from quant.vectors import Vectors, kept_dtype, num_bytes
 from tests.quant.conftest import drawn, running
 
 VARIANTS = [*cpu.kernels().supported(), "torch"]
@@ -20,10 +21,10 @@ def test_a_number_is_off_by_half_a_scale_at_most(slots: int, heads: int, size: i
     x = drawn(seed, slots, heads, size)
     x[: slots // 2, 0] = 0
     with running("torch"):
-        plain_codes, plain_scales = quantized(x)
+        plain_codes, plain_scales = quantize_vectors(x)
     for variant in VARIANTS:
         with running(variant):
-            codes, scales = quantized(x)
+            codes, scales = quantize_vectors(x)
         assert (codes.dtype, scales.dtype) == (torch.int8, torch.float32)
         assert (codes.shape, scales.shape) == (x.shape, x.shape[:-1])
         assert torch.equal(codes, plain_codes)
