@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quant.cache_tensor import CacheTensor, num_bytes
 from quant.operators.attention import attention, has_kernel
-from quant.vectors import Vectors, num_bytes
 
 
 class Attend(Protocol):
@@ -68,8 +68,8 @@ class KVCache:
         self.block_size = block_size
         self.num_blocks = num_blocks
         shape = (num_layers, num_blocks * block_size, num_kv_heads, head_dim)
-        self.keys = Vectors.zeros(shape, dtype, device)
-        self.values = Vectors.zeros(shape, dtype, device)
+        self.keys = CacheTensor.zeros(shape, dtype, device)
+        self.values = CacheTensor.zeros(shape, dtype, device)
 
     @property
     def kind(self) -> str:
@@ -177,7 +177,7 @@ class PagedAttention:
             out[rows[:, :num_rows]] = mixed.transpose(1, 2)[:, :num_rows]
         return out
 
-    def _in_place(self, q: Tensor, keys: Vectors, values: Vectors) -> Tensor:
+    def _in_place(self, q: Tensor, keys: CacheTensor, values: CacheTensor) -> Tensor:
         """Rows of part B by the CPU kernel, which knows as many heads of queries as of keys: where queries share a
         key, a row becomes as many rows as queries share one."""
         rows, blocks = self.single

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.architecture import Architecture
 from model.attention import Attend
 from model.parallel import ALONE, Ranks, RowLinear, VocabularyEmbedding
-from model.rotary import Rotation, rotate, rotation
+from model.rotary import RotaryAngles, rotate, rotation
 from quant.adapted import Adapted
 from quant.linear import Linear, Weight
 from quant.operators.gelu_tanh import gelu_tanh
@@ -42,10 +42,10 @@ class SelfAttention(nn.Module):
         self.query_key_value = Linear(a.hidden_size, rows, scheme, dtype, a.qkv_bias)
         self.dense = RowLinear(self.heads * a.head_dim, a.hidden_size, scheme, dtype, a.bias, ranks)
 
-    def forward(self, x: Tensor, turned: Rotation | None, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: RotaryAngles | None, attend: Attend) -> Tensor:
         q, k, v = self._split(self.query_key_value(x))
-        if turned is not None and self.rotary is not None:
-            q, k = rotate(q, turned, self.rotary), rotate(k, turned, self.rotary)
+        if cos_sin is not None and self.rotary is not None:
+            q, k = rotate(q, cos_sin, self.rotary), rotate(k, cos_sin, self.rotary)
         mixed: Tensor = self.dense(attend(self.layer, q, k, v).flatten(-2))
         return mixed
 
@@ -132,13 +132,13 @@ class Block(nn.Module):
             self.post_self_attn_layernorm = Norm(architecture, dtype)
             self.post_mlp_layernorm = Norm(architecture, dtype)
 
-    def forward(self, h: Tensor, turned: Rotation | None, attend: Attend) -> Tensor:
+    def forward(self, h: Tensor, cos_sin: RotaryAngles | None, attend: Attend) -> Tensor:
         if self.residual == "post":
-            h = self.input_layernorm(h + self.attention(h, turned, attend))
+            h = self.input_layernorm(h + self.attention(h, cos_sin, attend))
             out: Tensor = self.post_attention_layernorm(h + self.mlp(h))
             return out
         x: Tensor = self.input_layernorm(h)
-        branch: Tensor = self.attention(x, turned, attend)
+        branch: Tensor = self.attention(x, cos_sin, attend)
         if self.residual == "sandwich":
             branch = self.post_self_attn_layernorm(branch)
         h = self.alpha * x + branch if self.residual == "deep" else h + branch
@@ -225,9 +225,9 @@ class Network(nn.Module):
 
     def forward(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor, attend: Attend) -> Tensor:
         h = self.embedded(token_ids, positions, block_positions)
-        turned = self.rotation(positions, block_positions)
+        cos_sin = self.rotation(positions, block_positions)
         for block in self.transformer.layers:
-            h = block(h, turned, attend)
+            h = block(h, cos_sin, attend)
         return self.transformer.final_layernorm(h) if self.architecture.residual != "post" else h
 
     def embedded(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor) -> Tensor:
@@ -241,7 +241,7 @@ class Network(nn.Module):
         out: Tensor = t.embedding_layernorm(h) if self.architecture.residual == "post" else h
         return out
 
-    def rotation(self, positions: Tensor, block_positions: Tensor) -> Rotation | None:
+    def rotation(self, positions: Tensor, block_positions: Tensor) -> RotaryAngles | None:
         """By how much every row's queries and keys are turned; None where positions are learned tables."""
         a = self.architecture
         if a.rotary is None:

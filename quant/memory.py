@@ -11,7 +11,7 @@ from torch import Tensor
 _PAGE = 2 * 1024 * 1024
 
 
-def huge(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
+def huge_page_zeros(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
     """A tensor of zeros in huge pages where the system gives them.
 
     Weights and cached keys are read from end to end at every step, and with pages of 4 KB a fifth of the time goes into

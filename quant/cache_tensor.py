@@ -6,31 +6,35 @@ from math import prod
 import torch
 from torch import Tensor
 
-from quant.memory import huge
+from quant.memory import huge_page_zeros
 from quant.operators.quantize_vectors import quantize_vectors
 
 KINDS = ("auto", "int8")  # of a cache: as the model computes, or int8
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
+class CacheTensor:
     """Vectors [..., size]: `numbers` are floats, or int8 codes with `scales` float32 [...]."""
 
     numbers: Tensor
     scales: Tensor | None = None
 
     @classmethod
-    def zeros(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> "Vectors":
+    def zeros(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> "CacheTensor":
         """Zeros of shape [..., size]; int8 takes codes and scales. On a CPU in huge pages."""
 
         def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            return huge(shape, dtype) if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
+            return (
+                huge_page_zeros(shape, dtype)
+                if device.type == "cpu"
+                else torch.zeros(shape, dtype=dtype, device=device)
+            )
 
         return cls(empty(shape, dtype), empty(shape[:-1], torch.float32) if dtype == torch.int8 else None)
 
-    def __getitem__(self, index: int) -> "Vectors":
+    def __getitem__(self, index: int) -> "CacheTensor":
         """Those of one layer: a view."""
-        return Vectors(self.numbers[index], None if self.scales is None else self.scales[index])
+        return CacheTensor(self.numbers[index], None if self.scales is None else self.scales[index])
 
     def write(self, slots: Tensor, x: Tensor) -> None:
         """Keeps x [slots, ..., size]."""
