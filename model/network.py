@@ -242,7 +242,7 @@ class Network(nn.Module):
         return out
 
     def rotation(self, positions: Tensor, block_positions: Tensor) -> RotaryAngles | None:
-        """By how much every row's queries and keys are turned; None where positions are learned tables."""
+        """The cosines and sines that rotate every row's queries and keys; None where positions are learned tables."""
         a = self.architecture
         if a.rotary is None:
             return None

@@ -42,7 +42,7 @@ class Ranks:
         return 1 if self.size % count == 0 else self.share(count, name)
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """The sum of all ranks' x, on each of them; x may be overwritten."""
+        """The sum of all ranks' x [...], on each of them, added from rank 0 on; x may be overwritten."""
         if self.size == 1 or not x.numel():
             return x
         if self.size == 2:  # a sum of two has one order only
@@ -59,11 +59,11 @@ class Ranks:
         return self.all_gather(_added(parts.view(self.size, -1))).flatten()[: len(flat)].view(x.shape)
 
     def all_reduce_max(self, x: Tensor) -> Tensor:
-        """The elementwise maximum over all ranks, on each of them."""
+        """The elementwise maximum of all ranks' x [...], on each of them."""
         return self.all_gather(x).amax(0) if self.size > 1 else x
 
     def all_gather(self, x: Tensor) -> Tensor:
-        """All ranks' x, [size, …], on each of them."""
+        """All ranks' x [...], stacked by rank to [size, ...], on each of them."""
         out = x.new_empty((self.size, *x.shape))
         if self.size == 1:
             out[0] = x
@@ -72,7 +72,7 @@ class Ranks:
         return out
 
     def gather(self, x: Tensor) -> list[Tensor] | None:
-        """All ranks' x on rank 0, None on the others."""
+        """All ranks' x [...], a list by rank, on rank 0; None on the others."""
         parts = [torch.empty_like(x) for _ in range(self.size)] if self.rank == 0 else None
         dist.gather(x.contiguous(), parts, group=self.group, group_dst=0)
         return parts

@@ -1,4 +1,4 @@
-"""A rank's share of a checkpoint: which part of each tensor it reads."""
+"""What one rank reads of a checkpoint: a slice of each tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from quant.scheme import ReduceMax, Scheme, identity
 
 @dataclass(frozen=True, slots=True)
 class RankSlice:
-    """`shapes` are those of the undivided float network, by tensor name."""
+    """The slices of one rank. `cuts` tells how a tensor is divided, `shapes` are those of the whole float network, both
+    by tensor name."""
 
     ranks: Ranks
     cuts: ShardSpecs
@@ -40,7 +41,7 @@ class RankSlice:
         return Slice(cuts[0][0], tuple((start, length) for _, start, length in cuts)) if cuts else None
 
     def reduce_max(self, name: str) -> ReduceMax:
-        """How scales of whole rows are found where ranks have some inputs each."""
+        """How scales of whole rows agree: by a maximum over the ranks, where they divide the inputs."""
         cut = self.cuts(name)
         return self.ranks.all_reduce_max if cut is not None and cut.dim == 1 else identity
 

@@ -21,14 +21,14 @@ def table(rotary: Rotary, rows: int, dtype: torch.dtype, device: torch.device) -
 
 
 def rotation(rotary: Rotary, rows: int, positions: Tensor, block_positions: Tensor, dtype: torch.dtype) -> RotaryAngles:
-    """The cosines and sines by which rows at these positions, each [...] and below `rows`, are turned."""
+    """The cosines and sines by which rows at these positions, each [...] and below `rows`, are rotated."""
     place = torch.stack((positions, block_positions)[: rotary.axes], dim=-1)
     cosine, sine = table(rotary, rows, dtype, positions.device)
     return cosine[place][..., None, :, :], sine[place][..., None, :, :]
 
 
 def rotate(x: Tensor, cos_sin: RotaryAngles, rotary: Rotary) -> Tensor:
-    """Queries or keys [..., heads, head_dim] rotated by `rotation`'s cosines and sines."""
+    """Queries or keys [..., heads, head_dim] rotated by the cosines and sines of `rotation`."""
     cosine, sine = cos_sin
     own = x[..., : rotary.size].reshape(*x.shape[:-1], rotary.axes, rotary.size // rotary.axes)
     if rotary.interleaved:

@@ -1,4 +1,4 @@
-"""Where tensors are divided among model-parallel ranks."""
+"""How tensors are divided among model-parallel ranks (arXiv 1909.08053)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from model.architecture import Architecture
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Stretches (start, length) of a tensor along one dimension, joined: what a rank has of it."""
+    """What a rank has of a tensor: `spans` (start, length) along `dim`, joined."""
 
     dim: int
     spans: tuple[tuple[int, int], ...]
@@ -33,10 +33,11 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class ShardSpec:
-    """Along `dim` a tensor consists of sections of these relative sizes, each of which is divided evenly.
+    """How a tensor is divided: along `dim` it has `sections` of these relative sizes, each of which is divided evenly.
 
-    A rank's part is its pieces of all sections. `heads` counts what each section cannot be divided below; fewer heads
-    than ranks are held by several ranks each. A `ragged` tensor has one section, whose first pieces may have one more.
+    A rank has its piece of every section. `heads` counts the heads of each section; a head is never split, and where
+    there are fewer heads than ranks, neighbouring ranks have the same one. A `ragged` tensor has one section, whose
+    first pieces may have one more.
     """
 
     dim: int

@@ -1,4 +1,4 @@
-"""Vectors as a cache keeps them: floats, or int8 codes with one scale a vector."""
+"""The tensor of a cache: vectors as floats, or as int8 codes with one scale a vector."""
 
 from dataclasses import dataclass
 from math import prod
