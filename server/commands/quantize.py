@@ -17,9 +17,6 @@ def quantize(
     scheme: Annotated[str, typer.Option(help=f"One of {', '.join(scheme_names()[1:])}.")],
     group_size: Annotated[int, GROUP_SIZE] = 32,
     quant_head: Annotated[QuantHead, QUANT_HEAD] = QuantHead.none,
-    head: Annotated[
-        QuantHead | None, typer.Option("--head", hidden=True, help="The former name of --quant-head.")
-    ] = None,
     calibrate: Annotated[
         Path | None, typer.Option(help="UTF-8 text, blank lines between documents: round with error compensation.")
     ] = None,
@@ -35,7 +32,7 @@ def quantize(
     from model.convert import Conversion, Recipe
     from model.storage import Storage
 
-    storage = Storage(scheme, group_size, (head or quant_head).value)
+    storage = Storage(scheme, group_size, quant_head.value)
     recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), preset, tokenizer, tp)
     try:
         with named(target), progress_bar() as progress:
