@@ -1,4 +1,4 @@
-"""A cache that is too small for all: what was preempted comes to the very bits that it comes to alone, in a large one."""
+"""A cache that is too small for all: what was preempted comes to the bits that it comes to alone, in a large one."""
 
 from collections.abc import Callable
 from dataclasses import replace
