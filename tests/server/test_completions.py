@@ -8,7 +8,7 @@ import pytest
 
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, Failed, ResultDone
 from engine.requests import Fill, Mask, Request, Sampling, Tokens
-from server.logprobs import Logprobs
+from server.protocols.openai.logprobs import Logprobs
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7, "cached_tokens": 0}
 ECHO = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event, Failed
 from engine.requests import Fill, Mask, Request, Sampling
-from server.editing import Completion
+from server.protocols.llama_cpp.editing import Completion
 
 USAGE = {"prompt_tokens": 40, "completion_tokens": 0, "total_tokens": 40, "cached_tokens": 0}
 LINES = ["\n", "    ", "  ", "a", "b c", "\t", "\n\n", "x\n"]

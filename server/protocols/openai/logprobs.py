@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# What stands for a probability of nought, as in vLLM.
-LEAST = -9999.0
+from server.bodies import LEAST
 
 Tops = Sequence[Sequence[dict[str, Any]] | None] | None
 

@@ -6,14 +6,12 @@ from pydantic import Field
 
 from engine.events import ModelCard
 from engine.requests import Fill, Mask, Sampling
-from server.schemas import Number, Positive, Stop, String, at_most, many
-from server.schemas_openai import Lenient
+from server.bodies import Lenient, Number, Positive, Stop, String, at_most, many
 from server.settings import Limits
 
 # llama.cpp's -1 is "no limit", "no such thing" or "whatever", as the field may be.
 Unset = Annotated[int, Field(ge=-1, le=2**32 - 1)]
 RANDOM_SEED = 2**32 - 1
-SAMPLERS = ("penalties", "top_k", "top_p", "min_p", "temperature")
 
 
 class Chunk(Lenient):

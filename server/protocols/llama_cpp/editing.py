@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event
+from server.bodies import LEAST
 from server.exchange import Events
-from server.logprobs import LEAST
 
 WHITE = " \t"
 STOPS = {"length": "limit", "deadline": "limit"}

@@ -3,23 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from engine.events import ModelCard
 from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
-from server.schemas import Number, Positive, Stop, String, TokenId, Wire, at_most, count_blanks, many, split
+from server.bodies import Lenient, Number, Positive, Stop, String, TokenId, at_most, count_blanks, many, split
 from server.settings import Limits
-
-
-class Lenient(Wire):
-    """A body of a protocol that is not ours: what is unknown is let pass, and null is the same as nothing."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _kind(value: Any) -> str:
