@@ -56,6 +56,11 @@ class Lenient(Wire):
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
+def names(body: type[BaseModel]) -> set[str]:
+    """The names that a body's fields have on the wire."""
+    return {field.alias or name for name, field in body.model_fields.items()}
+
+
 def split(text: str) -> Segments:
     """The text with its masks set apart. Whether the checkpoint knows a mask is for the engine to say."""
     return tuple(Mask(part) if MASKS.fullmatch(part) else part for part in MASKS.split(text) if part)

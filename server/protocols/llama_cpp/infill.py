@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed
 from server.answer import Answer
+from server.bodies import names
 from server.body import read_object
 from server.errors import ApiError
 from server.exchange import Events, attended, submit
@@ -38,11 +39,13 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
     raw = await read_object(request, service.settings.body_seconds)
     if card.infill_mask is None:
         raise ApiError(501, "Infill is not supported by this model", "unsupported")
-    service.ignored.note(PATH, raw.keys() - EditorRequest.model_fields)
+    service.ignored.note(PATH, raw.keys() - names(EditorRequest))
     body = EditorRequest.model_validate(raw)
     # Editors send whatever name they were given: only that of an adapter means something.
     adapter = next((a.name for a in service.engine.adapters if a.name == body.model), None)
-    work = replace(body.fill(limits, card, card.infill_mask), adapter=adapter)
+    ids = {text: await service.engine.tokenize(text) for text in body.biased_texts}
+    biases = body.biases(limits, ids)
+    work = replace(body.fill(limits, card, card.infill_mask, biases), adapter=adapter)
     edit = Edit([Completion() for _ in range(body.n_cmpl)], time.monotonic())
     fields = {
         "id_slot": body.id_slot,

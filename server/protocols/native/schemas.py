@@ -6,22 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from engine.requests import Fill, Mask, Priority, RequestError, Sampling, Score, Segments, Strategy
+from engine.requests import Fill, Mask, Priority, RequestError, Score, Segments, Strategy
 from server.bodies import (
     MASKS,
     ONE_OR_LIST,
     Number,
     Positive,
-    Stop,
     String,
     Text,
-    TokenId,
     Wire,
     at_most,
     count_blanks,
     many,
     split,
 )
+from server.sampling import SamplingFields
 from server.settings import ADAPTER_NAME, Limits
 
 MaxTokens = Annotated[
@@ -92,21 +91,13 @@ Segment = Annotated[
 ]
 
 
-class InfillRequest(Work):
+class InfillRequest(Work, SamplingFields):
     """The body of `POST /v1/infill`."""
 
     text: Text | None = None
     segments: Annotated[list[Segment], Field(min_length=1)] | None = None
     max_tokens: MaxTokens = 64
     min_tokens: MinTokens = 0
-    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
-    top_k: Number = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024)] = 0
-    logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(default_factory=dict)]
-    stop: Stop | None = None
     n: Positive = 1
     num_beams: Positive = 1
     length_penalty: Annotated[float, Field(ge=-100, le=100)] = 1.0
@@ -122,7 +113,6 @@ class InfillRequest(Work):
         self.check_common(limits)
         inputs = self._inputs()
         max_tokens, min_tokens = many(self.max_tokens), many(self.min_tokens)
-        stop = () if self.stop is None else many(self.stop)
         at_most("text", len(inputs), limits.inputs, "inputs")
         for text in inputs:
             at_most("text" if self.segments is None else "segments", count_blanks(text), limits.blanks, "blanks")
@@ -134,8 +124,6 @@ class InfillRequest(Work):
             raise RequestError("min_tokens is above max_tokens", "min_tokens")
         at_most("segments", len(self.segments or ()), limits.segments, "segments")
         at_most("order", 0 if isinstance(self.order, str) else len(self.order), limits.blanks, "items")
-        at_most("stop", len(stop), limits.stop, "items")
-        at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
         at_most("num_beams", self.num_beams, limits.num_beams)
         choices = self._choices(limits)
         regex = self._regex(limits)
@@ -143,17 +131,7 @@ class InfillRequest(Work):
             inputs=inputs,
             max_tokens=max_tokens,
             min_tokens=min_tokens,
-            sampling=Sampling(
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                min_p=self.min_p,
-                repetition_penalty=self.repetition_penalty,
-                no_repeat_ngram_size=self.no_repeat_ngram_size,
-                logit_bias={int(token_id): bias for token_id, bias in self.logit_bias.items()},
-                stop=stop,
-                seed=self.seed,
-            ),
+            sampling=self.sampling(limits),
             n=self.n,
             order=self.order if isinstance(self.order, str) else tuple(self.order),
             strategy=self.strategy,

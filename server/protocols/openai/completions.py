@@ -20,6 +20,7 @@ from engine.client import EngineClient
 from engine.events import BlankDone, Done, ModelCard, ResultDone
 from engine.requests import RequestError, Tokens
 from server.answer import Answer
+from server.bodies import names
 from server.body import read_object
 from server.exchange import Events, complete, submit
 from server.named_adapter import named_adapter
@@ -54,7 +55,7 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     """OpenAI's completions: text that follows a prompt, or stands before a suffix, and log-probabilities."""
     settings, engine = service.settings, service.engine
     raw = await read_object(request, settings.body_seconds)
-    service.ignored.note(PATH, raw.keys() - CompletionRequest.model_fields)
+    service.ignored.note(PATH, raw.keys() - names(CompletionRequest))
     body = CompletionRequest.model_validate(raw)
     card = engine.card
     adapter = named_adapter(engine, body.model)
