@@ -66,7 +66,7 @@ async def served(config: EngineConfig) -> list[dict[str, float]]:
                 async with aclosing(engine.submit(request, str(number))) as events:
                     last = [event async for event in events][-1]
                 assert isinstance(last, Done), last
-                number, filled = number + 1, filled + last.usage["total_tokens"]
+                number, filled = number + 1, filled + last.usage.total_tokens
         await asyncio.sleep(3)  # what the steps left on the heap is given back meanwhile
         after = [status(pid) for pid in engine.pids]
     finally:

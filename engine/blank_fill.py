@@ -1,10 +1,10 @@
 """One blank being filled: its tokens so far, its text, and when it ends."""
 
 from copy import copy
-from typing import Any
 
+from engine.answers import FilledBlank
 from engine.batch import Scored
-from engine.job import World, top_objects
+from engine.job import World, alternatives
 from model.layout import Blank, spelled_text
 from model.tokenizer import NOTHING
 
@@ -95,23 +95,25 @@ class BlankFill:
         self.sent_text += len(fresh)
         return fresh
 
-    def wire(self, start: int, end: int, world: World, alternatives: bool) -> dict[str, Any]:
-        """The object of `blanks[]`; start and end are the mask's characters in the request's text."""
-        return {
-            "index": self.index,
-            "mask": self.blank.mask,
-            "start": start,
-            "end": end,
-            "text": self.text,
-            "token_ids": self.token_ids,
-            "tokens": [world.tokenizer.piece(i) for i in self.token_ids],
-            "logprob": sum(t.logprob for t in self.tokens),
-            "token_logprobs": [t.logprob for t in self.tokens],
-            "top_logprobs": top_objects([t.top for t in self.tokens], world.tokenizer) if alternatives else None,
-            "text_offsets": [min(at, len(self.text)) for at in self.offsets],
-            "end_token": None if self.end is None else world.tokenizer.piece(self.end.token_id),
-            "end_logprob": None if self.end is None else self.end.logprob,
-            "end_top_logprobs": top_objects([self.end.top], world.tokenizer)[0] if self.end and alternatives else None,
-            "stop_string": self.stop_string,
-            "finish_reason": self.finish_reason,
-        } | ({} if self.choice_logprobs is None else {"choice_logprobs": self.choice_logprobs})
+    def answer(self, start: int, world: World, with_top: bool) -> FilledBlank:
+        """The blank as it is now, whose mask starts at a character of the request's text."""
+        tokenizer, end = world.tokenizer, self.end
+        return FilledBlank(
+            index=self.index,
+            mask=self.blank.mask,
+            start=start,
+            end=start + len(self.blank.mask),
+            text=self.text,
+            token_ids=self.token_ids,
+            tokens=[tokenizer.piece(i) for i in self.token_ids],
+            logprob=sum(t.logprob for t in self.tokens),
+            token_logprobs=[t.logprob for t in self.tokens],
+            top_logprobs=alternatives([t.top for t in self.tokens], tokenizer) if with_top else None,
+            text_offsets=[min(at, len(self.text)) for at in self.offsets],
+            end_token=None if end is None else tokenizer.piece(end.token_id),
+            end_logprob=None if end is None else end.logprob,
+            end_top_logprobs=alternatives([end.top], tokenizer)[0] if end and with_top else None,
+            stop_string=self.stop_string,
+            finish_reason=self.finish_reason,
+            choice_logprobs=self.choice_logprobs,
+        )

@@ -5,7 +5,11 @@ Every event carries the id that the request was submitted under, and its kind, b
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from engine.answers import Alternatives, EchoedPrompt, FilledBlank, FillResult, Ranking, ScoreResult, Usage
 
 Outcome = Literal["invalid", "cancelled", "deadline", "overloaded", "error"]
 
@@ -16,7 +20,7 @@ class Begun:
     once, before everything else, only for a `Fill` with `stream`."""
 
     id: str
-    usage: dict[str, int]
+    usage: Usage
     fitted: bool
     kind: Literal["begun"] = field(default="begun", kw_only=True)
 
@@ -25,7 +29,7 @@ class Begun:
 class BlankDelta:
     """New text of one blank. Sent only for a `Fill` with `stream`.
 
-    `tokens`, `top_logprobs` and `text_offsets` are those of the fields of `blanks[]`, for the tokens that are new.
+    `tokens`, `top_logprobs` and `text_offsets` are those of `FilledBlank`, for the tokens that are new.
     """
 
     id: str
@@ -36,7 +40,7 @@ class BlankDelta:
     token_ids: list[int]
     logprobs: list[float]
     tokens: list[str] = field(default_factory=list)
-    top_logprobs: list[list[dict[str, Any]]] | None = None
+    top_logprobs: list[Alternatives] | None = None
     text_offsets: list[int] = field(default_factory=list)
     kind: Literal["blank_delta"] = field(default="blank_delta", kw_only=True)
 
@@ -48,37 +52,37 @@ class Echoed:
     id: str
     index: int
     input_index: int
-    echo: dict[str, Any]
+    echo: EchoedPrompt
     kind: Literal["echoed"] = field(default="echoed", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class BlankDone:
-    """One blank is complete; `blank` is an entry of `blanks[]` in docs/contract.md. Only with `stream`."""
+    """One blank is complete. Only with `stream`."""
 
     id: str
     index: int
     input_index: int
-    blank: dict[str, Any]
+    blank: FilledBlank
     kind: Literal["blank_done"] = field(default="blank_done", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ResultDone:
-    """One result is complete: an entry of `results[]` in docs/contract.md, for fills and scores alike."""
+    """One result is complete."""
 
     id: str
-    result: dict[str, Any]
+    result: Annotated[FillResult | ScoreResult, Field(discriminator="kind")]
     kind: Literal["result_done"] = field(default="result_done", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The request is complete. `extra` holds `best` and `probabilities` of a score; the times count from arrival."""
+    """The request is complete. A score ranks its candidates. The times, in seconds, count from arrival."""
 
     id: str
-    usage: dict[str, int]
-    extra: dict[str, Any] = field(default_factory=dict)
+    usage: Usage
+    ranking: Ranking | None = None
     queue_s: float = 0.0
     first_token_s: float = 0.0
     kind: Literal["done"] = field(default="done", kw_only=True)

@@ -8,7 +8,7 @@ from engine.blank_fill import BlankFill
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ResultDone
 from engine.fill_checks import check_begun, check_echo, check_fill, read_choices, read_patterns
 from engine.fitting import fitted
-from engine.job import Counts, Host, World, top_objects
+from engine.job import Counts, Host, World, alternatives
 from engine.prompts import read_prompt
 from engine.requests import Fill
 from engine.sample import Sample
@@ -64,7 +64,7 @@ class FillJob:
             self.begun = True
             events.append(Begun(self.id, self.counts.usage(), any(s.prompt.fitted for s in self.samples)))
         if self.fill.stream and self.fill.echo and isinstance(result, list):
-            events.append(Echoed(self.id, sample.index, sample.input_index, sample.wire_echo()))
+            events.append(Echoed(self.id, sample.index, sample.input_index, sample.echo()))
         self._count(moved)
         ended = False
         for blank in moved:
@@ -75,7 +75,7 @@ class FillJob:
             for number, blanks in enumerate(sample.answers):
                 if number:  # of the first all are counted
                     self.counts.generated_tokens += sum(len(b.tokens) for b in blanks)
-                events.append(ResultDone(self.id, sample.wire(number)))
+                events.append(ResultDone(self.id, sample.result(number)))
         if ended and all(s.done for s in self.samples):
             events.append(Done(self.id, self.counts.usage()))
         for finished in (s for s in (sequence, *new) if s.finished):
@@ -104,7 +104,7 @@ class FillJob:
         if text:
             events.append(self._delta(sample, blank, text))
         if blank.finish_reason is not None:
-            events.append(BlankDone(self.id, sample.index, sample.input_index, sample.wire_blank(blank)))
+            events.append(BlankDone(self.id, sample.index, sample.input_index, sample.filled(blank)))
         return events
 
     def _delta(self, sample: Sample, blank: BlankFill, text: str) -> BlankDelta:
@@ -118,7 +118,7 @@ class FillJob:
             [t.token_id for t in fresh],
             [t.logprob for t in fresh],
             [tokenizer.piece(t.token_id) for t in fresh],
-            top_objects([t.top for t in fresh], tokenizer) if self.fill.logprobs is not None else None,
+            alternatives([t.top for t in fresh], tokenizer) if self.fill.logprobs is not None else None,
             blank.offsets[blank.sent_tokens :],
         )
         blank.sent_tokens = len(blank.tokens)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from engine.answers import Alternative, Alternatives, Usage
 from engine.batch import Result, Row
 from engine.constraint import Patterns
 from engine.events import Event, ModelCard
@@ -32,15 +33,10 @@ class Counts:
     def done(self) -> Work:
         return self.generated_tokens, self.blanks, self.score_candidates, self.score_tokens
 
-    def usage(self) -> dict[str, int]:
-        """The wire's `usage`: a job either generates or scores."""
+    def usage(self) -> Usage:
+        """The tokens of an answer: a job either generates or scores."""
         completion = self.generated_tokens + self.score_tokens
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": completion,
-            "total_tokens": self.prompt_tokens + completion,
-            "cached_tokens": self.cached_tokens,
-        }
+        return Usage(self.prompt_tokens, completion, self.prompt_tokens + completion, self.cached_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +125,6 @@ class Job(Protocol):
         """It is over before its end: counts what is done and not counted yet."""
 
 
-def top_objects(tops: Items[Items[tuple[int, float]]], tokenizer: Tokenizer) -> list[list[dict[str, Any]]]:
-    """The wire form of alternatives: for each token a list of {"token_id", "token", "logprob"}."""
-    return [[{"token_id": i, "token": tokenizer.piece(i), "logprob": p} for i, p in top] for top in tops]
+def alternatives(tops: Items[Items[tuple[int, float]]], tokenizer: Tokenizer) -> list[Alternatives]:
+    """The alternatives of each token, from ids and log-probabilities."""
+    return [[Alternative(i, tokenizer.piece(i), p) for i, p in top] for top in tops]

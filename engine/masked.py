@@ -8,8 +8,8 @@ each token masked in turn (its pseudo-log-likelihood, arXiv 1910.14659), or whet
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
+from engine.answers import Ranking, ScoreResult
 from engine.batch import Result, Row
 from engine.blank_fill import BlankFill
 from engine.events import Done, Event, ResultDone
@@ -141,17 +141,9 @@ class NextSentenceJob:
         sequence.finished = True
         self.counts.score_candidates = 1
         follows = float(result[0])
-        scored: dict[str, Any] = {
-            "index": 0,
-            "logprob": follows,
-            "normalized": follows,
-            "perplexity": math.exp(min(-follows, 700.0)),
-            "num_tokens": len(self.rows),
-            "spans": [],
-            "orders": [],
-        }
-        extra = {"best": 0, "probabilities": [1.0]}
-        return [], [ResultDone(self.id, scored), Done(self.id, self.counts.usage(), extra)]
+        perplexity = math.exp(min(-follows, 700.0))
+        scored = ScoreResult(0, follows, follows, perplexity, len(self.rows), [], [])
+        return [], [ResultDone(self.id, scored), Done(self.id, self.counts.usage(), Ranking(0, [1.0]))]
 
     def stop(self) -> None:
         """It is scored or it is not."""

@@ -6,15 +6,15 @@ encodes that anew, as GLM-130B's generator does; `parallel` gives each blank a s
 
 import random
 from collections.abc import Sequence as Items
-from typing import Any
 
+from engine.answers import EchoedPrompt, FilledBlank, FillResult
 from engine.batch import Result, Row, Scored
 from engine.beams import BeamSearch
 from engine.blank_fill import BlankFill
 from engine.choices import Choices, ChoiceSearch
 from engine.constraint import Constraint, Pattern
 from engine.fill_checks import LEAST_ROWS, per_blank
-from engine.job import Host, World, top_objects
+from engine.job import Host, World, alternatives
 from engine.prompts import Prompt
 from engine.requests import Fill, Mask, Sampling, Segments, Tokens
 from engine.sampler import Sampler
@@ -87,10 +87,10 @@ class Sample:
         if sequence in self.searches:
             return self._search(host, sequence, result)
         if isinstance(result, list):
-            return [], self._echo(sequence, result)
+            return [], self._take_echo(sequence, result)
         return self._draw(host, sequence, result)
 
-    def _echo(self, sequence: Sequence, scored: list[Scored | None]) -> list[BlankFill]:
+    def _take_echo(self, sequence: Sequence, scored: list[Scored | None]) -> list[BlankFill]:
         """Takes the scores of what the blank began with, and asks for what follows."""
         self.echoed = [token for token in scored if token is not None]
         blank = self.active[sequence]
@@ -167,38 +167,36 @@ class Sample:
         others = self.other_fills[: self.fill.n - 1] if self.fill.num_beams > 1 else []
         return [self.blanks, *([*self.blanks[:-1], fill] for fill in others)]
 
-    def wire(self, number: int = 0) -> dict[str, Any]:
-        """The object of `results[]` for one of the answers."""
-        blanks = [self.wire_blank(b) for b in self.answers[number]]
-        filled = iter(blanks)
-        result = {
-            "index": self.index + number,
-            "input_index": self.input_index,
-            "text": "".join(next(filled)["text"] if isinstance(s, Mask) else self._shown(s) for s in self.segments),
-            "logprob": sum(b["logprob"] for b in blanks),
-            "blanks": blanks,
-        }
-        if self.fill.echo:
-            result["echo"] = self.wire_echo()
-        if self.fill.fit:
-            result["fitted"] = self.prompt.fitted
-        return result
+    def result(self, number: int = 0) -> FillResult:
+        """One of the answers."""
+        blanks = [self.filled(b) for b in self.answers[number]]
+        fills = iter(blanks)
+        return FillResult(
+            index=self.index + number,
+            input_index=self.input_index,
+            text="".join(next(fills).text if isinstance(s, Mask) else self._shown(s) for s in self.segments),
+            logprob=sum(b.logprob for b in blanks),
+            blanks=blanks,
+            echo=self.echo() if self.fill.echo else None,
+            fitted=self.prompt.fitted if self.fill.fit else None,
+        )
 
-    def wire_echo(self) -> dict[str, Any]:
+    def echo(self) -> EchoedPrompt:
         """The prompt's tokens; those that only its context has no log-probabilities for."""
         echo, scored = self.prompt.echo, self.echoed or []
         assert echo is not None
         tokenizer = self.world.tokenizer
         unknown = [None] * echo.num_context
-        return {
-            "token_ids": list(echo.ids),
-            "tokens": [tokenizer.piece(i) for i in echo.ids],
-            "token_logprobs": [*unknown, *(t.logprob for t in scored)],
-            "top_logprobs": [*unknown, *top_objects([t.top for t in scored], tokenizer)],
-            "text_offsets": list(echo.starts),
-        }
+        return EchoedPrompt(
+            token_ids=list(echo.ids),
+            tokens=[tokenizer.piece(i) for i in echo.ids],
+            token_logprobs=[*unknown, *(t.logprob for t in scored)],
+            top_logprobs=[*unknown, *alternatives([t.top for t in scored], tokenizer)],
+            text_offsets=list(echo.starts),
+        )
 
-    def wire_blank(self, blank: BlankFill) -> dict[str, Any]:
+    def filled(self, blank: BlankFill) -> FilledBlank:
+        """A blank of the request's text as it is now."""
         at, seen = 0, 0
         for segment in self.segments:
             if isinstance(segment, Mask):
@@ -208,7 +206,7 @@ class Sample:
                 at += len(segment.name)
             else:
                 at += len(self._shown(segment))
-        return blank.wire(at, at + len(blank.blank.mask), self.world, self.fill.logprobs is not None)
+        return blank.answer(at, self.world, self.fill.logprobs is not None)
 
     def _shown(self, segment: str | Tokens) -> str:
         return segment if isinstance(segment, str) else self.world.spelling.detokenize(segment.ids)

@@ -10,11 +10,11 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from engine.answers import Ranking, ScoredOrder, ScoredSpan, ScoreResult
 from engine.batch import Result, Scored
 from engine.events import Done, Event, ResultDone
-from engine.job import Counts, Host, World, top_objects
+from engine.job import Counts, Host, World, alternatives
 from engine.prompts import unpacked
 from engine.requests import Mask, RequestError, Score, Segments, Tokens
 from engine.sequence import Sequence
@@ -172,48 +172,45 @@ class ScoreJob:
     def _finish(self) -> Iterator[Event]:
         results = [self._result(number, c) for number, c in enumerate(self.candidates)]
         yield from (ResultDone(self.id, r) for r in results)
-        normalized = [r["normalized"] for r in results]
+        normalized = [r.normalized for r in results]
         top = max(normalized)
         weights = [math.exp(n - top) for n in normalized]
-        extra = {"best": normalized.index(top), "probabilities": [w / sum(weights) for w in weights]}
-        yield Done(self.id, self.counts.usage(), extra)
+        ranking = Ranking(normalized.index(top), [w / sum(weights) for w in weights])
+        yield Done(self.id, self.counts.usage(), ranking)
 
-    def _result(self, index: int, candidate: Candidate) -> dict[str, Any]:
-        """The object of `results[]`. Log-probabilities of tokens and spans are means over the orders too."""
-        spans = []
+    def _result(self, index: int, candidate: Candidate) -> ScoreResult:
+        """A candidate's result. Log-probabilities of tokens and spans are means over the orders too."""
+        spans: list[ScoredSpan] = []
         for number, ids in enumerate(candidate.ids):
             runs = [[t for t in candidate.scored[order][number] if t is not None] for order in self.orders]
             tokens = [_mean(run[i].logprob for run in runs) for i in range(len(ids))]
             end = _mean(run[-1].logprob for run in runs) if self.has_end else 0.0
+            tops = [t.top for t in runs[0][: len(ids)]]
             spans.append(
-                {
-                    "index": number,
-                    "text": candidate.texts[number],
-                    "logprob": math.fsum(tokens) + end * self.score.include_end,
-                    "token_ids": ids,
-                    "tokens": [self.world.tokenizer.piece(i) for i in ids],
-                    "token_logprobs": tokens,
-                    "top_logprobs": (
-                        top_objects([t.top for t in runs[0][: len(ids)]], self.world.tokenizer)
-                        if self.score.logprobs is not None
-                        else None
-                    ),
-                    "end_logprob": end if self.has_end else None,
-                }
+                ScoredSpan(
+                    index=number,
+                    text=candidate.texts[number],
+                    logprob=math.fsum(tokens) + end * self.score.include_end,
+                    token_ids=ids,
+                    tokens=[self.world.tokenizer.piece(i) for i in ids],
+                    token_logprobs=tokens,
+                    top_logprobs=None if self.score.logprobs is None else alternatives(tops, self.world.tokenizer),
+                    end_logprob=end if self.has_end else None,
+                )
             )
         totals = [self._total(candidate, o) for o in self.orders]
         logprob = _mean(iter(totals))
         num_tokens = sum(len(ids) + self.score.include_end for ids in candidate.ids)
         length = {"none": 1, "token": num_tokens, "char": max(sum(map(len, candidate.texts)), 1)}[self.score.normalize]
-        return {
-            "index": index,
-            "logprob": logprob,
-            "normalized": logprob / length,
-            "perplexity": math.exp(min(-logprob / num_tokens, 700.0)),
-            "num_tokens": num_tokens,
-            "spans": spans,
-            "orders": [{"order": list(o), "logprob": t} for o, t in zip(self.orders, totals, strict=True)],
-        }
+        return ScoreResult(
+            index=index,
+            logprob=logprob,
+            normalized=logprob / length,
+            perplexity=math.exp(min(-logprob / num_tokens, 700.0)),
+            num_tokens=num_tokens,
+            spans=spans,
+            orders=[ScoredOrder(list(o), t) for o, t in zip(self.orders, totals, strict=True)],
+        )
 
     def _total(self, candidate: Candidate, order: Order) -> float:
         counted = [len(ids) + self.score.include_end for ids in candidate.ids]

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from contextlib import aclosing
@@ -10,10 +11,12 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from engine.answers import FillResult, ScoreResult
 from engine.config import EngineConfig
 from engine.events import Done, Failed, ResultDone
 from engine.process import EngineProcess
 from engine.requests import Request, RequestError
+from server.answer import encode, plain
 from server.console import errors, fail
 
 
@@ -56,7 +59,7 @@ async def _answer(config: EngineConfig, request: Request) -> dict[str, Any]:
             if engine.state()[0] == "failed":
                 fail(engine.state()[1])
             await asyncio.sleep(0.02)
-        results: list[dict[str, Any]] = []
+        results: list[FillResult | ScoreResult] = []
         async with aclosing(engine.submit(request, "local")) as events:
             async for event in events:
                 if isinstance(event, ResultDone):
@@ -64,8 +67,10 @@ async def _answer(config: EngineConfig, request: Request) -> dict[str, Any]:
                 elif isinstance(event, Failed):
                     fail(event.message)
                 elif isinstance(event, Done):
-                    results.sort(key=lambda r: int(r["index"]))
-                    return {"model": engine.card.name, "results": results, **event.extra, "usage": event.usage}
+                    results.sort(key=lambda result: result.index)
+                    ranking = {} if event.ranking is None else plain(event.ranking)
+                    answer = {"model": engine.card.name, "results": results, **ranking, "usage": event.usage}
+                    return dict(json.loads(encode(answer)))
         raise RuntimeError("the engine's events ended without a terminal one")
     finally:
         await engine.stop()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.types import Receive, Scope
 
+from engine.answers import FillResult, ScoreResult
 from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import Done, Event, Failed, ResultDone
 from engine.requests import Request as Work
@@ -27,7 +28,7 @@ UNCHARGED = {"invalid", "overloaded"}
 
 Result = TypeVar("Result")
 Events = AsyncGenerator[Event, None]
-Outcome = tuple[list[dict[str, Any]], Done]
+Outcome = tuple[list[FillResult | ScoreResult], Done]
 NAMES: Mapping[str, str] = {}
 
 
@@ -61,7 +62,7 @@ async def _followed(events: Events, work_id: str, names: Mapping[str, str], tick
         try:
             async for event in events:
                 if isinstance(event, Done):
-                    ticket.settle(work_id, event.usage.get("total_tokens", 0))
+                    ticket.settle(work_id, event.usage.total_tokens)
                     scope["state"]["done"] = event
                 elif isinstance(event, Failed):
                     if event.outcome in UNCHARGED:
@@ -141,14 +142,14 @@ async def _together(collects: Iterable[Coroutine[Any, Any, Outcome]]) -> list[Ou
 
 
 async def _collect(service: Service, events: Events, request_id: str) -> Outcome:
-    results: list[dict[str, Any]] = []
+    results: list[FillResult | ScoreResult] = []
     async for event in events:
         if isinstance(event, ResultDone):
             results.append(event.result)
         elif isinstance(event, Failed):
             raise service.failed(event, request_id)
         elif isinstance(event, Done):
-            return sorted(results, key=lambda result: int(result["index"])), event
+            return sorted(results, key=lambda result: result.index), event
     raise RuntimeError("the engine's events ended without a terminal one")
 
 

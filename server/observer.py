@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from engine.events import Done
+from server.answer import plain
 from server.errors import internal
 from server.logs import frames
 from server.metrics import Metrics
@@ -98,7 +99,7 @@ class Observer:
             if span is not None and self.spans is not None:
                 self.spans.end(span, facts, state.get("submitted_ns"), done)
             (log.debug if route in QUIET else log.info)(
-                "request", **facts, seconds=round(seconds, 6), **(done.usage if done else {})
+                "request", **facts, seconds=round(seconds, 6), **(plain(done.usage) if done else {})
             )
 
 

@@ -23,6 +23,7 @@ from opentelemetry.trace import (
 )
 
 from engine.events import Done
+from server.answer import plain
 from server.trace import Trace
 
 EXPORT_SECONDS = 2.0
@@ -58,7 +59,7 @@ class Spans:
         if facts["outcome"] == "error":
             span.set_status(Status(StatusCode.ERROR))
         if done is not None and submitted_ns is not None:
-            span.set_attributes(done.usage)
+            span.set_attributes(plain(done.usage))
             started_ns = submitted_ns + int(done.queue_s * 1e9)
             self._child(span, "queue", submitted_ns, started_ns)
             self._child(span, "first_token", started_ns, submitted_ns + int(done.first_token_s * 1e9))

@@ -41,7 +41,7 @@ class Cluster:
         self.url = f"http://127.0.0.1:{port}"
         own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex, "GLM_INFILL_LOG_LEVEL": "error"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.ray.local", str(port), *arguments],
+            [sys.executable, "-P", "-m", "deploy.ray.local", str(port), *arguments],
             env={**os.environ, **own},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -96,6 +96,9 @@ def free_port() -> int:
 def main(answers: TextIO) -> None:
     port, *given = sys.argv[1:]
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    # Ray has all workers import from where its driver stands, before anything else: an empty folder of our own.
+    os.mkdir(f"{folder}/empty")
+    os.chdir(f"{folder}/empty")
     try:
         ray.init(
             num_cpus=CPUS,

@@ -9,14 +9,16 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deploy.ray.engines import Engines
+from engine.answers import Usage
 from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import AdapterCard, BlankDelta, Done, Event, Failed, ModelCard, ResultDone, StepStats
 from engine.messages import EVENTS, FROM_REPLICA, REQUESTS, Refused, Reply, Report, Unavailable
 from engine.requests import Fill, RequestError
+from tests.answers import blank, filled
 
 FILL = Fill((("a",),), timeout_s=5.0)
 STREAM = Fill((("a",),), stream=True)
-RESULT, DONE = ResultDone("r", {"index": 0}), Done("r", {"total_tokens": 3})
+RESULT, DONE = ResultDone("r", filled([blank(text="b")])), Done("r", Usage(total_tokens=3))
 DELTA = BlankDelta("r", 0, 0, 0, "b", [7], [-0.5])
 NOT_READY = Failed("r", "overloaded", "loading", code="not_ready")
 CARD = ModelCard("m", "glm", "int8", 1, ["[MASK]"], 9, 9, 9, 9, ["append"], 9, "k", 0, "float32", 99)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from deploy.ray.local import Cluster
+from tests.litter import litter
 
 TWO = ("quant=int8", "replicas=2", "cpus=1")
 SCALED = ("max_replicas=2", "requests_per_replica=2", "upscale_delay_s=1", "downscale_delay_s=1", "max_queue=12")
@@ -19,8 +20,15 @@ WAIT_S = 240.0  # a replica is several processes, which a busy machine starts sl
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(*TWO)
+def littered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return litter(tmp_path_factory.mktemp("littered"))
+
+
+@pytest.fixture(scope="module")
+def cluster(littered: Path) -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(littered)
+        cluster = Cluster(*TWO)
     try:
         yield cluster
     finally:
@@ -68,6 +76,11 @@ def test_answers_are_those_of_one_server(client: httpx.Client, demo_url: str) ->
         assert ours == theirs
     card, one = client.get("/v1/models").json()["data"][0], httpx.get(f"{demo_url}/v1/models").json()["data"][0]
     assert card["id"] == one["id"]
+
+
+def test_nothing_is_imported_from_where_the_cluster_was_started(client: httpx.Client, littered: Path) -> None:
+    assert client.post("/v1/infill", json=fill(2, regex="[a-z]{2}")).status_code == 200
+    assert not (littered / "canary").exists()
 
 
 def test_a_context_is_found_where_it_was_left(client: httpx.Client) -> None:

@@ -11,10 +11,10 @@ import socket
 import sys
 from pathlib import Path
 
+from engine.answers import Usage
 from engine.events import Done, ModelCard
 from engine.messages import FROM_RANK, HEADER, TO_RANK, FromRank, Happened, Loading, NotReady, Ready, Submit
 
-USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "cached_tokens": 0}
 CARD = ModelCard(
     name="odd", family="glm", quant="none", tp=1, masks=["[MASK]"], max_context=9, max_positions=9, max_span=9,
     vocab_size=9, strategies=["append"], num_parameters=1, kernels="none", created=1, kv_cache_type="float32",
@@ -52,7 +52,7 @@ def main() -> None:
         if way == "serves-babbles":
             line.sendall(HEADER.pack(2) + b"{}")
         elif isinstance(message, Submit):
-            say(Happened([Done(message.id, USAGE)]))
+            say(Happened([Done(message.id, Usage())]))
 
 
 if __name__ == "__main__":

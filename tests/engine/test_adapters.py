@@ -23,6 +23,7 @@ from model.checkpoint import Checkpoint, load
 from model.network import Network
 from model.parallel import Ranks
 from quant.linear import Linear
+from tests.answers import wire
 from tests.engine.test_engine import results, segments
 from tests.engine.test_ranks import CONFIGS, checkpoint, folders  # noqa: F401
 from tests.ranks import on_ranks
@@ -165,7 +166,7 @@ def test_contexts_are_cached_by_adapter(folder: Path, eight: list[tuple[str, str
     fill = Fill((segments(TEXTS[0]),), (2,))
 
     def cached(request: Fill) -> int:
-        return int(engine.run(request)[-1].usage["cached_tokens"])  # type: ignore[union-attr]
+        return int(engine.run(request)[-1].usage.cached_tokens)  # type: ignore[union-attr]
 
     for adapter in (None, "a0", "a2"):
         assert cached(replace(fill, adapter=adapter)) == 0
@@ -212,7 +213,7 @@ def test_loading_and_unloading_while_others_run(folder: Path, eight: list[tuple[
     assert error.value.code == "adapter_in_use"
     while not engine.idle:
         events += engine.step()
-    assert [e.result for e in events if isinstance(e, ResultDone) and e.id == "x"] == expected
+    assert [wire(e.result) for e in events if isinstance(e, ResultDone) and e.id == "x"] == expected
     engine.unload("new")
     engine.scheduler.check()
     with pytest.raises(RequestError, match="no adapter 'new' is loaded"):
@@ -332,7 +333,7 @@ def test_ranks_give_what_one_does(folders: dict[str, Path], tmp_path: Path, name
         ("prefix", str(write_prefix(tmp_path / "prefix", model, 2, 13))),
         ("late", str(write_lora(tmp_path / "late", model, 3, 2))),
     ]
-    one, several = ({e.id: e.result for e in serve(size) if isinstance(e, ResultDone)} for size in (1, ranks))
+    one, several = ({e.id: wire(e.result) for e in serve(size) if isinstance(e, ResultDone)} for size in (1, ranks))
     assert len(one) == 8
     assert len({result["logprob"] for key, result in one.items() if key.endswith(".0")}) == 4
     for key, result in one.items():

@@ -13,6 +13,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import ResultDone
 from engine.requests import Fill, RequestError, Sampling, Score, Tokens
+from tests.answers import wire
 from tests.engine.test_choices import ONE
 from tests.engine.test_engine import TWO, next_logprobs, results, segments
 from tests.engine.test_families import engines, words  # noqa: F401
@@ -113,7 +114,7 @@ def test_bits_are_the_same_preempted_and_amid_others(folder: Path, engine: Engin
         small.add(small.prepare(request, str(name)), request)
     found = []
     while not small.idle:
-        found += [e.result for e in small.step() if isinstance(e, ResultDone)]
+        found += [wire(e.result) for e in small.step() if isinstance(e, ResultDone)]
         small.scheduler.check()
     assert len(found) == 10
     assert all(r["blanks"] == alone[0]["blanks"] for r in found)

@@ -14,6 +14,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import BlankDelta
 from engine.requests import Fill, Request, RequestError, Sampling, Score
+from tests.answers import wire
 from tests.engine.test_engine import TWO, results, segments
 
 ONE = "one day the [MASK] came over the hill"
@@ -132,7 +133,7 @@ def test_bits_are_the_same_preempted_and_amid_others(folder: Path, engine: Engin
     while not small.idle:
         events += small.step()
         small.scheduler.check()
-    found = [e.result for e in events if type(e).__name__ == "ResultDone"]  # type: ignore[attr-defined]
+    found = [wire(e.result) for e in events if type(e).__name__ == "ResultDone"]  # type: ignore[attr-defined]
     assert len(found) == 24
     assert all(r["blanks"] == alone[0]["blanks"] for r in found)
     assert small.scheduler.preemptions

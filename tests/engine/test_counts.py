@@ -137,9 +137,9 @@ def test_a_cancelled_request_counts_what_it_computed(glm: Engine, bert: Engine, 
     done = count.events[-1]
     assert isinstance(done, Done)
     assert count.found[1:] == count.expected()
-    assert done.usage["prompt_tokens"] == count.found[0]
-    assert done.usage["completion_tokens"] == count.found[1] + count.found[4]
-    assert done.usage["completion_tokens"] > 0
+    assert done.usage.prompt_tokens == count.found[0]
+    assert done.usage.completion_tokens == count.found[1] + count.found[4]
+    assert done.usage.completion_tokens > 0
 
 
 def test_each_text_of_a_request_counts_when_it_is_read(glm: Engine) -> None:
@@ -159,8 +159,8 @@ def test_beams_count_when_their_search_is_over_or_left(glm: Engine) -> None:
         whole.end()
         done = whole.events[-1]
         assert isinstance(done, Done)
-        assert whole.found == (done.usage["prompt_tokens"], done.usage["completion_tokens"], blanks, 0, 0)
-        assert done.usage["completion_tokens"] == n * blanks * 5
+        assert whole.found == (done.usage.prompt_tokens, done.usage.completion_tokens, blanks, 0, 0)
+        assert done.usage.completion_tokens == n * blanks * 5
         for steps in (0, 1, 4, 5, 13)[: blanks + 2]:
             count = Count(glm, request)
             for _ in range(steps):
@@ -177,7 +177,7 @@ def test_choices_count_when_one_is_chosen_or_they_are_left(glm: Engine) -> None:
     whole.end()
     done = whole.events[-1]
     assert isinstance(done, Done)
-    assert whole.found[:3] == (done.usage["prompt_tokens"], done.usage["completion_tokens"], 3)
+    assert whole.found[:3] == (done.usage.prompt_tokens, done.usage.completion_tokens, 3)
     count = Count(glm, request)
     assert isinstance(count.job, FillJob)
     (sample,) = count.job.samples

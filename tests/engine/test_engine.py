@@ -18,6 +18,7 @@ from model.checkpoint import load
 from model.families.glm import FAMILY
 from model.layout import Layout, parse, span_ids
 from model.network import Network
+from tests.answers import wire
 
 TWO = "the river [MASK] under a bridge and the [MASK] sang"
 CONTEXTS = ["[MASK] of the hill", "one day the [MASK] came", TWO, "the end of the tale is [gMASK]"]
@@ -30,7 +31,7 @@ def segments(text: str) -> Segments:
 def results(events: list[Event]) -> list[dict[str, Any]]:
     assert isinstance(events[-1], Done), events[-1]
     assert sum(isinstance(e, TERMINAL) for e in events) == 1
-    return [e.result for e in events if isinstance(e, ResultDone)]
+    return [wire(e.result) for e in events if isinstance(e, ResultDone)]
 
 
 @pytest.fixture(scope="module")
@@ -283,8 +284,9 @@ def test_probabilities_are_the_softmax_of_the_normalized_scores(engine: Engine) 
     events = engine.run(Score(text=segments("the [MASK]"), spans=(("river",), ("hill of the day",)), normalize="token"))
     normalized = torch.tensor([r["normalized"] for r in results(events)])
     assert isinstance(events[-1], Done)
-    assert events[-1].extra["probabilities"] == pytest.approx(torch.softmax(normalized, 0).tolist(), abs=1e-6)
-    assert events[-1].extra["best"] == int(normalized.argmax())
+    assert events[-1].ranking is not None
+    assert events[-1].ranking.probabilities == pytest.approx(torch.softmax(normalized, 0).tolist(), abs=1e-6)
+    assert events[-1].ranking.best == int(normalized.argmax())
 
 
 def test_a_deadline_and_a_cancel_end_a_request_once_and_free_its_blocks(engine: Engine) -> None:
@@ -403,7 +405,7 @@ def test_another_tenant_s_context_is_not_found_in_the_cache(engine: Engine) -> N
     for tenant in ("a", "b", "a", ""):
         events = engine.run(Score(text=segments(TWO), spans=(("runs", "birds"),), tenant=tenant))
         assert isinstance(events[-1], Done)
-        cached.append(events[-1].usage["cached_tokens"])
+        cached.append(events[-1].usage.cached_tokens)
     assert cached[0] == cached[1] == cached[3] == 0
     assert cached[2] > 0
 

@@ -19,6 +19,7 @@ from model.families import family_of
 from model.layout import parse
 from model.network import Network
 from model.tokenizers.interface import Tokenizer
+from tests.answers import wire
 from tests.model.test_references import TOLERANCE, config_of, golden, read
 
 SPECIAL: dict[str, dict[str, int]] = {
@@ -78,7 +79,7 @@ def words(ids: Sequence[int]) -> str:
 def results(engine: Engine, request: Request) -> list[dict[str, Any]]:
     events = engine.run(request)
     assert isinstance(events[-1], Done), events[-1]
-    return [e.result for e in events if isinstance(e, ResultDone)]
+    return [wire(e.result) for e in events if isinstance(e, ResultDone)]
 
 
 @pytest.mark.parametrize("strategy", [None, "parallel"])
@@ -260,7 +261,7 @@ class TestMaskedLM:
         for _ in range(2):
             *_, done = engines["bert"].run(Fill((segments(self.TEXT),)))
             assert isinstance(done, Done)
-            assert done.usage["cached_tokens"] == 0
+            assert done.usage.cached_tokens == 0
 
     def test_pseudo_log_likelihood_of_a_text(self, engines: Engines) -> None:
         expected = golden("bert", "pll")
@@ -318,6 +319,6 @@ def test_bits_are_those_of_a_request_alone(engines: Engines, file: str) -> None:
     while not engine.idle:
         for event in engine.step():
             if isinstance(event, ResultDone):
-                together.setdefault(event.id, []).append(event.result)
+                together.setdefault(event.id, []).append(wire(event.result))
     assert [together[str(n)] for n in range(len(requests))] == alone
     engine.scheduler.check()

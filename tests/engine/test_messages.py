@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from engine.events import BlankDelta, Done, Event, Failed, StepStats
+from engine.answers import Alternative, EchoedPrompt, Ranking, Usage
+from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, Failed, ResultDone, StepStats
 from engine.messages import (
     EVENTS,
     FROM_RANK,
@@ -33,6 +34,7 @@ from engine.messages import (
     UnloadAdapter,
 )  # fmt: skip
 from engine.requests import Fill, Mask, Request, Sampling, Score, Tokens
+from tests.answers import blank, filled, scored
 from tests.server.conftest import CARD
 
 
@@ -67,7 +69,12 @@ def test_requests_come_back_as_they_went(request_: Request) -> None:
     "event",
     [
         BlankDelta("x", 0, 0, 1, "t", [1], [-0.5]),
-        Done("x", {"total_tokens": 1}, {"best": 0}),
+        Done("x", Usage(total_tokens=1), Ranking(0, [1.0])),
+        ResultDone("x", filled([blank(text="t", top_logprobs=[[Alternative(1, "t", -0.5)]])])),
+        ResultDone("x", scored(1, -0.5)),
+        BlankDone("x", 0, 0, blank(choice_logprobs=[-1.0])),
+        Echoed("x", 0, 0, EchoedPrompt([1], ["t"], [None], [None], [0])),
+        Begun("x", Usage(), False),
         Failed("x", "error", "m"),
     ],
 )
@@ -84,7 +91,7 @@ TO = [
 ]
 FROM = [
     Loading(0.5), Ready(), Ready(CARD), NotReady("no such folder"), Raised("ValueError"), Alive(0.0),
-    Stepped(StepStats(0.1, 1, 1, 1, 0.5)), Happened([Done("x", {"total_tokens": 1}), Failed("y", "error", "m")]),
+    Stepped(StepStats(0.1, 1, 1, 1, 0.5)), Happened([Done("x", Usage(total_tokens=1)), Failed("y", "error", "m")]),
     AdaptersChanged([]), Reply("x"), Reply("x", "a"), Reply("x", [1]), Refused("x", "m", "p", "c"),
 ]  # fmt: skip
 

@@ -14,13 +14,14 @@ from engine.events import BlankDelta, Done, Echoed, Event, ResultDone
 from engine.requests import Fill, Mask, RequestError, Score, Tokens
 from model.attention import DenseAttention, visible
 from model.layout import Layout
+from tests.answers import wire
 
 TEXT = "the river hill and then a boat"
 
 
 def results(events: list[Event]) -> list[dict[str, Any]]:
     assert isinstance(events[-1], Done), events[-1]
-    return [e.result for e in events if isinstance(e, ResultDone)]
+    return [wire(e.result) for e in events if isinstance(e, ResultDone)]
 
 
 @pytest.fixture(scope="module")

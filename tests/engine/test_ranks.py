@@ -234,7 +234,7 @@ def test_ranks_have_bitsandbytes_own_numbers(folders: dict[str, Path], storage: 
     expected = alone(folders["glm_sat"], "glm_sat", storage)
     assert_same_numbers(found, expected)
     totals = [
-        {(e.id, e.result["index"]): e.result["logprob"] for e in events if isinstance(e, ResultDone)}
+        {(e.id, e.result.index): e.result.logprob for e in events if isinstance(e, ResultDone)}
         for events in (found.events, expected.events)
     ]
     scores = [key for key in totals[0] if isinstance(requests[int(key[0])], Score)]

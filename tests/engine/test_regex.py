@@ -13,6 +13,7 @@ import pytest
 
 from engine.regex import Allowance, compile_regex
 from engine.requests import RequestError
+from tests.litter import litter
 
 BOMB = "(a|b)*a(a|b){24}"
 PATIENCE_S = 60.0
@@ -28,12 +29,6 @@ try:
 except RequestError as error:
     print(error.outcome, error.code, error.param, error.message)
 """
-# Whatever a server imports, by names that a folder may well have.
-NAMES = (
-    "model", "engine", "quant", "server", "deploy", "training", "numpy", "torch", "tokenizers", "outlines_core", "json",
-    "struct", "resource", "array", "encodings", "site", "typing", "random", "peft", "safetensors", "sitecustomize",
-    "usercustomize",
-)  # fmt: skip
 
 
 def refusal(pattern: str, allowance: Allowance | None = None) -> RequestError:
@@ -107,15 +102,8 @@ def test_no_descriptor_left_is_the_machine_s(left: int) -> None:
     assert left > 0 or done.stdout != "2\n"
 
 
-@pytest.fixture
-def littered(tmp_path: Path) -> Path:
-    """A folder of files that are named as modules are, each of which leaves a sign when it is run."""
-    for name in NAMES:
-        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'a').write({name!r} + '\\n')\n")
-    return tmp_path
-
-
-def test_nothing_is_imported_from_where_a_process_stands(littered: Path) -> None:
+def test_nothing_is_imported_from_where_a_process_stands(tmp_path: Path) -> None:
+    littered = litter(tmp_path)
     code = "from engine.regex import compile_regex; print(compile_regex('a|b').num_states)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=littered, capture_output=True, text=True, timeout=PATIENCE_S

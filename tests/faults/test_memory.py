@@ -13,6 +13,7 @@ from engine.events import Event, Failed, ResultDone
 from engine.ranks import Leading
 from engine.requests import Fill, Request, Score
 from engine.runner import LOGIT_ROWS
+from tests.answers import wire
 from tests.engine.test_engine import TWO, segments
 
 
@@ -41,7 +42,7 @@ ERRORS = [
 
 
 def results(events: list[Event]) -> dict[str, Any]:
-    return {e.id: e.result for e in events if isinstance(e, ResultDone)}
+    return {e.id: wire(e.result) for e in events if isinstance(e, ResultDone)}
 
 
 HUGE: dict[str, Request] = {

@@ -78,7 +78,7 @@ def ours(folder: Path) -> list[list[float]]:
     for sequence in SEQUENCES:
         events = engine.run(Score(text=(" ".join(sequence),)))
         (result,) = (event.result for event in events if isinstance(event, ResultDone))
-        found.append(result["spans"][0]["token_logprobs"])
+        found.append(result.spans[0]["token_logprobs"])
     return found
 
 

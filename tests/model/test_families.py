@@ -33,6 +33,7 @@ from model.tokenizer import Tokenizer
 from model.tokenizers.word_pieces import WordPieces
 from quant.packing import unpack_nibbles
 from quant.registry import build
+from tests.answers import wire
 from tests.conftest import WORDS
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
 
@@ -446,7 +447,7 @@ class TestTraps:
 
         def last_blank(strategy: Any) -> list[float]:
             events = running.run(Fill((text,), max_tokens=(3,), min_tokens=(3,), strategy=strategy))
-            (result,) = (event.result for event in events if isinstance(event, ResultDone))
+            (result,) = (wire(event.result) for event in events if isinstance(event, ResultDone))
             found: list[float] = result["blanks"][1]["token_logprobs"]
             return found
 
@@ -459,7 +460,7 @@ class TestTraps:
 
         def scored(**options: Any) -> dict[str, Any]:
             events = running.run(Score(text=text, spans=(("red cat",),), **options))
-            (result,) = (event.result for event in events if isinstance(event, ResultDone))
+            (result,) = (wire(event.result) for event in events if isinstance(event, ResultDone))
             return dict(result)
 
         plain, ended = scored(), scored(include_end=True)

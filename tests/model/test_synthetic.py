@@ -13,6 +13,7 @@ from engine.events import ResultDone
 from engine.requests import Fill, Mask
 from model.config import CheckpointError
 from model.synthetic import invented
+from tests.answers import wire
 from tests.ranks import on_ranks
 
 
@@ -31,7 +32,7 @@ def test_a_folder_without_weights_is_served(bare: Path, quant: str) -> None:
     engine = Engine(config)
     assert engine.card.quant == quant
     events = engine.run(Fill((("the ", Mask("[MASK]")),), (3,), (3,)))
-    (result,) = (e.result for e in events if isinstance(e, ResultDone))
+    (result,) = (wire(e.result) for e in events if isinstance(e, ResultDone))
     assert len(result["blanks"][0]["token_ids"]) == 3
 
 

@@ -11,14 +11,16 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 from starlette.types import Message
 
+from engine.answers import Ranking, Usage
 from engine.client import EngineUnavailable, ignore
 from engine.events import AdapterCard, BlankDelta, BlankDone, Done, Event, Loss, ModelCard, ResultDone, StepStats
 from engine.requests import Fill, Request, RequestError
 from server.app import create_app
 from server.settings import Settings
+from tests.answers import blank, filled, scored
 
-USAGE = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "cached_tokens": 0}
-BLANK = {"index": 0, "mask": "[MASK]", "start": 2, "end": 8, "text": "b", "finish_reason": "stop"}
+USAGE = Usage(5, 1, 6)
+BLANK = blank(mask="[MASK]", start=2, end=8, text="b", finish_reason="stop")
 CARD = ModelCard(
     name="demo", family="glm", quant="int8", tp=1, masks=["[MASK]", "[gMASK]"], max_context=512,
     max_positions=1024, max_span=512, vocab_size=100, strategies=["append", "reencode", "parallel"],
@@ -35,12 +37,12 @@ async def answers(request: Request, work_id: str) -> AsyncIterator[Event]:
         if request.stream:
             yield BlankDelta(work_id, 0, 0, 0, "b", [7], [-0.5])
             yield BlankDone(work_id, 0, 0, BLANK)
-        yield ResultDone(work_id, {"index": 0, "input_index": 0, "text": "a b", "blanks": [BLANK]})
+        yield ResultDone(work_id, filled([BLANK]))
         yield Done(work_id, USAGE)
     else:
-        yield ResultDone(work_id, {"index": 1, "logprob": -2.0})
-        yield ResultDone(work_id, {"index": 0, "logprob": -1.0})
-        yield Done(work_id, USAGE, {"best": 0, "probabilities": [0.7, 0.3]})
+        yield ResultDone(work_id, scored(1, -2.0))
+        yield ResultDone(work_id, scored(0, -1.0))
+        yield Done(work_id, USAGE, Ranking(0, [0.7, 0.3]))
 
 
 class FakeEngine:

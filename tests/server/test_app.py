@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from engine.answers import Usage
 from engine.events import Done
 from server.app import ROUTES
 from server.playground import PATHS
@@ -39,7 +40,7 @@ def test_draining_refuses_work_and_finishes_what_is_inside(make_app, make_caller
 
     async def script(request, work_id):
         await release.wait()
-        yield Done(work_id, {})
+        yield Done(work_id, Usage())
 
     async def play():
         engine.script = script
@@ -70,7 +71,7 @@ def test_draining_shows_in_readiness(client):
 def test_burst_over_the_limit_is_503_and_the_rest_finishes(make_app, make_caller, engine):
     async def script(request, work_id):
         await asyncio.sleep(0.05)
-        yield Done(work_id, {})
+        yield Done(work_id, Usage())
 
     async def play():
         engine.script = script

@@ -4,10 +4,12 @@ import math
 
 import pytest
 
+from engine.answers import Usage
 from engine.events import Done, Failed, ResultDone
 from engine.requests import Score, Tokens
+from tests.answers import scored
 
-USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7, "cached_tokens": 0}
+USAGE = Usage(5, 2, 7, 0)
 
 
 def test_what_a_harness_asks_of_a_tokenizer(client):
@@ -48,7 +50,7 @@ def test_work_at_the_root_goes_through_the_gate(client, path):
 
 async def labels(request, work_id):
     for index in range(len(request.targets)):
-        yield ResultDone(work_id, {"index": index, "logprob": -1.0 - index})
+        yield ResultDone(work_id, scored(index, -1.0 - index))
     yield Done(work_id, USAGE)
 
 

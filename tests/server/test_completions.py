@@ -6,31 +6,29 @@ from typing import Any
 
 import pytest
 
+from engine.answers import Alternative, EchoedPrompt, FilledBlank, FillResult, Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, Failed, ResultDone
 from engine.requests import Fill, Mask, Request, Sampling, Tokens
 from server.protocols.openai.logprobs import Logprobs
+from tests.answers import blank
 
-USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7, "cached_tokens": 0}
-ECHO = {
-    "token_ids": [3, 4, 5],
-    "tokens": ["a", " b", " c"],
-    "token_logprobs": [-0.25, -1.5, -2.5],
-    "top_logprobs": [
-        [{"token_id": 3, "token": "a", "logprob": -0.25}],
-        [{"token_id": 9, "token": " x", "logprob": -0.5}],
-        [{"token_id": 5, "token": " c", "logprob": -2.5}],
-    ],
-    "text_offsets": [0, 1, 3],
-}
+USAGE = Usage(5, 2, 7)
+ECHO = EchoedPrompt(
+    token_ids=[3, 4, 5],
+    tokens=["a", " b", " c"],
+    token_logprobs=[-0.25, -1.5, -2.5],
+    top_logprobs=[[Alternative(3, "a", -0.25)], [Alternative(9, " x", -0.5)], [Alternative(5, " c", -2.5)]],
+    text_offsets=[0, 1, 3],
+)
 
 
-def blank(text: str = "no", logprob: float = -1.0, **fields: Any) -> dict[str, Any]:
-    return {
-        "index": 0, "mask": "[gMASK]", "start": 0, "end": 7, "text": text, "token_ids": [7], "tokens": [text],
-        "logprob": logprob, "token_logprobs": [logprob], "text_offsets": [0], "end_token": None, "end_logprob": None,
-        "top_logprobs": [[{"token_id": 7, "token": text, "logprob": logprob}]], "end_top_logprobs": None,
-        "stop_string": None, "finish_reason": "length", **fields,
+def one(text: str = "no", logprob: float = -1.0, **fields: Any) -> FilledBlank:
+    """A blank of one token."""
+    known: dict[str, Any] = {
+        "mask": "[gMASK]", "end": 7, "text": text, "token_ids": [7], "tokens": [text], "logprob": logprob,
+        "token_logprobs": [logprob], "text_offsets": [0], "top_logprobs": [[Alternative(7, text, logprob)]],
     }  # fmt: skip
+    return blank(**{**known, **fields})
 
 
 async def completes(request: Request, work_id: str) -> AsyncIterator[Event]:
@@ -40,14 +38,13 @@ async def completes(request: Request, work_id: str) -> AsyncIterator[Event]:
         yield Begun(work_id, USAGE, False)
     for index in reversed(range(len(request.inputs) * request.n)):
         number = index // request.n
-        found = blank(f"t{index}", -10.0 + index % request.n)
-        echo = {"echo": ECHO} if request.echo else {}
+        found = one(f"t{index}", -10.0 + index % request.n)
         if request.stream:
             if request.echo:
                 yield Echoed(work_id, index, number, ECHO)
             yield BlankDelta(work_id, index, number, 0, f"t{index}", [7], [-1.0], ["t"], None, [0])
             yield BlankDone(work_id, index, number, found)
-        yield ResultDone(work_id, {"index": index, "input_index": number, "blanks": [found], **echo})
+        yield ResultDone(work_id, FillResult(index, number, "", 0.0, [found], ECHO if request.echo else None))
     yield Done(work_id, USAGE)
 
 
@@ -147,7 +144,7 @@ def test_an_end_token_is_a_token_of_the_logprobs(client, engine):
             "text_offsets": [],
         }
         fields |= {"end_token": "<eop>", "end_logprob": -0.5, "end_top_logprobs": [], "finish_reason": "stop"}
-        yield ResultDone(work_id, {"index": 0, "input_index": 0, "blanks": [blank(**fields)], "echo": ECHO})
+        yield ResultDone(work_id, FillResult(0, 0, "", 0.0, [one(**fields)], ECHO))
         yield Done(work_id, USAGE)
 
     engine.script = script
@@ -286,7 +283,7 @@ def test_unknown_fields_pass_and_are_told_once_by_name(capsys, make_client):
 
 def test_of_tokens_spelled_alike_the_most_probable_one_counts():
     logprobs = Logprobs()
-    top = [{"token": "a", "logprob": -0.1}, {"token": "a", "logprob": -3.0}, {"token": "b", "logprob": -float("inf")}]
+    top = [Alternative(1, "a", -0.1), Alternative(2, "a", -3.0), Alternative(3, "b", -float("inf"))]
     logprobs.add(["a", "c"], [-3.0, -1e9], [top, []], [0, 1])
     assert logprobs.top_logprobs == [{"a": -0.1, "b": -9999.0}, {"c": -9999.0}]
     assert logprobs.token_logprobs == [-3.0, -9999.0]

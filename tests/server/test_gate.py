@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.answers import Usage
 from engine.client import EngineUnavailable
 from engine.events import Done, Failed, ModelCard
 from engine.requests import Fill, Mask, RequestError, Score
@@ -34,7 +35,7 @@ def test_few_huge_requests_trip_the_token_cap_and_small_ones_still_pass(make_app
 
     async def script(request, work_id):
         await release.wait()
-        yield Done(work_id, {"total_tokens": 3})
+        yield Done(work_id, Usage(total_tokens=3))
 
     async def play():
         engine.script = script

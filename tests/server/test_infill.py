@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
+from engine.answers import Usage
 from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import Done, Failed, ResultDone
 from engine.requests import Fill, Mask, Sampling
+from tests.answers import scored
 
 
 def test_answer_has_the_fields_of_the_contract(client):
@@ -104,8 +106,8 @@ def test_crash_tells_nothing_but_the_request_id(client, engine, refused):
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_nan_never_reaches_a_client(client, engine, refused, number):
     async def script(request, work_id):
-        yield ResultDone(work_id, {"index": 0, "logprob": number})
-        yield Done(work_id, {})
+        yield ResultDone(work_id, scored(0, number))
+        yield Done(work_id, Usage())
 
     engine.script = script
     refused(client.post("/v1/infill", json={"text": "a"}), 500)
@@ -129,7 +131,7 @@ def test_events_that_just_end_are_an_error(client, engine, refused):
 def test_client_that_leaves_cancels_the_request(engine, make_caller):
     async def script(request, work_id):
         await asyncio.sleep(60)
-        yield Done(work_id, {})
+        yield Done(work_id, Usage())
 
     async def leave():
         engine.script = script

@@ -11,18 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.answers import Alternative, Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event, Failed
 from engine.requests import Fill, Mask, Request, Sampling
 from server.protocols.llama_cpp.editing import Completion
+from tests.answers import blank
 
-USAGE = {"prompt_tokens": 40, "completion_tokens": 0, "total_tokens": 40, "cached_tokens": 0}
+USAGE = Usage(prompt_tokens=40, total_tokens=40)
+TOP = [Alternative(9, "é", -0.5)]
 LINES = ["\n", "    ", "  ", "a", "b c", "\t", "\n\n", "x\n"]
 
 
 def done(work_id: str, index: int, reason: str = "stop", stop_string: str | None = None) -> BlankDone:
-    top = [[{"token_id": 9, "token": "é", "logprob": -0.5}]] * 2
-    blank = {"token_ids": [7, 8], "tokens": ["o", "t"], "token_logprobs": [-1.0, -2.0], "top_logprobs": top}
-    return BlankDone(work_id, index, 0, {**blank, "finish_reason": reason, "stop_string": stop_string})
+    whole = blank(
+        token_ids=[7, 8], tokens=["o", "t"], token_logprobs=[-1.0, -2.0], top_logprobs=[TOP] * 2,
+        finish_reason=reason, stop_string=stop_string,
+    )  # fmt: skip
+    return BlankDone(work_id, index, 0, whole)
 
 
 async def writes(request: Request, work_id: str) -> AsyncIterator[Event]:
@@ -152,8 +157,7 @@ def test_probabilities_come_with_what_they_are_of(client, engine):
 
     async def script(request, work_id):
         for token_id, token in ((7, "o"), (8, "t")):
-            top = [{"token_id": 9, "token": "é", "logprob": -0.5}]
-            yield BlankDelta(work_id, 0, 0, 0, token, [token_id], [-1.0], [token], [top])
+            yield BlankDelta(work_id, 0, 0, 0, token, [token_id], [-1.0], [token], [TOP])
         yield done(work_id, 0)
         yield Done(work_id, USAGE)
 

@@ -17,6 +17,7 @@ import asyncio, importlib.util, os, sys
 spec = importlib.util.spec_from_file_location("world", os.environ["WORLD"])
 world = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(world)
+from engine.answers import Usage
 from engine.events import BlankDelta, Done
 from server.serving import serve
 from server.settings import Settings
@@ -24,7 +25,7 @@ from server.settings import Settings
 async def script(request, work_id):
     yield BlankDelta(work_id, 0, 0, 0, "b", [7], [-0.5])
     await asyncio.sleep(float(os.environ["SECONDS"]))
-    yield Done(work_id, {})
+    yield Done(work_id, Usage())
 
 engine = world.FakeEngine(script)
 engine.status = (os.environ["STATE"], "1 rank")

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from engine.answers import Usage
 from engine.events import BlankDelta, Done, Failed
 
 BODY = {"text": "a [MASK]", "stream": True}
@@ -55,7 +56,7 @@ def test_silence_is_filled_with_heartbeats(engine, make_client):
     async def script(request, work_id):
         yield delta(work_id)
         await asyncio.sleep(0.1)
-        yield Done(work_id, {})
+        yield Done(work_id, Usage())
 
     engine.script = script
     response = make_client(heartbeat_seconds=0.02).post("/v1/infill", json=BODY)

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from engine.answers import Usage
 from engine.events import Done
 from server.trace import read_trace
 
@@ -83,7 +84,7 @@ def test_nothing_of_opentelemetry_s_sdk_is_loaded_unless_asked_for():
 
 def test_spans_reach_a_collector(collector, make_client, engine):
     async def script(request, work_id):
-        yield Done(work_id, {"prompt_tokens": 5, "completion_tokens": 2}, queue_s=0.25, first_token_s=0.5)
+        yield Done(work_id, Usage(5, 2, 7), queue_s=0.25, first_token_s=0.5)
 
     engine.script = script
     url, bodies = collector

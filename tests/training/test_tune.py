@@ -22,6 +22,7 @@ from engine.requests import Mask, Score
 from model.adapters.base import Base
 from model.checkpoint import load
 from model.layout import parse
+from tests.answers import wire
 from training.adapters import AdapterOptions, learner
 from training.lessons import LessonError, Lessons
 from training.tune import TuneError, TuneOptions, tune
@@ -74,7 +75,7 @@ def scored(engine: Engine, line: dict[str, Any], adapter: str | None) -> tuple[f
         score = Score(context=segments(line["context"]), targets=(line["target"],), include_end=True)
     else:
         score = Score(text=segments(line["text"]), spans=(tuple(line["spans"]),), include_end=True)
-    (result,) = (e.result for e in engine.run(replace(score, adapter=adapter)) if isinstance(e, ResultDone))
+    (result,) = (wire(e.result) for e in engine.run(replace(score, adapter=adapter)) if isinstance(e, ResultDone))
     return result["logprob"], result["num_tokens"]
 
 

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.answers import Alternative, Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event
 from server.bodies import LEAST
 from server.exchange import Events
@@ -63,14 +64,14 @@ class Edit:
     began: float
     first: float | None = None
     ended: float = 0.0
-    usage: dict[str, int] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
     fitted: bool = False
 
     def timings(self, completion: Completion) -> dict[str, float]:
         """llama.cpp's `timings`."""
         first = self.first if self.first is not None else self.ended
-        num_cached = self.usage.get("cached_tokens", 0)
-        num_prompt = self.usage.get("prompt_tokens", 0) - num_cached
+        num_cached = self.usage.cached_tokens
+        num_prompt = self.usage.prompt_tokens - num_cached
         times: dict[str, float] = {"cache_n": num_cached}
         for name, count, seconds in (
             ("prompt", num_prompt, first - self.began),
@@ -115,28 +116,26 @@ def _take(edit: Edit, event: Event, indent: int, limit_ms: int) -> None:
         completion.probabilities += _probabilities(event.token_ids, event.tokens, event.logprobs, event.top_logprobs)
     else:
         blank = event.blank
-        completion.token_ids = list(blank["token_ids"])
+        completion.token_ids = list(blank.token_ids)
         completion.probabilities = _probabilities(
-            blank["token_ids"], blank["tokens"], blank["token_logprobs"], blank["top_logprobs"]
+            blank.token_ids, blank.tokens, blank.token_logprobs, blank.top_logprobs
         )
-        word = blank["stop_string"]
+        word = blank.stop_string
         completion.stopping_word = word or ""
-        reason: str = blank["finish_reason"]
-        completion.stop_type = STOPS.get(reason, "eos") if word is None else "word"
+        completion.stop_type = STOPS.get(blank.finish_reason or "", "eos") if word is None else "word"
 
 
 def _probabilities(
     ids: Sequence[int],
     tokens: Sequence[str],
     logprobs: Sequence[float],
-    tops: Sequence[Sequence[dict[str, Any]]] | None,
+    tops: Sequence[Sequence[Alternative]] | None,
 ) -> list[dict[str, Any]]:
     """llama.cpp's `completion_probabilities`, of tokens whose alternatives are known."""
     if tops is None:
         return []
     return [
-        _probability(i, token, logprob)
-        | {"top_logprobs": [_probability(t["token_id"], t["token"], t["logprob"]) for t in top]}
+        _probability(i, token, logprob) | {"top_logprobs": [_probability(t.token_id, t.token, t.logprob) for t in top]}
         for i, token, logprob, top in zip(ids, tokens, logprobs, tops, strict=True)
     ]
 
@@ -152,8 +151,8 @@ def wire(completion: Completion, edit: Edit, fields: dict[str, Any], with_tokens
         "tokens": completion.token_ids if with_tokens else [],
         "stop": True,
         "tokens_predicted": len(completion.token_ids),
-        "tokens_evaluated": edit.usage.get("prompt_tokens", 0),
-        "tokens_cached": edit.usage.get("cached_tokens", 0),
+        "tokens_evaluated": edit.usage.prompt_tokens,
+        "tokens_cached": edit.usage.cached_tokens,
         "has_new_line": "\n" in completion.text,
         "truncated": edit.fitted,
         "stop_type": completion.stop_type,

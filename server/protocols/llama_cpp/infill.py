@@ -12,6 +12,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from engine.answers import EMPTY, Usage
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed
 from server.answer import Answer
 from server.bodies import names
@@ -80,8 +81,8 @@ async def _nothing(edit: Edit) -> Events:
     edit.ended = edit.began
     for index, completion in enumerate(edit.completions):
         completion.stop_type = "limit"
-        yield BlankDone("", index, 0, {})
-    yield Done("", {})
+        yield BlankDone("", index, 0, EMPTY)
+    yield Done("", Usage())
 
 
 class EditEvents:
@@ -111,7 +112,7 @@ class EditEvents:
             "stop": False,
             "id_slot": self.body.id_slot,
             "tokens_predicted": len(completion.token_ids),
-            "tokens_evaluated": self.edit.usage.get("prompt_tokens", 0),
+            "tokens_evaluated": self.edit.usage.prompt_tokens,
         }
         if self.body.n_probs:
             piece["completion_probabilities"] = completion.probabilities[tokens:]

@@ -37,4 +37,4 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
     if body.stream:
         return EventStream(service, Stream(events, NamedEvents(head), request.state.request_id))
     results, done = await complete(service, request, events)
-    return Answer({**head, "results": results, **done.extra, "usage": done.usage})
+    return Answer({**head, "results": results, "usage": done.usage})

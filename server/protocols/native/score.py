@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Request
 
-from server.answer import Answer
+from server.answer import Answer, plain
 from server.body import read_object
 from server.exchange import complete, submit
 from server.named_adapter import named_adapter
@@ -36,4 +36,5 @@ async def score(request: Request, service: Annotated[Service, Depends(service_of
     work_id = f"score-{uuid4().hex}"
     head = {"id": work_id, "object": "score", "created": int(time.time()), "model": card.name}
     results, done = await complete(service, request, submit(service, request, work, work_id))
-    return Answer({**head, "results": results, **done.extra, "usage": done.usage})
+    ranking = {} if done.ranking is None else plain(done.ranking)
+    return Answer({**head, "results": results, **ranking, "usage": done.usage})

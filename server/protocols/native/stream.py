@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.events import BlankDelta, BlankDone, Done, Event, ResultDone
+from server.answer import plain
 from server.errors import ApiError
 from server.streaming import sse
 
@@ -23,9 +24,9 @@ class NamedEvents:
             case BlankDone():
                 return sse("blank.done", {**place, "blank": event.blank})
             case ResultDone():
-                return sse("result.done", event.result)
+                return sse("result.done", plain(event.result))
             case Done():
-                return sse("done", {**self.head, **event.extra, "usage": event.usage})
+                return sse("done", {**self.head, "usage": event.usage})
         return b""
 
     def error(self, error: ApiError) -> bytes:

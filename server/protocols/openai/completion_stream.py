@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.answers import EchoedPrompt, Usage
 from engine.events import BlankDelta, BlankDone, Done, Echoed, Event
 from server.errors import ApiError
 from server.protocols.openai.logprobs import Logprobs
@@ -45,7 +46,7 @@ class CompletionEvents:
             return b""
         return self._echo(event.index, event.input_index, None)
 
-    def _echo(self, index: int, input_index: int, echo: dict[str, Any] | None) -> bytes:
+    def _echo(self, index: int, input_index: int, echo: EchoedPrompt | None) -> bytes:
         self._echoed.add(index)
         text = self.texts[input_index]
         if echo is None:
@@ -65,7 +66,7 @@ class CompletionEvents:
         logprobs = Logprobs()
         sent = self._num_sent.get(event.index, 0)
         logprobs.add_span(event.blank, len(self.texts[event.input_index]), sent)
-        return self._chunk(event.index, "", logprobs, event.blank["finish_reason"])
+        return self._chunk(event.index, "", logprobs, event.blank.finish_reason)
 
     def _chunk(
         self,
@@ -81,8 +82,11 @@ class CompletionEvents:
         return data({**self.head, "choices": [choice], **counted})
 
 
-def usage(counts: dict[str, int]) -> dict[str, Any]:
+def usage(counts: Usage) -> dict[str, Any]:
     """The engine's counts in OpenAI's words."""
-    names = ("prompt_tokens", "completion_tokens", "total_tokens")
-    details = {"cached_tokens": counts["cached_tokens"]}
-    return {**{name: counts[name] for name in names}, "prompt_tokens_details": details}
+    return {
+        "prompt_tokens": counts.prompt_tokens,
+        "completion_tokens": counts.completion_tokens,
+        "total_tokens": counts.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
+    }

@@ -16,6 +16,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from engine.answers import EMPTY, FillResult, Usage
 from engine.client import EngineClient
 from engine.events import BlankDone, Done, ModelCard, ResultDone
 from engine.requests import RequestError, Tokens
@@ -34,18 +35,6 @@ from server.takes import takes
 PATH = "/v1/completions"
 # What the engine calls the fields of a request.
 NAMES = {"text": "prompt"}
-
-# A blank in which nothing was to be written.
-EMPTY: dict[str, Any] = {
-    "text": "",
-    "tokens": [],
-    "token_logprobs": [],
-    "top_logprobs": None,
-    "text_offsets": [],
-    "end_token": None,
-    "end_logprob": None,
-    "finish_reason": "length",
-}
 
 router = APIRouter()
 
@@ -77,7 +66,8 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     if body.stream:
         return EventStream(service, Stream(events, CompletionEvents(body, texts, head), request.state.request_id))
     results, done = await complete(service, request, events)
-    choices = [_choice(body, asked, texts, result, index) for index, result in enumerate(_best(results, asked))]
+    fills = [result for result in results if isinstance(result, FillResult)]
+    choices = [_choice(body, asked, texts, result, index) for index, result in enumerate(_best(fills, asked))]
     return Answer({**head, "choices": choices, "usage": usage(done.usage)})
 
 
@@ -100,14 +90,14 @@ async def _nothing(asked: Asked, engine: EngineClient, work_id: str) -> Events:
     for index in range(len(asked.prompts) * asked.best_of):
         input_index = index // asked.best_of
         yield BlankDone(work_id, index, input_index, EMPTY)
-        yield ResultDone(work_id, {"index": index, "input_index": input_index, "blanks": [EMPTY]})
-    yield Done(work_id, {"prompt_tokens": count, "completion_tokens": 0, "total_tokens": count, "cached_tokens": 0})
+        yield ResultDone(work_id, FillResult(index, input_index, "", 0.0, [EMPTY]))
+    yield Done(work_id, Usage(prompt_tokens=count, total_tokens=count))
 
 
-def _best(results: list[dict[str, Any]], asked: Asked) -> list[dict[str, Any]]:
+def _best(results: list[FillResult], asked: Asked) -> list[FillResult]:
     """Of each prompt's answers the n whose tokens are the most probable, on the average."""
-    best: list[dict[str, Any]] = []
-    for _, same in groupby(results, key=lambda result: result["input_index"]):
+    best: list[FillResult] = []
+    for _, same in groupby(results, key=lambda result: result.input_index):
         answers = list(same)
         if asked.best_of > asked.n:
             answers = sorted(answers, key=_mean_logprob, reverse=True)[: asked.n]
@@ -115,23 +105,23 @@ def _best(results: list[dict[str, Any]], asked: Asked) -> list[dict[str, Any]]:
     return best
 
 
-def _mean_logprob(result: dict[str, Any]) -> float:
-    blank = result["blanks"][0]
-    logprobs = [*blank["token_logprobs"], *([] if blank["end_logprob"] is None else [blank["end_logprob"]])]
+def _mean_logprob(result: FillResult) -> float:
+    blank = result.blanks[0]
+    logprobs = [*blank.token_logprobs, *([] if blank.end_logprob is None else [blank.end_logprob])]
     return math.fsum(logprobs) / max(len(logprobs), 1)
 
 
 def _choice(
-    body: CompletionRequest, asked: Asked, texts: Sequence[str], result: dict[str, Any], index: int
+    body: CompletionRequest, asked: Asked, texts: Sequence[str], result: FillResult, index: int
 ) -> dict[str, Any]:
-    blank = result["blanks"][0]
-    prompt = texts[result["input_index"]]
-    choice = {"index": index, "text": prompt + blank["text"], "finish_reason": blank["finish_reason"]}
+    blank = result.blanks[0]
+    prompt = texts[result.input_index]
+    choice: dict[str, Any] = {"index": index, "text": prompt + blank.text, "finish_reason": blank.finish_reason}
     if body.logprobs is None:
         return {**choice, "logprobs": None}
     logprobs = Logprobs()
-    if asked.scores:
-        choice["glm"] = {"first_token_logprob": logprobs.add_prompt(result["echo"])}
+    if result.echo is not None:
+        choice["glm"] = {"first_token_logprob": logprobs.add_prompt(result.echo)}
     logprobs.add_span(blank, len(prompt))
     return {**choice, "logprobs": logprobs.wire()}
 

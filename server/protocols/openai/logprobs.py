@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.answers import Alternative, EchoedPrompt, FilledBlank
 from server.bodies import LEAST
 
-Tops = Sequence[Sequence[dict[str, Any]] | None] | None
+Tops = Sequence[Sequence[Alternative] | None] | None
 
 
 @dataclass(slots=True)
@@ -32,23 +33,22 @@ class Logprobs:
             self.top_logprobs.append(None if known is None else _best(token, known, top or ()))
             self.text_offset.append(offset)
 
-    def add_prompt(self, echo: dict[str, Any]) -> float | None:
+    def add_prompt(self, echo: EchoedPrompt) -> float | None:
         """Puts the tokens of a scored prompt, the engine's `echo`. This protocol has no log-probability for the very
         first one: its own is given back."""
-        self.add(echo["tokens"], echo["token_logprobs"], echo["top_logprobs"], echo["text_offsets"])
+        self.add(echo.tokens, echo.token_logprobs, echo.top_logprobs, echo.text_offsets)
         if not self.tokens:
             return None
         first, self.token_logprobs[0], self.top_logprobs[0] = self.token_logprobs[0], None, None
         return first
 
-    def add_span(self, blank: dict[str, Any], at: int, first: int = 0) -> None:
+    def add_span(self, blank: FilledBlank, at: int, first: int = 0) -> None:
         """Puts the tokens of a blank that stands `at` a character, from its `first` on; an end token is one too."""
-        offsets = [at + offset for offset in blank["text_offsets"][first:]]
-        tops = blank["top_logprobs"]
-        self.add(blank["tokens"][first:], blank["token_logprobs"][first:], tops and tops[first:], offsets)
-        if blank["end_token"] is not None:
-            tops = [blank["end_top_logprobs"]]
-            self.add([blank["end_token"]], [blank["end_logprob"]], tops, [at + len(blank["text"])])
+        offsets = [at + offset for offset in blank.text_offsets[first:]]
+        tops = blank.top_logprobs
+        self.add(blank.tokens[first:], blank.token_logprobs[first:], tops and tops[first:], offsets)
+        if blank.end_token is not None:
+            self.add([blank.end_token], [blank.end_logprob], [blank.end_top_logprobs], [at + len(blank.text)])
 
     def wire(self) -> dict[str, Any]:
         """The object."""
@@ -60,9 +60,9 @@ class Logprobs:
         }
 
 
-def _best(token: str, logprob: float, top: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _best(token: str, logprob: float, top: Sequence[Alternative]) -> dict[str, float]:
     best: dict[str, float] = {}
-    found = [(t["token"], max(t["logprob"], LEAST)) for t in top]
+    found = [(t.token, max(t.logprob, LEAST)) for t in top]
     for spelled, value in (*found, (token, logprob)):
         best[spelled] = max(value, best.get(spelled, LEAST))
     return best

@@ -26,8 +26,8 @@ async def labels(request: Request, service: Service, raw: dict[str, Any]) -> Ans
     work_id = f"score-{uuid4().hex}"
     streams = [submit(service, request, work, f"{work_id}-{number}", LABEL_NAMES) for number, work in enumerate(works)]
     outcomes = await complete_all(service, request, streams)
-    logprobs = [[max(result["logprob"], LEAST) for result in results] for results, _ in outcomes]
-    num_tokens = sum(done.usage["prompt_tokens"] for _, done in outcomes)
+    logprobs = [[max(result.logprob, LEAST) for result in results] for results, _ in outcomes]
+    num_tokens = sum(done.usage.prompt_tokens for _, done in outcomes)
     return Answer(
         {
             "scores": [body.probabilities(row) for row in logprobs],

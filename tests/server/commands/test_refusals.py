@@ -18,6 +18,7 @@ import pytest
 
 from model.checkpoint import load
 from server.keyfile import new_key, read_keys
+from tests.litter import litter
 
 PATIENCE_S = 120.0
 GLM = [sys.executable, "-P", "-m", "server.cli"]
@@ -349,3 +350,28 @@ def test_a_batch_that_is_interrupted_has_whole_answers_and_goes_on(
         assert answer["response"]["status_code"] == 200
     done = command("batch", source, target, "--model", folder, "--json")
     assert json.loads(done.stdout)["failed"] == 0
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("batch", "LINES", "NEW", "--model", "MODEL"),
+        ("tune", "LESSONS", "NEW", "--model", "MODEL", "--steps", "1"),
+        ("quantize", "MODEL", "NEW", "--scheme", "int8"),
+        ("fill", "a [MASK]", "--model", "MODEL", "--max-tokens", "3", "--regex", "[0-9]{2}"),
+        ("bench", "decode", "--preset", "glm-large", "--layers", "1", "--rows", "1", "--prefill", "0"),
+        ("doctor",),
+    ],
+)
+def test_no_command_imports_from_where_it_stands(
+    folder: Path, lines: Path, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    (tmp_path / "lessons").write_text('{"context": "a", "target": "b"}\n' * 4)
+    (tmp_path / "littered").mkdir()
+    littered = litter(tmp_path / "littered")
+    names = {"MODEL": folder, "LINES": lines, "NEW": tmp_path / "new", "LESSONS": tmp_path / "lessons"}
+    # As the installed command does, which knows no folder but its own.
+    line = [sys.executable, "-P", "-c", "from server.cli import main; main()", *(names.get(arg, arg) for arg in args)]
+    done = subprocess.run(line, cwd=littered, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    assert not (littered / "canary").exists()
