@@ -45,23 +45,20 @@ Segments = tuple[str | Tokens | Mask, ...]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn. Temperature 0 is greedy; penalties act before temperature.
+    """How the next token is drawn. Temperature 0 is greedy.
 
-    `presence_penalty` is taken off the logit of every token that the span has already, `frequency_penalty` off it as
-    often as the span has it.
+    `rules` are the values of parameters of `engine.logit_rules` by name, such as penalties; one that is left out has
+    its default. They and `logit_bias`, which is added to the logit of a token id, act before temperature.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
+    rules: dict[str, int | float] = field(default_factory=dict)
     logit_bias: dict[int, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     seed: int | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,13 @@ One row at a time, so that neighbours cannot change a draw; by a kernel, or by n
 
 import math
 import random
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.batch import Row, Scored
+from engine.logit_rules import active_rules
 from engine.requests import RequestError, Sampling
 from quant.operators.draw import drawing
 
@@ -26,10 +25,11 @@ class Sampler:
     """One sequence's way of drawing: its settings, its random numbers, and the ids that are never drawn."""
 
     def __init__(self, sampling: Sampling, bar: Row, seed: int | None) -> None:
+        """`bar` has −∞ for ids that are never drawn, else 0. Raises ValueError for a rule that there is not."""
         self.sampling = sampling
-        """`bar` has −∞ for ids that are never drawn, else 0."""
         self._bar = bar
-        self._is_unweighed = _is_unweighed(sampling)
+        self._rules = active_rules(sampling.rules)
+        self._is_unweighed = not self._rules and not sampling.logit_bias
         self._sharpness = 1 / max(sampling.temperature, _COLDEST)
         self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
         self._draw = drawing(bar)
@@ -79,15 +79,10 @@ class Sampler:
             scores[list(banned)] = -np.inf
         if self._is_unweighed:
             return scores
-        if s.repetition_penalty != 1.0 and history:
-            # Log-probabilities are negative, so dividing by 1/penalty lowers them, as CTRL's rule does.
-            scores[list(set(history))] *= s.repetition_penalty
-        if s.presence_penalty or s.frequency_penalty:
-            for token_id, count in Counter(history).items():
-                scores[token_id] -= s.presence_penalty + s.frequency_penalty * count
+        for rule, values in self._rules:
+            rule.apply(scores, history, values)
         for token_id, bias in s.logit_bias.items():
             scores[token_id] += bias
-        scores[list(_repeats(history, s.no_repeat_ngram_size))] = -np.inf
         return scores
 
     def _drawn(self, scores: Row) -> int:
@@ -159,19 +154,3 @@ def best(scores: Row, count: int) -> list[tuple[int, float]]:
     ids = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
     ids = ids[np.argsort(-scores[ids], kind="stable")][:count]
     return list(zip(ids.tolist(), scores[ids].tolist(), strict=True))
-
-
-def _is_unweighed(s: Sampling) -> bool:
-    """Whether scores are the log-probabilities themselves."""
-    plain = Sampling()
-    drawing = {name: getattr(plain, name) for name in ("temperature", "top_k", "top_p", "min_p", "stop", "seed")}
-    return replace(s, **drawing) == plain
-
-
-def _repeats(history: Sequence[int], size: int) -> set[int]:
-    """The tokens that would complete an n-gram that the history already holds."""
-    if not size or len(history) < size:
-        return set()
-    tail = tuple(history[len(history) - size + 1 :])
-    starts = range(len(history) - size + 1)
-    return {history[i + size - 1] for i in starts if tuple(history[i : i + size - 1]) == tail}

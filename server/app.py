@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from engine.client import EngineClient
-from server import adapters, catalog, completions, infill, llama_cpp, openapi, playground, probes, score, tokens
+from server import openapi, playground, probes
 from server.authentication import Authentication
 from server.body import BodyLimit
+from server.error_bodies import ErrorBodies
 from server.errors import HANDLED, answer_error
 from server.gate import Admission, Gate
 from server.head import Head
@@ -22,19 +23,18 @@ from server.logs import make_log
 from server.metrics import Metrics
 from server.observer import Observer
 from server.origin import Origin
+from server.protocol import paths_of
+from server.protocols import protocols
 from server.service import Service
 from server.settings import Settings
 
-ROUTERS = (
-    infill.router, score.router, tokens.router, completions.router, llama_cpp.router, catalog.router, probes.router,
-    openapi.router, playground.router, adapters.router,
-)  # fmt: skip
-ROUTES = frozenset(
-    {"/v1/infill", "/v1/score", "/v1/tokenize", "/v1/detokenize", "/v1/models"}
-    | {"/v1/completions", "/infill", "/tokenizer_info", "/tokenize", "/detokenize"}
-    | {adapters.PATH, adapters.ONE, "/live", "/ready", "/health", "/metrics", "/docs", "/openapi.json"}
-    | set(playground.PATHS)
-)
+PAGES = (probes.router, openapi.router, playground.router)
+ROUTERS = (*(protocol.router for protocol in protocols()), *PAGES)
+# The framework answers /openapi.json itself.
+ROUTES = frozenset({"/openapi.json"}).union(*map(paths_of, ROUTERS))
+WORK = frozenset[str]().union(*(protocol.work for protocol in protocols()))
+BODIES = tuple(body for protocol in protocols() for body in protocol.bodies)
+ERROR_BODIES = {path: p.error_body for p in protocols() if p.error_body is not None for path in p.paths}
 
 
 def create_app(settings: Settings, engine: EngineClient, is_local: bool = False) -> FastAPI:
@@ -72,6 +72,7 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=[
+            Middleware(ErrorBodies, shapes=ERROR_BODIES),
             Middleware(Observer, metrics=service.metrics, log=service.log, routes=ROUTES, spans=spans),
             Middleware(Head),
             Middleware(
@@ -81,7 +82,7 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
                 checks_page=keyring.is_open,
             ),
             Middleware(Authentication, keyring=keyring, open_metrics=settings.open_metrics or keyring.is_open),
-            Middleware(Admission, gate=gate),
+            Middleware(Admission, gate=gate, work=WORK),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             Middleware(HeadersOnly),
         ],
@@ -92,7 +93,7 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
     app.state.reread_keys = keyring.reread
     for router in ROUTERS:
         app.include_router(router)
-    app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.describe(app, BODIES)  # type: ignore[method-assign]
     return app
 
 

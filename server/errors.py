@@ -1,7 +1,9 @@
 """The errors of the API: one shape, and one table from what went wrong to status, type and code."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -24,9 +26,6 @@ TYPES = {
     503: "overloaded_error",
     504: "server_error",
 }
-# llama.cpp's route answers in llama.cpp's shape, whoever refuses.
-LLAMA_CPP = "/infill"
-LLAMA_CPP_TYPES = {**TYPES, 429: "unavailable_error", 503: "unavailable_error"}
 EXCEPTIONS: dict[type[Exception], tuple[int, str]] = {
     RequestError: (400, "invalid_value"),
     EngineOverloaded: (503, "queue_full"),
@@ -73,15 +72,11 @@ class ApiError(Exception):
             "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code},
         }
 
-    @property
-    def llama_cpp_body(self) -> dict[str, dict[str, str | int]]:
-        """The same in llama.cpp's shape."""
-        kind = LLAMA_CPP_TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"code": self.status, "message": self.message, "type": kind}}
-
     def answer(self, scope: Scope) -> Answer:
-        """The response; leaves the code in the scope for those who count refusals."""
-        scope.setdefault("state", {})["code"] = self.code
+        """The response, in the shape of the route's protocol (`server.error_bodies`). It leaves the code in the scope
+        for those who count refusals."""
+        state = scope.setdefault("state", {})
+        state["code"] = self.code
         headers = dict(self.headers)
         retry_s = self.retry_s or (RETRY_S if self.status == 503 else None)
         if retry_s is not None:
@@ -91,7 +86,7 @@ class ApiError(Exception):
         if self.status == 500:
             # What failed once on this input fails again: keep clients from retrying in a loop.
             headers["x-should-retry"] = "false"
-        body = self.llama_cpp_body if scope.get("path") == LLAMA_CPP else self.body
+        body: Mapping[str, Any] = state["error_body"](self) if "error_body" in state else self.body
         return Answer(body, self.status, headers)
 
 

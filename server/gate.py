@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,8 +12,6 @@ from engine.requests import RequestError
 from server.errors import ApiError
 from server.keyring import Client
 
-# Besides all POSTs below /v1/: work that existing clients ask for at the root.
-WORK = frozenset({"/infill", "/tokenize", "/detokenize"})
 # How much the newest stay weighs in the mean of stays, and between which seconds a client is told to come back.
 NEWEST = 0.1
 SOONEST_S, LATEST_S = 0.1, 60.0
@@ -141,14 +139,15 @@ class Ticket:
 
 
 class Admission:
-    """Middleware that sends work through a gate, before its body is read."""
+    """Middleware that sends work through a gate, before its body is read. `work` are paths that protocols name."""
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, work: Collection[str]) -> None:
         self.app = app
         self.gate = gate
+        self.work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not is_work(scope):
+        if not is_work(scope, self.work):
             await self.app(scope, receive, send)
             return
         try:
@@ -169,8 +168,9 @@ class Admission:
             ticket.leave()
 
 
-def is_work(scope: Scope) -> bool:
-    """Whether a request asks for work, rather than for how things are."""
+def is_work(scope: Scope, work: Collection[str]) -> bool:
+    """Whether a request asks for work, rather than for how things are: every POST below /v1/, those of routes to come
+    included, and the POSTs of these paths."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
-    return scope["path"].startswith("/v1/") or scope["path"] in WORK
+    return scope["path"].startswith("/v1/") or scope["path"] in work

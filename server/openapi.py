@@ -1,5 +1,6 @@
 """The description of the API: `/openapi.json`, and a page that shows it without the internet."""
 
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -9,17 +10,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse
 
-from server.schemas import AdapterRequest, DetokenizeRequest, InfillRequest, ScoreRequest, TokenizeRequest
-from server.schemas_llama_cpp import EditorRequest
-from server.schemas_openai import CompletionRequest
-from server.schemas_sglang import LabelsRequest
-from server.schemas_tokens import TokensRequest, TokensTextRequest
+from server.takes import REFERENCE
 
-BODIES: tuple[type[BaseModel], ...] = (
-    InfillRequest, ScoreRequest, TokenizeRequest, DetokenizeRequest, CompletionRequest, LabelsRequest, EditorRequest,
-    TokensRequest, TokensTextRequest, AdapterRequest,
-)  # fmt: skip
-REFERENCE = "#/components/schemas/{model}"
 ERROR: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
@@ -49,17 +41,10 @@ async def docs() -> HTMLResponse:
     return HTMLResponse(page, headers={"content-security-policy": POLICY})
 
 
-def takes(*bodies: type[BaseModel]) -> dict[str, Any]:
-    """What FastAPI cannot see of a route that reads its body by itself: the body's schema, or each it may have."""
-    references = [{"$ref": REFERENCE.format(model=body.__name__)} for body in bodies]
-    schema = references[0] if len(references) == 1 else {"anyOf": references}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def describe(app: FastAPI) -> dict[str, Any]:
+def describe(app: FastAPI, bodies: Iterable[type[BaseModel]]) -> dict[str, Any]:
     """The OpenAPI document of the application, with the schemas of bodies and errors."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    _, schemas = models_json_schema([(body, "validation") for body in BODIES], ref_template=REFERENCE)
+    _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=REFERENCE)
     document["components"] = {"schemas": {**schemas["$defs"], "Error": ERROR}}
     error = {"$ref": REFERENCE.format(model="Error")}
     for path in document["paths"].values():

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine.events import BlankDelta, BlankDone, Done, Event, Failed, ResultDone
-from server.answer import encode, plain
+from engine.events import Done, Event, Failed
+from server.answer import encode
 from server.errors import ApiError, translate
 from server.exchange import ClientGone, Events, attend
 from server.logs import frames
@@ -111,30 +111,11 @@ class EventStream(Response):
             raise ClientGone from None
 
 
-class NamedEvents:
-    """The events of `/v1/infill`, each with its name; `head` are the fields that head the answer."""
-
-    def __init__(self, head: Mapping[str, Any]) -> None:
-        self.head = head
-
-    def event(self, event: Event) -> bytes:
-        place = {"index": getattr(event, "index", 0), "input_index": getattr(event, "input_index", 0)}
-        match event:
-            case BlankDelta():
-                text = {"text": event.text, "token_ids": event.token_ids, "logprobs": event.logprobs}
-                return sse("blank.delta", {**place, "blank": event.blank, **text})
-            case BlankDone():
-                return sse("blank.done", {**place, "blank": event.blank})
-            case ResultDone():
-                return sse("result.done", plain(event.result))
-            case Done():
-                return sse("done", {**self.head, "usage": event.usage})
-        return b""
-
-    def error(self, error: ApiError) -> bytes:
-        return sse("error", error.body)
-
-
 def sse(name: str, data: Mapping[str, Any]) -> bytes:
     """One event on the wire; JSON escapes line breaks, so its data is one line."""
     return b"event: " + name.encode() + b"\ndata: " + encode(data) + b"\n\n"
+
+
+def data(value: Mapping[str, Any]) -> bytes:
+    """One unnamed event."""
+    return b"data: " + encode(value) + b"\n\n"

@@ -35,9 +35,10 @@ from server.options import (
     Url,
     engine_config,
 )
+from server.protocols import protocols
 from server.settings import Settings
 
-URLS = ("/v1/infill", "/v1/score", "/v1/completions")
+BODIES = {path: body for protocol in protocols() for path, body in protocol.batch.items()}
 SCORED = {"spans", "target", "targets", "context", "sentence_a", "sentence_b"}  # fields that only scores have
 TRIES = 6
 UNBOUND = httpx.Limits(max_connections=None, max_keepalive_connections=None)  # the window bounds them
@@ -127,11 +128,11 @@ def _line(raw: str, name: str) -> Line:
     if not isinstance(body, dict):
         return Line(name, error="body is not an object")
     url = url or ("/v1/score" if SCORED & body.keys() else "/v1/infill")
-    if url not in URLS:
-        return Line(name, error=f"url is none of {', '.join(URLS)}")
+    if url not in BODIES:
+        return Line(name, error=f"url is none of {', '.join(BODIES)}")
     if body.get("stream"):
         return Line(name, error="stream is not for batches")
-    if url != "/v1/completions":
+    if "priority" in BODIES[url].model_fields:
         body.setdefault("priority", "batch")
     return Line(name, url, body)
 

@@ -21,7 +21,7 @@ from server.options import (
     Url,
     engine_config,
 )
-from server.schemas import InfillRequest
+from server.protocols.native.schemas import InfillRequest
 from server.settings import Limits
 
 

@@ -21,7 +21,7 @@ from server.options import (
     Url,
     engine_config,
 )
-from server.schemas import ScoreRequest
+from server.protocols.native.schemas import ScoreRequest
 from server.settings import Limits
 
 

@@ -9,7 +9,7 @@ import typer
 from server.app import ROUTES
 from server.cli import app
 from server.metrics import Metrics
-from server.schemas import InfillRequest, ScoreRequest
+from server.protocols.native.schemas import InfillRequest, ScoreRequest
 from server.settings import Settings
 
 PAGE = (Path(__file__).parents[2] / "docs/contract.md").read_text("utf-8")

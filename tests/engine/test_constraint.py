@@ -165,7 +165,7 @@ def test_what_is_refused(engine: Engine, fields: dict[str, object], says: str) -
 
 
 def test_bans_that_leave_nothing_are_told(engine: Engine) -> None:
-    bias = Sampling(no_repeat_ngram_size=1)
+    bias = Sampling(rules={"no_repeat_ngram_size": 1})
     (failed,) = engine.run(Fill((segments("a[MASK]"),), (9,), regex=("0{9}",), sampling=bias))
     assert (failed.outcome, failed.param) == ("invalid", "regex")  # type: ignore[union-attr]
     assert engine.idle

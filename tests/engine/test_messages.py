@@ -45,7 +45,9 @@ from tests.server.conftest import CARD
             (("a ", Mask("[MASK]")), ("床前\n\t😀",)),
             (3, 4),
             (1,),
-            Sampling(0.5, 4, 0.9, 0.1, 1.2, 3, {7: -1.5}, ("x", "y"), 11),
+            Sampling(
+                0.5, 4, 0.9, 0.1, {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}, {7: -math.inf}, ("x", "y"), 11
+            ),
             order=(1, 0),
             strategy="reencode",
             stream=True,

@@ -66,8 +66,8 @@ def test_draws_follow_the_distribution_without_the_tokens_never_drawn() -> None:
         ({"min_p": 0.5}, {0, 1}),
         ({"banned": (0, 1, 2)}, {3, 4}),
         ({"logit_bias": {4: 100.0}}, {4}),
-        ({"history": (0, 1, 0), "no_repeat_ngram_size": 2}, {0, 2, 3, 4}),
-        ({"history": (0, 1), "repetition_penalty": 100.0}, {2, 3, 4}),
+        ({"history": (0, 1, 0), "rules": {"no_repeat_ngram_size": 2}}, {0, 2, 3, 4}),
+        ({"history": (0, 1), "rules": {"repetition_penalty": 100.0}}, {2, 3, 4}),
     ],
 )
 def test_each_setting_leaves_just_the_tokens_it_should(settings: dict[str, Any], allowed: set[int]) -> None:
@@ -100,7 +100,7 @@ def test_penalties_come_off_the_logits_once_or_as_often_as_the_token_came() -> N
         scores = LOGPROBS[:5].clone()
         for token, value in taken.items():
             scores[token] -= value
-        counts = drawn(4000, history=history, **penalties)  # type: ignore[arg-type]
+        counts = drawn(4000, history=history, rules=penalties)
         expected = torch.softmax(scores, 0)
         for token in range(5):
             assert counts[token] / 4000 == pytest.approx(float(expected[token]), abs=0.03)

@@ -7,8 +7,8 @@ import pytest
 
 from engine.events import AdapterCard
 from engine.requests import RequestError
-from server.adapters import folder_below
 from server.keyfile import new_key
+from server.protocols.native.adapters import folder_below
 from tests.server.test_llama_cpp import writes
 
 

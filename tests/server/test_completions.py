@@ -9,7 +9,7 @@ import pytest
 from engine.answers import Alternative, EchoedPrompt, FilledBlank, FillResult, Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, Failed, ResultDone
 from engine.requests import Fill, Mask, Request, Sampling, Tokens
-from server.logprobs import Logprobs
+from server.protocols.openai.logprobs import Logprobs
 from tests.answers import blank
 
 USAGE = Usage(5, 2, 7)
@@ -64,15 +64,19 @@ def test_every_field_reaches_the_engine(client, engine):
         "model": "demo", "prompt": "a [MASK] b", "max_tokens": 3, "min_tokens": 1, "temperature": 1, "top_p": 0.5,
         "top_k": -1, "min_p": 0.1, "repetition_penalty": 1.1, "n": 2, "best_of": 3, "logprobs": 4, "stop": ["x"],
         "presence_penalty": 0.5, "frequency_penalty": -0.5, "logit_bias": {"7": -1.5}, "seed": -1, "user": "me",
+        "no_repeat_ngram_size": 3,
         "stream": False, "echo": False, "suffix": None, "stream_options": None,
     }  # fmt: skip
     assert client.post("/v1/completions", json=body).status_code == 200
+    rules = {
+        "repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": -0.5, "no_repeat_ngram_size": 3,
+    }  # fmt: skip
     assert engine.asked == [
         Fill(
             inputs=(("a ", Mask("[MASK]"), " b"),),
             max_tokens=(3,),
             min_tokens=(1,),
-            sampling=Sampling(1.0, 0, 0.5, 0.1, 1.1, 0, {7: -1.5}, ("x",), 2**63 - 1, 0.5, -0.5),
+            sampling=Sampling(1.0, 0, 0.5, 0.1, rules, {7: -1.5}, ("x",), 2**63 - 1),
             n=3,
             logprobs=4,
             timeout_s=600.0,

@@ -10,6 +10,7 @@ from engine.answers import Usage
 from engine.client import EngineUnavailable
 from engine.events import Done, Failed, ModelCard
 from engine.requests import Fill, Mask, RequestError, Score
+from server.app import WORK
 from server.errors import ApiError
 from server.estimate import most_tokens
 from server.gate import Gate, is_work
@@ -196,7 +197,7 @@ def test_an_engine_that_is_not_there_costs_nothing(make_client, engine):
     ],
 )
 def test_what_counts_as_work(method, path, expected):
-    assert is_work({"type": "http", "method": method, "path": path}) == expected
+    assert is_work({"type": "http", "method": method, "path": path}, WORK) == expected
 
 
 TEXT = st.text(max_size=20)

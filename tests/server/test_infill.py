@@ -25,7 +25,11 @@ def test_request_reaches_the_engine_whole(client, engine):
         "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.1, "no_repeat_ngram_size": 2, "seed": 9, "n": 2,
         "logit_bias": {"7": -1.5}, "stop": ".", "order": [1, 0], "strategy": "parallel", "logprobs": 3,
         "priority": "batch", "timeout_s": 2, "num_beams": 1, "length_penalty": 1.0, "choices": None,
-        "regex": None, "model": "demo", "adapter": None, "segments": None,
+        "regex": None, "presence_penalty": 0.5, "frequency_penalty": -0.5,
+        "model": "demo", "adapter": None, "segments": None,
+    }  # fmt: skip
+    rules = {
+        "repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": -0.5, "no_repeat_ngram_size": 2,
     }  # fmt: skip
     assert client.post("/v1/infill", json=body).status_code == 200
     assert engine.asked == [
@@ -33,7 +37,7 @@ def test_request_reaches_the_engine_whole(client, engine):
             inputs=(("a ", Mask("[MASK]"), " b", Mask("[sMASK]")), ("c",)),
             max_tokens=(3, 4),
             min_tokens=(1,),
-            sampling=Sampling(1.0, 5, 0.5, 0.1, 1.1, 2, {7: -1.5}, (".",), 9),
+            sampling=Sampling(1.0, 5, 0.5, 0.1, rules, {7: -1.5}, (".",), 9),
             n=2,
             order=(1, 0),
             strategy="parallel",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from engine.answers import Alternative, Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event, Failed
 from engine.requests import Fill, Mask, Request, Sampling
-from server.editing import Completion
+from server.protocols.llama_cpp.editing import Completion
 from tests.answers import blank
 
 USAGE = Usage(prompt_tokens=40, total_tokens=40)
@@ -69,7 +70,7 @@ def test_the_engine_gets_a_blank_between_all_that_is_around_it(client, engine):
 
 def test_without_a_list_of_samplers_all_that_there_are_are_used(client, engine):
     client.post("/infill", json={**BODY, "n_predict": -1, "seed": 2**32 - 1, "repeat_penalty": 1.5})
-    assert engine.asked[0].sampling == Sampling(0.8, 40, 0.95, 0.05, 1.5)
+    assert engine.asked[0].sampling == Sampling(0.8, 40, 0.95, 0.05, {"repetition_penalty": 1.5})
     assert engine.asked[0].max_tokens == (512,)
 
 
@@ -332,3 +333,36 @@ def test_an_editor_that_kills_its_request_cancels_it(engine, make_caller):
         assert json.loads(caller.data)["error"]["code"] == 499
 
     asyncio.run(leave())
+
+
+@pytest.mark.parametrize(
+    ("given", "biases"),
+    [
+        ([[7, 1.5], [9, False]], {7: 1.5, 9: -math.inf}),
+        ([["a bc", -0.5], [2, 2]], {1: -0.5, 2: 1.5}),
+        ({"7": 1, "a bc": False}, {7: 1.0, 1: -math.inf, 2: -math.inf}),
+        ([["7", 1.0]], {1: 1.0}),
+        ([], {}),
+        ({}, {}),
+    ],
+)
+def test_biases_in_llama_cpp_s_two_forms(client, engine, given, biases):
+    """A text biases each of its tokens, in these tests the lengths of its words; false is never."""
+    assert client.post("/infill", json={**BODY, "logit_bias": given}).status_code == 200
+    assert engine.asked[0].sampling.logit_bias == biases
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[[7, True]], [[7]], [[7, 1.0, 2.0]], [[7.5, 1.0]], {"7": "1"}, 7, [[True, 1.0]], [[n, 1.0] for n in range(301)]],
+)
+def test_biases_that_are_none(client, engine, given):
+    response = client.post("/infill", json={**BODY, "logit_bias": given})
+    assert response.status_code == 400
+    assert "logit_bias" in response.json()["error"]["message"]
+    assert not engine.asked
+
+
+def test_samplers_of_the_engine_that_llama_cpp_does_not_have(client, engine):
+    assert client.post("/infill", json={**BODY, "no_repeat_ngram_size": 3, "samplers": []}).status_code == 200
+    assert engine.asked[0].sampling.rules == {"no_repeat_ngram_size": 3}

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.requests import Mask
-from server.schemas import split
+from server.bodies import split
 
 LONE = '{"text": "\\ud800"}'
 

@@ -14,7 +14,7 @@ from model.adapters.files import Folder
 from model.adapters.reading import read_adapter
 from model.checkpoint import load
 from model.config import CheckpointError
-from server.adapters import folder_below
+from server.protocols.native.adapters import folder_below
 from tests.engine.test_adapters import write_prefix
 
 WEIGHTS = "adapter_model.safetensors"

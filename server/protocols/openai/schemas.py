@@ -1,25 +1,15 @@
 """The body of OpenAI's completions on the wire, and what it becomes for the engine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from engine.events import ModelCard
 from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
-from server.schemas import Number, Positive, Stop, String, TokenId, Wire, at_most, count_blanks, many, split
+from server.bodies import INT32, Lenient, Number, Positive, String, at_most, count_blanks, split
+from server.sampling import SamplingFields
 from server.settings import Limits
-
-
-class Lenient(Wire):
-    """A body of a protocol that is not ours: what is unknown is let pass, and null is the same as nothing."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _kind(value: Any) -> str:
@@ -37,8 +27,6 @@ Prompts = Annotated[
     | Annotated[list[Ids], Field(min_length=1), Tag("<batch>")],
     Discriminator(_kind),
 ]
-Bias = Annotated[float, Field(ge=-100, le=100)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +45,7 @@ class StreamOptions(Lenient):
     include_usage: bool = False
 
 
-class CompletionRequest(Lenient):
+class CompletionRequest(SamplingFields, Lenient):
     """The body of `POST /v1/completions`."""
 
     model: String | None = None
@@ -67,19 +55,13 @@ class CompletionRequest(Lenient):
     min_tokens: Number = 0
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 0
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    top_k: Annotated[int, Field(ge=-1, le=INT32)] = 0
     n: Positive = 1
     best_of: Positive | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     logprobs: Number | None = None
     echo: bool = False
-    stop: Stop | None = None
-    presence_penalty: Penalty = 0.0
-    frequency_penalty: Penalty = 0.0
-    logit_bias: Annotated[dict[TokenId, Bias], Field(default_factory=dict)]
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     user: String | None = None
 
@@ -102,31 +84,17 @@ class CompletionRequest(Lenient):
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
         """The request for the engine. Raises RequestError for what is over a limit or not to be had of the model."""
         asked = self.asked()
-        stop = () if self.stop is None else tuple(many(self.stop))
         at_most("prompt", len(asked.prompts), limits.inputs, "prompts")
         at_most("n", self.n, limits.n)
         at_most("best_of", asked.best_of, limits.n)
         at_most("max_tokens", self.max_tokens, limits.max_tokens)
         at_most("min_tokens", self.min_tokens, self.max_tokens)
         at_most("logprobs", self.logprobs or 0, limits.logprobs)
-        at_most("stop", len(stop), limits.stop, "items")
-        at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
         return Fill(
             inputs=tuple(self._segments(prompt, asked, card) for prompt in asked.prompts),
             max_tokens=(self.max_tokens,),
             min_tokens=(self.min_tokens,),
-            sampling=Sampling(
-                temperature=self.temperature,
-                top_k=max(self.top_k, 0),
-                top_p=self.top_p,
-                min_p=self.min_p,
-                repetition_penalty=self.repetition_penalty,
-                logit_bias={int(token_id): bias for token_id, bias in self.logit_bias.items()},
-                stop=stop,
-                seed=None if self.seed is None else self.seed % 2**63,
-                presence_penalty=self.presence_penalty,
-                frequency_penalty=self.frequency_penalty,
-            ),
+            sampling=self.sampling(limits),
             n=asked.best_of,
             logprobs=self.logprobs,
             stream=self.stream,
@@ -134,6 +102,11 @@ class CompletionRequest(Lenient):
             priority="batch" if asked.scores and self.max_tokens <= 1 else "interactive",
             timeout_s=limits.timeout_s,
         )
+
+    def sampling(self, limits: Limits) -> Sampling:
+        """How the engine draws. OpenAI's seeds may be negative."""
+        drawn = super().sampling(limits)
+        return drawn if drawn.seed is None else replace(drawn, seed=drawn.seed % 2**63)
 
     def _segments(self, prompt: str | Tokens, asked: Asked, card: ModelCard) -> Segments:
         """Part A. Between a prompt and a suffix both are text, whatever they spell."""

@@ -10,17 +10,20 @@ from starlette.responses import Response
 
 from server.answer import Answer
 from server.body import read_object
-from server.catalog import named_adapter
 from server.exchange import complete, submit
-from server.openapi import takes
-from server.schemas import InfillRequest
+from server.named_adapter import named_adapter
+from server.protocols.native.schemas import InfillRequest
+from server.protocols.native.stream import NamedEvents
 from server.service import Service, service_of
-from server.streaming import EventStream, NamedEvents, Stream
+from server.streaming import EventStream, Stream
+from server.takes import takes
+
+PATH = "/v1/infill"
 
 router = APIRouter()
 
 
-@router.post("/v1/infill", openapi_extra=takes(InfillRequest), tags=["infill"])
+@router.post(PATH, openapi_extra=takes(InfillRequest), tags=["infill"])
 async def infill(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """Fills every blank of every input, `n` times."""
     settings = service.settings

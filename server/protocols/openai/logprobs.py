@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.answers import Alternative, EchoedPrompt, FilledBlank
-
-# What stands for a probability of nought, as in vLLM.
-LEAST = -9999.0
+from server.bodies import LEAST
 
 Tops = Sequence[Sequence[Alternative] | None] | None
 

@@ -15,34 +15,38 @@ from starlette.responses import Response
 from engine.answers import EMPTY, Usage
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed
 from server.answer import Answer
+from server.bodies import names
 from server.body import read_object
-from server.completion_stream import data
-from server.editing import Completion, Edit, edited, wire
-from server.errors import LLAMA_CPP, ApiError
+from server.errors import ApiError
 from server.exchange import Events, attended, submit
-from server.openapi import takes
-from server.schemas_llama_cpp import EditorRequest
+from server.protocols.llama_cpp.editing import Completion, Edit, edited, wire
+from server.protocols.llama_cpp.error_body import error_body
+from server.protocols.llama_cpp.schemas import EditorRequest
 from server.service import Service, service_of
-from server.streaming import EventStream, Stream
+from server.streaming import EventStream, Stream, data
+from server.takes import takes
 
+PATH = "/infill"
 # What the engine calls the fields of a request.
 NAMES = {"text": "input_prefix", "max_tokens": "n_predict"}
 
 router = APIRouter()
 
 
-@router.post(LLAMA_CPP, openapi_extra=takes(EditorRequest), tags=["clients"])
+@router.post(PATH, openapi_extra=takes(EditorRequest), tags=["clients"])
 async def infill(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """llama.cpp's infill, for llama.vim and llama.vscode."""
     limits, card = service.settings.limits, service.engine.card
     raw = await read_object(request, service.settings.body_seconds)
     if card.infill_mask is None:
         raise ApiError(501, "Infill is not supported by this model", "unsupported")
-    service.ignored.note(LLAMA_CPP, raw.keys() - EditorRequest.model_fields)
+    service.ignored.note(PATH, raw.keys() - names(EditorRequest))
     body = EditorRequest.model_validate(raw)
     # Editors send whatever name they were given: only that of an adapter means something.
     adapter = next((a.name for a in service.engine.adapters if a.name == body.model), None)
-    work = replace(body.fill(limits, card, card.infill_mask), adapter=adapter)
+    ids = {text: await service.engine.tokenize(text) for text in body.biased_texts}
+    biases = body.biases(limits, ids)
+    work = replace(body.fill(limits, card, card.infill_mask, biases), adapter=adapter)
     edit = Edit([Completion() for _ in range(body.n_cmpl)], time.monotonic())
     fields = {
         "id_slot": body.id_slot,
@@ -119,7 +123,7 @@ class EditEvents:
         return sent
 
     def error(self, error: ApiError) -> bytes:
-        return data(error.llama_cpp_body)
+        return data(error_body(error))
 
 
 def _chosen(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:

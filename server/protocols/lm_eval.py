@@ -1,40 +1,51 @@
-"""Texts as token ids and back: `POST /v1/tokenize` and `/v1/detokenize`, and at the root what other clients ask.
+"""`/tokenize`, `/detokenize` and `/tokenizer_info`, as lm-evaluation-harness and llama.cpp's clients ask them.
 
 lm-evaluation-harness (utils.py, RemoteTokenizer) and llama.cpp's editors have their own fields for the same; both are
-answered. There special tokens are read where a text spells them: a client finds the start and end tokens so.
+answered. Special tokens are read where a text spells them: a client finds the start and end tokens so.
 """
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
+from engine.requests import RequestError
 from server.answer import Answer
+from server.bodies import Lenient, Number, String, at_most
 from server.body import read_object
-from server.openapi import takes
-from server.schemas import DetokenizeRequest, TokenizeRequest, at_most
-from server.schemas_tokens import TokensRequest, TokensTextRequest
+from server.protocol import Protocol
 from server.service import Service, service_of
+from server.takes import takes
 
-router = APIRouter(tags=["tokens"])
-
-
-@router.post("/v1/tokenize", openapi_extra=takes(TokenizeRequest))
-async def tokenize(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The token ids of a text; mask tokens in it are recognised."""
-    body = TokenizeRequest.model_validate(await read_object(request, service.settings.body_seconds))
-    tokens = await service.engine.tokenize(body.text)
-    return Answer({"tokens": tokens, "count": len(tokens)})
+router = APIRouter(tags=["clients"])
 
 
-@router.post("/v1/detokenize", openapi_extra=takes(DetokenizeRequest))
-async def detokenize(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The text of token ids."""
-    body = DetokenizeRequest.model_validate(await read_object(request, service.settings.body_seconds))
-    at_most("tokens", len(body.tokens), service.settings.limits.token_ids, "items")
-    return Answer({"text": await service.engine.detokenize(body.tokens)})
+class TokensRequest(Lenient):
+    """The body of `POST /tokenize`, in the words of lm-evaluation-harness and vLLM or of llama.cpp."""
+
+    prompt: String | None = None
+    content: String | None = None
+    add_special_tokens: bool = False
+    add_special: bool = False
+
+    def text(self) -> str:
+        """The text. Raises RequestError unless there is one."""
+        if (self.prompt is None) == (self.content is None):
+            raise RequestError("give exactly one of: prompt; content", "prompt", "invalid_form")
+        return self.prompt if self.prompt is not None else self.content or ""
+
+    @property
+    def adds_special(self) -> bool:
+        """Whether the start token comes first."""
+        return self.add_special_tokens or self.add_special
 
 
-@router.get("/tokenizer_info", tags=["clients"])
+class TokensTextRequest(Lenient):
+    """The body of `POST /detokenize`."""
+
+    tokens: list[Number]
+
+
+@router.get("/tokenizer_info")
 async def tokenizer_info(service: Annotated[Service, Depends(service_of)]) -> Answer:
     """What lm-evaluation-harness asks of a tokenizer: how the tokens are spelled that begin and end a text."""
     card = service.engine.card
@@ -52,7 +63,7 @@ async def tokenizer_info(service: Annotated[Service, Depends(service_of)]) -> An
     )
 
 
-@router.post("/tokenize", openapi_extra=takes(TokensRequest), tags=["clients"])
+@router.post("/tokenize", openapi_extra=takes(TokensRequest))
 async def tokenize_for_clients(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
     """The token ids of a `prompt` (lm-evaluation-harness) or `content` (llama.cpp), special tokens by name."""
     body = TokensRequest.model_validate(await read_object(request, service.settings.body_seconds))
@@ -65,10 +76,15 @@ async def tokenize_for_clients(request: Request, service: Annotated[Service, Dep
     return Answer({"tokens": tokens, "count": len(tokens), "max_model_len": card.max_span})
 
 
-@router.post("/detokenize", openapi_extra=takes(TokensTextRequest), tags=["clients"])
+@router.post("/detokenize", openapi_extra=takes(TokensTextRequest))
 async def detokenize_for_clients(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
     """The text of token ids, special tokens by name, as `prompt` and as `content`."""
     body = TokensTextRequest.model_validate(await read_object(request, service.settings.body_seconds))
     at_most("tokens", len(body.tokens), service.settings.limits.token_ids, "items")
     text = await service.engine.detokenize(body.tokens, special=True)
     return Answer({"prompt": text, "content": text})
+
+
+PROTOCOL = Protocol(
+    "lm_eval", router, bodies=(TokensRequest, TokensTextRequest), work=frozenset({"/tokenize", "/detokenize"})
+)

@@ -15,10 +15,10 @@ from fastapi import APIRouter, Depends, Request
 from engine.requests import RequestError
 from server.answer import Answer
 from server.body import read_object
-from server.catalog import adapter_entry
-from server.openapi import takes
-from server.schemas import AdapterRequest
+from server.protocols.native.models import adapter_entry
+from server.protocols.native.schemas import AdapterRequest
 from server.service import Service, service_of
+from server.takes import takes
 
 PATH = "/v1/adapters"
 ONE = PATH + "/{name}"

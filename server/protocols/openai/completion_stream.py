@@ -5,10 +5,10 @@ from typing import Any
 
 from engine.answers import EchoedPrompt, Usage
 from engine.events import BlankDelta, BlankDone, Done, Echoed, Event
-from server.answer import encode
 from server.errors import ApiError
-from server.logprobs import Logprobs
-from server.schemas_openai import CompletionRequest
+from server.protocols.openai.logprobs import Logprobs
+from server.protocols.openai.schemas import CompletionRequest
+from server.streaming import data
 
 DONE = b"data: [DONE]\n\n"
 
@@ -80,11 +80,6 @@ class CompletionEvents:
         choice = {"index": index, "text": text, "logprobs": shown, "finish_reason": finish_reason, **vendor}
         counted = {"usage": None} if self.with_usage else {}
         return data({**self.head, "choices": [choice], **counted})
-
-
-def data(value: Mapping[str, Any]) -> bytes:
-    """One unnamed event."""
-    return b"data: " + encode(value) + b"\n\n"
 
 
 def usage(counts: Usage) -> dict[str, Any]:

@@ -21,15 +21,16 @@ from engine.client import EngineClient
 from engine.events import BlankDone, Done, ModelCard, ResultDone
 from engine.requests import RequestError, Tokens
 from server.answer import Answer
+from server.bodies import names
 from server.body import read_object
-from server.catalog import named_adapter
-from server.completion_stream import CompletionEvents, usage
 from server.exchange import Events, complete, submit
-from server.logprobs import Logprobs
-from server.openapi import takes
-from server.schemas_openai import Asked, CompletionRequest
+from server.named_adapter import named_adapter
+from server.protocols.openai.completion_stream import CompletionEvents, usage
+from server.protocols.openai.logprobs import Logprobs
+from server.protocols.openai.schemas import Asked, CompletionRequest
 from server.service import Service, service_of
 from server.streaming import EventStream, Stream
+from server.takes import takes
 
 PATH = "/v1/completions"
 # What the engine calls the fields of a request.
@@ -43,7 +44,7 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     """OpenAI's completions: text that follows a prompt, or stands before a suffix, and log-probabilities."""
     settings, engine = service.settings, service.engine
     raw = await read_object(request, settings.body_seconds)
-    service.ignored.note(PATH, raw.keys() - CompletionRequest.model_fields)
+    service.ignored.note(PATH, raw.keys() - names(CompletionRequest))
     body = CompletionRequest.model_validate(raw)
     card = engine.card
     adapter = named_adapter(engine, body.model)

@@ -1,40 +1,28 @@
 """The requests on the wire, and what they become for the engine."""
 
 import math
-import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
-from engine.requests import Fill, Mask, Priority, RequestError, Sampling, Score, Segments, Strategy
+from engine.requests import Fill, Mask, Priority, RequestError, Score, Segments, Strategy
+from server.bodies import (
+    MASKS,
+    ONE_OR_LIST,
+    Number,
+    Positive,
+    String,
+    Text,
+    Wire,
+    at_most,
+    count_blanks,
+    many,
+    split,
+)
+from server.sampling import SamplingFields
 from server.settings import ADAPTER_NAME, Limits
 
-MASKS = re.compile(r"(\[[sg]?MASK\])")
-SURROGATES = re.compile("[\ud800-\udfff]")
-INT32 = 2**31 - 1
-Item = TypeVar("Item")
-
-
-def _whole(text: str) -> str:
-    """JSON can escape half of a surrogate pair; such a string has no UTF-8, so no tokenizer takes it."""
-    if not text.isascii() and SURROGATES.search(text):
-        raise ValueError("the string has half of a surrogate pair")
-    return text
-
-
-String = Annotated[str, AfterValidator(_whole)]
-Number = Annotated[int, Field(ge=0, le=INT32)]
-Positive = Annotated[int, Field(ge=1, le=INT32)]
-TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
-StopString = Annotated[String, Field(min_length=1, max_length=256)]
-
-# Unions are told apart by the JSON type, so that an error speaks of one branch only; `errors` drops the tags.
-ONE_OR_LIST = Discriminator(lambda value: "<list>" if isinstance(value, list) else "<one>")
-Text = Annotated[
-    Annotated[String, Tag("<one>")] | Annotated[list[String], Field(min_length=1), Tag("<list>")], ONE_OR_LIST
-]
-Stop = Annotated[Annotated[StopString, Tag("<one>")] | Annotated[list[StopString], Tag("<list>")], ONE_OR_LIST]
 MaxTokens = Annotated[
     Annotated[Positive, Tag("<one>")] | Annotated[list[Positive], Field(min_length=1), Tag("<list>")],
     ONE_OR_LIST,
@@ -76,12 +64,6 @@ Orders = Annotated[
 ]
 
 
-class Wire(BaseModel):
-    """What all bodies share: nothing unknown, nothing converted, nothing infinite."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-
 class Work(Wire):
     """What fills and scores share."""
 
@@ -109,21 +91,13 @@ Segment = Annotated[
 ]
 
 
-class InfillRequest(Work):
+class InfillRequest(Work, SamplingFields):
     """The body of `POST /v1/infill`."""
 
     text: Text | None = None
     segments: Annotated[list[Segment], Field(min_length=1)] | None = None
     max_tokens: MaxTokens = 64
     min_tokens: MinTokens = 0
-    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
-    top_k: Number = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024)] = 0
-    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = {}
-    stop: Stop | None = None
     n: Positive = 1
     num_beams: Positive = 1
     length_penalty: Annotated[float, Field(ge=-100, le=100)] = 1.0
@@ -139,7 +113,6 @@ class InfillRequest(Work):
         self.check_common(limits)
         inputs = self._inputs()
         max_tokens, min_tokens = many(self.max_tokens), many(self.min_tokens)
-        stop = () if self.stop is None else many(self.stop)
         at_most("text", len(inputs), limits.inputs, "inputs")
         for text in inputs:
             at_most("text" if self.segments is None else "segments", count_blanks(text), limits.blanks, "blanks")
@@ -151,8 +124,6 @@ class InfillRequest(Work):
             raise RequestError("min_tokens is above max_tokens", "min_tokens")
         at_most("segments", len(self.segments or ()), limits.segments, "segments")
         at_most("order", 0 if isinstance(self.order, str) else len(self.order), limits.blanks, "items")
-        at_most("stop", len(stop), limits.stop, "items")
-        at_most("logit_bias", len(self.logit_bias), limits.logit_bias, "items")
         at_most("num_beams", self.num_beams, limits.num_beams)
         choices = self._choices(limits)
         regex = self._regex(limits)
@@ -160,17 +131,7 @@ class InfillRequest(Work):
             inputs=inputs,
             max_tokens=max_tokens,
             min_tokens=min_tokens,
-            sampling=Sampling(
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                min_p=self.min_p,
-                repetition_penalty=self.repetition_penalty,
-                no_repeat_ngram_size=self.no_repeat_ngram_size,
-                logit_bias={int(token_id): bias for token_id, bias in self.logit_bias.items()},
-                stop=stop,
-                seed=self.seed,
-            ),
+            sampling=self.sampling(limits),
             n=self.n,
             order=self.order if isinstance(self.order, str) else tuple(self.order),
             strategy=self.strategy,
@@ -327,34 +288,11 @@ class DetokenizeRequest(Wire):
     tokens: list[Number]
 
 
-def split(text: str) -> Segments:
-    """The text with its masks set apart. Whether the checkpoint knows a mask is for the engine to say."""
-    return tuple(Mask(part) if MASKS.fullmatch(part) else part for part in MASKS.split(text) if part)
-
-
-def count_blanks(text: Segments) -> int:
-    """How many masks a text has."""
-    return sum(isinstance(segment, Mask) for segment in text)
-
-
-def many(value: Item | list[Item]) -> tuple[Item, ...]:
-    """What a client may give as one or as a list."""
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
 def _aligned(low: tuple[int, ...], high: tuple[int, ...]) -> Iterable[tuple[int, int]]:
     """Pairs per blank, where one number stands for all blanks."""
     length = max(len(low), len(high))
     spread = [values * length if len(values) == 1 else values for values in (low, high)]
     return zip(*spread, strict=False)
-
-
-def at_most(param: str, value: float, limit: float, what: str = "") -> None:
-    """Raises RequestError, naming field and limit, for what is above it."""
-    if value > limit:
-        # A factorial has more digits than anyone wants to read, hence the float form.
-        subject = f"{param} has {value:g} {what}" if what else f"{param} is {value:g}"
-        raise RequestError(f"{subject}; the limit is {limit:g}", param)
 
 
 def _no_masks(param: str, texts: Iterable[str]) -> None:

@@ -4,9 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from engine.client import EngineClient
 from engine.events import AdapterCard, ModelCard
-from engine.requests import RequestError
 from server.answer import Answer
 from server.service import Service, service_of
 from server.settings import Limits
@@ -20,24 +18,6 @@ async def models(service: Annotated[Service, Depends(service_of)]) -> Answer:
     card, adapters = service.engine.card, service.engine.adapters
     base = _entry(card, [adapter.name for adapter in adapters], service.settings.limits)
     return Answer({"object": "list", "data": [base, *(adapter_entry(adapter, card) for adapter in adapters)]})
-
-
-def named_adapter(engine: EngineClient, model: str | None, adapter: str | None = None) -> str | None:
-    """The adapter that a request goes by: named as such, or in the model's place, as vLLM's clients do.
-
-    Raises RequestError for a model or an adapter that is not loaded.
-    """
-    names = [card.name for card in engine.adapters]
-    if adapter is not None and adapter not in names:
-        raise RequestError(f"no adapter {adapter[:80]!r} is loaded", "adapter", "adapter_not_found")
-    if model in (None, engine.card.name):
-        return adapter
-    if model not in names:
-        known = ", ".join(map(repr, (engine.card.name, *names)))
-        raise RequestError(f"there is no such model here, only {known}", "model", "model_not_found")
-    if adapter not in (None, model):
-        raise RequestError(f"model is the adapter {model!r}, adapter is {adapter!r}", "adapter")
-    return model
 
 
 def adapter_entry(adapter: AdapterCard, card: ModelCard) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""The logit rules: one file each, which exports one `RULE` (`engine.logit_rule`). They are found, not listed.
+
+The server reads names and bounds here, so these files import no torch.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+
+from engine.logit_rule import LogitRule, Number, Parameter
+
+STAGES = ("scale", "shift", "forbid")
+
+
+@cache
+def logit_rules() -> tuple[LogitRule, ...]:
+    """All rules, in the order in which they act: by stage, then by name. Raises AttributeError for a file that exports
+    none."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    rules: list[LogitRule] = [importlib.import_module(f"{__name__}.{name}").RULE for name in names]
+    return tuple(sorted(rules, key=lambda rule: STAGES.index(rule.stage)))
+
+
+@cache
+def parameters() -> tuple[Parameter, ...]:
+    """The parameters of all rules."""
+    return tuple(parameter for rule in logit_rules() for parameter in rule.parameters)
+
+
+def active_rules(given: Mapping[str, Number]) -> list[tuple[LogitRule, dict[str, Number]]]:
+    """The rules that change something, with the values of all their parameters. Raises ValueError for a name that no
+    rule has."""
+    if not given:
+        return []
+    unknown = given.keys() - {parameter.name for parameter in parameters()}
+    if unknown:
+        raise ValueError(f"no logit rule has {', '.join(sorted(unknown))}")
+    active = []
+    for rule in logit_rules():
+        defaults = {parameter.name: parameter.default for parameter in rule.parameters}
+        values = {name: given.get(name, default) for name, default in defaults.items()}
+        if values != defaults:
+            active.append((rule, values))
+    return active

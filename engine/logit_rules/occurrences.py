@@ -1,0 +1,40 @@
+"""OpenAI's penalties: for each token that the blank has, and for each time that it has it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from engine.logit_rule import LogitRule, Number, Parameter
+
+if TYPE_CHECKING:
+    from engine.batch import Row
+
+
+def _apply(scores: "Row", history: Sequence[int], values: Mapping[str, Number]) -> None:
+    presence, frequency = values["presence_penalty"], values["frequency_penalty"]
+    for token_id, count in Counter(history).items():
+        scores[token_id] -= presence + frequency * count
+
+
+RULE = LogitRule(
+    parameters=(
+        Parameter(
+            "presence_penalty",
+            float,
+            default=0.0,
+            minimum=-2,
+            maximum=2,
+            description="The amount taken off the logit of every token that the blank has already.",
+        ),
+        Parameter(
+            "frequency_penalty",
+            float,
+            default=0.0,
+            minimum=-2,
+            maximum=2,
+            description="The amount taken off the logit of a token for each time that the blank has it.",
+        ),
+    ),
+    stage="shift",
+    apply=_apply,
+)

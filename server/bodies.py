@@ -1,0 +1,84 @@
+"""What the bodies of all protocols share: how strict they are, the fields that many have, and limits.
+
+A protocol's body is a pydantic model that becomes the engine's `Fill` or `Score`.
+"""
+
+import re
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from engine.requests import Mask, RequestError, Segments
+
+MASKS = re.compile(r"(\[[sg]?MASK\])")
+SURROGATES = re.compile("[\ud800-\udfff]")
+INT32 = 2**31 - 1
+# What stands for a probability of nought where a protocol has no other word for it, as in vLLM.
+LEAST = -9999.0
+Item = TypeVar("Item")
+
+
+def _whole(text: str) -> str:
+    """JSON can escape half of a surrogate pair; such a string has no UTF-8, so no tokenizer takes it."""
+    if not text.isascii() and SURROGATES.search(text):
+        raise ValueError("the string has half of a surrogate pair")
+    return text
+
+
+String = Annotated[str, AfterValidator(_whole)]
+Number = Annotated[int, Field(ge=0, le=INT32)]
+Positive = Annotated[int, Field(ge=1, le=INT32)]
+TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+StopString = Annotated[String, Field(min_length=1, max_length=256)]
+
+# Unions are told apart by the JSON type, so that an error speaks of one branch only; `errors` drops the tags.
+ONE_OR_LIST = Discriminator(lambda value: "<list>" if isinstance(value, list) else "<one>")
+Text = Annotated[
+    Annotated[String, Tag("<one>")] | Annotated[list[String], Field(min_length=1), Tag("<list>")], ONE_OR_LIST
+]
+Stop = Annotated[Annotated[StopString, Tag("<one>")] | Annotated[list[StopString], Tag("<list>")], ONE_OR_LIST]
+
+
+class Wire(BaseModel):
+    """What all bodies share: nothing unknown, nothing converted, nothing infinite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class Lenient(Wire):
+    """A body of a protocol that is not ours: what is unknown is let pass, and null is the same as nothing."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+def names(body: type[BaseModel]) -> set[str]:
+    """The names that a body's fields have on the wire."""
+    return {field.alias or name for name, field in body.model_fields.items()}
+
+
+def split(text: str) -> Segments:
+    """The text with its masks set apart. Whether the checkpoint knows a mask is for the engine to say."""
+    return tuple(Mask(part) if MASKS.fullmatch(part) else part for part in MASKS.split(text) if part)
+
+
+def count_blanks(text: Segments) -> int:
+    """How many masks a text has."""
+    return sum(isinstance(segment, Mask) for segment in text)
+
+
+def many(value: Item | list[Item]) -> tuple[Item, ...]:
+    """What a client may give as one or as a list."""
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def at_most(param: str, value: float, limit: float, what: str = "") -> None:
+    """Raises RequestError, naming field and limit, for what is above it."""
+    if value > limit:
+        # A factorial has more digits than anyone wants to read, hence the float form.
+        subject = f"{param} has {value:g} {what}" if what else f"{param} is {value:g}"
+        raise RequestError(f"{subject}; the limit is {limit:g}", param)

@@ -1,0 +1,17 @@
+"""The protocols that clients speak: one folder or file each, which exports one `PROTOCOL` (`server.protocol`).
+
+They are found, not listed: a new one needs no other edit.
+"""
+
+import importlib
+import pkgutil
+from functools import cache
+
+from server.protocol import Protocol
+
+
+@cache
+def protocols() -> tuple[Protocol, ...]:
+    """All protocols, by name. Raises AttributeError for a module that exports none."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(importlib.import_module(f"{__name__}.{name}").PROTOCOL for name in names)

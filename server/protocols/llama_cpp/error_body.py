@@ -1,0 +1,13 @@
+"""An error in llama.cpp's shape."""
+
+from typing import Any
+
+from server.errors import TYPES, ApiError
+
+KINDS = {**TYPES, 429: "unavailable_error", 503: "unavailable_error"}
+
+
+def error_body(error: ApiError) -> dict[str, Any]:
+    """The JSON of an error: its code is the status."""
+    kind = KINDS.get(error.status, "invalid_request_error")
+    return {"error": {"code": error.status, "message": error.message, "type": kind}}

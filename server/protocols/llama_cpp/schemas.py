@@ -1,0 +1,167 @@
+"""The body of llama.cpp's `/infill`, as its editors send it, and what it becomes for the engine."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Strict, Tag
+
+from engine.events import ModelCard
+from engine.requests import Fill, Mask, Sampling
+from server.bodies import INT32, Lenient, Number, Positive, String, at_most
+from server.sampling import SamplingFields
+from server.settings import Limits
+
+# llama.cpp's -1 is "no limit", "no such thing" or "whatever", as the field may be.
+Unset = Annotated[int, Field(ge=-1, le=2**32 - 1)]
+RANDOM_SEED = 2**32 - 1
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
+PENALTIES = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
+SAMPLERS = {"temp": "temperature"}  # other names
+UNUSABLE = {"penalties", "top_k", "top_p", "min_p", "temperature"}
+
+
+Amount = Annotated[float, Field(ge=-1e9, le=1e9)]
+Never = Literal[False]
+Weight = Annotated[
+    Annotated[Never, Tag("<never>")] | Annotated[Amount, Tag("<amount>")],
+    Discriminator(lambda value: "<never>" if isinstance(value, bool) else "<amount>"),
+]
+Key = Annotated[
+    Annotated[String, Field(max_length=4096), Tag("<text>")] | Annotated[Number, Tag("<id>")],
+    Discriminator(lambda value: "<text>" if isinstance(value, str) else "<id>"),
+]
+# [[id or text, amount or false], …], or in OpenAI's way {"id or text": amount or false}.
+Biases = Annotated[
+    Annotated[list[Annotated[tuple[Key, Weight], Strict(False)]], Tag("<list>")]
+    | Annotated[dict[String, Weight], Tag("<object>")],
+    Discriminator(lambda value: "<object>" if isinstance(value, dict) else "<list>"),
+]
+
+
+class Chunk(Lenient):
+    """A piece of another file, in `input_extra`."""
+
+    text: String
+    filename: String | None = None
+
+
+class EditorRequest(SamplingFields, Lenient):
+    """The body of `POST /infill`."""
+
+    input_prefix: String
+    input_suffix: String
+    input_extra: Annotated[list[Chunk], Field(default_factory=list, max_length=1024)]
+    prompt: String = ""
+    n_predict: Unset = -1
+    n_cmpl: Positive = 1
+    n_indent: Number = 0
+    t_max_prompt_ms: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 0
+    t_max_predict_ms: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 0
+    temperature: Annotated[float, Field(ge=-1, le=100)] = 0.8
+    top_k: Annotated[int, Field(ge=-1, le=INT32)] = 40
+    top_p: Annotated[float, Field(ge=0, le=1)] = 0.95
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.05
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, alias="repeat_penalty")] = 1.0
+    logit_bias: Annotated[Biases, Field(default_factory=list)]  # type: ignore[assignment]
+    samplers: Annotated[list[String], Field(max_length=64)] | None = None
+    seed: Unset = -1
+    stream: bool = False
+    n_probs: Number = 0
+    return_tokens: bool = False
+    response_fields: Annotated[list[String], Field(default_factory=list, max_length=256)]
+    cache_prompt: bool = True
+    id_slot: Annotated[int, Field(ge=-1, le=2**31 - 1)] = -1
+    model: String | None = None
+
+    @property
+    def before(self) -> str:
+        """The text before the cursor, pieces of other files first."""
+        return "".join(f"{chunk.text}\n" for chunk in self.input_extra) + self.input_prefix + self.prompt
+
+    def num_tokens(self, limits: Limits, card: ModelCard) -> int:
+        """The most tokens to write: as many as are asked for and the model and the server allow."""
+        most = min(limits.max_tokens, card.max_span)
+        return most if self.n_predict < 0 else min(self.n_predict, most)
+
+    def fill(self, limits: Limits, card: ModelCard, mask: str, biases: Mapping[int, float]) -> Fill:
+        """The request for the engine, with `self.biases`. Raises RequestError for what is over a limit."""
+        at_most("n_cmpl", self.n_cmpl, limits.n)
+        at_most("n_probs", self.n_probs, limits.logprobs)
+        return Fill(
+            inputs=((self.before, Mask(mask), self.input_suffix),),
+            max_tokens=(max(self.num_tokens(limits, card), 1),),
+            sampling=replace(self.sampling(limits), logit_bias=dict(biases)),
+            n=self.n_cmpl,
+            logprobs=self.n_probs or None,
+            stream=True,
+            fit=True,
+            timeout_s=limits.timeout_s,
+        )
+
+    @property
+    def biased_texts(self) -> list[str]:
+        """The texts in `logit_bias`, each of whose tokens is biased."""
+        return [key for key, _ in self._pairs if isinstance(key, str)]
+
+    def biases(self, limits: Limits, ids: Mapping[str, list[int]] | None = None) -> dict[int, float]:
+        """The biases by token id; `ids` are those of `biased_texts`, without which there are none yet."""
+        if ids is None:
+            return {}
+        found: dict[int, float] = {}
+        for key, bias in self._pairs:
+            for token_id in ids[key] if isinstance(key, str) else (key,):
+                found[token_id] = found.get(token_id, 0.0) + bias
+        at_most("logit_bias", len(found), limits.logit_bias, "tokens")
+        return found
+
+    @property
+    def _pairs(self) -> list[tuple[int | str, float]]:
+        """Token ids or texts with their biases. In an object a key that is a number is an id, and false is never."""
+        given: Any = self.logit_bias
+        pairs = given.items() if isinstance(given, dict) else given
+        return [
+            (
+                int(key) if isinstance(key, int) or (TOKEN_ID.fullmatch(key) and isinstance(given, dict)) else key,
+                -math.inf if bias is False else float(bias),
+            )
+            for key, bias in pairs
+        ]
+
+    def sampling(self, limits: Limits) -> Sampling:
+        """How tokens are drawn, but for biases: a sampler that is not in the list is not used, as in llama.cpp."""
+        unused = UNUSABLE - {SAMPLERS.get(name, name) for name in self.samplers} if self.samplers is not None else set()
+        drawn = super().sampling(limits)
+        rules = {k: v for k, v in drawn.rules.items() if k not in PENALTIES or "penalties" not in unused}
+        return replace(
+            drawn,
+            # llama.cpp takes the most probable token below a temperature of 0 too.
+            temperature=1.0 if "temperature" in unused else max(self.temperature, 0.0),
+            top_k=0 if "top_k" in unused else drawn.top_k,
+            top_p=1.0 if "top_p" in unused else drawn.top_p,
+            min_p=0.0 if "min_p" in unused else drawn.min_p,
+            rules=rules,
+            seed=None if self.seed in (-1, RANDOM_SEED) else self.seed,
+        )
+
+    def settings(self, limits: Limits, card: ModelCard) -> dict[str, Any]:
+        """`generation_settings` of the answer."""
+        s = self.sampling(limits)
+        rules = s.rules
+        return {
+            "n_ctx": card.max_context,
+            "n_predict": self.num_tokens(limits, card),
+            "n_indent": self.n_indent,
+            "t_max_predict_ms": self.t_max_predict_ms,
+            "temperature": s.temperature,
+            "top_k": s.top_k,
+            "top_p": s.top_p,
+            "min_p": s.min_p,
+            "repeat_penalty": rules.get("repetition_penalty", 1.0),
+            "presence_penalty": rules.get("presence_penalty", 0.0),
+            "frequency_penalty": rules.get("frequency_penalty", 0.0),
+            "stop": list(s.stop),
+            "seed": RANDOM_SEED if s.seed is None else s.seed,
+        }

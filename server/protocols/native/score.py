@@ -1,0 +1,40 @@
+"""`POST /v1/score`: the log-likelihood of what is already known. SGLang's route of that name is told by its fields."""
+
+import time
+from dataclasses import replace
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Request
+
+from server.answer import Answer, plain
+from server.body import read_object
+from server.exchange import complete, submit
+from server.named_adapter import named_adapter
+from server.protocols.native.schemas import ScoreRequest
+from server.protocols.sglang.labels import labels
+from server.protocols.sglang.schemas import LabelsRequest, is_sglang
+from server.service import Service, service_of
+from server.takes import takes
+
+PATH = "/v1/score"
+
+router = APIRouter()
+
+
+@router.post(PATH, openapi_extra=takes(ScoreRequest, LabelsRequest), tags=["score"])
+async def score(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """Scores candidates for the blanks of a text, continuations of a context, or a text as it stands."""
+    settings = service.settings
+    raw = await read_object(request, settings.body_seconds)
+    if is_sglang(raw):
+        return await labels(request, service, raw)
+    body = ScoreRequest.model_validate(raw)
+    card = service.engine.card
+    adapter = named_adapter(service.engine, body.model, body.adapter)
+    work = replace(body.score(settings.limits), adapter=adapter)
+    work_id = f"score-{uuid4().hex}"
+    head = {"id": work_id, "object": "score", "created": int(time.time()), "model": card.name}
+    results, done = await complete(service, request, submit(service, request, work, work_id))
+    ranking = {} if done.ranking is None else plain(done.ranking)
+    return Answer({**head, "results": results, **ranking, "usage": done.usage})

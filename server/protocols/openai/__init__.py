@@ -1,0 +1,13 @@
+"""OpenAI's completions, for its clients and lm-evaluation-harness."""
+
+from server.protocol import Protocol
+from server.protocols.openai.completions import PATH, router
+from server.protocols.openai.schemas import CompletionRequest
+
+PROTOCOL = Protocol(
+    "openai",
+    router,
+    bodies=(CompletionRequest,),
+    work=frozenset({PATH}),
+    batch={PATH: CompletionRequest},
+)

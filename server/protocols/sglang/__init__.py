@@ -1,0 +1,8 @@
+"""SGLang's scores of label tokens. It has no route of its own: its `/v1/score` is the native one's path."""
+
+from fastapi import APIRouter
+
+from server.protocol import Protocol
+from server.protocols.sglang.schemas import LabelsRequest
+
+PROTOCOL = Protocol("sglang", APIRouter(), bodies=(LabelsRequest,), work=frozenset())

@@ -1,0 +1,39 @@
+"""SGLang's scores of label tokens. Its `/v1/score` shares the path with ours, and is told by its fields."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from fastapi import Request
+
+from server.answer import Answer
+from server.bodies import LEAST
+from server.exchange import complete_all, submit
+from server.named_adapter import named_adapter
+from server.protocols.sglang.schemas import LabelsRequest
+from server.service import Service
+
+# What the engine calls the fields of SGLang's request.
+LABEL_NAMES = {"context": "query", "targets": "label_token_ids"}
+
+
+async def labels(request: Request, service: Service, raw: dict[str, Any]) -> Answer:
+    """SGLang's answer: how probable each label token is behind each item."""
+    body = LabelsRequest.model_validate(raw)
+    card = service.engine.card
+    adapter = named_adapter(service.engine, body.model)
+    works = [replace(work, adapter=adapter) for work in body.scores(service.settings.limits)]
+    work_id = f"score-{uuid4().hex}"
+    streams = [submit(service, request, work, f"{work_id}-{number}", LABEL_NAMES) for number, work in enumerate(works)]
+    outcomes = await complete_all(service, request, streams)
+    logprobs = [[max(result.logprob, LEAST) for result in results] for results, _ in outcomes]
+    num_tokens = sum(done.usage.prompt_tokens for _, done in outcomes)
+    return Answer(
+        {
+            "scores": [body.probabilities(row) for row in logprobs],
+            "token_logprobs": logprobs if body.return_token_logprobs else None,
+            "model": card.name,
+            "usage": {"prompt_tokens": num_tokens, "completion_tokens": 0, "total_tokens": num_tokens},
+            "object": "scoring",
+        }
+    )
