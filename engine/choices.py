@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from engine.batch import Result, Row, Scored
 from engine.blank_fill import BlankFill
-from engine.job import Host, World
+from engine.job import Host, Step, World
 from engine.requests import RequestError
 from engine.sampler import Sampler, scored
 from engine.sequence import Sequence
@@ -110,14 +110,13 @@ class ChoiceSearch:
         self._count = len(set(choices.ids))
         self._forced = 0  # tokens that all choices begin with, on the first sequence from the start
 
-    def start(self, host: Host, sequence: Sequence) -> list[Sequence]:
+    def start(self, sequence: Sequence) -> None:
         if self._keep:
             self.kept = sequence
         forced, node = self._choices.trie().chain()
         self._forced = len(forced)
         self._push(sequence, forced, 1)
         self._expect(sequence, Run([], forced, node))
-        return [sequence]
 
     @property
     def reached(self) -> int:
@@ -125,21 +124,20 @@ class ChoiceSearch:
             len(path) for path in (*(r.path for r in self._runs.values()), *(p for p, _ in self._found.values()))
         )
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> list[Sequence]:
+    def advance(self, host: Host, sequence: Sequence, result: Result, step: Step) -> None:
         run = self._runs.pop(sequence)
         if isinstance(result, list):
             *tokens, end = (token for token in result if token is not None)
             self._found[run.node.choice] = [*run.path, *tokens], end
-            sequence.finished = sequence is not self.kept
-            moved: list[Sequence] = []
+            if sequence is not self.kept:
+                step.finish(sequence)
         else:
-            moved = self._divide(host, sequence, run, result.reshape(len(run.forced) + 1, -1))
+            step.started += self._divide(host, sequence, run, result.reshape(len(run.forced) + 1, -1))
         if len(self._found) == self._count:
             self._decide()
-        return moved
 
     def _divide(self, host: Host, sequence: Sequence, run: Run, logprobs: Row) -> list[Sequence]:
-        """Goes on with a fork for each child, the last one on the sequence itself."""
+        """Goes on with a fork for each child, the last one on the sequence itself; gives the forks."""
         forced = zip(logprobs[:-1], run.forced, strict=True)
         path = [*run.path, *(scored(row, token, self._num_top) for row, token in forced)]
         if run.node.choice >= 0:
@@ -151,7 +149,7 @@ class ChoiceSearch:
             behind, node = child.chain()
             self._push(own, [token, *behind], len(path) + 1)
             self._expect(own, Run([*path, scored(logprobs[-1], token, self._num_top)], behind, node))
-        return sequences
+        return forks
 
     def _push(self, sequence: Sequence, tokens: list[int], number: int) -> None:
         """Adds tokens of the blank from its number-th on."""

@@ -87,7 +87,6 @@ class Engine:
         patterns = Patterns(self.tokenizer, a.vocab_size)
         self.world = World(self.tokenizer, family.layout, self.card, bar, Spelling(self.tokenizer), patterns, Work())
         self._jobs: dict[str, _Entry] = {}
-        self._of: dict[Sequence, _Entry] = {}
         self._turns = Turns()
         self.last_stats: StepStats | None = None
         self._loaded = loaded
@@ -163,7 +162,7 @@ class Engine:
             sequence.rank = rank + PASSED_OVER * batch
         cached = {id(s.context): len(s.context) for s in sequences if s.context.blocks is not None}
         job.counts.cached_tokens = sum(cached.values())
-        self._take(entry, sequences)
+        self._start(entry, sequences)
 
     def cancel(
         self, request_id: str, outcome: str = "cancelled", message: str = "cancelled by the client"
@@ -172,9 +171,8 @@ class Engine:
         entry = self._jobs.pop(request_id, None)
         if entry is None:
             return []
-        for sequence in entry.sequences:
+        for sequence in entry.lodging.sequences:
             self.scheduler.remove(sequence)
-            self._of.pop(sequence, None)
         entry.job.stop()
         self._leave(entry)
         return [Failed(request_id, outcome, message, code=outcome)]  # type: ignore[arg-type]
@@ -194,11 +192,11 @@ class Engine:
         if chosen:
             for sequence in chosen:
                 self._turns.served(int(sequence.rank) % PASSED_OVER)
-                entry = self._of[sequence]
+                entry = self._jobs[sequence.job_id]
                 if entry.started is None:
                     entry.started = began
                     times.queued.append(began - entry.arrived)
-            num_top = max((self._of[s].job.num_top for s in chosen), default=0)
+            num_top = max((self._jobs[s.job_id].job.num_top for s in chosen), default=0)
             try:
                 results, bad = self.runner.run(batch, num_top)
             except (MemoryError, RuntimeError) as error:
@@ -211,9 +209,9 @@ class Engine:
                 if sequence.prompt_tokens:
                     self.world.work.prompt_tokens += sequence.prompt_tokens
                     sequence.prompt_tokens = 0
-                if sequence in self._of:
+                if sequence.status != "finished":
                     events += self._advance(sequence, result, times)
-        running = len({id(self._of[s]) for s in self.scheduler.running})
+        running = len({s.job_id for s in self.scheduler.running})
         self.last_stats = replace(
             self.idle_stats(),
             seconds=time.monotonic() - began,
@@ -272,7 +270,7 @@ class Engine:
             if entry is not None and now - entry.arrived <= BATCH_PATIENCE_S:
                 break
             self._passed_over.popleft()
-            for sequence in () if entry is None else entry.sequences:
+            for sequence in () if entry is None else entry.lodging.sequences:
                 self.scheduler.rerank(sequence, sequence.rank % PASSED_OVER)
 
     def _shed(self, runner: Runner, batch: Batch, chosen: list[Sequence]) -> list[Event]:
@@ -284,7 +282,7 @@ class Engine:
         rows: dict[str, int] = {}
         asked: set[tuple[str, tuple[int, ...]]] = set()
         for part, sequence in zip(batch.rows[num_contexts:], chosen, strict=True):
-            job_id, held = self._of[sequence].job.id, sequence.held
+            job_id, held = sequence.job_id, sequence.held
             encoded = 0 if (job_id, held) in asked else contexts.get(held, 0)
             asked.add((job_id, held))
             rows[job_id] = rows.get(job_id, 0) + len(part.token_ids) + encoded
@@ -381,7 +379,7 @@ class Engine:
             self.registry.give_back(entry.adapter)
 
     def _advance(self, sequence: Sequence, result: Result, times: "_Times") -> list[Event]:
-        entry = self._of[sequence]
+        entry = self._jobs[sequence.job_id]
         if not _finite(result):
             return self.cancel(entry.job.id, "error", "the model gave a result that is not a finite number")
         now = time.monotonic()
@@ -394,27 +392,25 @@ class Engine:
             sequence.drawn_at = now
         # `num_top` is the batch's; a job gets its own number of alternatives.
         try:
-            new, events = entry.job.advance(entry.lodging, sequence, _trimmed(result, entry.job.num_top))
+            step = entry.job.advance(entry.lodging, sequence, _trimmed(result, entry.job.num_top))
         except RequestError as error:  # a text that grew over the limit by its fills
             self.cancel(entry.job.id)
             return [Failed(entry.job.id, "invalid", error.message, error.param, error.code)]
-        for ended in dict.fromkeys(s for s in (sequence, *new) if s.finished):
+        for ended in step.finished:
             self.scheduler.remove(ended)
-            if ended in self._of:
-                del self._of[ended], entry.sequences[ended]
-        self._take(entry, [s for s in new if not s.finished])
-        if events and isinstance(events[-1], Done):
+            del entry.lodging.sequences[ended]
+        self._start(entry, step.started)
+        if step.events and isinstance(step.events[-1], Done):
             del self._jobs[entry.job.id]
             self._leave(entry)
-            return [entry.timed(event) for event in events]
-        return events
+            return [entry.timed(event) for event in step.events]
+        return step.events
 
-    def _take(self, entry: "_Entry", sequences: list[Sequence]) -> None:
+    def _start(self, entry: "_Entry", sequences: list[Sequence]) -> None:
         for sequence in sequences:
-            if sequence not in self._of:
-                self._of[sequence] = entry
-                entry.sequences[sequence] = None
-                self.scheduler.add(sequence)
+            sequence.job_id = entry.job.id
+            entry.lodging.sequences[sequence] = None
+            self.scheduler.add(sequence)
 
 
 @dataclass(slots=True, eq=False)
@@ -426,7 +422,6 @@ class _Entry:
     arrived: float
     deadline: float | None
     adapter: Entry | None = None
-    sequences: dict[Sequence, None] = field(default_factory=dict)
     started: float | None = None
     answered: float | None = None
 

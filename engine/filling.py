@@ -7,10 +7,10 @@ from engine.blank_fill import BlankFill
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ResultDone
 from engine.fill_checks import check_begun, check_echo, check_fill, read_choices, read_patterns
 from engine.fitting import fitted
-from engine.job import Counts, Host, World, alternatives
+from engine.job import Counts, Host, Step, World, alternatives
 from engine.prompts import read_prompt
 from engine.requests import Fill
-from engine.sample import Sample
+from engine.sample import Sample, Task
 from engine.sequence import Sequence
 
 
@@ -28,7 +28,6 @@ class FillJob:
         self.begun = False
         self.samples: list[Sample] = []
         self._prompts: list[int] = []  # each input's tokens
-        self._of: dict[Sequence, Sample] = {}
         compiled = world.patterns.get(text for text in fill.regex if text is not None)
         for number, given in enumerate(fill.inputs):
             prompt = read_prompt(given, fill.echo, world)
@@ -49,16 +48,22 @@ class FillJob:
         check_echo(fill, [s.prompt for s in self.samples])
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
-        begun = [[self._own(s, sample) for s in sample.start(host, rank)] for sample in self.samples]
-        first = {sample.input_index: own[0] for sample, own in zip(self.samples, begun, strict=True)}
+        step = Step()
+        first: dict[int, Sequence] = {}  # of an input's last sample
+        for sample in self.samples:
+            before = len(step.started)
+            sample.start(host, rank, step)
+            first[sample.input_index] = step.started[before]
         for number, sequence in first.items():
             sequence.prompt_tokens = self._prompts[number]
-        return [sequence for own in begun for sequence in own]
+        return step.started
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
-        sample = self._of[sequence]
-        new, moved = sample.advance(host, sequence, result)
-        events: list[Event] = []
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> Step:
+        task = sequence.owner
+        assert isinstance(task, Task)
+        sample, step = task.sample, Step()
+        moved = task.advance(host, sequence, result, step)
+        events = step.events
         if self.fill.stream and not self.begun:
             self.begun = True
             events.append(Begun(self.id, self.counts.usage(), any(s.prompt.fitted for s in self.samples)))
@@ -78,21 +83,15 @@ class FillJob:
                 events.append(ResultDone(self.id, sample.result(number)))
         if ended and all(s.done for s in self.samples):
             events.append(Done(self.id, self.counts.usage()))
-        for finished in (s for s in (sequence, *new) if s.finished):
-            self._of.pop(finished, None)
-        return [s if s.finished else self._own(s, sample) for s in new], events
+        return step
 
     def stop(self) -> None:
         """Of a search that has not ended the longest fill so far counts."""
         for sample in self.samples:
             for blank in sample.blanks:
                 blank.count(self.world.work)
-            for search in set(sample.searches.values()):
+            for search in sample.searches.values():
                 self.world.work.generated_tokens += search.reached
-
-    def _own(self, sequence: Sequence, sample: Sample) -> Sequence:
-        self._of[sequence] = sample
-        return sequence
 
     def _stream(self, sample: Sample, blank: BlankFill) -> list[Event]:
         events: list[Event] = []

@@ -1,7 +1,7 @@
 """A job: a request under way. It turns results of sequences into new sequences and events."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.answers import Alternative, Alternatives, Usage
@@ -113,6 +113,21 @@ class Host(Protocol):
         """Another sequence with the same rows, which shares what is computed of them."""
 
 
+@dataclass(slots=True, eq=False)
+class Step:
+    """What came of one result of a sequence: the sequences that are new, those that do not run again, and events."""
+
+    started: list[Sequence] = field(default_factory=list)
+    finished: list[Sequence] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def finish(self, sequence: Sequence) -> None:
+        """A sequence does not run again, or does not begin to: one that this step has started."""
+        if sequence in self.started:
+            self.started.remove(sequence)
+        self.finished.append(sequence)
+
+
 class Job(Protocol):
     """A request under way."""
 
@@ -123,9 +138,9 @@ class Job(Protocol):
     def start(self, host: Host, rank: float) -> list[Sequence]:
         """The sequences to run first; their `prompt_tokens` add up to those of the request."""
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
-        """Takes one sequence's result. Marks it finished, or pushes its next row; gives new sequences, others that it
-        has finished, and events, of which `Done` is the last of all."""
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> Step:
+        """Takes the result of a sequence that the job has started, and pushes its next row if it goes on. `Done` is
+        the last event of all."""
 
     def stop(self) -> None:
         """It is over before its end: what is done and not counted yet is added to the work."""

@@ -8,15 +8,16 @@ each token masked in turn (its pseudo-log-likelihood, arXiv 1910.14659), or whet
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from engine.answers import Ranking, ScoreResult
 from engine.batch import Result, Row
 from engine.blank_fill import BlankFill
-from engine.events import Done, Event, ResultDone
+from engine.events import Done, ResultDone
 from engine.filling import FillJob
-from engine.job import Counts, Host, World
+from engine.job import Counts, Host, Step, World
 from engine.requests import RequestError, Score
-from engine.sample import Sample
+from engine.sample import Sample, Task
 from engine.sampler import scored
 from engine.scoring import Candidate, Order, Plan, ScoreJob
 from engine.sequence import Sequence
@@ -25,30 +26,30 @@ from engine.sequence import Sequence
 class MaskedSample(Sample):
     """One sample of one input: passes over its text, each filling all masks that it asks for, or the surest."""
 
-    def start(self, host: Host, rank: float) -> list[Sequence]:
+    def start(self, host: Host, rank: float, step: Step) -> None:
         self.rank = rank
-        return [self._pass(host)]
+        step.started.append(self._pass(host))
 
-    def _draw(self, host: Host, sequence: Sequence, logprobs: Row) -> tuple[list[Sequence], list[BlankFill]]:
-        """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass."""
-        sequence.finished = True
-        rows = dict(zip(self._asked, logprobs.reshape(len(self._asked), -1), strict=True))
+    def take_pass(self, host: Host, asked: list[int], logprobs: Row, step: Step) -> list[BlankFill]:
+        """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass; gives the blanks it has filled."""
+        rows = dict(zip(asked, logprobs.reshape(len(asked), -1), strict=True))
         if self.confident and self.strategy == "reencode":
             sure = {index: self._sureness(row, index) for index, row in rows.items()}
             index = max(sure, key=lambda i: (sure[i], -i))  # among equals the leftmost
             rows = {index: rows[index]}
         moved = [self._filled(index, row) for index, row in rows.items()]
-        if not self.queue:
-            return [], moved
-        self._splice()
-        return [self._pass(host)], moved
+        if self.queue:
+            self._splice()
+            step.started.append(self._pass(host))
+        return moved
 
     def _pass(self, host: Host) -> Sequence:
         """The text with the masks that are left, asked for the next of them or for all."""
-        self._asked = self.queue[:1] if self.strategy == "reencode" and not self.confident else list(self.queue)
-        places = [self.places[index] for index in self._asked]
-        asked = tuple(place.position for place in places)
-        sequence = Sequence(host.context(()), "token", self.rank, whole=True, asked=asked)
+        asked = self.queue[:1] if self.strategy == "reencode" and not self.confident else list(self.queue)
+        places = [self.places[index] for index in asked]
+        positions = tuple(place.position for place in places)
+        task = Pass(self, asked)
+        sequence = Sequence(host.context(()), "token", self.rank, whole=True, asked=positions, owner=task)
         for position, token in enumerate(places[0].context):
             sequence.push(token, position, 0)
         return sequence
@@ -68,6 +69,19 @@ class MaskedSample(Sample):
             token = scored(logprobs, choices.ids[chosen][0], num_top)
             blank.choose(choices.texts[chosen], [token], None, worth, self.world)
         return blank
+
+
+@dataclass(slots=True, eq=False)
+class Pass(Task):
+    """A sequence reads the text once, and is asked for some blanks."""
+
+    sample: MaskedSample
+    asked: list[int]
+
+    def advance(self, host: Host, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        assert not isinstance(result, list)
+        step.finish(sequence)
+        return self.sample.take_pass(host, self.asked, result, step)
 
 
 class MaskedFillJob(FillJob):
@@ -137,14 +151,14 @@ class NextSentenceJob:
             sequence.push(token, position, sentence)
         return [sequence]
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> Step:
         assert not isinstance(result, list)
-        sequence.finished = True
         self.world.work.score_candidates += 1
         follows = float(result[0])
         perplexity = math.exp(min(-follows, 700.0))
         scored = ScoreResult(0, follows, follows, perplexity, len(self.rows), [], [])
-        return [], [ResultDone(self.id, scored), Done(self.id, self.counts.usage(), Ranking(0, [1.0]))]
+        done = Done(self.id, self.counts.usage(), Ranking(0, [1.0]))
+        return Step(finished=[sequence], events=[ResultDone(self.id, scored), done])
 
     def stop(self) -> None:
         """It is scored or it is not."""

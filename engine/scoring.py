@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from engine.answers import Ranking, ScoredOrder, ScoredSpan, ScoreResult
 from engine.batch import Result, Scored
 from engine.events import Done, Event, ResultDone
-from engine.job import Counts, Host, World, alternatives
+from engine.job import Counts, Host, Step, World, alternatives
 from engine.prompts import unpacked
 from engine.requests import Mask, RequestError, Score, Segments, Tokens
 from engine.sequence import Sequence
@@ -67,17 +67,17 @@ class ScoreJob:
         self._plans = [plan for c in self.candidates for order in self.orders for plan in self._planned(c, order)]
         for plan in self._plans:
             plan.candidate.left += 1
-        self._of: dict[Sequence, Plan] = {}
         self.counts.prompt_tokens = len(self.laid)
         self.counts.score_tokens = sum(len(ids) for c in self.candidates for ids in c.ids)
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
+        sequences = []
         for plan in self._plans:
-            sequence = Sequence(host.context(plan.context), "scores", rank, targets=plan.targets, whole=plan.whole)
+            context = host.context(plan.context)
+            sequence = Sequence(context, "scores", rank, targets=plan.targets, whole=plan.whole, owner=plan)
             for row in plan.rows:
                 sequence.push(*row)
-            self._of[sequence] = plan
-        sequences = list(self._of)
+            sequences.append(sequence)
         sequences[0].prompt_tokens = self.counts.prompt_tokens
         return sequences
 
@@ -108,10 +108,10 @@ class ScoreJob:
             plan.slots.extend((number, index) for index in range(len(ids) + 1))
         return plan
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
+    def advance(self, host: Host, sequence: Sequence, result: Result) -> Step:
+        plan = sequence.owner
+        assert isinstance(plan, Plan)
         assert isinstance(result, list)
-        sequence.finished = True
-        plan = self._of.pop(sequence)
         empty: Spans = [[None] * (len(ids) + self.has_end) for ids in plan.candidate.ids]
         spans = plan.candidate.scored.setdefault(plan.order, empty)
         scored = (item for item in result if item is not None)
@@ -122,7 +122,7 @@ class ScoreJob:
             self.world.work.score_tokens += sum(index < len(ids[number]) for number, index in plan.slots)
         plan.candidate.left -= 1
         self.world.work.score_candidates += not plan.candidate.left
-        return [], [] if self._of else list(self._finish())
+        return Step(finished=[sequence], events=[] if any(c.left for c in self.candidates) else list(self._finish()))
 
     def stop(self) -> None:
         """All is counted as it is scored."""

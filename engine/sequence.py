@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Want = Literal["token", "scores", "pair"]
+Status = Literal["new", "waiting", "running", "finished"]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +62,9 @@ class Sequence:
     `answered` counts the rows it had when it last ran: one without new ones waits for others of its job, and if it is
     preempted meanwhile it is not computed again before there are. `drawn_at` is when its last token was drawn, on the
     monotonic clock. `prompt_tokens` are to be counted when it first runs: each prompt's by one sequence.
+
+    `job_id` names the request that it runs for, `owner` is what takes its results within that request's job. The
+    scheduler alone sets `status`: one that is finished has no blocks and does not run again.
     """
 
     context: Context
@@ -76,7 +80,9 @@ class Sequence:
     answered: int = 0
     held: tuple[int, ...] = ()
     blocks: list[int] = field(default_factory=list)
-    finished: bool = False
+    status: Status = "new"
+    owner: object = None
+    job_id: str = ""
     drawn_at: float | None = None
     prompt_tokens: int = 0
 

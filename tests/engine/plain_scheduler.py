@@ -104,7 +104,7 @@ class PlainScheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Drops a finished or cancelled sequence, wherever it is."""
-        sequence.finished = True
+        sequence.status = "finished"
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:

@@ -49,7 +49,7 @@ def served(engine: Engine, requests: list[Request]) -> dict[str, list[Any]]:
     for event in events:
         if isinstance(event, ResultDone):
             found[event.id].append(event.result)
-    return {number: sorted(results, key=lambda result: result["index"]) for number, results in found.items()}
+    return {number: sorted(results, key=lambda result: result.index) for number, results in found.items()}
 
 
 @pytest.fixture(scope="module")

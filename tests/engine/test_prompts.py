@@ -151,7 +151,7 @@ def test_a_streamed_echo_comes_before_what_is_generated(engine: Engine) -> None:
     assert kinds.index(Echoed) < kinds.index(BlankDelta)
     for result in results(events):
         (first,) = [e for e in events if isinstance(e, Echoed) and e.index == result["index"]]
-        assert first.echo == result["echo"]
+        assert wire(first.echo) == result["echo"]
         deltas = [e for e in events if isinstance(e, BlankDelta) and e.index == result["index"]]
         assert [t for d in deltas for t in d.tokens] == result["blanks"][0]["tokens"]
         assert [o for d in deltas for o in d.text_offsets] == result["blanks"][0]["text_offsets"]
