@@ -73,8 +73,8 @@ class Worker:
             self.link.step(False)
             if events:
                 self.link.send(Happened(events))
-            if self.engine.last_stats is not None:
-                self.link.send(Stepped(self.engine.last_stats))
+            if self.engine.clock.last_stats is not None:
+                self.link.send(Stepped(self.engine.clock.last_stats))
                 if self.engine.idle:
                     self._send_idle()
         if self.channel is not None:
@@ -82,7 +82,7 @@ class Worker:
 
     def _send_idle(self) -> None:
         """No further step will say so."""
-        self.link.send(Stepped(self.engine.idle_stats()))
+        self.link.send(Stepped(self.engine.clock.idle_stats()))
 
     def _take_messages(self) -> bool:
         """Handles what has come in; waits for something while there is nothing to do."""
@@ -108,17 +108,17 @@ class Worker:
         card = None
         try:
             if isinstance(change, UnloadAdapter):
-                self.engine.unload(change.name)
+                self.engine.adapters.unload(change.name)
             elif number is not None:
-                card = self.engine.finish_loading(number, change.name)
+                card = self.engine.adapters.finish_loading(number, change.name)
             else:
                 done = partial(self._has_read, change)
-                self.engine.begin_loading(change.name, change.path, done)
+                self.engine.adapters.begin_loading(change.name, change.path, done)
                 return
         except RequestError as error:
             self._refuse(change.id, error)
             return
-        self.link.send(AdaptersChanged(self.engine.registry.cards))
+        self.link.send(AdaptersChanged(self.engine.adapters.cards))
         self.link.send(Reply(change.id, card))
 
     def _has_read(self, change: LoadAdapter, number: int) -> None:
@@ -235,7 +235,7 @@ class Rank:
         assert isinstance(self.link, Link), "rank 0 has a supervisor"
         engine = Engine(self.config, loaded=loaded, channel=channel)
         self._settle()
-        self.link.send(Ready(engine.card, engine.registry.cards))
+        self.link.send(Ready(engine.card, engine.adapters.cards))
         return Worker(self.link, engine, channel).run
 
     def _settle(self) -> None:
