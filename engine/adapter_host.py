@@ -7,9 +7,9 @@ from dataclasses import replace
 from engine.adapters import Adapters
 from engine.config import EngineConfig
 from engine.events import AdapterCard
-from engine.job import World
-from engine.loaded import Loaded
-from engine.ranks import LeadingAdapters
+from engine.job import JobContext
+from engine.loading import Loaded
+from engine.ranks import BroadcastingAdapters
 from engine.registry import Entry, Registry
 from engine.requests import RequestError
 from engine.scheduler import Scheduler
@@ -25,11 +25,11 @@ class AdapterHost:
         self,
         config: EngineConfig,
         loaded: Loaded,
-        adapters: Adapters | LeadingAdapters,
+        adapters: Adapters | BroadcastingAdapters,
         scheduler: Scheduler,
-        world: World,
+        job_context: JobContext,
     ) -> None:
-        """`world` is that of requests without an adapter. The configuration's adapters are read already.
+        """`job_context` is that of requests without an adapter. The configuration's adapters are read already.
 
         Raises CheckpointError for a prefix that leaves no room for texts.
         """
@@ -37,8 +37,8 @@ class AdapterHost:
         self._loaded = loaded
         self._adapters = adapters
         self._scheduler = scheduler
-        self._world = world
-        self._worlds: dict[int, World] = {}
+        self._job_context = job_context
+        self._contexts: dict[int, JobContext] = {}
         self._taken: dict[str, Entry] = {}  # by requests, from when they are prepared until they end
         for name, _ in config.adapters:
             number = self.registry.begin(name)
@@ -49,10 +49,10 @@ class AdapterHost:
         """What clients are told of the adapters that are loaded."""
         return self.registry.cards
 
-    def take(self, name: str, request_id: str) -> World:
+    def take(self, name: str, request_id: str) -> JobContext:
         """A request goes by an adapter until it leaves. Raises RequestError for one that is not there."""
         entry = self._taken[request_id] = self.registry.take(name)
-        return self._worlds[entry.number]
+        return self._contexts[entry.number]
 
     def number_of(self, request_id: str) -> int:
         """The number of the adapter that a request goes by, 0 for none."""
@@ -102,13 +102,13 @@ class AdapterHost:
         gone = self.registry.enter(entry)
         if gone is not None:
             self._forget(gone.number)
-        limits = replace(self._world.card, max_context=longest, max_span=longest, max_positions=longest + 1)
-        self._worlds[number] = replace(self._world, card=limits) if length else self._world
+        limits = replace(self._job_context.card, max_context=longest, max_span=longest, max_positions=longest + 1)
+        self._contexts[number] = replace(self._job_context, card=limits) if length else self._job_context
         if length:
             self._scheduler.add_prefix(Prefix(number, length, shift))
         return entry
 
     def _forget(self, number: int) -> None:
         self._scheduler.forget(number)
-        del self._worlds[number]
+        del self._contexts[number]
         self._adapters.drop(number)

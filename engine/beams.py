@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from engine.batch import Result, Row
 from engine.blank_fill import BlankFill
-from engine.job import Host, Step, World
+from engine.job import JobContext, Step
 from engine.sampler import Sampler, best, scored
+from engine.scheduler import SchedulerView
 from engine.sequence import Sequence
 from model.layout import Blank
 
@@ -52,13 +53,13 @@ class BeamSearch:
         sampler: Sampler,
         num_top: int,
         keep: bool,
-        world: World,
+        job_context: JobContext,
     ) -> None:
         """With `keep` the best fill's sequence is kept."""
         self.index = blank.index
         self.blanks: list[BlankFill] = []
         self.kept: Sequence | None = None
-        self._first, self._place, self._world = blank, place, world
+        self._first, self._place, self._job_context = blank, place, job_context
         self._num_beams, self._length_penalty = num_beams, length_penalty
         self._sampler, self._num_top, self._keep = sampler, num_top, keep
         self._live: dict[Sequence, Hypothesis] = {}
@@ -73,20 +74,20 @@ class BeamSearch:
         fills = [*(h.fill for h in self._live.values()), *(e.fill for e in self._ended)]
         return max(len(fill.tokens) for fill in fills)
 
-    def advance(self, host: Host, sequence: Sequence, result: Result, step: Step) -> None:
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> None:
         hypothesis = self._live[sequence]
         assert not isinstance(result, list)
         hypothesis.result = result
         if all(h.result is not None for h in self._live.values()):
-            self._go_on(host, step)
+            self._go_on(view, step)
 
-    def _go_on(self, host: Host, step: Step) -> None:
+    def _go_on(self, view: SchedulerView, step: Step) -> None:
         """All hypotheses have their next token's log-probabilities: chooses those that go on."""
         live, self._live = list(self._live.values()), {}
         children: list[tuple[Hypothesis, BlankFill, float]] = []
         num_going = 0
         for rank, (total, parent, token) in enumerate(self._candidates(live)):
-            is_end = token in self._world.tokenizer.ends
+            is_end = token in self._job_context.tokenizer.ends
             if rank >= self._num_beams if is_end else num_going == self._num_beams:
                 continue
             num_going += not is_end
@@ -96,11 +97,11 @@ class BeamSearch:
             if fill.finish_reason is None:
                 children.append((parent, fill, total))
             else:
-                self._set_aside(fill, total, _forked(host, parent, step) if self._keep else None, step)
+                self._set_aside(fill, total, _forked(view, parent, step) if self._keep else None, step)
         # The last child goes on in its parent's place, so that a hypothesis without rivals is never copied.
         last = {id(parent): number for number, (parent, _, _) in enumerate(children)}
         sequences = [
-            parent.sequence if last[id(parent)] == number else _forked(host, parent, step)
+            parent.sequence if last[id(parent)] == number else _forked(view, parent, step)
             for number, (parent, _, _) in enumerate(children)
         ]
         for sequence, (_, fill, total) in zip(sequences, children, strict=True):
@@ -129,17 +130,17 @@ class BeamSearch:
         return [(total, live[-number], -token) for total, number, token in found[: 2 * self._num_beams]]
 
     def _banned(self, fill: BlankFill) -> Collection[int]:
-        return self._world.tokenizer.ends if len(fill.tokens) < fill.min_tokens else ()
+        return self._job_context.tokenizer.ends if len(fill.tokens) < fill.min_tokens else ()
 
     def _grown(self, parent: Hypothesis, token: int) -> BlankFill:
         """The parent's fill with one token more."""
         assert parent.result is not None
         fill = parent.fill.copy()
-        fill.accept(scored(parent.result, token, self._num_top), self._world)
+        fill.accept(scored(parent.result, token, self._num_top), self._job_context)
         return fill
 
     def _has_room(self, sequence: Sequence, fill: BlankFill) -> bool:
-        card, number = self._world.card, len(fill.begun) + len(fill.tokens)
+        card, number = self._job_context.card, len(fill.begun) + len(fill.tokens)
         return max(self._place.place(number)) < card.max_positions and len(sequence.token_ids) < card.max_span
 
     def _set_aside(self, fill: BlankFill, total: float, sequence: Sequence | None, step: Step) -> None:
@@ -170,8 +171,8 @@ class BeamSearch:
         self._live = {}
 
 
-def _forked(host: Host, parent: Hypothesis, step: Step) -> Sequence:
-    fork = host.fork(parent.sequence)
+def _forked(view: SchedulerView, parent: Hypothesis, step: Step) -> Sequence:
+    fork = view.fork(parent.sequence)
     step.started.append(fork)
     return fork
 

@@ -16,19 +16,19 @@ from engine.config import EngineConfig
 from engine.constraint import Patterns
 from engine.deadlines import Deadlines
 from engine.events import Done, Event, Failed
+from engine.fair_queue import FairQueue
 from engine.filling import FillJob
-from engine.job import Job, Work, World
-from engine.loaded import Loaded, load_runner, prepare
+from engine.job import Job, JobContext, Work
+from engine.loading import Loaded, load_runner, prepare
 from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.model_card import model_card
-from engine.ranks import Channel, Leading, LeadingAdapters
+from engine.ranks import BroadcastingAdapters, BroadcastingRunner, Channel
 from engine.requests import Fill, Request, RequestError
 from engine.runner import LEAST_LOGIT_ROWS, Runner
-from engine.scheduler import Lodging, Scheduler
+from engine.scheduler import Scheduler, SchedulerView
 from engine.scoring import ScoreJob
 from engine.sequence import Sequence
 from engine.step_clock import JobTimes, StepClock
-from engine.turns import Turns
 from model.checkpoint import Checkpoint
 from model.layout import parse
 from model.spelling import Spelling
@@ -59,17 +59,19 @@ class Engine:
         self.tokenizer = loaded.checkpoint.tokenizer
         pool = BlockPool(loaded.num_blocks, config.block_size)
         self.scheduler = Scheduler(pool, config.max_batch_tokens, model.architecture.causal)
-        self.runner = loaded.runner if channel is None else Leading(loaded.runner, channel)
+        self.runner = loaded.runner if channel is None else BroadcastingRunner(loaded.runner, channel)
         self.card = model_card(loaded, tp=1 if channel is None else channel.ranks.size)
-        bar = np.full(model.architecture.vocab_size, -np.inf, np.float32)
-        bar[[*self.tokenizer.text_ids(), *self.tokenizer.ends]] = 0
-        patterns = Patterns(self.tokenizer, len(bar))
-        self.world = World(self.tokenizer, family.layout, self.card, bar, Spelling(self.tokenizer), patterns, Work())
-        adapters = loaded.runner.adapters if channel is None else LeadingAdapters(loaded.runner.adapters, channel)
-        self.adapters = AdapterHost(config, loaded, adapters, self.scheduler, self.world)
-        self.clock = StepClock(self.scheduler, self.world.work, now)
+        logit_mask = np.full(model.architecture.vocab_size, -np.inf, np.float32)
+        logit_mask[[*self.tokenizer.text_ids(), *self.tokenizer.ends]] = 0
+        patterns = Patterns(self.tokenizer, len(logit_mask))
+        self.job_context = JobContext(
+            self.tokenizer, family.layout, self.card, logit_mask, Spelling(self.tokenizer), patterns, Work()
+        )
+        adapters = loaded.runner.adapters if channel is None else BroadcastingAdapters(loaded.runner.adapters, channel)
+        self.adapters = AdapterHost(config, loaded, adapters, self.scheduler, self.job_context)
+        self.clock = StepClock(self.scheduler, self.job_context.work, now)
         self._jobs: dict[str, _Entry] = {}
-        self._turns = Turns()
+        self._fair_queue = FairQueue()
         self._deadlines = Deadlines()
         self._passed_over: deque[str] = deque()  # batch requests, as they came
 
@@ -79,22 +81,22 @@ class Engine:
         Its adapter, if it names one, is in use until the job ends.
         """
         if request.adapter is None:
-            return self._job(request, request_id, self.world)
-        world = self.adapters.take(request.adapter, request_id)
+            return self._job(request, request_id, self.job_context)
+        job_context = self.adapters.take(request.adapter, request_id)
         try:
-            return self._job(request, request_id, world)
+            return self._job(request, request_id, job_context)
         except BaseException:
             self.adapters.leave(request_id)
             raise
 
-    def _job(self, request: Request, request_id: str, world: World) -> Job:
-        _check_bias(request, world)
+    def _job(self, request: Request, request_id: str, job_context: JobContext) -> Job:
+        _check_bias(request, job_context)
         masked = self.card.masked
         if isinstance(request, Fill):
-            return (MaskedFillJob if masked else FillJob)(request_id, request, world)
+            return (MaskedFillJob if masked else FillJob)(request_id, request, job_context)
         if request.sentence_a is not None:
-            return NextSentenceJob(request_id, request, world)
-        return (MaskedScoreJob if masked else ScoreJob)(request_id, request, world)
+            return NextSentenceJob(request_id, request, job_context)
+        return (MaskedScoreJob if masked else ScoreJob)(request_id, request, job_context)
 
     def discard(self, request_id: str) -> None:
         """Forgets a job that was prepared and is not to begin."""
@@ -103,26 +105,26 @@ class Engine:
     def compiles(self, request: Request) -> bool:
         """Whether to prepare a request takes the time to compile a regular expression."""
         texts = request.regex if isinstance(request, Fill) else ()
-        return not self.world.patterns.knows(text for text in texts if text is not None)
+        return not self.job_context.patterns.knows(text for text in texts if text is not None)
 
     def add(self, job: Job, request: Request) -> None:
         """Starts a prepared job."""
         now = self.clock.now()
         if self.idle:
-            self._turns.rest()
+            self._fair_queue.rest()
         flow = request.tenant, request.priority
         batch = request.priority == "batch"
-        lodging = Lodging(self.scheduler, request.tenant, self.adapters.number_of(job.id))
-        entry = self._jobs[job.id] = _Entry(job, lodging, JobTimes(now))
+        view = SchedulerView(self.scheduler, request.tenant, self.adapters.number_of(job.id))
+        entry = self._jobs[job.id] = _Entry(job, view, JobTimes(now))
         if request.timeout_s is not None:
             self._deadlines.watch(job.id, now + request.timeout_s)
         if batch:
             self._passed_over.append(job.id)
         # What the job starts later, such as its next blank, keeps its place; only what waits now takes turns.
-        sequences = job.start(lodging, self._turns.next(flow))
+        sequences = job.start(view, self._fair_queue.next(flow))
         drawn = max(request.max_tokens) if isinstance(request, Fill) else 0
         for sequence in sequences:
-            rank = self._turns.take(flow, len(sequence.context) + sequence.pending + drawn)
+            rank = self._fair_queue.take(flow, len(sequence.context) + sequence.pending + drawn)
             sequence.rank = rank + PASSED_OVER * batch
         cached = {id(s.context): len(s.context) for s in sequences if s.context.blocks is not None}
         job.counts.cached_tokens = sum(cached.values())
@@ -135,7 +137,7 @@ class Engine:
         entry = self._jobs.get(request_id)
         if entry is None:
             return []
-        for sequence in entry.lodging.sequences:
+        for sequence in entry.view.sequences:
             self.scheduler.remove(sequence)
         entry.job.stop()
         self._end(request_id)
@@ -156,14 +158,14 @@ class Engine:
         bad = 0
         if chosen:
             for sequence in chosen:
-                self._turns.served(int(sequence.rank) % PASSED_OVER)
+                self._fair_queue.served(int(sequence.rank) % PASSED_OVER)
                 self.clock.note_rows(self._jobs[sequence.job_id].times)
             num_top = max((self._jobs[s.job_id].job.num_top for s in chosen), default=0)
             try:
                 results, bad = self.runner.run(batch, num_top)
             except (MemoryError, RuntimeError) as error:
                 # Of several ranks the others would wait for this one: there all are started again.
-                if isinstance(self.runner, Leading) or not is_out_of_memory(error):
+                if isinstance(self.runner, BroadcastingRunner) or not is_out_of_memory(error):
                     raise
                 events += self._shed(self.runner, batch, chosen)
                 chosen, results = [], []
@@ -182,7 +184,7 @@ class Engine:
             if entry is not None and now - entry.times.arrived <= BATCH_PATIENCE_S:
                 break
             self._passed_over.popleft()
-            for sequence in () if entry is None else entry.lodging.sequences:
+            for sequence in () if entry is None else entry.view.sequences:
                 self.scheduler.rerank(sequence, sequence.rank % PASSED_OVER)
 
     def _shed(self, runner: Runner, batch: Batch, chosen: list[Sequence]) -> list[Event]:
@@ -194,12 +196,12 @@ class Engine:
         rows: dict[str, int] = {}
         asked: set[tuple[str, tuple[int, ...]]] = set()
         for part, sequence in zip(batch.rows[num_contexts:], chosen, strict=True):
-            job_id, held = sequence.job_id, sequence.held
+            job_id, held = sequence.job_id, sequence.context_blocks
             encoded = 0 if (job_id, held) in asked else contexts.get(held, 0)
             asked.add((job_id, held))
             rows[job_id] = rows.get(job_id, 0) + len(part.token_ids) + encoded
         self.scheduler.recall(chosen)
-        runner.logit_rows = max(runner.logit_rows // 2, LEAST_LOGIT_ROWS)
+        runner.logit_chunk = max(runner.logit_chunk // 2, LEAST_LOGIT_ROWS)
         message = "memory has run out in a step that had most of its rows from this request"
         ended = self.cancel(max(rows, key=lambda job_id: rows[job_id]), "overloaded", message)
         return [replace(event, code="insufficient_memory") for event in ended if isinstance(event, Failed)]
@@ -216,7 +218,7 @@ class Engine:
         """Token ids of a text; masks that the model has become their ids, everything else is text. With `special`
         every special token is read."""
         if special:
-            return self.world.spelling.tokenize(text)
+            return self.job_context.spelling.tokenize(text)
         ids: list[int] = []
         for part in parse(text):
             if isinstance(part, str):
@@ -230,9 +232,9 @@ class Engine:
     def detokenize(self, token_ids: list[int], special: bool = False) -> str:
         """The text of ids, masks by name, with `special` every special token by name. Raises RequestError for an id
         outside the vocabulary."""
-        self.world.check_ids(token_ids, "tokens")
+        self.job_context.check_ids(token_ids, "tokens")
         if special:
-            return self.world.spelling.detokenize(token_ids)
+            return self.job_context.spelling.detokenize(token_ids)
         names = {i: name for name, i in self.tokenizer.masks.items()}
         runs = groupby(token_ids, names.get)
         return "".join(name * len([*run]) if name else self.tokenizer.decode([*run]) for name, run in runs)
@@ -244,13 +246,13 @@ class Engine:
         self.clock.note_result(entry.times, sequence)
         # `num_top` is the batch's; a job gets its own number of alternatives.
         try:
-            step = entry.job.advance(entry.lodging, sequence, _trimmed(result, entry.job.num_top))
+            step = entry.job.advance(entry.view, sequence, _trimmed(result, entry.job.num_top))
         except RequestError as error:  # a text that grew over the limit by its fills
             self.cancel(entry.job.id)
             return [Failed(entry.job.id, "invalid", error.message, error.param, error.code)]
         for ended in step.finished:
             self.scheduler.remove(ended)
-            del entry.lodging.sequences[ended]
+            del entry.view.sequences[ended]
         self._start(entry, step.started)
         if step.events and isinstance(step.events[-1], Done):
             self._end(entry.job.id)
@@ -265,7 +267,7 @@ class Engine:
     def _start(self, entry: "_Entry", sequences: list[Sequence]) -> None:
         for sequence in sequences:
             sequence.job_id = entry.job.id
-            entry.lodging.sequences[sequence] = None
+            entry.view.sequences[sequence] = None
             self.scheduler.add(sequence)
 
 
@@ -274,7 +276,7 @@ class _Entry:
     """A job and what the engine keeps of it."""
 
     job: Job
-    lodging: Lodging
+    view: SchedulerView
     times: JobTimes
 
 
@@ -291,7 +293,7 @@ def _trimmed(result: Result, num_top: int) -> Result:
     return [None if item is None else replace(item, top=item.top[:num_top]) for item in result]
 
 
-def _check_bias(request: Request, world: World) -> None:
+def _check_bias(request: Request, job_context: JobContext) -> None:
     if not isinstance(request, Fill):
         return
-    world.check_ids(list(request.sampling.logit_bias), "logit_bias")
+    job_context.check_ids(list(request.sampling.logit_bias), "logit_bias")

@@ -3,7 +3,7 @@
 import time
 
 from engine.events import ModelCard
-from engine.loaded import Loaded
+from engine.loading import Loaded
 from model.spelling import Spelling
 from model.tokenizer import Tokenizer
 from quant import cpu

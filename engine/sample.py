@@ -16,10 +16,11 @@ from engine.blank_fill import BlankFill
 from engine.choices import Choices, ChoiceSearch
 from engine.constraint import Constraint, Pattern
 from engine.fill_checks import LEAST_ROWS, per_blank
-from engine.job import Host, Step, World, alternatives
+from engine.job import JobContext, Step, alternatives
 from engine.prompts import Prompt
 from engine.requests import Fill, Mask, Sampling, Segments, Tokens
 from engine.sampler import Sampler
+from engine.scheduler import SchedulerView
 from engine.search import Search
 from engine.sequence import Sequence
 from model.layout import Blank, Layout
@@ -39,10 +40,10 @@ class Sample:
         laid: Layout,
         choices: Items[Choices | None],
         patterns: Items[Pattern | None],
-        world: World,
+        job_context: JobContext,
     ) -> None:
         self.fill = fill
-        self.world = world
+        self.job_context = job_context
         self.index = index
         self.input_index = input_index
         self.prompt = prompt
@@ -56,12 +57,12 @@ class Sample:
             BlankFill(i, b, limits[i], floors[i], fill.sampling.stop, prompt.begun) for i, b in enumerate(laid.blanks)
         ]
         self.echoed: list[Scored] | None = None
-        self.strategy = fill.strategy or world.card.strategies[0]
+        self.strategy = fill.strategy or job_context.card.strategies[0]
         self.confident = fill.order == "confident"
         self.queue = _order(fill.order, count, random.Random(self.seed))
         self.searches: dict[int, Search] = {}  # those under way, by blank
         self.choices = choices
-        ends, one_token = world.tokenizer.ends, world.card.masked
+        ends, one_token = job_context.tokenizer.ends, job_context.card.masked
         self.constraints = [
             None if pattern is None else Constraint(pattern, blank.spaced, ends, one_token)
             for pattern, blank in zip(patterns, laid.blanks, strict=True)
@@ -71,20 +72,21 @@ class Sample:
         self.rank = 0.0
         # A sampler a blank, so that a blank's draws do not depend on how its neighbours interleave.
         self.samplers = [
-            Sampler(fill.sampling, world.bar, None if self.seed is None else self.seed + i) for i in range(count)
+            Sampler(fill.sampling, job_context.logit_mask, None if self.seed is None else self.seed + i)
+            for i in range(count)
         ]
         # Where each blank is written: as first laid out, or as the text is by now.
         self.places = list(laid.blanks)
 
-    def start(self, host: Host, rank: float, step: Step) -> None:
+    def start(self, view: SchedulerView, rank: float, step: Step) -> None:
         """Starts the sequences that run first."""
         self.rank = rank
         if self.strategy == "parallel":
             queue, self.queue = self.queue, []
             for index in queue:
-                self._open(self._fresh(host, index, step), index)
+                self._open(self._fresh(view, index, step), index)
         else:
-            self._next(host, None, step)
+            self._next(view, None, step)
 
     def take_echo(
         self, sequence: Sequence, blank: BlankFill, scored: list[Scored | None], step: Step
@@ -95,17 +97,17 @@ class Sample:
             blank.finish_reason = "length"
             step.finish(sequence)
             return [blank]
-        sequence.want, sequence.targets = "token", []
+        sequence.output, sequence.targets = "token", []
         sequence.push(blank.begun[-1], *self.places[blank.index].place(len(blank.begun)))
         return []
 
-    def take_token(self, host: Host, sequence: Sequence, blank: BlankFill, logprobs: Row, step: Step) -> None:
+    def take_token(self, view: SchedulerView, sequence: Sequence, blank: BlankFill, logprobs: Row, step: Step) -> None:
         """Draws the blank's next token; behind the last one goes on with the next blank."""
-        banned = self.world.tokenizer.ends if len(blank.tokens) < blank.min_tokens else ()
+        banned = self.job_context.tokenizer.ends if len(blank.tokens) < blank.min_tokens else ()
         constraint = self.constraints[blank.index]
         allowed = None if constraint is None else constraint.allowed()
         token = self.samplers[blank.index].draw(logprobs, blank.token_ids, banned, self.fill.logprobs or 0, allowed)
-        blank.accept(token, self.world)
+        blank.accept(token, self.job_context)
         if constraint is not None and blank.end is None:
             constraint.accept(token.token_id)
             if blank.stop_string is None and constraint.complete:
@@ -117,17 +119,17 @@ class Sample:
         if blank.finish_reason is None:
             sequence.push(token.token_id, *place.place(number))
         else:
-            self._go_on(host, sequence, blank, step)
+            self._go_on(view, sequence, blank, step)
 
-    def take_search(self, host: Host, search: Search, step: Step) -> list[BlankFill]:
+    def take_search(self, view: SchedulerView, search: Search, step: Step) -> list[BlankFill]:
         """Takes the fills of a search that has ended: the best one is the blank's."""
         best, *self.other_fills = search.blanks
         self.blanks[search.index] = best
         del self.searches[search.index]
-        self._go_on(host, search.kept, best, step)
+        self._go_on(view, search.kept, best, step)
         return [best]
 
-    def take_probe(self, host: Host, probe: "Probe", logprobs: Row, step: Step) -> None:
+    def take_probe(self, view: SchedulerView, probe: "Probe", logprobs: Row, step: Step) -> None:
         """Notes a probe's surest token; when all are in, goes on with the surest blank."""
         probe.sureness = self._sureness(logprobs, probe.index)
         if any(p.sureness is None for p in self.probes):
@@ -140,21 +142,21 @@ class Sample:
         step.started.append(sequence)
         self._begin(sequence, surest.index)
 
-    def _go_on(self, host: Host, sequence: Sequence | None, blank: BlankFill, step: Step) -> None:
+    def _go_on(self, view: SchedulerView, sequence: Sequence | None, blank: BlankFill, step: Step) -> None:
         """What runs behind a blank that has ended, on its sequence if the later blanks see that."""
         if not self.queue or self.strategy == "reencode":
             if sequence is not None:
                 step.finish(sequence)
             if self.queue:
                 self._splice()
-                self._next(host, None, step)
+                self._next(view, None, step)
             return
         assert sequence is not None
         place, number = self.places[blank.index], len(blank.begun) + len(blank.tokens)
         if blank.end is None and self._room(sequence, place, number):
             # The last token of a blank that was cut short has not been fed, but later blanks are to see it.
             sequence.push(blank.tokens[-1].token_id, *place.place(number))
-        self._next(host, sequence, step)
+        self._next(view, sequence, step)
 
     @property
     def done(self) -> bool:
@@ -184,7 +186,7 @@ class Sample:
         """The prompt's tokens; those that only its context has no log-probabilities for."""
         echo, scored = self.prompt.echo, self.echoed or []
         assert echo is not None
-        tokenizer = self.world.tokenizer
+        tokenizer = self.job_context.tokenizer
         unknown = [None] * echo.num_context
         return EchoedPrompt(
             token_ids=list(echo.ids),
@@ -205,21 +207,21 @@ class Sample:
                 at += len(segment.name)
             else:
                 at += len(self._shown(segment))
-        return blank.answer(at, self.world, self.fill.logprobs is not None)
+        return blank.answer(at, self.job_context, self.fill.logprobs is not None)
 
     def _shown(self, segment: str | Tokens) -> str:
-        return segment if isinstance(segment, str) else self.world.spelling.detokenize(segment.ids)
+        return segment if isinstance(segment, str) else self.job_context.spelling.detokenize(segment.ids)
 
-    def _next(self, host: Host, sequence: Sequence | None, step: Step) -> None:
+    def _next(self, view: SchedulerView, sequence: Sequence | None, step: Step) -> None:
         """Opens the next blank on a sequence (None: on one of its own), or first asks every blank left how sure it is
         of its first token."""
         if not (self.confident and len(self.queue) > 1):
             index = self.queue.pop(0)
-            self._open(sequence or self._fresh(host, index, step), index)
+            self._open(sequence or self._fresh(view, index, step), index)
             return
         for index in self.queue:
             if sequence is None:
-                probe = self._fresh(host, index, step)
+                probe = self._fresh(view, index, step)
             else:
                 probe = _copy(sequence)
                 step.started.append(probe)
@@ -236,11 +238,11 @@ class Sample:
             return float(logprobs[choices.first].max())
         constraint = self.constraints[index]
         allowed = None if constraint is None else constraint.allowed()
-        return Sampler(Sampling(), self.world.bar, 0).draw(logprobs, (), (), 0, allowed).logprob
+        return Sampler(Sampling(), self.job_context.logit_mask, 0).draw(logprobs, (), (), 0, allowed).logprob
 
-    def _fresh(self, host: Host, index: int, step: Step) -> Sequence:
+    def _fresh(self, view: SchedulerView, index: int, step: Step) -> Sequence:
         """A new sequence over a blank's context."""
-        sequence = Sequence(host.context(self.places[index].context), "token", self.rank)
+        sequence = Sequence(view.context(self.places[index].context), "token", self.rank)
         step.started.append(sequence)
         return sequence
 
@@ -255,10 +257,10 @@ class Sample:
         choices = self._choices_of(index)
         search: Search
         if choices is not None:
-            search = ChoiceSearch(blank, choices, place, sampler, num_top, keep, self.world)
+            search = ChoiceSearch(blank, choices, place, sampler, num_top, keep, self.job_context)
         elif self.fill.num_beams > 1:
             beams, penalty = self.fill.num_beams, self.fill.length_penalty
-            search = BeamSearch(blank, beams, penalty, place, sampler, num_top, keep, self.world)
+            search = BeamSearch(blank, beams, penalty, place, sampler, num_top, keep, self.job_context)
         else:
             sequence.owner = Writing(self, blank)
             return
@@ -271,12 +273,12 @@ class Sample:
         choices, place, blank = self.choices[index], self.places[index], self.blanks[index]
         if choices is None or place.spaced == choices.spaced:
             return choices
-        return Choices.read(choices.texts, place, (blank.min_tokens, blank.max_tokens), self.world)
+        return Choices.read(choices.texts, place, (blank.min_tokens, blank.max_tokens), self.job_context)
 
     def _push_start(self, sequence: Sequence, index: int) -> None:
         place, begun = self.places[index], self.blanks[index].begun
         if self.fill.echo and begun:
-            sequence.want, sequence.targets = "scores", list(begun)
+            sequence.output, sequence.targets = "scores", list(begun)
             fed = begun[:-1]
         else:
             fed = begun
@@ -286,7 +288,7 @@ class Sample:
     def _room(self, sequence: Sequence, place: Blank, number: int) -> bool:
         """Whether the model has a position for a blank's row, and the cache a slot, with the blanks that are still to
         be written on the same sequence: a start and a token each."""
-        card, (position, block) = self.world.card, place.place(number)
+        card, (position, block) = self.job_context.card, place.place(number)
         later = LEAST_ROWS * len(self.queue) if self.strategy == "append" else 0
         slots = card.kv_cache_tokens - len(sequence.context) - _BORDER_SLOTS
         return max(position, block) < card.max_positions and len(sequence.token_ids) + later < slots
@@ -301,7 +303,7 @@ class Sample:
                 segments.append(blank.text if blank.finish_reason else segment)
             else:
                 segments.append(segment)
-        laid = self.world.lay_out(_merged(segments), "text")
+        laid = self.job_context.lay_out(_merged(segments), "text")
         left = [b.index for b in self.blanks if b.finish_reason is None]
         for index, place in zip(left, laid.blanks, strict=True):
             self.places[index] = place
@@ -314,7 +316,7 @@ class Task(ABC):
     sample: Sample
 
     @abstractmethod
-    def advance(self, host: Host, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
         """Takes a result of the sequence; adds to the step what starts and finishes. Gives the blanks that moved."""
 
 
@@ -324,10 +326,10 @@ class Writing(Task):
 
     blank: BlankFill
 
-    def advance(self, host: Host, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
         if isinstance(result, list):
             return self.sample.take_echo(sequence, self.blank, result, step)
-        self.sample.take_token(host, sequence, self.blank, result, step)
+        self.sample.take_token(view, sequence, self.blank, result, step)
         return [self.blank]
 
 
@@ -339,10 +341,10 @@ class Probe(Task):
     sequence: Sequence
     sureness: float | None = None
 
-    def advance(self, host: Host, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
         assert not isinstance(result, list)
         step.finish(sequence)
-        self.sample.take_probe(host, self, result, step)
+        self.sample.take_probe(view, self, result, step)
         return []
 
 
@@ -352,9 +354,9 @@ class Searching(Task):
 
     search: Search
 
-    def advance(self, host: Host, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
-        self.search.advance(host, sequence, result, step)
-        return self.sample.take_search(host, self.search, step) if self.search.blanks else []
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        self.search.advance(view, sequence, result, step)
+        return self.sample.take_search(view, self.search, step) if self.search.blanks else []
 
 
 def _merged(segments: Items[str | Tokens | Mask]) -> Segments:
@@ -371,7 +373,7 @@ def _merged(segments: Items[str | Tokens | Mask]) -> Segments:
 
 def _copy(sequence: Sequence) -> Sequence:
     """Another sequence with the same rows, to be computed on its own."""
-    copy = Sequence(sequence.context, sequence.want, sequence.rank)
+    copy = Sequence(sequence.context, sequence.output, sequence.rank)
     for row in zip(sequence.token_ids, sequence.positions, sequence.block_positions, strict=True):
         copy.push(*row)
     return copy

@@ -22,7 +22,7 @@ from model.attention import Span, part_b_start
 
 
 @dataclass(frozen=True, slots=True)
-class Lodging:
+class SchedulerView:
     """What a job sees of the scheduler: its tenant's contexts, by way of its adapter. `sequences` are those of the job
     that have not finished; forks are among them at once."""
 
@@ -95,7 +95,7 @@ class Scheduler:
         """
         fork = Sequence(
             sequence.context,
-            sequence.want,
+            sequence.output,
             sequence.rank,
             list(sequence.token_ids),
             list(sequence.positions),
@@ -107,9 +107,9 @@ class Scheduler:
         full, begun = divmod(sequence.computed, self.pool.block_size)
         if not sequence.computed or (begun and not self._make_room(1, keep=sequence.context)):
             return fork
-        fork.computed, fork.held = sequence.computed, sequence.held
+        fork.computed, fork.context_blocks = sequence.computed, sequence.context_blocks
         fork.blocks = sequence.blocks[:full]
-        self.pool.share(fork.held)
+        self.pool.share(fork.context_blocks)
         self.pool.share(fork.blocks)
         if begun:
             (block,) = self._allocate(begun)
@@ -205,13 +205,16 @@ class Scheduler:
             for block in prefix.blocks or ():
                 expected[block] += 1
         for sequence in self.running:
-            for block in (*sequence.held, *sequence.blocks):
+            for block in (*sequence.context_blocks, *sequence.blocks):
                 expected[block] += 1
         assert expected == [self.pool.holders(b) for b in range(self.pool.num_blocks)]
-        assert all(not s.blocks and not s.held for s in self.waiting)
+        assert all(not s.blocks and not s.context_blocks for s in self.waiting)
         assert all(s.status == "running" for s in self.running)
         assert all(s.status == "waiting" for s in self.waiting)
-        assert self.usage() == len({b for s in self.running for b in (*s.held, *s.blocks)}) / self.pool.num_blocks
+        assert (
+            self.usage()
+            == len({b for s in self.running for b in (*s.context_blocks, *s.blocks)}) / self.pool.num_blocks
+        )
         tenants = {s.context.tenant for s in self.running}
         of_each = {t: [s for s in self.running if s.context.tenant == t] for t in tenants}
         assert {t: list(own) for t, own in self._running_of.items()} == of_each
@@ -277,7 +280,7 @@ class Scheduler:
             self.contexts.share(context)
         else:
             self.pool.share(before)
-        sequence.held = context.blocks or before
+        sequence.context_blocks = context.blocks or before
         sequence.blocks = [*self._own(None if len(context) else context.prefix, len(sequence.token_ids))]
         self.waiting.remove(sequence)
         self._run(sequence)
@@ -307,9 +310,9 @@ class Scheduler:
         if len(context):
             self.contexts.release(context)
         else:
-            self.pool.release(sequence.held)
+            self.pool.release(sequence.context_blocks)
         self.pool.release(sequence.blocks)
-        sequence.held, sequence.blocks, sequence.computed = (), [], 0
+        sequence.context_blocks, sequence.blocks, sequence.computed = (), [], 0
 
     def _opened(self, prefix: Prefix | None) -> tuple[int, ...]:
         """The blocks that a prefix fills, in the cache from now on."""
@@ -433,15 +436,15 @@ class Scheduler:
         done, context = sequence.computed, sequence.context
         visible = context.start + len(sequence.token_ids if sequence.whole else context)
         start = context.start if sequence.whole else part_b_start(visible, self.pool.block_size)
-        span = Span(sequence.pending, start + done, visible, (*sequence.held, *sequence.blocks), self.causal)
+        span = Span(sequence.pending, start + done, visible, (*sequence.context_blocks, *sequence.blocks), self.causal)
         shift = _shift(context)
         return Rows(
             tuple(sequence.token_ids[done:]),
             tuple(position + shift for position in sequence.positions[done:]),
             tuple(sequence.block_positions[done:]),
             span,
-            sequence.want,
-            sequence.asked,
+            sequence.output,
+            sequence.logit_rows,
             tuple(sequence.targets[done:]),
             context.adapter,
         )

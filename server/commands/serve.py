@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from engine.place import Place
 from engine.process import EngineProcess
+from engine.rank_info import RankInfo
 from server.console import fail
 from server.options import GroupSize, Head, KVCacheKind, Preset, Quantization, TokenizerFolder, named_folders
 from server.serving import serve as run_server
@@ -96,13 +96,13 @@ def serve(
     except ValidationError as error:
         first = error.errors()[0]
         fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", code=2)
-    place = Place.of_torchrun()
-    size = settings.tp or (place.size if place else 1)
-    if place and size != place.size:
-        fail(f"--tp {size}: torchrun has started {place.size} ranks", code=2)
+    rank_info = RankInfo.of_torchrun()
+    size = settings.tp or (rank_info.size if rank_info else 1)
+    if rank_info and size != rank_info.size:
+        fail(f"--tp {size}: torchrun has started {rank_info.size} ranks", code=2)
     config = settings.engine(device.value, size)
-    if place and place.rank > 0:
+    if rank_info and rank_info.rank > 0:
         from engine.worker import follow_launched
 
-        follow_launched(config, place)
-    raise typer.Exit(run_server(settings, EngineProcess(config, place=place)))
+        follow_launched(config, rank_info)
+    raise typer.Exit(run_server(settings, EngineProcess(config, rank_info=rank_info)))

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Event, Failed, ResultDone
-from engine.loaded import load_runner
+from engine.loading import load_runner
 from engine.ranks import Channel, follow
 from engine.registry import Registry
 from engine.requests import Fill, Mask, Request, RequestError, Sampling, Score
-from model.adapters.base import Base
+from model.adapters.target import AdapterTarget
 from model.checkpoint import Checkpoint, load
 from model.network import Network
 from model.parallel import Ranks
@@ -36,7 +36,7 @@ def write_lora(folder: Path, model: Network, seed: int, rank: int = 4) -> Path:
     """Of all linears of all blocks, as peft writes it for our own network."""
     draw = torch.Generator().manual_seed(seed)
     tensors = {}
-    for path, (outputs, inputs) in Base(model).linears.items():
+    for path, (outputs, inputs) in AdapterTarget(model).linears.items():
         if ".layers." in path:
             tensors[f"base_model.model.{path}.lora_A.weight"] = torch.randn(rank, inputs, generator=draw) * 0.2
             tensors[f"base_model.model.{path}.lora_B.weight"] = torch.randn(outputs, rank, generator=draw) * 0.2
@@ -240,7 +240,7 @@ def test_a_request_that_is_refused_or_cancelled_leaves_its_adapter(folder: Path,
 
 def test_the_longest_text_behind_a_prefix_still_fits(folder: Path, eight: list[tuple[str, str]]) -> None:
     engine = engine_of(folder, [("p", eight[2][1])], kv_cache_gb=0.00015)
-    limit = engine.adapters._worlds[1].card.max_context
+    limit = engine.adapters._contexts[1].card.max_context
     assert 16 <= limit < engine.card.max_context
     fill = Fill((("river " * 200, Mask("[MASK]")),), (limit,), (limit,), fit=True, adapter="p")
     (result,) = results(engine.run(fill))

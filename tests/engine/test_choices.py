@@ -94,7 +94,7 @@ def test_branches_cost_what_they_differ_in(engine: Engine) -> None:
         engine.step()
         assert engine.clock.last_stats is not None
         rows += engine.clock.last_stats.rows
-    context = len(engine.world.lay_out(segments(ONE), "text"))
+    context = len(engine.job_context.lay_out(segments(ONE), "text"))
     assert rows == context + 1 + len(nodes)
 
 

@@ -112,7 +112,7 @@ def test_all_orders_are_the_mean_of_the_explicit_ones(engine: Engine) -> None:
 def test_a_greedy_fill_takes_the_argmax_of_the_scorer_at_every_step(engine: Engine) -> None:
     (result,) = results(engine.run(Fill((segments(TWO),), max_tokens=(5,), min_tokens=(5,))))
     part = FAMILY.layout.lay_out([p if isinstance(p, str) else (p[0],) for p in parse(TWO)], engine.tokenizer)
-    allowed = torch.from_numpy(engine.world.bar == 0)
+    allowed = torch.from_numpy(engine.job_context.logit_mask == 0)
     allowed[[engine.tokenizer.eop, engine.tokenizer.eos]] = False
     rows: list[tuple[int, int, int]] = []
     for blank, place in zip(result["blanks"], part.blanks, strict=True):

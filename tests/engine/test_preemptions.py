@@ -10,7 +10,7 @@ import pytest
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Event, ResultDone
-from engine.loaded import load_runner
+from engine.loading import load_runner
 from engine.ranks import Channel, follow
 from engine.requests import Fill, Request, Sampling, Score
 from model.checkpoint import load

@@ -47,7 +47,7 @@ def reference(engine: Engine, part: Layout, ids: list[int]) -> list[torch.Tensor
 
 
 def part_a(engine: Engine, *segments: Any) -> Layout:
-    return engine.world.rules.lay_out(list(segments), engine.tokenizer, True)
+    return engine.job_context.rules.lay_out(list(segments), engine.tokenizer, True)
 
 
 def echo(ids: list[int], **fields: Any) -> Fill:
@@ -166,7 +166,7 @@ def test_a_text_that_is_too_long_is_cut_around_its_blank(engine: Engine) -> None
     assert before.endswith(left)
     assert after.startswith(right)
     assert len(right) < len(left)
-    assert engine.card.max_context - 8 <= len(engine.world.lay_out(engine_segments(engine, fill), "text"))
+    assert engine.card.max_context - 8 <= len(engine.job_context.lay_out(engine_segments(engine, fill), "text"))
     short = replace(fill, inputs=(("the ", Mask("[MASK]"), " hill"),))
     assert not results(engine.run(short))[0]["fitted"]
 
