@@ -28,6 +28,7 @@ from model.families import family_of
 from model.network import Network
 from model.parallel import Ranks
 from quant.registry import build
+from tests.answers import wire
 from tests.engine.test_families import ENDS, SPECIAL, NumberedWords, segments, words
 from tests.ranks import on_ranks
 
@@ -184,7 +185,7 @@ def numbers(value: Any) -> Any:
 
 def assert_alike(found: list[Event], expected: list[Event], tolerance: float) -> None:
     def results(events: list[Event]) -> list[Any]:
-        done = [(e.id, e.result) for e in events if isinstance(e, ResultDone)]
+        done = [(e.id, wire(e.result)) for e in events if isinstance(e, ResultDone)]
         return sorted(done, key=lambda pair: (pair[0], pair[1]["index"]))
 
     (shape, floats), (wanted, values) = numbers(results(found)), numbers(results(expected))
@@ -217,7 +218,7 @@ def test_ranks_give_a_request_the_same_bits_alone_and_among_others(
         found: dict[str, list[Any]] = {}
         for event in served.events:
             if isinstance(event, ResultDone):
-                found.setdefault(event.id, []).append(event.result)
+                found.setdefault(event.id, []).append(wire(event.result))
         return found
 
     together = results(requests)
