@@ -17,6 +17,7 @@ from engine.events import Done, Failed, ResultDone
 from engine.process import EngineProcess
 from engine.requests import Request, RequestError
 from server.answer import encode, plain
+from server.complaint import Complaint
 from server.console import errors, fail
 
 
@@ -43,8 +44,7 @@ def ask(
     try:
         request = build(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        fail(f"{first['loc'][0] if first['loc'] else 'request'}: {first['msg']}", code=2)
+        fail(Complaint.first(error).message, code=2)
     except RequestError as error:
         fail(error.message, code=2)
     with errors.status("loading the model"):

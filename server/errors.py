@@ -14,6 +14,7 @@ from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import Failed
 from engine.requests import RequestError
 from server.answer import Answer
+from server.complaint import Complaint
 
 TYPES = {
     401: "authentication_error",
@@ -49,7 +50,6 @@ FRAMEWORK = {
 }
 NOT_FOUND = {"model_not_found", "adapter_not_found", "path_not_found"}
 CONFLICTS = {"adapter_exists", "adapter_in_use", "adapters_full"}
-MAX_PATH_LEN = 120
 # Where nothing better is known.
 RETRY_S = 1.0
 
@@ -125,20 +125,8 @@ def failure(event: Failed, request_id: str) -> ApiError:
 
 def invalid(error: ValidationError) -> ApiError:
     """The first complaint about a wire model, in one line that names the field."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = _path(first["loc"])
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"unknown field {path}", "unknown_field", path)
-    if first["type"] == "missing":
-        return ApiError(400, f"{path} is required", "missing_field", path)
-    return ApiError(400, f"{path}: {first['msg']}", "invalid_value", path)
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """Dotted path of a field. Parts in angle brackets are branches of our unions, not the client's fields."""
-    parts = [str(part) for part in location if not str(part).startswith("<")]
-    path = ".".join(part if part.isprintable() else ascii(part) for part in parts)
-    return path if len(path) <= MAX_PATH_LEN else path[:MAX_PATH_LEN] + "…"
+    found = Complaint.first(error)
+    return ApiError(400, found.message, found.kind, found.path)
 
 
 async def answer_error(request: Request, error: Exception) -> Answer:

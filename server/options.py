@@ -1,92 +1,33 @@
 """Options that several commands have."""
 
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from engine.config import EngineConfig
+from engine.options import EngineOptions
+from server.flags import Flag, Given, checked, flags_of
 
-
-class Quant(StrEnum):
-    """How the linear layers are stored."""
-
-    none = "none"
-    int8 = "int8"
-    int4 = "int4"
-    nf4 = "nf4"
-    llm_int8 = "llm-int8"
-
-
-class QuantHead(StrEnum):
-    """How the embedding and head are stored."""
-
-    none = "none"
-    int8 = "int8"
-    int4 = "int4"
-
-
-class KVCacheType(StrEnum):
-    """How keys and values are kept."""
-
-    auto = "auto"
-    int8 = "int8"
-
-
-QUANT = typer.Option("--quant", help="Quantization of the linear layers; as the checkpoint is stored when left out.")
-GROUP_SIZE = typer.Option("--group-size", help="Inputs that share an int4 scale: 32, 64, 128; 0: a whole row.")
-QUANT_HEAD = typer.Option("--quant-head", help="Storage of the embedding and head.")
-Quantization = Annotated[Quant | None, QUANT]
-GroupSize = Annotated[int | None, GROUP_SIZE]
-Head = Annotated[QuantHead | None, QUANT_HEAD]
-KVCacheKind = Annotated[
-    KVCacheType | None,
-    typer.Option("--kv-cache-type", help="Keys and values as the model computes (auto), or in a byte each (int8)."),
-]
-Preset = Annotated[
-    str | None, typer.Option("--preset", help="Published model whose sizes a folder without config.json has.")
-]
-TokenizerFolder = Annotated[
-    Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer, where the checkpoint's has none.")
-]
-Model = Annotated[Path | None, typer.Option("--model", help="Checkpoint folder; the bundled demo when left out.")]
-Url = Annotated[str | None, typer.Option("--url", help="Ask this server instead of loading a model.")]
+# Of a command that loads a model for itself, once.
+ENGINE = flags_of(
+    EngineOptions,
+    (
+        "model", "preset", "tokenizer", "quant", "group_size", "quant_head",
+        "device", "kv_cache_gb", "kv_cache_type", "max_batch_tokens",
+    ),
+)  # fmt: skip
+Url = Annotated[str | None, typer.Option("--url", help="The server to ask, instead of loading a model here.")]
 Adapter = Annotated[
-    str | None, typer.Option("--adapter", help="Folder of an adapter; with --url the name of one that the server has.")
+    str | None,
+    typer.Option("--adapter", help="The adapter's folder; with --url the name of one that the server has."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
-def engine_config(
-    model: Path | None,
-    quant: Quant | None,
-    group_size: int | None,
-    quant_head: QuantHead | None,
-    preset: str | None,
-    tokenizer: Path | None,
-    kv_cache_type: KVCacheType | None,
-) -> EngineConfig:
-    """The engine of a single command."""
-    return EngineConfig(
-        model=None if model is None else str(model),
-        quant=None if quant is None else quant.value,
-        group_size=group_size,
-        quant_head=None if quant_head is None else quant_head.value,
-        preset=preset,
-        tokenizer=None if tokenizer is None else str(tokenizer),
-        kv_cache_type=(kv_cache_type or KVCacheType.auto).value,
-    )
+def engine_flags(*names: str) -> tuple[Flag, ...]:
+    """The flags of some options of an engine."""
+    return flags_of(EngineOptions, names)
 
 
-def named_folders(given: list[str]) -> dict[str, Path]:
-    """Values of the form NAME=FOLDER. Raises typer.BadParameter."""
-    folders: dict[str, Path] = {}
-    for value in given:
-        name, equals, folder = value.partition("=")
-        if not (name and equals and folder):
-            raise typer.BadParameter(f"--adapter {value}: must be NAME=FOLDER")
-        if name in folders:
-            raise typer.BadParameter(f"--adapter {value}: there is another {name}")
-        folders[name] = Path(folder)
-    return folders
+def engine_options(given: Given) -> EngineOptions:
+    """The options of an engine among what was given; those that it refuses end the command."""
+    return checked(EngineOptions, {name: value for name, value in given.items() if name in EngineOptions.model_fields})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, create_model
 
 from engine.logit_rules import parameters
+from engine.options import Repeated
 from engine.requests import Sampling
 from server.bodies import INT32, Stop, TokenId, Wire, at_most, many
 from server.settings import Limits
@@ -34,10 +35,13 @@ class DrawingFields(Wire):
     logit_bias: Annotated[
         dict[TokenId, Bias],
         Field(default_factory=dict, description="The amount added to the logit of a token, by token id."),
+        Repeated("--logit-bias", "ID=AMOUNT"),
     ]
-    stop: Annotated[Stop | None, Field(description="The strings that end a blank; the text does not include them.")] = (
-        None
-    )
+    stop: Annotated[
+        Stop | None,
+        Field(description="A string that ends a blank; the text does not include it. There may be several."),
+        Repeated("--stop", "TEXT"),
+    ] = None
     seed: Annotated[
         int | None, Field(ge=0, lt=2**63, description="The seed of random numbers; without one each answer differs.")
     ] = None

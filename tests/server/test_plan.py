@@ -120,7 +120,11 @@ def test_cards_of_one_s_own(tmp_path: Path) -> None:
         (("glm-10b", "--gpus", "T4", "--preset", "glm-10b"), 1, "glm-10b is a preset itself"),
         (("model", "--gpus", "T4", "--preset", "glm-99b"), 1, "no preset 'glm-99b'"),
         (("model", "--gpus", "T4"), 1, "model/config.json: no such file"),
-        (("glm-10b", "--gpus", "T4", "--quant", "int4", "--group-size", "33"), 2, "group_size must be one of"),
+        (
+            ("glm-10b", "--gpus", "T4", "--quant", "int4", "--group-size", "33"),
+            2,
+            "--group-size: Input should be 0, 32, 64 or 128",
+        ),
         (("glm-10b", "--gpus", "T4", "--context", "1025"), 2, "the model has 1024 positions, not 1025"),
         (("glm-10b", "--gpus", "T4", "--context", "0"), 2, "--context"),
         (("glm-10b", "--gpus", "T4", "--kv-cache-type", "int4"), 2, "--kv-cache-type"),

@@ -36,11 +36,8 @@ def test_writes_a_folder_and_says_what_it_holds(source: Path, tmp_path: Path) ->
     assert load(tmp_path / "out").quant == "int4"
 
 
-@pytest.mark.parametrize("option", ["--quant-head", "--head"])
-def test_the_embedding_s_storage_has_the_name_of_the_other_commands_and_its_former_one(
-    source: Path, tmp_path: Path, option: str
-) -> None:
-    line = ["quantize", str(source), str(tmp_path / "out"), "--scheme", "int8", option, "int8", "--json"]
+def test_the_embedding_s_storage_has_the_name_of_the_other_commands(source: Path, tmp_path: Path) -> None:
+    line = ["quantize", str(source), str(tmp_path / "out"), "--scheme", "int8", "--quant-head", "int8", "--json"]
     done = CliRunner().invoke(app, line)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["storage"]["head"] == "int8"
