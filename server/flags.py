@@ -69,7 +69,8 @@ class Flag:
             shown.append(rf"\[env var: {self.variable}]")
         if self.default is not None:
             shown.append(rf"\[default: {self.default}]")
-        low, high = _bounds(self.field)
+        low, high = bounds(self.field)
+        high = None if low is None else high
         declared = self.option
         if self.kind is bool:
             declared = f"{self.option}/--no-{self.option.removeprefix('--')}" if self.variable else self.option
@@ -173,11 +174,11 @@ def _typer_kind(flag: Flag) -> Any:
     return kind if kind in (int, float, bool, Path) else str
 
 
-def _bounds(field: FieldInfo) -> tuple[Any, Any]:
-    """The least and greatest value that help shows, inclusive. One that is as good as none is left to the model."""
-    low = next((m.ge for m in _metadata(field) if isinstance(m, annotated_types.Ge)), None)
-    high = next((m.le for m in _metadata(field) if isinstance(m, annotated_types.Le)), None)
-    return low, high if low is not None and cast(float, high or 0) < MANY else None
+def bounds(field: FieldInfo) -> tuple[float | None, float | None]:
+    """The least and greatest value, inclusive; None where there is none, or one that nobody reaches."""
+    low = next((cast(float, m.ge) for m in _metadata(field) if isinstance(m, annotated_types.Ge)), None)
+    high = next((cast(float, m.le) for m in _metadata(field) if isinstance(m, annotated_types.Le)), None)
+    return low, high if high is not None and high < MANY else None
 
 
 def _metadata(field: FieldInfo) -> Iterable[Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -89,5 +90,5 @@ def test_serve_names_the_flag_or_the_variable_that_is_wrong(line, env, says):
 
 
 def test_limits_from_flags(monkeypatch):
-    given = {"limits": {"n": "4", "timeout_s": "2.5"}}
+    given: Any = {"limits": {"n": "4", "timeout_s": "2.5"}}
     assert (Settings(**given).limits.n, Settings(**given).limits.timeout_s) == (4, 2.5)
