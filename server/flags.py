@@ -70,7 +70,7 @@ class Flag:
         if self.default is not None:
             shown.append(rf"\[default: {self.default}]")
         low, high = bounds(self.field)
-        high = None if low is None else high
+        is_range = low is not None and self.kind in (int, float)
         declared = self.option
         if self.kind is bool:
             declared = f"{self.option}/--no-{self.option.removeprefix('--')}" if self.variable else self.option
@@ -80,7 +80,8 @@ class Flag:
             rich_help_panel=self.panel,
             show_default=False,
             metavar=self.repeated.value if self.repeated else None,
-            **({"min": low, "max": high} if self.kind in (int, float) else {}),
+            min=low if is_range else None,
+            max=high if is_range else None,
         )
         annotation = cast(Any, Annotated)[_typer_kind(self) | None, option]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
