@@ -27,7 +27,7 @@ from model.architecture import Architecture
 from model.attention import Span, part_b_start
 from model.families import PRESETS
 from model.network import Network
-from model.synthetic import synthetic
+from model.random_weights import synthetic
 from quant.adapted import LowRank
 from quant.registry import build, build_head
 

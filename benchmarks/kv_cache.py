@@ -18,9 +18,9 @@ from engine.bench import Steps
 from model.attention import KVCache
 from model.families import PRESETS
 from model.network import Network
-from model.synthetic import synthetic
+from model.random_weights import synthetic
+from quant.cache_tensor import CacheTensor
 from quant.registry import build, build_head
-from quant.vectors import Vectors
 
 KINDS = {"float32": "auto", "int8": "int8"}
 GIGABYTES = 0.5  # the server's default cache
@@ -37,9 +37,9 @@ def capacity(preset: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def ordinary(vectors: Vectors) -> Vectors:
+def ordinary(vectors: CacheTensor) -> CacheTensor:
     """A copy in ordinary pages."""
-    return Vectors(vectors.numbers.clone(), None if vectors.scales is None else vectors.scales.clone())
+    return CacheTensor(vectors.numbers.clone(), None if vectors.scales is None else vectors.scales.clone())
 
 
 def step_ms(model: Network, num_rows: int, context: int, num_steps: int) -> dict[str, float]:

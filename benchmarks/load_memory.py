@@ -22,7 +22,7 @@ import torch
 from model.checkpoint import DEMO, matrices
 from model.families import PRESETS, glm
 from model.network import Network
-from model.shard import Shard
+from model.safetensors_writer import SafetensorsWriter
 
 MEASURED = """
 import json, resource, sys
@@ -56,7 +56,7 @@ def write(folder: Path, layers: int) -> tuple[int, int, int]:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("tokenizer.model", "tokenizer_config.json"):
             shutil.copy(DEMO / name, folder / name)
-        with Shard(folder / "model.safetensors", tensors) as shard:
+        with SafetensorsWriter(folder / "model.safetensors", tensors) as shard:
             for name, (shape, dtype) in tensors.items():
                 shard.write(name, torch.randn(shape).mul_(0.02).to(dtype))
         (folder / "config.json").write_text(json.dumps(glm.config(architecture)))

@@ -25,7 +25,7 @@ from engine.ranks import join
 from engine.supervisor import LOCAL
 from model.families import PRESETS
 from model.parallel import ALONE, Ranks
-from model.synthetic import synthetic
+from model.random_weights import synthetic
 from quant.registry import build, build_head
 
 ROWS = (1, 4, 16, 32)
@@ -54,7 +54,7 @@ def exchange(ranks: Ranks, rows: int, width: int, layers: int) -> float:
     for _ in range(5):
         began = time.perf_counter()
         for _ in range(2 * layers + 1):
-            x = ranks.sum(x.clone()) * 0.5
+            x = ranks.all_reduce(x.clone()) * 0.5
         best = min(best, time.perf_counter() - began)
     return best
 

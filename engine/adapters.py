@@ -43,7 +43,7 @@ class Adapters:
         future = self._reading.pop(number)
         error = future.exception()
         ranks = self._base.ranks
-        if ranks.size > 1 and not ranks.stacked(torch.tensor([int(error is None)])).all() and error is None:
+        if ranks.size > 1 and not ranks.all_gather(torch.tensor([int(error is None)])).all() and error is None:
             error = CheckpointError("another rank could not read the adapter")
         if error is not None:
             raise error

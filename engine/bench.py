@@ -14,7 +14,7 @@ from engine.sequence import Want
 from model.architecture import Architecture
 from model.attention import KVCache, Span, part_b_start
 from model.network import Network
-from model.synthetic import synthetic
+from model.random_weights import synthetic
 from quant import cpu
 from quant.linear import Weight
 from quant.registry import build, build_head, scheme_facts

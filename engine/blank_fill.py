@@ -4,7 +4,7 @@ from copy import copy
 
 from engine.answers import FilledBlank
 from engine.batch import Scored
-from engine.job import World, alternatives
+from engine.job import Work, World, alternatives
 from model.layout import Blank, spelled_text
 from model.tokenizer import NOTHING
 
@@ -36,7 +36,7 @@ class BlankFill:
         self.stop_string: str | None = None
         self.choice_logprobs: list[float] | None = None
         self.sent_text = self.sent_tokens = 0
-        self.counted = 0, False
+        self.counted_tokens, self.is_counted = 0, False
         self._spelled = NOTHING  # by all tokens, those it began with first
         self._begun_text = 0  # characters of those
 
@@ -68,10 +68,13 @@ class BlankFill:
         self.text = text  # as it was asked for, also where the tokenizer folds characters
         self.end, self.finish_reason, self.choice_logprobs = end, "choice", logprobs
 
-    def uncounted(self) -> tuple[int, bool]:
-        """How many tokens it has that the last call did not count, and whether it has ended since."""
-        (tokens, ended), self.counted = self.counted, (len(self.tokens), self.finish_reason is not None)
-        return self.counted[0] - tokens, self.counted[1] and not ended
+    def count(self, work: Work) -> None:
+        """Adds to the work what is new since the last time."""
+        work.generated_tokens += len(self.tokens) - self.counted_tokens
+        self.counted_tokens = len(self.tokens)
+        if self.finish_reason is not None and not self.is_counted:
+            work.blanks += 1
+            self.is_counted = True
 
     def _add(self, token: Scored, world: World) -> None:
         self.offsets.append(len(self.text.rstrip("\ufffd")))

@@ -15,8 +15,8 @@ _DEFAULT = EngineConfig()
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """`kv_cache_type` is one of `quant.vectors.KINDS`. `request_tokens` are those of a full-length request, context and
-    fills together; None: the model's limit, or the 4096 that the engine has room for in any case."""
+    """`kv_cache_type` is one of `quant.cache_tensor.KINDS`. `request_tokens` count a full-length request, context
+    and fills together; None: the model's limit, or the 4096 that the engine has room for in any case."""
 
     architecture: Architecture
     storage: Storage

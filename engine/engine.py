@@ -16,7 +16,7 @@ from engine.config import EngineConfig
 from engine.constraint import Patterns
 from engine.events import AdapterCard, Done, Event, Failed, ModelCard, StepStats
 from engine.filling import FillJob
-from engine.job import NOTHING, Job, Work, World
+from engine.job import Job, Work, World
 from engine.loaded import Loaded, load_runner, prepare
 from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.ranks import Channel, Leading, LeadingAdapters
@@ -85,7 +85,7 @@ class Engine:
         bar = np.full(a.vocab_size, -np.inf, np.float32)
         bar[[*self.tokenizer.text_ids(), *self.tokenizer.ends]] = 0
         patterns = Patterns(self.tokenizer, a.vocab_size)
-        self.world = World(self.tokenizer, family.layout, self.card, bar, Spelling(self.tokenizer), patterns)
+        self.world = World(self.tokenizer, family.layout, self.card, bar, Spelling(self.tokenizer), patterns, Work())
         self._jobs: dict[str, _Entry] = {}
         self._of: dict[Sequence, _Entry] = {}
         self._turns = Turns()
@@ -98,9 +98,7 @@ class Engine:
         for name, _ in config.adapters:
             number = self.registry.begin(name)
             self._enter(number, name, loaded.runner.adapters.held.get(number), pinned=True)
-        self._told = self.scheduler.counts()
-        self._prompt_tokens = 0  # encoded since the last stats
-        self._done = NOTHING  # since the last stats, by all jobs
+        self._told = self._counters()
         self._deadlines: list[tuple[float, str]] = []  # a heap
         self._passed_over: deque[str] = deque()  # batch requests, as they came
 
@@ -178,7 +176,6 @@ class Engine:
             self.scheduler.remove(sequence)
             self._of.pop(sequence, None)
         entry.job.stop()
-        self._count(entry)
         self._leave(entry)
         return [Failed(request_id, outcome, message, code=outcome)]  # type: ignore[arg-type]
 
@@ -211,8 +208,9 @@ class Engine:
                 events += self._shed(self.runner, batch, chosen)
                 chosen, results = [], []
             for sequence, result in zip(chosen, results, strict=True):
-                self._prompt_tokens += sequence.prompt_tokens
-                sequence.prompt_tokens = 0
+                if sequence.prompt_tokens:
+                    self.world.work.prompt_tokens += sequence.prompt_tokens
+                    sequence.prompt_tokens = 0
                 if sequence in self._of:
                     events += self._advance(sequence, result, times)
         running = len({id(self._of[s]) for s in self.scheduler.running})
@@ -231,10 +229,9 @@ class Engine:
 
     def idle_stats(self) -> StepStats:
         """What was done since the last stats beside a step: requests come, which look up contexts, and go."""
-        told, self._told = self._told, self.scheduler.counts()
-        queries, hits, preemptions = (now - before for now, before in zip(self._told, told, strict=True))
-        prompt_tokens, self._prompt_tokens = self._prompt_tokens, 0
-        (generated_tokens, blanks, score_candidates, score_tokens), self._done = self._done, NOTHING
+        told, self._told = self._told, self._counters()
+        new = (now - before for now, before in zip(self._told, told, strict=True))
+        queries, hits, preemptions, prompt_tokens, generated_tokens, blanks, score_candidates, score_tokens = new
         return StepStats(
             seconds=0.0,
             rows=0,
@@ -251,12 +248,8 @@ class Engine:
             preemptions=preemptions,
         )
 
-    def _count(self, entry: "_Entry") -> None:
-        """Takes what a job has done since this was last called into the next stats."""
-        done = entry.job.counts.done
-        if done != entry.counted:
-            a, b, c, d = (x + y - z for x, y, z in zip(self._done, done, entry.counted, strict=True))
-            self._done, entry.counted = (a, b, c, d), done
+    def _counters(self) -> tuple[int, ...]:
+        return *self.scheduler.counts(), *self.world.work.counts()
 
     def _watch(self, deadline: float, job_id: str) -> None:
         if len(self._deadlines) > 2 * len(self._jobs) + 64:  # most are of jobs that have ended
@@ -405,7 +398,6 @@ class Engine:
         except RequestError as error:  # a text that grew over the limit by its fills
             self.cancel(entry.job.id)
             return [Failed(entry.job.id, "invalid", error.message, error.param, error.code)]
-        self._count(entry)
         for ended in dict.fromkeys(s for s in (sequence, *new) if s.finished):
             self.scheduler.remove(ended)
             if ended in self._of:
@@ -435,7 +427,6 @@ class _Entry:
     deadline: float | None
     adapter: Entry | None = None
     sequences: dict[Sequence, None] = field(default_factory=dict)
-    counted: Work = NOTHING
     started: float | None = None
     answered: float | None = None
 

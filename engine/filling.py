@@ -1,6 +1,5 @@
 """Filling blanks: a `Fill` as a job of samples."""
 
-from collections.abc import Sequence as Items
 from dataclasses import replace
 
 from engine.batch import Result
@@ -65,16 +64,17 @@ class FillJob:
             events.append(Begun(self.id, self.counts.usage(), any(s.prompt.fitted for s in self.samples)))
         if self.fill.stream and self.fill.echo and isinstance(result, list):
             events.append(Echoed(self.id, sample.index, sample.input_index, sample.echo()))
-        self._count(moved)
         ended = False
         for blank in moved:
+            blank.count(self.world.work)
             if self.fill.stream:
                 events += self._stream(sample, blank)
             ended |= blank.finish_reason is not None
         if ended and sample.done:
             for number, blanks in enumerate(sample.answers):
-                if number:  # of the first all are counted
-                    self.counts.generated_tokens += sum(len(b.tokens) for b in blanks)
+                tokens = sum(len(b.tokens) for b in blanks)
+                self.counts.generated_tokens += tokens
+                self.world.work.generated_tokens += tokens if number else 0  # those of the first are counted
                 events.append(ResultDone(self.id, sample.result(number)))
         if ended and all(s.done for s in self.samples):
             events.append(Done(self.id, self.counts.usage()))
@@ -85,14 +85,10 @@ class FillJob:
     def stop(self) -> None:
         """Of a search that has not ended the longest fill so far counts."""
         for sample in self.samples:
-            self._count(sample.blanks)
-            self.counts.generated_tokens += sum(search.reached for search in set(sample.searches.values()))
-
-    def _count(self, blanks: Items[BlankFill]) -> None:
-        for blank in blanks:
-            tokens, ended = blank.uncounted()
-            self.counts.generated_tokens += tokens
-            self.counts.blanks += ended
+            for blank in sample.blanks:
+                blank.count(self.world.work)
+            for search in set(sample.searches.values()):
+                self.world.work.generated_tokens += search.reached
 
     def _own(self, sequence: Sequence, sample: Sample) -> Sequence:
         self._of[sequence] = sample

@@ -15,8 +15,8 @@ from model.attention import KVCache
 from model.checkpoint import check_sizes, compute_dtype
 from model.network import Block, Network
 from model.parallel import Ranks
+from quant.cache_tensor import kept_dtype
 from quant.linear import Weight
-from quant.vectors import kept_dtype
 
 # What a process takes before it holds any tensor, bytes. On a CPU, torch imported: 230 MB measured, and the rest of the
 # program. On a GPU, the driver's context, the libraries' kernels and workspaces, NCCL's buffers: not measured here.

@@ -14,24 +14,29 @@ from model.layout import Blank, Layout, LayoutError, LayoutRules
 from model.spelling import Spelling
 from model.tokenizer import Tokenizer
 
-Work = tuple[int, int, int, int]  # generated tokens, blanks, candidates and tokens scored
-NOTHING: Work = (0, 0, 0, 0)
-
 
 @dataclass(slots=True)
-class Counts:
-    """Prompt tokens of the whole request and those of them found in the cache; the others are what is done by now."""
+class Work:
+    """What an engine's jobs have done, as it is done: those that come to no end have done their part too."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
-    cached_tokens: int = 0
     blanks: int = 0
     score_candidates: int = 0
     score_tokens: int = 0
 
-    @property
-    def done(self) -> Work:
-        return self.generated_tokens, self.blanks, self.score_candidates, self.score_tokens
+    def counts(self) -> tuple[int, ...]:
+        return self.prompt_tokens, self.generated_tokens, self.blanks, self.score_candidates, self.score_tokens
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a job is told to have cost."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    score_tokens: int = 0
 
     def usage(self) -> Usage:
         """The tokens of an answer: a job either generates or scores."""
@@ -42,7 +47,7 @@ class Counts:
 @dataclass(frozen=True, slots=True)
 class World:
     """What a job may use: the tokenizer, the names of special tokens, the family's layout, the model's limits,
-    the regular expressions compiled lately."""
+    the regular expressions compiled lately. What it does it adds to `work`."""
 
     tokenizer: Tokenizer
     rules: LayoutRules
@@ -50,6 +55,7 @@ class World:
     bar: Row  # 0, and −∞ for ids that are never drawn
     spelling: Spelling
     patterns: Patterns
+    work: Work
 
     @property
     def open_mask(self) -> Mask:
@@ -122,7 +128,7 @@ class Job(Protocol):
         has finished, and events, of which `Done` is the last of all."""
 
     def stop(self) -> None:
-        """It is over before its end: counts what is done and not counted yet."""
+        """It is over before its end: what is done and not counted yet is added to the work."""
 
 
 def alternatives(tops: Items[Items[tuple[int, float]]], tokenizer: Tokenizer) -> list[Alternatives]:

@@ -14,9 +14,9 @@ from model.attention import KVCache
 from model.checkpoint import Checkpoint, Progress, load
 from model.config import CheckpointError
 from model.parallel import ALONE, Ranks
-from model.synthetic import invented
+from model.random_weights import invented
+from quant.cache_tensor import kept_dtype
 from quant.memory import is_out_of_memory
-from quant.vectors import kept_dtype
 
 # Tokens of a context, and of a span, that there is room for unless a smaller cache is asked for.
 LONGEST_CONTEXT = 4096

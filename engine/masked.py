@@ -123,6 +123,7 @@ class NextSentenceJob:
                 "unsupported",
             )
         self.id = request_id
+        self.world = world
         tokenizer = world.tokenizer
         first = [tokenizer.special["cls"], *tokenizer.encode(score.sentence_a or ""), tokenizer.special["sep"]]
         second = [*tokenizer.encode(score.sentence_b or ""), tokenizer.special["sep"]]
@@ -139,7 +140,7 @@ class NextSentenceJob:
     def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
         assert not isinstance(result, list)
         sequence.finished = True
-        self.counts.score_candidates = 1
+        self.world.work.score_candidates += 1
         follows = float(result[0])
         perplexity = math.exp(min(-follows, 700.0))
         scored = ScoreResult(0, follows, follows, perplexity, len(self.rows), [], [])

@@ -12,7 +12,7 @@ from engine.batch import Batch, PrefixCopy, Result, Row, Scored
 from model.adapters.base import Base
 from model.attention import KVCache, PagedAttention
 from model.network import Network
-from quant.vectors import kept_dtype
+from quant.cache_tensor import kept_dtype
 
 # Rows of the vocabulary-wide log-softmax held at once, fewer after memory has run out: 128 × 150528 float32 are 77 MB.
 LOGIT_ROWS = 128

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.batch import Row, Scored
 from engine.logit_rules import active_rules
 from engine.requests import RequestError, Sampling
-from quant import cpu
+from quant.operators.draw import drawing
 
 Weights = NDArray[np.float32] | NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Sampler:
         self._is_unweighed = not self._rules and not sampling.logit_bias
         self._sharpness = 1 / max(sampling.temperature, _COLDEST)
         self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
-        self._draw = cpu.drawing(bar)
+        self._draw = drawing(bar)
         self._random = random.Random(seed)
 
     def draw(

@@ -69,6 +69,7 @@ class ScoreJob:
             plan.candidate.left += 1
         self._of: dict[Sequence, Plan] = {}
         self.counts.prompt_tokens = len(self.laid)
+        self.counts.score_tokens = sum(len(ids) for c in self.candidates for ids in c.ids)
 
     def start(self, host: Host, rank: float) -> list[Sequence]:
         for plan in self._plans:
@@ -117,9 +118,10 @@ class ScoreJob:
         for (number, index), item in zip(plan.slots, scored, strict=True):
             spans[number][index] = item
         if plan.order == self.orders[0]:  # a token counts once, and its end token never
-            self.counts.score_tokens += sum(index < len(plan.candidate.ids[number]) for number, index in plan.slots)
+            ids = plan.candidate.ids
+            self.world.work.score_tokens += sum(index < len(ids[number]) for number, index in plan.slots)
         plan.candidate.left -= 1
-        self.counts.score_candidates += not plan.candidate.left
+        self.world.work.score_candidates += not plan.candidate.left
         return [], [] if self._of else list(self._finish())
 
     def stop(self) -> None:

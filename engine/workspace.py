@@ -57,7 +57,7 @@ def _block_bytes(d: Deployment, rank: int, network: Network) -> int:
     heads, q, k = block.attention.heads, block.attention.heads * a.head_dim, block.attention.kv_heads * a.head_dim
     inner = block.mlp.dense_4h_to_h.in_features
     scheme = block.mlp.dense_4h_to_h.scheme
-    qkv = q + 2 * k + (q + k if a.rotary else 0)  # the turned ones too
+    qkv = q + 2 * k + (q + k if a.rotary else 0)  # the rotated ones too
     gathered = q + 2 * k
     # The sum over ranks of what each has: padded, exchanged, added and given to all; gloo has a copy of its own.
     summed = (3 + (kind == "cpu")) * width + width // d.ranks if d.ranks > 2 else 0

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant import cpu
-from quant.vectors import Vectors, num_bytes
+from quant.cache_tensor import CacheTensor, num_bytes
+from quant.operators.attention import attention, has_kernel
 
 
 class Attend(Protocol):
@@ -68,8 +68,8 @@ class KVCache:
         self.block_size = block_size
         self.num_blocks = num_blocks
         shape = (num_layers, num_blocks * block_size, num_kv_heads, head_dim)
-        self.keys = Vectors.zeros(shape, dtype, device)
-        self.values = Vectors.zeros(shape, dtype, device)
+        self.keys = CacheTensor.zeros(shape, dtype, device)
+        self.values = CacheTensor.zeros(shape, dtype, device)
 
     @property
     def kind(self) -> str:
@@ -124,11 +124,11 @@ class PagedAttention:
         self.cache = cache
         size = cache.block_size
         device, dtype = cache.keys.numbers.device, cache.keys.numbers.dtype
-        in_place = device.type == "cpu" and dtype in (torch.float32, torch.int8) and cpu.variant() is not None
+        in_place = has_kernel(device, dtype)
         offsets = torch.arange(size)
         write_slots: list[int] = []
         shapes: list[tuple[int, int, int]] = []
-        single: list[tuple[int, int, int, int]] = []  # as `cpu.attention` takes them
+        single: list[tuple[int, int, int, int]] = []  # as the operator takes them
         blocks: list[int] = []
         single_rows: list[int] = []
         starts = [0]
@@ -177,7 +177,7 @@ class PagedAttention:
             out[rows[:, :num_rows]] = mixed.transpose(1, 2)[:, :num_rows]
         return out
 
-    def _in_place(self, q: Tensor, keys: Vectors, values: Vectors) -> Tensor:
+    def _in_place(self, q: Tensor, keys: CacheTensor, values: CacheTensor) -> Tensor:
         """Rows of part B by the CPU kernel, which knows as many heads of queries as of keys: where queries share a
         key, a row becomes as many rows as queries share one."""
         rows, blocks = self.single
@@ -186,7 +186,7 @@ class PagedAttention:
             rows = rows.repeat_interleave(sharing, dim=0)
             q = q.view(len(q), -1, sharing, q.shape[2]).transpose(1, 2).flatten(0, 1)
         size = self.cache.block_size
-        out = cpu.attention(q.float(), keys.numbers, values.numbers, rows, blocks, size, keys.scales, values.scales).to(
+        out = attention(q.float(), keys.numbers, values.numbers, rows, blocks, size, keys.scales, values.scales).to(
             q.dtype
         )
         return out.view(-1, sharing, *out.shape[1:]).transpose(1, 2).flatten(1, 2) if sharing > 1 else out

@@ -15,7 +15,7 @@ from model.checkpoint import Description, fill, matrices
 from model.config import CheckpointError
 from model.layout import Segment, span_ids
 from model.network import Block, Network
-from model.rotary import Rotation, rotation
+from model.rotary import RotaryAngles, rotation
 from model.weights import Weights
 from quant.calibrate import compensate
 from quant.linear import Embedding
@@ -188,10 +188,10 @@ class Calibration:
         return hidden
 
     def _through(self, block: Block, hidden: Tensor, window: Window) -> Tensor:
-        out: Tensor = block(hidden, self._turned(window), _attention(window))
+        out: Tensor = block(hidden, self._cos_sin(window), _attention(window))
         return out
 
-    def _turned(self, window: Window) -> Rotation | None:
+    def _cos_sin(self, window: Window) -> RotaryAngles | None:
         a = self.architecture
         if a.rotary is None:
             return None

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
-from model.cuts import cuts_of
 from model.families import PRESETS, family_of
 from model.family import Family
 from model.network import Network
 from model.parallel import ALONE, Ranks
-from model.share import WHOLE, Share
+from model.rank_slice import WHOLE, RankSlice
+from model.sharding import cuts_of
 from model.storage import Storage
 from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
@@ -137,7 +137,7 @@ def assembled(
         check_sizes(part, scheme, head_scheme, ranks.size)
         model = Network(a, scheme, dtype, head_scheme, ranks)
     weights.check(entries(whole))
-    share = Share(ranks, cuts_of(a), {n: tuple(p.shape) for n, p in plain.named_parameters()})
+    share = RankSlice(ranks, cuts_of(a), {n: tuple(p.shape) for n, p in plain.named_parameters()})
     fill(model, weights, dtype, torch.device(device), share=share, progress=progress)
     give_back()
     model.eval().requires_grad_(False)
@@ -188,7 +188,7 @@ def fill(
     dtype: torch.dtype,
     device: torch.device,
     prefix: str = "",
-    share: Share = WHOLE,
+    share: RankSlice = WHOLE,
     progress: Progress = lambda done: None,
 ) -> None:
     """Assigns its tensors, or what a rank's share is of them, to a network; in the folder their names begin with

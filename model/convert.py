@@ -20,14 +20,14 @@ import torch
 from model.calibration import Calibration, Window, windows
 from model.checkpoint import Description, check_sizes, description_weights, entries, matrices, quantized
 from model.config import CheckpointError
-from model.cuts import Part, cuts_of
 from model.network import Network
 from model.parallel import Ranks
 from model.rank_folders import INDEX, rank_folder
+from model.rank_slice import RankSlice
 from model.ranked import Ranked
 from model.safetensors_file import SafetensorsFile
-from model.shard import Shard
-from model.share import Share
+from model.safetensors_writer import SafetensorsWriter
+from model.sharding import Slice, cuts_of
 from model.storage import Storage
 from model.tokenizer import FILES
 from quant.calibrate import check
@@ -119,7 +119,7 @@ class Conversion:
                 writers = []
                 for path, part in zip(self._paths(name), parts, strict=True):
                     path.parent.mkdir(exist_ok=True)
-                    writers.append(stack.enter_context(Shard(path, _cut_entries(whole, part))))
+                    writers.append(stack.enter_context(SafetensorsWriter(path, _cut_entries(whole, part))))
                 for unit in units:
                     for key, tensor in self._made(unit, calibration).items():
                         for writer, part in zip(writers, parts, strict=True):
@@ -129,7 +129,7 @@ class Conversion:
         self._finish()
         return self._facts()
 
-    def _shares(self) -> list[Share]:
+    def _shares(self) -> list[RankSlice]:
         """What each rank has. Raises CheckpointError for heads or groups that the ranks do not divide."""
         a, size = self.description.architecture, self.recipe.tp
         try:
@@ -139,9 +139,9 @@ class Conversion:
             raise CheckpointError(str(error)) from None
         check_sizes(part, self.scheme, self.head, size)
         shapes = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
-        return [Share(Ranks(rank, size), cuts_of(a), shapes) for rank in range(size)]
+        return [RankSlice(Ranks(rank, size), cuts_of(a), shapes) for rank in range(size)]
 
-    def _parts(self, unit: Unit, share: Share) -> dict[str, Part | None]:
+    def _parts(self, unit: Unit, share: RankSlice) -> dict[str, Slice | None]:
         """What a rank has of a unit's tensors."""
         if unit.scheme is None:
             return {unit.source: share.part(unit.source)}
@@ -287,7 +287,7 @@ class Conversion:
             raise CheckpointError(f"{self.target}: needs {missing / 1e9:.1f} GB, {free / 1e9:.1f} are free")
 
 
-def _cut_entries(whole: Stored, parts: Mapping[str, Part | None]) -> Stored:
+def _cut_entries(whole: Stored, parts: Mapping[str, Slice | None]) -> Stored:
     """Shapes and dtypes of parts of tensors."""
     cut: Stored = {}
     for key, (shape, dtype) in whole.items():

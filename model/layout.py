@@ -244,12 +244,7 @@ def span_ids(text: str, blank: Blank, tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode(f" {text}" if blank.spaced else text)
 
 
-def span_text(token_ids: Sequence[int], blank: Blank, tokenizer: Tokenizer) -> str:
-    """The text of a blank's tokens as it stands in the blank's place: the inverse of `span_ids`."""
-    return spelled_text(tokenizer.spell(token_ids), blank, tokenizer)
-
-
 def spelled_text(spelled: Spelled, blank: Blank, tokenizer: Tokenizer) -> str:
-    """The same of tokens by what they spell."""
+    """The text of a blank's tokens as it stands in the blank's place: the inverse of `span_ids`."""
     text = tokenizer.text(spelled)
     return text[1:] if blank.spaced and text.startswith(" ") else text

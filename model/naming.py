@@ -13,7 +13,7 @@ from model.config import CheckpointError
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 _WRAPPERS = ("module.",)  # of data-parallel training
 
-# What heads hold twice: a tensor that must equal another one where the network has no place for it.
+# Tied duplicates: a tensor that must equal another one where the network has no place for it.
 COPIES = {
     "lm_head.weight": "word_embeddings.weight",
     "lm_head.weight_scale": "word_embeddings.weight_scale",

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from model.architecture import Architecture
 from model.attention import Attend
 from model.parallel import ALONE, Ranks, RowLinear, VocabularyEmbedding
-from model.rotary import Rotation, rotate, rotation
-from quant import cpu
+from model.rotary import RotaryAngles, rotate, rotation
 from quant.adapted import Adapted
 from quant.linear import Linear, Weight
+from quant.operators.gelu_tanh import gelu_tanh
 from quant.scheme import HeadScheme, Scheme
 from quant.schemes.none import Float
 
@@ -42,10 +42,10 @@ class SelfAttention(nn.Module):
         self.query_key_value = Linear(a.hidden_size, rows, scheme, dtype, a.qkv_bias)
         self.dense = RowLinear(self.heads * a.head_dim, a.hidden_size, scheme, dtype, a.bias, ranks)
 
-    def forward(self, x: Tensor, turned: Rotation | None, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: RotaryAngles | None, attend: Attend) -> Tensor:
         q, k, v = self._split(self.query_key_value(x))
-        if turned is not None and self.rotary is not None:
-            q, k = rotate(q, turned, self.rotary), rotate(k, turned, self.rotary)
+        if cos_sin is not None and self.rotary is not None:
+            q, k = rotate(q, cos_sin, self.rotary), rotate(k, cos_sin, self.rotary)
         mixed: Tensor = self.dense(attend(self.layer, q, k, v).flatten(-2))
         return mixed
 
@@ -62,15 +62,6 @@ class SelfAttention(nn.Module):
 # On a CPU torch's own gelu and silu compute the last elements of each thread's share by another formula than the rest,
 # so that a row's bits would depend on the rows beside it. These are made of operations that do not; torch's own serve
 # for training, which needs their gradients fast.
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh approximation of GELU."""
-    if x.requires_grad:
-        return F.gelu(x, approximate="tanh")
-    if x.device.type == "cpu" and x.dtype == torch.float32 and cpu.variant() is not None:
-        return cpu.gelu(x)
-    return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -99,7 +90,7 @@ class MLP(nn.Module):
 
     def _activated(self, x: Tensor) -> Tensor:
         if self.activation == "gelu_tanh":
-            return gelu_tanh(x)
+            return F.gelu(x, approximate="tanh") if x.requires_grad else gelu_tanh(x)
         if self.activation == "gelu":
             return gelu(x)
         first, second = x.chunk(2, dim=-1)
@@ -141,13 +132,13 @@ class Block(nn.Module):
             self.post_self_attn_layernorm = Norm(architecture, dtype)
             self.post_mlp_layernorm = Norm(architecture, dtype)
 
-    def forward(self, h: Tensor, turned: Rotation | None, attend: Attend) -> Tensor:
+    def forward(self, h: Tensor, cos_sin: RotaryAngles | None, attend: Attend) -> Tensor:
         if self.residual == "post":
-            h = self.input_layernorm(h + self.attention(h, turned, attend))
+            h = self.input_layernorm(h + self.attention(h, cos_sin, attend))
             out: Tensor = self.post_attention_layernorm(h + self.mlp(h))
             return out
         x: Tensor = self.input_layernorm(h)
-        branch: Tensor = self.attention(x, turned, attend)
+        branch: Tensor = self.attention(x, cos_sin, attend)
         if self.residual == "sandwich":
             branch = self.post_self_attn_layernorm(branch)
         h = self.alpha * x + branch if self.residual == "deep" else h + branch
@@ -234,9 +225,9 @@ class Network(nn.Module):
 
     def forward(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor, attend: Attend) -> Tensor:
         h = self.embedded(token_ids, positions, block_positions)
-        turned = self.rotation(positions, block_positions)
+        cos_sin = self.rotation(positions, block_positions)
         for block in self.transformer.layers:
-            h = block(h, turned, attend)
+            h = block(h, cos_sin, attend)
         return self.transformer.final_layernorm(h) if self.architecture.residual != "post" else h
 
     def embedded(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor) -> Tensor:
@@ -250,8 +241,8 @@ class Network(nn.Module):
         out: Tensor = t.embedding_layernorm(h) if self.architecture.residual == "post" else h
         return out
 
-    def rotation(self, positions: Tensor, block_positions: Tensor) -> Rotation | None:
-        """By how much every row's queries and keys are turned; None where positions are learned tables."""
+    def rotation(self, positions: Tensor, block_positions: Tensor) -> RotaryAngles | None:
+        """The cosines and sines that rotate every row's queries and keys; None where positions are learned tables."""
         a = self.architecture
         if a.rotary is None:
             return None

@@ -7,8 +7,8 @@ import torch
 
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
-from model.cuts import cuts_of
 from model.families import PRESETS, family_of
+from model.sharding import cuts_of
 from model.storage import Storage
 from model.weights import Weights
 

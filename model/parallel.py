@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cuts import Cut
+from model.sharding import ShardSpec
 from quant.linear import Embedding, Linear
 from quant.scheme import HeadScheme, Scheme
 
@@ -41,8 +41,8 @@ class Ranks:
         """The same, where ranks that are more than what is counted hold one each, several of them the same."""
         return 1 if self.size % count == 0 else self.share(count, name)
 
-    def sum(self, x: Tensor) -> Tensor:
-        """The sum of all ranks' x, on each of them; x may be overwritten."""
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """The sum of all ranks' x [...], on each of them, added from rank 0 on; x may be overwritten."""
         if self.size == 1 or not x.numel():
             return x
         if self.size == 2:  # a sum of two has one order only
@@ -51,19 +51,19 @@ class Ranks:
             return x
         flat = x.flatten()
         if flat.numel() <= SMALL:
-            return _added(self.stacked(flat)).view(x.shape)
+            return _added(self.all_gather(flat)).view(x.shape)
         # Every rank adds up a stretch of its own, and sends it to all.
         padded = F.pad(flat, (0, -len(flat) % self.size))
         parts = torch.empty_like(padded)
         dist.all_to_all_single(parts, padded, group=self.group)
-        return self.stacked(_added(parts.view(self.size, -1))).flatten()[: len(flat)].view(x.shape)
+        return self.all_gather(_added(parts.view(self.size, -1))).flatten()[: len(flat)].view(x.shape)
 
-    def greatest(self, x: Tensor) -> Tensor:
-        """The elementwise maximum over all ranks, on each of them."""
-        return self.stacked(x).amax(0) if self.size > 1 else x
+    def all_reduce_max(self, x: Tensor) -> Tensor:
+        """The elementwise maximum of all ranks' x [...], on each of them."""
+        return self.all_gather(x).amax(0) if self.size > 1 else x
 
-    def stacked(self, x: Tensor) -> Tensor:
-        """All ranks' x, [size, …], on each of them."""
+    def all_gather(self, x: Tensor) -> Tensor:
+        """All ranks' x [...], stacked by rank to [size, ...], on each of them."""
         out = x.new_empty((self.size, *x.shape))
         if self.size == 1:
             out[0] = x
@@ -71,8 +71,8 @@ class Ranks:
             dist.all_gather_single(out.view(-1), x.contiguous().view(-1), group=self.group)
         return out
 
-    def gathered(self, x: Tensor) -> list[Tensor] | None:
-        """All ranks' x on rank 0, None on the others."""
+    def gather(self, x: Tensor) -> list[Tensor] | None:
+        """All ranks' x [...], a list by rank, on rank 0; None on the others."""
         parts = [torch.empty_like(x) for _ in range(self.size)] if self.rank == 0 else None
         dist.gather(x.contiguous(), parts, group=self.group, group_dst=0)
         return parts
@@ -109,7 +109,7 @@ class RowLinear(Linear):
         """x [..., in_features], this rank's inputs → [..., out_features], the same on all ranks."""
         if self.ranks.size == 1:
             return super().forward(x)
-        out = self.ranks.sum(self.product(x))
+        out = self.ranks.all_reduce(self.product(x))
         return out if self.bias is None else out + self.bias
 
 
@@ -123,7 +123,7 @@ class Vocabulary:
     @property
     def span(self) -> tuple[int, int]:
         """This rank's first id, and how many it has."""
-        return Cut(0, ragged=True).part(self.size, self.ranks.rank, self.ranks.size).spans[0]
+        return ShardSpec(0, ragged=True).part(self.size, self.ranks.rank, self.ranks.size).spans[0]
 
     def own(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Where ids [...] are in this rank's stretch, any place for those of others; and whether they are in it."""
@@ -139,7 +139,7 @@ class Vocabulary:
         # The logarithm of the sum over this rank's ids, found where it is most precise; double, so that what is rounded
         # at the end has no trace of where a row lies in a vector instruction.
         mass = (logits.amax(-1) - own.amax(-1)).double()
-        masses = self.ranks.stacked(mass)  # [ranks, rows]
+        masses = self.ranks.all_gather(mass)  # [ranks, rows]
         highest = masses.amax(0)
         whole = highest + _added((masses - highest).exp()).log()
         return own + (mass - whole).float()[:, None]
@@ -148,7 +148,7 @@ class Vocabulary:
         """This rank's log-probabilities [rows, count] → those of one id [rows] each, on all ranks."""
         place, inside = self.own(ids)
         found = logprobs.gather(1, place[:, None])[:, 0]
-        return self.ranks.sum(found.where(inside, 0.0)) if self.ranks.size > 1 else found
+        return self.ranks.all_reduce(found.where(inside, 0.0)) if self.ranks.size > 1 else found
 
     def top(self, logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The greatest log-probabilities of all ranks and their ids, [rows, count] each."""
@@ -159,8 +159,8 @@ class Vocabulary:
         width = -(-self.size // self.ranks.size)
         padded = F.pad(logprobs, (0, width - length), value=-torch.inf)
         values, ids = padded.topk(min(count, width))
-        gathered = self.ranks.stacked(values).transpose(0, 1).flatten(1)  # [rows, ranks × count]
-        places = self.ranks.stacked(ids + first).transpose(0, 1).flatten(1)
+        gathered = self.ranks.all_gather(values).transpose(0, 1).flatten(1)  # [rows, ranks × count]
+        places = self.ranks.all_gather(ids + first).transpose(0, 1).flatten(1)
         values, order = gathered.topk(count)
         return values, places.gather(1, order)
 
@@ -168,9 +168,9 @@ class Vocabulary:
         """This rank's [rows, count] → on rank 0 all ids', [rows, size]; on the others what they gave."""
         if self.ranks.size == 1 or not len(logprobs):
             return logprobs
-        cut, size = Cut(0, ragged=True), self.ranks.size
+        cut, size = ShardSpec(0, ragged=True), self.ranks.size
         lengths = [cut.part(self.size, rank, size).length for rank in range(size)]
-        parts = self.ranks.gathered(F.pad(logprobs, (0, lengths[0] - logprobs.shape[1])))
+        parts = self.ranks.gather(F.pad(logprobs, (0, lengths[0] - logprobs.shape[1])))
         if parts is None:
             return logprobs
         return torch.cat([part[:, :length] for part, length in zip(parts, lengths, strict=True)], dim=1)
@@ -190,4 +190,4 @@ class VocabularyEmbedding(Embedding):
         if self.vocabulary.ranks.size == 1:
             return super().forward(index)
         place, inside = self.vocabulary.own(index)
-        return self.vocabulary.ranks.sum(super().forward(place) * inside[..., None])
+        return self.vocabulary.ranks.all_reduce(super().forward(place) * inside[..., None])

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from model.config import CheckpointError
-from model.cuts import Part
+from model.sharding import Slice
 from quant.scheme import Stored
 
 # The state of numpy's generator lies beside the weights in what GLM's and SwissArmyTransformer's training wrote.
@@ -58,7 +58,7 @@ class PickleFile:
         self.entries: Stored = {k: (tuple(t.shape), t.dtype) for k, t in self._tensors.items()}
         self._pages = _mappings(path)
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Slice | None = None) -> Tensor:
         tensor = self._tensors[name]
         found = tensor if part is None else part.of(tensor)
         # Nothing of the mapping stays in what is returned, so that its pages can be let go.

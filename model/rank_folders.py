@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from model.config import CheckpointError
-from model.cuts import Cuts
+from model.indexed_files import IndexedFiles
 from model.ranked import Ranked
 from model.safetensors_file import SafetensorsFile
-from model.sharded import Sharded
+from model.sharding import ShardSpecs
 
 INDEX = "model.safetensors.index.json"
 
@@ -29,7 +29,7 @@ def num_ranks(folder: Path) -> int:
     return size
 
 
-def ranked(folder: Path, size: int, cuts: Cuts) -> Ranked:
+def ranked(folder: Path, size: int, cuts: ShardSpecs) -> Ranked:
     """The tensors of all ranks. Raises CheckpointError."""
     indices = [rank_folder(folder, rank, size) / INDEX for rank in range(size)]
-    return Ranked(folder, [Sharded(index, SafetensorsFile) for index in indices], cuts, scales_of_all=True)
+    return Ranked(folder, [IndexedFiles(index, SafetensorsFile) for index in indices], cuts, scales_of_all=True)

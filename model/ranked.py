@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.cuts import Cut, Cuts, Part, merge, sources
+from model.sharding import ShardSpec, ShardSpecs, Slice, merge, sources
 from model.source import Source
 from quant.scheme import Stored
 
@@ -19,11 +19,11 @@ class Ranked:
     each rank's own quantization: then they are merged to one a row and rank, [outputs, ranks].
     """
 
-    def __init__(self, listing: Path, ranks: Sequence[Source], cuts: Cuts, scales_of_all: bool = False) -> None:
+    def __init__(self, listing: Path, ranks: Sequence[Source], cuts: ShardSpecs, scales_of_all: bool = False) -> None:
         """`cuts` knows the names in the files. Raises CheckpointError for ranks that do not agree."""
         self.listing = listing
         self._ranks = ranks
-        self._cuts: dict[str, Cut | None] = {}
+        self._cuts: dict[str, ShardSpec | None] = {}
         self.entries: Stored = {}
         first = ranks[0]
         for rank in ranks[1:]:
@@ -55,7 +55,7 @@ class Ranked:
     def files(self) -> list[Path]:
         return [path for rank in self._ranks for path in rank.files]
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Slice | None = None) -> Tensor:
         cut = self._cuts[name]
         if cut is None or self.size == 1:
             return self._ranks[0].read(name, part)
@@ -69,7 +69,7 @@ class Ranked:
         pieces = [self._ranks[rank].read(name, own) for rank, own in sources(part, cut, lengths)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, cut.dim)
 
-    def _whole(self, name: str, cut: Cut) -> int:
+    def _whole(self, name: str, cut: ShardSpec) -> int:
         """The length of the undivided tensor. Raises CheckpointError where the ranks' are no parts of one."""
         lengths = self._lengths(name, cut)
         whole = cut.whole(lengths)
@@ -83,12 +83,12 @@ class Ranked:
             )
         return whole
 
-    def _lengths(self, name: str, cut: Cut) -> list[int]:
+    def _lengths(self, name: str, cut: ShardSpec) -> list[int]:
         return [rank.entries[name][0][cut.dim] for rank in self._ranks]
 
 
 def _alike(
-    entry: tuple[tuple[int, ...], torch.dtype], first: tuple[tuple[int, ...], torch.dtype], cut: Cut | None
+    entry: tuple[tuple[int, ...], torch.dtype], first: tuple[tuple[int, ...], torch.dtype], cut: ShardSpec | None
 ) -> bool:
     """Whether two ranks' tensors can be of one: the last ranks of a ragged one may have less."""
     (shape, dtype), (other, kind) = entry, first

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from model.architecture import Rotary
 
-Rotation = tuple[Tensor, Tensor]  # cosine and sine, each [..., 1, axes, size / axes / 2]
+RotaryAngles = tuple[Tensor, Tensor]  # cosine and sine, each [..., 1, axes, size / axes / 2]
 
 
 @cache
-def table(rotary: Rotary, rows: int, dtype: torch.dtype, device: torch.device) -> Rotation:
+def table(rotary: Rotary, rows: int, dtype: torch.dtype, device: torch.device) -> RotaryAngles:
     """Cosine and sine [rows, size / axes / 2] of positions 0 … rows − 1, in `dtype`."""
     kind = torch.float16 if rotary.angles == "float16" else torch.float32
     size = rotary.size // rotary.axes
@@ -20,16 +20,16 @@ def table(rotary: Rotary, rows: int, dtype: torch.dtype, device: torch.device) -
     return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
 
 
-def rotation(rotary: Rotary, rows: int, positions: Tensor, block_positions: Tensor, dtype: torch.dtype) -> Rotation:
-    """The cosines and sines by which rows at these positions, each [...] and below `rows`, are turned."""
+def rotation(rotary: Rotary, rows: int, positions: Tensor, block_positions: Tensor, dtype: torch.dtype) -> RotaryAngles:
+    """The cosines and sines by which rows at these positions, each [...] and below `rows`, are rotated."""
     place = torch.stack((positions, block_positions)[: rotary.axes], dim=-1)
     cosine, sine = table(rotary, rows, dtype, positions.device)
     return cosine[place][..., None, :, :], sine[place][..., None, :, :]
 
 
-def rotate(x: Tensor, turned: Rotation, rotary: Rotary) -> Tensor:
-    """Queries or keys [..., heads, head_dim] turned by `rotation`'s cosines and sines."""
-    cosine, sine = turned
+def rotate(x: Tensor, cos_sin: RotaryAngles, rotary: Rotary) -> Tensor:
+    """Queries or keys [..., heads, head_dim] rotated by the cosines and sines of `rotation`."""
+    cosine, sine = cos_sin
     own = x[..., : rotary.size].reshape(*x.shape[:-1], rotary.axes, rotary.size // rotary.axes)
     if rotary.interleaved:
         first, second = own[..., 0::2], own[..., 1::2]

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.cuts import Part
+from model.sharding import Slice
 from quant.scheme import Stored
 
 
@@ -27,7 +27,7 @@ class SafetensorsFile:
                 tensor = file.get_tensor(name)  # a view: nothing is read
                 self.entries[name] = tuple(tensor.shape), tensor.dtype
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Slice | None = None) -> Tensor:
         with opened(self.listing) as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor if part is None else part.of(tensor)

@@ -4,16 +4,16 @@ import re
 from pathlib import Path
 
 from model.config import CheckpointError
-from model.cuts import Cuts
 from model.pickle_file import PickleFile
 from model.ranked import Ranked
+from model.sharding import ShardSpecs
 
 TRACKERS = ("latest", "latest_checkpointed_iteration.txt")
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 _SAME = ("iteration", "global_steps")  # what training counts
 
 
-def sat_folder(folder: Path, cuts: Cuts) -> Ranked:
+def sat_folder(folder: Path, cuts: ShardSpecs) -> Ranked:
     """The iteration that a folder's `latest` names. Raises CheckpointError for ranks that are missing or differ."""
     iteration = _iteration(folder)
     ranks = [PickleFile(path) for path in _rank_files(iteration)]

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.cuts import Part
+from model.sharding import Slice
 
 
 class Source(Protocol):
@@ -26,5 +26,5 @@ class Source(Protocol):
     @property
     def files(self) -> Sequence[Path]: ...
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Slice | None = None) -> Tensor:
         """A tensor, or a part of it, not to be written to. Raises CheckpointError."""

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from model.config import CheckpointError, Config
-from model.cuts import Cut, Cuts, cuts, shard
 from model.families import PRESETS
 from model.family import Family, Format
 from model.naming import Naming
 from model.network import Network
-from model.shard import Shard
+from model.safetensors_writer import SafetensorsWriter
+from model.sharding import ShardSpec, ShardSpecs, cuts, shard
 from quant.scheme import SPREAD, Stored, num_bytes
 
 Progress = Callable[[int], object]
@@ -35,7 +35,7 @@ class Synthetic:
 
     shapes: Mapping[str, tuple[int, ...]]
     naming: Naming
-    cuts: Cuts
+    cuts: ShardSpecs
     config: Mapping[str, Any] | None = None
     dtype: torch.dtype = torch.float16
     seed: int = 0
@@ -148,7 +148,7 @@ def _write_shards(folder: Path, made: Synthetic, format: Format, progress: Progr
             _save({published: tensor.clone() for published, tensor in produced}, folder / file)
             progress(num_bytes(entries))
         else:
-            with Shard(folder / file, entries) as writer:
+            with SafetensorsWriter(folder / file, entries) as writer:
                 for published, tensor in produced:
                     writer.write(published, tensor)
                     progress(tensor.nbytes)
@@ -183,7 +183,7 @@ def _entries(made: Synthetic, name: str, shape: tuple[int, ...]) -> Stored:
 def _rows(made: Synthetic, name: str, rows: int) -> list[int]:
     """Rows of the published parts of a tensor: the sections of its cut, where there are several."""
     cut = made.cuts(name)
-    sections = cut.sections if isinstance(cut, Cut) and len(made.naming.published(name)) > 1 else (1,)
+    sections = cut.sections if isinstance(cut, ShardSpec) and len(made.naming.published(name)) > 1 else (1,)
     return [rows * section // sum(sections) for section in sections]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.cuts import Cut, Cuts, Part
+from model.indexed_files import IndexedFiles
 from model.naming import COPIES, SPARE, Naming, arranged, placed
 from model.pickle_file import PickleFile
 from model.rank_folders import num_ranks, ranked
@@ -16,7 +16,7 @@ from model.ranked import Ranked
 from model.safetensors_file import SafetensorsFile
 from model.sat import TRACKERS, sat_folder
 from model.scales import Scales, inferred
-from model.sharded import Sharded
+from model.sharding import ShardSpec, ShardSpecs, Slice
 from model.source import Source
 from model.storage import Storage
 from quant.scheme import Stored
@@ -34,10 +34,10 @@ class Weights:
     tensors, and is needed for folders of several ranks. `storage` tells how matrices are stored, None for float.
     """
 
-    def __init__(self, folder: Path, namings: Sequence[Naming] = (), cuts: Cuts | None = None) -> None:
+    def __init__(self, folder: Path, namings: Sequence[Naming] = (), cuts: ShardSpecs | None = None) -> None:
         """Raises CheckpointError."""
 
-        def cut(name: str) -> Cut | None:
+        def cut(name: str) -> ShardSpec | None:
             return None if cuts is None else cuts(placed(name, namings).name)
 
         self._source = _source(folder, cut)
@@ -84,7 +84,7 @@ class Weights:
             if self.entries[name] != self.entries.get(same) or not torch.equal(self._read(name), self._read(same)):
                 raise CheckpointError(f"{name} differs from {same}, which it is a copy of in this network")
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Slice | None = None) -> Tensor:
         """A tensor, or a part of it, not to be written to: it can be a view of its file.
 
         Raises CheckpointError for NaN and infinity.
@@ -96,7 +96,7 @@ class Weights:
                 raise CheckpointError(f"{name} holds NaN or infinity")
         return tensor
 
-    def _read(self, name: str, part: Part | None = None) -> Tensor:
+    def _read(self, name: str, part: Slice | None = None) -> Tensor:
         scale = self._scales.scale_of(name)
         if scale is not None:
             tensor = self._scales.meant(self._whole(name), self._whole(scale))
@@ -106,7 +106,7 @@ class Weights:
             return self._scales.stored(name, self._whole(name, part))
         return tensor if part is None else part.of(tensor)
 
-    def _whole(self, name: str, part: Part | None = None) -> Tensor:
+    def _whole(self, name: str, part: Slice | None = None) -> Tensor:
         """A tensor of the files, or a part of it, what is in several of them joined."""
         names = self._parts[name]
         if len(names) == 1:
@@ -135,7 +135,7 @@ class Weights:
         )
 
 
-def _source(folder: Path, cuts: Cuts) -> Source:
+def _source(folder: Path, cuts: ShardSpecs) -> Source:
     """The folder's files: safetensors before pickles before ranks, and what was cut for ranks before all."""
     size = num_ranks(folder)
     if size > 1:
@@ -144,11 +144,11 @@ def _source(folder: Path, cuts: Cuts) -> Source:
     pickled, pickled_index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
     if not single.exists():
         if index.exists():
-            return Sharded(index, SafetensorsFile)
+            return IndexedFiles(index, SafetensorsFile)
         if pickled.exists():
             return PickleFile(pickled)
         if pickled_index.exists():
-            return Sharded(pickled_index, PickleFile)
+            return IndexedFiles(pickled_index, PickleFile)
         if any((folder / name).exists() for name in TRACKERS):
             return sat_folder(folder, cuts)
     return SafetensorsFile(single)

@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from quant import cpu
-
-_ROWS = 16
+from quant.operators.add_low_rank import add_low_rank
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,18 +41,15 @@ class Selection:
             if number:
                 found.setdefault(number, []).append(row)
         self.rows = {number: torch.tensor(rows, device=self._device) for number, rows in found.items()}
-        self._entries: dict[tuple[tuple[int, int], ...], Tensor] = {}
+        self._entries: dict[tuple[tuple[int, int], ...], tuple[Tensor, list[int]]] = {}
 
-    def entries(self, pieces: tuple[tuple[int, int], ...]) -> Tensor:
-        """Rows with their pieces, as `cpu.add_low_rank` takes them, where adapters have so many pieces each."""
+    def entries(self, pieces: tuple[tuple[int, int], ...]) -> tuple[Tensor, list[int]]:
+        """Rows with their pieces and the rows that each piece has, as `add_low_rank` takes them, where adapters have so
+        many pieces each."""
         if pieces not in self._entries:
-            owners = [number for number, count in pieces for _ in range(count)]
-            self._entries[pieces] = torch.cat(
-                [
-                    torch.stack([self.rows[owner], torch.full_like(self.rows[owner], piece)], dim=1)
-                    for piece, owner in enumerate(owners)
-                ]
-            )
+            rows = [self.rows[number] for number, count in pieces for _ in range(count)]
+            entries = [torch.stack([own, torch.full_like(own, piece)], dim=1) for piece, own in enumerate(rows)]
+            self._entries[pieces] = torch.cat(entries), [len(own) for own in rows]
         return self._entries[pieces]
 
 
@@ -88,19 +82,10 @@ class Adapted:
         return out
 
     def _with_products(self, out: Tensor, x: Tensor, active: list[int]) -> Tensor:
-        if x.device.type == "cpu" and x.dtype == out.dtype == torch.float32 and cpu.variant() is not None:
-            pieces = [piece for number in active for piece in self.pieces[number]]
-            entries = self.selection.entries(tuple((number, len(self.pieces[number])) for number in active))
-            out = out.contiguous()
-            cpu.add_low_rank(
-                out, x, entries, [p.down for p in pieces], [p.up for p in pieces], [p.first for p in pieces]
-            )
-            return out
-        for number in active:
-            # Products of one height only: between heights a library changes its order of summation.
-            for rows in torch.split(self.selection.rows[number], _ROWS):
-                for piece in self.pieces[number]:
-                    filled = F.pad(x[rows], (0, 0, 0, _ROWS - len(rows)))
-                    change = filled @ piece.down.t() @ piece.up
-                    out[rows, piece.first : piece.last] += change[: len(rows)]
+        pieces = [piece for number in active for piece in self.pieces[number]]
+        entries, counts = self.selection.entries(tuple((number, len(self.pieces[number])) for number in active))
+        out = out.contiguous()
+        add_low_rank(
+            out, x, entries, counts, [p.down for p in pieces], [p.up for p in pieces], [p.first for p in pieces]
+        )
         return out

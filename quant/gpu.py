@@ -14,7 +14,6 @@ With TRITON_INTERPRET=1 in the environment before this module is imported, the k
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -36,14 +35,12 @@ def int4_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
     `weight` int8 [out, in/2], two numbers −8 … 7 a byte, element 2i in the high nibble; `weight_scale` [out, groups]
     for groups of 32, 64 or 128 inputs, or [out] for one scale a row; `bias` [out].
     """
-    out: Tensor = torch.ops.glm_infill.gpu_int4_linear(x, weight, weight_scale, bias)
-    return out
+    return _linear(x, weight, weight_scale, bias, 4)
 
 
 def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
     """As `int4_linear`, from `weight` int8 [out, in] and `weight_scale` [out]."""
-    out: Tensor = torch.ops.glm_infill.gpu_int8_linear(x, weight, weight_scale, bias)
-    return out
+    return _linear(x, weight, weight_scale, bias, 8)
 
 
 def has_tensor_cores(device: torch.device) -> bool:
@@ -207,7 +204,7 @@ def _linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits:
     tensor_cores = has_tensor_cores(x.device)
     if not tensor_cores and rows > ORDINARY_ROWS:
         return chunked(x, weight, scale, bias, bits)
-    out = _empty(x, weight, scale, bias)
+    out = x.new_empty((x.shape[0], weight.shape[0]))
     if not rows:
         return out
     group = width // scale.shape[1] if scale.dim() == 2 else 0
@@ -237,7 +234,7 @@ def _linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits:
 
 def chunked(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits: int) -> Tensor:
     """The same product by cuBLAS: floats of some outputs at a time, never of the whole weight."""
-    out = _empty(x, weight, scale, bias)
+    out = x.new_empty((x.shape[0], weight.shape[0]))
     for first in range(0, len(weight), COPIED_OUTPUTS):
         some = slice(first, first + COPIED_OUTPUTS)
         codes = unpack_nibbles(weight[some]) if bits == 4 else weight[some]
@@ -245,16 +242,3 @@ def chunked(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits:
         floats = (codes.reshape(len(codes), factors.shape[1], -1) * factors).flatten(1).to(x.dtype)
         out[:, some] = F.linear(x, floats, None if bias is None else bias[some].to(x.dtype))
     return out
-
-
-def _empty(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty((x.shape[0], weight.shape[0]))
-
-
-_library = torch.library.Library("glm_infill", "FRAGMENT")  # type: ignore[no-untyped-call]
-for _bits in (4, 8):
-    _name = f"gpu_int{_bits}_linear"
-    _library.define(f"{_name}(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
-    for _key in ("CUDA", "CPU") if triton.knobs.runtime.interpret else ("CUDA",):
-        _library.impl(_name, partial(_linear, bits=_bits), _key)  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"glm_infill::{_name}", _empty, lib=_library)

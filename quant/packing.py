@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant.memory import huge
+from quant.memory import huge_page_zeros
 
 TILE = 16  # outputs of a tile of the CPU kernels, and what torch's own wants a multiple of
 _ROWS = 1024  # outputs repacked at once: what is unpacked for a moment stays small
@@ -34,7 +34,7 @@ def tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
     """
     width = 8 if bits == 4 else 4
     outputs = stored.shape[0]
-    out = huge((-(-outputs // TILE), inputs // width, TILE, 4))
+    out = huge_page_zeros((-(-outputs // TILE), inputs // width, TILE, 4))
     for start in range(0, outputs, _ROWS):
         codes = unpack_nibbles(stored[start : start + _ROWS]) if bits == 4 else stored[start : start + _ROWS]
         rows = -(-codes.shape[0] // TILE) * TILE

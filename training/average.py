@@ -10,7 +10,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 
 def average(earlier: Path, later: Path, share: float, out: Path) -> None:
@@ -18,7 +18,7 @@ def average(earlier: Path, later: Path, share: float, out: Path) -> None:
     first, second = (load_file(folder / "model.safetensors") for folder in (earlier, later))
     mixed = {name: (first[name].float() * (1 - share) + own.float() * share).half() for name, own in second.items()}
     shutil.copytree(later, out)
-    save_file(mixed, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").write_bytes(save(mixed, metadata={"format": "pt"}))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.progress import Progress
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from model.attention import DenseAttention, visible
@@ -345,7 +345,7 @@ def save_checkpoint(model: Network, tokenizer_folder: Path, folder: Path) -> Non
     """Writes a folder that `glm-infill serve` loads: float16 weights, sizes, tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {n: p.detach().to(torch.float16).contiguous() for n, p in model.named_parameters()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     (folder / "config.json").write_text(json.dumps(glm.config(model.architecture), indent=2) + "\n")
     for name in ("tokenizer.model", "tokenizer_config.json"):
         (folder / name).write_bytes((tokenizer_folder / name).read_bytes())

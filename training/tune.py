@@ -235,6 +235,8 @@ class _Run:
         except SafetensorError as error:
             raise TuneError(f"{fresh}: {error}") from None
         for path in fresh.iterdir():
+            # As other files here: safetensors leaves its own to their owner alone, whoever is to serve them.
+            path.chmod(fresh.stat().st_mode & 0o666)
             os.replace(path, self.options.out / path.name)
         fresh.rmdir()
 

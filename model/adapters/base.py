@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.cuts import Cut, Part, cuts_of
 from model.naming import Naming, Place, placed
 from model.network import Network, Norm
 from model.parallel import ALONE, Ranks
+from model.sharding import ShardSpec, Slice, cuts_of
 from quant.linear import Linear, Weight
 
 
@@ -76,11 +76,11 @@ class Base:
         whole = self.linears[place.name][0] if place.name in self.linears else len(module.bias)
         return Stretch(place.name, *self._rows(place, whole), whole)
 
-    def cut(self, path: str, leaf: str) -> Cut | None:
+    def cut(self, path: str, leaf: str) -> ShardSpec | None:
         """How a tensor is divided; None where this rank has all of it."""
         return self._cuts(f"{path}.{leaf}") if self.ranks.size > 1 else None
 
-    def own(self, cut: Cut, length: int) -> Part:
+    def own(self, cut: ShardSpec, length: int) -> Slice:
         """This rank's part of a tensor with `length` along a cut."""
         return cut.part(length, self.ranks.rank, self.ranks.size)
 

@@ -15,8 +15,8 @@ from model.adapters.adapter import Adapter
 from model.adapters.base import Base, Stretch, put
 from model.adapters.files import Tensors
 from model.config import CheckpointError, Config
-from model.cuts import Cut
 from model.parallel import RowLinear
+from model.sharding import ShardSpec
 from quant.adapted import LowRank
 from quant.linear import Weight
 
@@ -181,7 +181,7 @@ def _own_piece(stretch: Stretch, parts: _Parts, factor: float, base: Base) -> Lo
     return LowRank(put(down, base.model), put(up.t(), base.model), first)
 
 
-def _within(stretch: Stretch, base: Base, cut: Cut) -> tuple[int, Tensor]:
+def _within(stretch: Stretch, base: Base, cut: ShardSpec) -> tuple[int, Tensor]:
     """Where a stretch begins in this rank's rows, and which of the stretch's rows are there."""
     part = base.own(cut, stretch.whole)
     before = part.within(0, stretch.start).length

@@ -12,7 +12,7 @@ from model.adapters.adapter import Adapter, Prefix
 from model.adapters.base import Base, put
 from model.adapters.files import Tensors
 from model.config import CheckpointError, Config
-from model.cuts import Cut
+from model.sharding import ShardSpec
 
 MAX_TOKENS = 4096
 _ENCODER = "prefix_encoder."
@@ -72,7 +72,7 @@ def _prefix(source: str, table: Tensor, base: Base, shifts: bool) -> Prefix:
         raise CheckpointError(f"{source}: the prefix holds NaN or infinity")
     both = table.view(len(table), a.num_layers, 2, a.num_key_value_heads, a.head_dim).permute(2, 1, 0, 3, 4)
     if base.ranks.size > 1:
-        cut = Cut(3, heads=(a.num_key_value_heads,))
+        cut = ShardSpec(3, heads=(a.num_key_value_heads,))
         both = base.own(cut, a.num_key_value_heads).of(both)
     keys, values = (put(x, base.model) for x in both)
     return Prefix(keys, values, len(table) if shifts else 0)

@@ -5,10 +5,10 @@ from math import gcd
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from quant import cpu
+from quant.operators.int4_linear import int4_linear, torch_packed, torch_packed_row_bytes
 from quant.packing import TILE, code_bytes, pack_nibbles, tiled_scale, tiles, unpack_nibbles, untile
 from quant.registry import SchemeFacts
 from quant.rows import finite, round_up
@@ -139,7 +139,8 @@ class Int4(HeadScheme, IntegerScheme):
         if weight.is_cuda:
             return stored
         if cpu.variant() is None:
-            return _TorchInt4.pack(weight, scale)
+            codes, pairs = torch_packed(weight, scale)
+            return {"weight": codes, "weight_scale": pairs}
         inputs = round_up(weight.shape[1] * 2, self.group_size or self.ROW_GROUP)
         if self.group_size:
             return {"weight": tiles(weight, 4, inputs), "weight_scale": tiled_scale(scale)}
@@ -150,23 +151,15 @@ class Int4(HeadScheme, IntegerScheme):
             return num_bytes(self.tensors(out_features, in_features))
         outputs = round_up(out_features, TILE)
         if cpu.variant() is None:
-            return outputs * _TorchInt4.row_bytes(in_features, self.group_size)
+            return outputs * torch_packed_row_bytes(in_features, self.group_size)
         inputs = round_up(in_features, self.group_size or self.ROW_GROUP)
         return outputs * (inputs // 2 + (2 * inputs // self.group_size if self.group_size else 4))
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
-        weight, scale = packed["weight"], packed["weight_scale"]
         flat = x.reshape(-1, x.shape[-1])
-        if x.is_cuda:
-            from quant import gpu
-
-            out = gpu.int4_linear(flat, weight, scale, bias)
-        elif weight.dtype == torch.uint8 and weight.dim() == 4:
-            group = self.group_size or self.ROW_GROUP
-            out = cpu.quantized_linear(flat.float(), group, weight, scale, bias, 4, out_features)
-        else:
-            out = _TorchInt4.matmul(flat.float(), weight, scale, bias, out_features)
-        return out.to(x.dtype).reshape(*x.shape[:-1], out_features)
+        group = self.group_size or self.ROW_GROUP
+        out = int4_linear(flat, packed["weight"], packed["weight_scale"], bias, group, out_features)
+        return out.reshape(*x.shape[:-1], out_features)
 
     def rows(self, packed: Mapping[str, Tensor], index: Tensor, in_features: int) -> Tensor:
         weight, scale = packed["weight"], packed["weight_scale"]
@@ -194,39 +187,6 @@ class Int4(HeadScheme, IntegerScheme):
 
     def copies_weight(self, capability: float | None, rows: int) -> bool:
         return copies_before_ampere(capability, rows)
-
-
-class _TorchInt4:
-    """torch's own int4 product for a CPU without our kernels: float activations, groups of 32 inputs and more."""
-
-    GROUP = 32
-
-    @classmethod
-    def pack(cls, weight: Tensor, scale: Tensor) -> Tensors:
-        codes = unpack_nibbles(weight)
-        outputs, inputs = codes.shape
-        scale = scale.float().reshape(outputs, -1)
-        group = inputs // scale.shape[1] if scale.shape[1] > 1 or inputs in (32, 64, 128) else cls.GROUP
-        padded = F.pad(codes, (0, -inputs % group, 0, -outputs % TILE))
-        scale = F.pad(scale.expand(-1, padded.shape[1] // group), (0, 0, 0, -outputs % TILE))
-        pairs = torch.stack([scale.t(), torch.zeros_like(scale.t())], dim=-1).contiguous()
-        return {"weight": torch._convert_weight_to_int4pack_for_cpu(padded.int() + 8, 1), "weight_scale": pairs}
-
-    @classmethod
-    def row_bytes(cls, inputs: int, group_size: int) -> int:
-        """Of an output: its codes, and for each group two float32."""
-        group = group_size or (inputs if inputs in (32, 64, 128) else cls.GROUP)
-        groups = -(-inputs // group)
-        return groups * (group // 2 + 8)
-
-    @staticmethod
-    def matmul(x: Tensor, weight: Tensor, pairs: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
-        inputs = weight.shape[1] * 2
-        if not 0 <= inputs - x.shape[1] < inputs // len(pairs):
-            raise ValueError(f"{x.shape[1]} inputs for a weight of {inputs}")
-        padded = F.pad(x, (0, inputs - x.shape[1])).contiguous()
-        out = torch._weight_int4pack_mm_for_cpu(padded, weight, inputs // len(pairs), pairs)[:, :out_features]
-        return out if bias is None else out + bias
 
 
 SCHEME = Int4

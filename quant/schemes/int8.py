@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from quant import cpu
+from quant.operators.int8_linear import int8_linear
 from quant.packing import TILE, code_bytes, tiled_scale, tiles, untile
 from quant.registry import SchemeFacts
 from quant.rows import finite, quantize_rows, round_up
@@ -100,19 +101,9 @@ class Int8(HeadScheme, IntegerScheme):
         return round_up(out_features, TILE) * (round_up(in_features, self.GROUP) + 4)
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
-        weight, scale = packed["weight"], packed["weight_scale"]
         flat = x.reshape(-1, x.shape[-1])
-        if x.is_cuda:
-            from quant import gpu
-
-            out = gpu.int8_linear(flat, weight, scale, bias)
-        elif weight.dim() == 4:
-            out = cpu.quantized_linear(flat.float(), self.GROUP, weight, scale, bias, 8, out_features)
-        else:
-            codes, row_scale = quantize_rows(flat.float())
-            out = torch._int_mm(codes, weight.t()).float() * row_scale * scale
-            out = out if bias is None else out + bias
-        return out.to(x.dtype).reshape(*x.shape[:-1], out_features)
+        out = int8_linear(flat, packed["weight"], packed["weight_scale"], bias, self.GROUP, out_features)
+        return out.reshape(*x.shape[:-1], out_features)
 
     def rows(self, packed: Mapping[str, Tensor], index: Tensor, in_features: int) -> Tensor:
         weight, scale = packed["weight"], packed["weight_scale"]

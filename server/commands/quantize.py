@@ -16,15 +16,24 @@ FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_h
 
 @takes_flags(*FLAGS)
 def quantize(
-    source: Annotated[Path, typer.Argument(help="Checkpoint folder to read.")],
-    target: Annotated[Path, typer.Argument(help="Folder to write: new, or left unfinished by the same command.")],
-    scheme: Annotated[str, typer.Option(help=f"One of {', '.join(scheme_names()[1:])}.")],
+    source: Annotated[Path, typer.Argument(help="The checkpoint folder to read.")],
+    target: Annotated[
+        Path, typer.Argument(help="The folder to write: a new one, or one that the same command left unfinished.")
+    ],
+    scheme: Annotated[
+        str, typer.Option(help=f"The storage of the linear layers: one of {', '.join(scheme_names()[1:])}.")
+    ],
     calibrate: Annotated[
-        Path | None, typer.Option(help="UTF-8 text, blank lines between documents: round with error compensation.")
+        Path | None,
+        typer.Option(
+            help="A UTF-8 text, with blank lines between documents, to calibrate with: later inputs make up for rounding errors."
+        ),
     ] = None,
-    calibrate_windows: Annotated[int, typer.Option(min=1, help="Stretches of 32 to 256 tokens used of it.")] = 512,
-    shard_gb: Annotated[float, typer.Option(min=0.001, help="The most a file holds, 10⁹ bytes.")] = 4.0,
-    tp: Annotated[int, typer.Option(min=1, max=64, help="Cut for so many devices, to be loaded fastest by them.")] = 1,
+    calibrate_windows: Annotated[
+        int, typer.Option(min=1, help="The stretches of 32 to 256 tokens that calibration uses.")
+    ] = 512,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="The most that a file holds, in 10⁹ bytes.")] = 4.0,
+    tp: Annotated[int, typer.Option(min=1, max=64, help="The number of devices that the files are cut for.")] = 1,
     *,
     given: Given,
     as_json: AsJson = False,

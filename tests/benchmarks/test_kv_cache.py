@@ -2,7 +2,7 @@
 
 from benchmarks.kv_cache import capacity, step_ms
 from model.families import glm
-from model.synthetic import synthetic
+from model.random_weights import synthetic
 from quant.registry import build
 from quant.schemes.none import Float
 

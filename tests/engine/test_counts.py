@@ -34,7 +34,7 @@ def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def glm(folder: Path) -> Engine:
-    return Engine(EngineConfig(str(folder), kv_cache_gb=0.01, max_batch_tokens=40))
+    return Engine(EngineConfig(str(folder), kv_cache_gb=0.01, max_batch_tokens=40, threads=1))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def bert(tmp_path: Path) -> Engine:
     model = read(tmp_path, config_of("bert"), golden("bert", "weights")).requires_grad_(False)
     tokenizer = NumberedWords(SPECIAL["bert"], model.architecture.vocab_size, ())
     checkpoint = Checkpoint("bert", family_of(Config(config_of("bert"))), model, tokenizer)
-    return Engine(EngineConfig(kv_cache_gb=0.01, max_batch_tokens=20), checkpoint)
+    return Engine(EngineConfig(kv_cache_gb=0.01, max_batch_tokens=20, threads=1), checkpoint)
 
 
 class Count:
@@ -209,7 +209,7 @@ def test_a_deadline_counts_what_was_computed_before(glm: Engine) -> None:
 
 def test_a_failure_counts_what_was_computed_before(folder: Path) -> None:
     checkpoint = load(folder)
-    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.001), checkpoint)
+    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.001, threads=1), checkpoint)
     checkpoint.model.transformer.block_position_embeddings.weight[6] = float("nan")  # of the row of the fifth token
     count = Count(engine, Fill((segments("the [MASK]"),), max_tokens=(9,), min_tokens=(9,)))
     count.end()
@@ -227,7 +227,7 @@ def test_a_text_that_grows_over_the_limit_counts_what_was_written(glm: Engine) -
 
 
 def test_what_is_computed_again_counts_once(folder: Path) -> None:
-    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.0004))
+    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.0004, threads=1))
     count = Count(engine, Fill((segments("the [MASK]"),), max_tokens=(150,), min_tokens=(150,), n=8))
     count.end()
     assert engine.scheduler.preemptions > 0

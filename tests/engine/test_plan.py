@@ -24,8 +24,8 @@ from model.attention import Span
 from model.families import PRESETS
 from model.network import Network
 from model.parallel import Ranks
+from model.random_weights import synthetic
 from model.storage import Storage
-from model.synthetic import synthetic
 from quant.linear import Weight
 
 CARDS = read_cards()

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import socket
 import struct
 import time
@@ -51,6 +52,15 @@ def ask(connection: socket.socket) -> int:
     return status
 
 
+def ready(connection: socket.socket) -> bool:
+    """Whether the server takes work, asked over a connection that goes on."""
+    connection.sendall(ASK.replace(b"/live", b"/ready"))
+    answer = b""
+    while b"}" not in answer:
+        answer += connection.recv(65536)
+    return b" 200 " in answer[:16]
+
+
 def descriptors(server: Server) -> int:
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
 
@@ -78,6 +88,11 @@ def test_connections_beyond_the_limit_of_files_are_refused_and_the_others_served
             statuses = [ask(connection) for connection in made]
             # They are kept alive, and those who have a place keep it.
             again = [ask(connection) for connection, status in zip(made, statuses, strict=True) if status == 200]
+            # The engine is lost among all of them, and can be started again by what was kept in reserve.
+            (engine,) = server.children()
+            os.kill(engine, signal.SIGKILL)
+            kept = made[statuses.index(200)]
+            server.until(lambda: engine not in server.children() and ready(kept))
     else:
         statuses, again = [], []
         with ExitStack() as stack:

@@ -16,10 +16,10 @@ from model.families import glm
 from model.network import Network
 from quant import cpu
 from quant.linear import Linear
+from quant.operators.quantize_vectors import quantize_vectors
 from quant.registry import build
 from quant.scheme import Scheme
 from quant.schemes.none import Float
-from quant.vectors import quantized
 from tests.quant.conftest import running
 
 HEADS, HEAD_DIM = 2, 8
@@ -65,7 +65,7 @@ def kept(x: Tensor, dtype: torch.dtype) -> Tensor:
     """What a cache of this dtype gives back of keys or values."""
     if dtype != torch.int8:
         return x
-    codes, scales = quantized(x)
+    codes, scales = quantize_vectors(x)
     return codes * scales[..., None]
 
 

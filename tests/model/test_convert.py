@@ -22,7 +22,7 @@ from model.convert import Conversion, Recipe
 from model.families import glm
 from model.network import Network
 from model.parallel import Ranks
-from model.shard import Shard
+from model.safetensors_writer import SafetensorsWriter
 from model.storage import Storage
 from tests.conftest import WORDS, TinyCheckpoint
 from tests.ranks import on_ranks
@@ -318,7 +318,7 @@ class TestShard:
 
     def test_reads_back_with_the_library(self, tmp_path: Path) -> None:
         shapes = {name: (tuple(t.shape), t.dtype) for name, t in self.TENSORS.items()}
-        with Shard(tmp_path / "a.safetensors", shapes) as shard:
+        with SafetensorsWriter(tmp_path / "a.safetensors", shapes) as shard:
             for name in reversed(self.TENSORS):
                 assert not (tmp_path / "a.safetensors").exists()
                 shard.write(name, self.TENSORS[name])
@@ -330,7 +330,7 @@ class TestShard:
         assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
     def test_has_no_name_before_it_is_whole(self, tmp_path: Path) -> None:
-        with pytest.raises(Killed), Shard(tmp_path / "a.safetensors", {"x": ((2,), torch.int8)}):
+        with pytest.raises(Killed), SafetensorsWriter(tmp_path / "a.safetensors", {"x": ((2,), torch.int8)}):
             raise Killed
         assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.part"]
 
@@ -370,7 +370,7 @@ def test_memory_is_that_of_one_tensor(tiny_checkpoint: TinyCheckpoint, source: P
     parameters = dict(model.named_parameters())
     shapes = {name: (tuple(p.shape), torch.float16) for name, p in parameters.items()}
     noise = torch.randn(4 * 512 * 512, generator=torch.Generator().manual_seed(0)).half()
-    with Shard(big / "model.safetensors", shapes) as shard:
+    with SafetensorsWriter(big / "model.safetensors", shapes) as shard:
         for name, parameter in parameters.items():
             shard.write(name, noise[: parameter.numel()].view(parameter.shape))
     done = subprocess.run(

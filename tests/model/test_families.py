@@ -21,12 +21,12 @@ from model.calibration import windows
 from model.checkpoint import Checkpoint, Description, load, matrices
 from model.config import CheckpointError, Config
 from model.convert import Conversion, Recipe
-from model.cuts import cuts
 from model.families import FAMILIES, PRESETS, family_of, glm, glm130b
 from model.family import Family, Format
 from model.layout import Layout, Segment, parse
 from model.naming import Naming, arranged
 from model.network import Network
+from model.sharding import cuts
 from model.storage import Storage
 from model.synth import Synthetic, of_preset, write_synthetic
 from model.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.layout import Blank, BlankLayout, Layout, LayoutError, Segment, parse, span_ids, span_text
+from model.layout import Blank, BlankLayout, Layout, LayoutError, Segment, parse, span_ids, spelled_text
 from model.tokenizer import Tokenizer
 from tests.conftest import TinyTokenizer
 
@@ -93,7 +93,7 @@ def test_parse_splits_at_masks(text: str, parts: list[str | tuple[str, int, int]
 @settings(max_examples=150, deadline=None)
 def test_a_span_s_text_comes_back_from_its_tokens(tiny_tokenizer: TinyTokenizer, text: str, spaced: bool) -> None:
     tokenizer, blank = tiny_tokenizer(), Blank("[MASK]", spaced, (), 0, 3, 1, (0, 1))
-    assert span_text(span_ids(text, blank, tokenizer), blank, tokenizer) == text
+    assert spelled_text(tokenizer.spell(span_ids(text, blank, tokenizer)), blank, tokenizer) == text
 
 
 @given(before=st.sampled_from(["", "the", "the ", " "]), span=st.sampled_from(["cat", " cat", "", "船"]))
@@ -109,4 +109,5 @@ def test_tokens_around_a_blank_spell_the_text_with_the_span_in_it(
 
 
 def test_a_fill_without_the_swallowed_space_is_kept_whole(tokenizer: Tokenizer) -> None:
-    assert span_text(tokenizer.encode("cat"), Blank("[MASK]", True, (), 0, 2, 1, (0, 1)), tokenizer) == "cat"
+    blank = Blank("[MASK]", True, (), 0, 2, 1, (0, 1))
+    assert spelled_text(tokenizer.spell(tokenizer.encode("cat")), blank, tokenizer) == "cat"

@@ -21,21 +21,21 @@ def test_a_sum_adds_up_from_the_first_rank_on(size: int, shape: tuple[int, ...])
     expected = drawn(0, *shape)
     for rank in range(1, size):
         expected = expected + drawn(rank, *shape)
-    for found in on_ranks(size, lambda ranks: ranks.sum(drawn(ranks.rank, *shape))):
+    for found in on_ranks(size, lambda ranks: ranks.all_reduce(drawn(ranks.rank, *shape))):
         assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_bits_of_a_sum_do_not_depend_on_what_is_beside_it(size: int) -> None:
     rows = [drawn(rank, 513, 256) for rank in range(size)]
-    whole = on_ranks(size, lambda ranks: ranks.sum(rows[ranks.rank].clone()))[0]
-    alone = on_ranks(size, lambda ranks: ranks.sum(rows[ranks.rank][300:301].clone()))[0]
+    whole = on_ranks(size, lambda ranks: ranks.all_reduce(rows[ranks.rank].clone()))[0]
+    alone = on_ranks(size, lambda ranks: ranks.all_reduce(rows[ranks.rank][300:301].clone()))[0]
     assert torch.equal(whole[300:301], alone)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_greatest_of_all_ranks(size: int) -> None:
-    found = on_ranks(size, lambda ranks: ranks.greatest(drawn(ranks.rank, 4, 3)))
+    found = on_ranks(size, lambda ranks: ranks.all_reduce_max(drawn(ranks.rank, 4, 3)))
     expected = torch.stack([drawn(rank, 4, 3) for rank in range(size)]).amax(0)
     assert all(torch.equal(one, expected) for one in found)
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from model.attention import Attend, DenseAttention, KVCache, PagedAttention, Span, part_b_start, visible
 from model.checkpoint import entries, fill
 from model.config import Config
-from model.cuts import cuts
 from model.families import family_of
 from model.network import Network
+from model.sharding import cuts
 from model.weights import Weights
 from quant.linear import Linear
 from quant.schemes.int8 import Int8

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.cuts import Cut, cuts, shard
 from model.families.glm130b import GLM130B_NAMING
 from model.sat import sat_folder
+from model.sharding import ShardSpec, cuts, shard
 from model.weights import Weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -151,7 +151,7 @@ class TestRefusal:
 
     def test_rows_that_are_not_whole_sections(self, folder: Path) -> None:
         with pytest.raises(CheckpointError, match=r"word_embeddings.weight: 120 along dimension 0"):
-            sat_folder(folder, lambda name: Cut(0, (5, 2)) if "word" in name else None)
+            sat_folder(folder, lambda name: ShardSpec(0, (5, 2)) if "word" in name else None)
 
 
 class TestQuantized:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from model.config import CheckpointError
-from model.cuts import cuts
 from model.families.bert import BERT_NAMING
 from model.families.glm130b import GLM130B_NAMING
 from model.family import Format
 from model.naming import Naming
+from model.sharding import cuts
 from model.synth import Synthetic, write_synthetic
 from model.weights import Weights
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from quant import cpu
 from quant.adapted import Adapted, LowRank, Selection
 from quant.linear import Linear
+from quant.operators.add_low_rank import add_low_rank
 from quant.schemes.int4 import Int4
 from quant.schemes.none import Float
 
@@ -97,11 +98,11 @@ def test_what_is_not_there_is_refused() -> None:
     out, x, down, up = torch.zeros(2, 8), torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(3, 8)
     for entry, first in (((2, 0), 0), ((0, 1), 0), ((-1, 0), 0), ((0, 0), 1)):
         with pytest.raises(IndexError, match="not there"):
-            cpu.add_low_rank(out, x, torch.tensor([entry]), [down], [up], [first])
+            add_low_rank(out, x, torch.tensor([entry]), [1], [down], [up], [first])
     with pytest.raises(ValueError, match="do not fit"):
-        cpu.add_low_rank(out, x, torch.tensor([(0, 0)]), [torch.zeros(3, 5)], [up], [0])
+        add_low_rank(out, x, torch.tensor([(0, 0)]), [1], [torch.zeros(3, 5)], [up], [0])
     with pytest.raises(ValueError, match="float32"):
-        cpu.add_low_rank(out, x, torch.tensor([(0, 0)]), [down.double()], [up], [0])
+        add_low_rank(out, x, torch.tensor([(0, 0)]), [1], [down.double()], [up], [0])
 
 
 def test_float_layers_too() -> None:

@@ -12,11 +12,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quant import cpu
+from quant.operators.attention import attention
+from quant.operators.gelu_tanh import gelu_tanh
+from quant.operators.quantize_vectors import quantize_vectors
+from quant.operators.tiled import quantize_rows
 from quant.packing import unpack_nibbles
 from quant.scheme import Tensors
 from quant.schemes.int4 import Int4
 from quant.schemes.int8 import Int8
-from quant.vectors import quantized
 from tests.quant.conftest import drawn, product, running
 
 KERNELS = cpu.kernels().supported()
@@ -81,7 +84,7 @@ def test_rows_are_quantized_as_a_plain_function_does_it(
     codes, scales = plain_rows(x, group)
     for variant in KERNELS:
         with running(variant):
-            rows = cpu.quantize_rows(x, bits, group)
+            rows = quantize_rows(x, bits, group)
         assert torch.equal(rows.codes.long(), codes.flatten(1))
         assert torch.equal(rows.scales, scales)
         assert torch.equal(rows.starts.long(), codes.sum(-1) * -(2 ** (bits - 1)))
@@ -91,7 +94,7 @@ def test_rows_are_quantized_as_a_plain_function_does_it(
 def test_rounding_is_to_the_nearest_even(variant: str) -> None:
     x = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, -126.5]])
     with running(variant):
-        codes = cpu.quantize_rows(x, 8, 16).codes
+        codes = quantize_rows(x, 8, 16).codes
     assert codes.tolist() == [[127, 0, 2, 2, 0, -2, -2, 126, -126, 0, 0, 0, 0, 0, 0, 0]]
 
 
@@ -100,7 +103,7 @@ def test_the_smallest_and_largest_floats_are_quantized(variant: str) -> None:
     largest = torch.finfo(torch.float32).max
     x = torch.tensor([[largest, -largest, largest / 2], [1e-45, 0.0, -1e-45], [3e-37, -3e-37, 1e-37], [1.0, 0.0, -0.0]])
     with running(variant):
-        rows = cpu.quantize_rows(x, 8, 16)
+        rows = quantize_rows(x, 8, 16)
     assert rows.codes[:, :3].tolist() == [[127, -127, 64], [0, 0, 0], [0, 0, 0], [127, 0, 0]]
     assert torch.equal(rows.scales[:, 0], x.abs().amax(1) / 127)
 
@@ -114,7 +117,7 @@ def test_a_group_that_is_not_finite_has_the_scale_nan(variant: str, value: float
         x = clean.clone()
         x[2, place] = value
         with running(variant):
-            expected, rows = cpu.quantize_rows(clean, 8, 16), cpu.quantize_rows(x, 8, 16)
+            expected, rows = quantize_rows(clean, 8, 16), quantize_rows(x, 8, 16)
         others = torch.ones_like(rows.scales, dtype=torch.bool)
         others[2, place // 16] = False
         assert torch.isnan(rows.scales[~others]).all()
@@ -127,7 +130,7 @@ def test_a_group_that_is_not_finite_has_the_scale_nan(variant: str, value: float
 def test_rows_that_do_not_lie_together_are_quantized_as_their_copy(variant: str) -> None:
     x = drawn(0, 64, 7).t()
     with running(variant):
-        rows, copied = cpu.quantize_rows(x, 4, 32), cpu.quantize_rows(x.contiguous(), 4, 32)
+        rows, copied = quantize_rows(x, 4, 32), quantize_rows(x.contiguous(), 4, 32)
     assert torch.equal(rows.codes, copied.codes)
     assert torch.equal(rows.scales, copied.scales)
 
@@ -231,7 +234,7 @@ def test_gelu_is_its_tanh_approximation(count: int, magnitude: float, seed: int)
     expected = F.gelu(x.double(), approximate="tanh")
     for variant in KERNELS:
         with running(variant):
-            out = cpu.gelu(x)
+            out = gelu_tanh(x)
         assert ((out - expected).abs() <= 2e-6 * expected.abs() + 1e-7).all()
 
 
@@ -240,11 +243,13 @@ def test_an_element_has_the_same_gelu_wherever_it_lies(variant: str) -> None:
     x = drawn(0, 5, 10_001)
     x[0, :4] = torch.tensor([torch.nan, torch.inf, 0.0, -0.0])
     with running(variant):
-        whole = cpu.gelu(x)
+        whole = gelu_tanh(x)
         for start, stop in [(0, 1), (1, 18), (3, 10_000), (9_990, 10_001)]:
-            torch.testing.assert_close(cpu.gelu(x[:, start:stop]), whole[:, start:stop], rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(
+                gelu_tanh(x[:, start:stop]), whole[:, start:stop], rtol=0, atol=0, equal_nan=True
+            )
     with running(variant, num_threads=3):
-        torch.testing.assert_close(cpu.gelu(x), whole, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(gelu_tanh(x), whole, rtol=0, atol=0, equal_nan=True)
     assert whole[0, :3].isnan().tolist() == [True, False, False]
     assert whole[0, 1:3].tolist() == [torch.inf, 0]
 
@@ -283,7 +288,7 @@ def test_attention_is_what_a_plain_loop_gives(
     scales: list[Tensor] = []
     floats = keys, values
     if in_codes:
-        (keys, key_scales), (values, value_scales) = quantized(keys), quantized(values)
+        (keys, key_scales), (values, value_scales) = quantize_vectors(keys), quantize_vectors(values)
         scales = [key_scales, value_scales]
         floats = keys * key_scales[..., None], values * value_scales[..., None]
     expected = torch.empty_like(query, dtype=torch.float64)
@@ -292,26 +297,26 @@ def test_attention_is_what_a_plain_loop_gives(
         expected[row] = torch.einsum("hj,jhd->hd", scores.softmax(1), floats[1][own].double())
     for variant in KERNELS:
         with running(variant):
-            out = cpu.attention(query, keys, values, *where, block_size, *scales)
-            last_row = cpu.attention(query[-1:], keys, values, where[0][-1:], where[1], block_size, *scales)
+            out = attention(query, keys, values, *where, block_size, *scales)
+            last_row = attention(query[-1:], keys, values, where[0][-1:], where[1], block_size, *scales)
         assert ((out - expected).abs() <= 2e-5).all()
         assert torch.equal(last_row, out[-1:])
         with running(variant, num_threads=3):
             many = where[0].repeat(5, 1), where[1]
-            repeated = cpu.attention(query.repeat(5, 1, 1), keys, values, *many, block_size, *scales)
+            repeated = attention(query.repeat(5, 1, 1), keys, values, *many, block_size, *scales)
         assert torch.equal(repeated, out.repeat(5, 1, 1))
 
 
 @every_kernel
 @pytest.mark.parametrize("spoiled", ["key", "value"])
 def test_a_scale_of_nan_makes_its_head_nan_for_the_rows_that_see_it(variant: str, spoiled: str) -> None:
-    query, (codes, scales) = drawn(0, 2, 3, 64), quantized(drawn(1, 8, 3, 64))
+    query, (codes, scales) = drawn(0, 2, 3, 64), quantize_vectors(drawn(1, 8, 3, 64))
     bad = scales.clone()
     bad[6, 1] = torch.nan
     rows, blocks = torch.tensor([[0, 3, 4, 5], [0, 3, 4, 6]]), torch.tensor([0, 1])
     by = (bad, scales) if spoiled == "key" else (scales, bad)
     with running(variant):
-        out = cpu.attention(query, codes, codes, rows, blocks, 4, *by)
+        out = attention(query, codes, codes, rows, blocks, 4, *by)
     assert out.isnan().all(-1).tolist() == [[False, False, False], [False, True, False]]
     assert out.isnan().any(-1).sum() == 1
 
@@ -333,16 +338,16 @@ def test_a_scale_of_nan_makes_its_head_nan_for_the_rows_that_see_it(variant: str
     ],
 )
 def test_a_row_that_would_read_outside_the_cache_is_refused(variant: str, row: list[int], blocks: list[int]) -> None:
-    query, (codes, scales) = drawn(0, 2, 3, 8), quantized(drawn(1, 8, 3, 8))
+    query, (codes, scales) = drawn(0, 2, 3, 8), quantize_vectors(drawn(1, 8, 3, 8))
     rows = torch.tensor([[0, 3, 4, 4], row])
     for keys, by in ((codes.float(), ()), (codes, (scales, scales))):
         with running(variant), pytest.raises(IndexError, match="outside its blocks or the cache"):
-            cpu.attention(query, keys, keys, rows, torch.tensor(blocks), 4, *by)
+            attention(query, keys, keys, rows, torch.tensor(blocks), 4, *by)
 
 
 @needs_kernels
 def test_attention_refuses_tensors_of_other_shapes_and_dtypes() -> None:
-    query, (codes, scales) = drawn(0, 2, 3, 8), quantized(drawn(1, 8, 3, 8))
+    query, (codes, scales) = drawn(0, 2, 3, 8), quantize_vectors(drawn(1, 8, 3, 8))
     where = torch.tensor([[0, 3, 4, 5]] * 2), torch.tensor([0, 1])
     for keys, values, by in (
         (codes, codes, ()),
@@ -356,10 +361,10 @@ def test_attention_refuses_tensors_of_other_shapes_and_dtypes() -> None:
         (codes, codes, (scales, scales[:4])),
     ):
         with pytest.raises(ValueError, match="attention takes"):
-            cpu.attention(query, keys, values, *where, 4, *by)
+            attention(query, keys, values, *where, 4, *by)
     for rows, blocks in ((where[0][:1], where[1]), (where[0].int(), where[1]), (where[0], where[1].int())):
         with pytest.raises(ValueError, match="attention takes"):
-            cpu.attention(query, codes, codes, rows, blocks, 4, scales, scales)
+            attention(query, codes, codes, rows, blocks, 4, scales, scales)
 
 
 # ---- operators
@@ -372,12 +377,9 @@ def test_operators_keep_what_torch_asks_of_them(scheme: Int4 | Int8) -> None:
     packed = scheme.pack(scheme.quantize(drawn(0, 20, 256)))
     weight, weight_scale = packed["weight"], packed["weight_scale"]
     x, bias = drawn(1, 3, 256), drawn(2, 20)
-    rows = cpu.quantize_rows(x, bits, group)
-    operators = torch.ops.glm_infill
-    torch.library.opcheck(operators.quantize_rows.default, (x, bits, group))
-    torch.library.opcheck(operators.quantized_linear.default, (x, group, weight, weight_scale, bias, bits, 20))
-    parts = (rows.codes, rows.scales, rows.starts, weight, weight_scale, None)
-    torch.library.opcheck(operators.rows_linear.default, (*parts, bits, 20))
+    product = getattr(torch.ops.glm_infill, f"int{bits}_linear").default
+    torch.library.opcheck(product, (x, weight, weight_scale, bias, group, 20))
+    torch.library.opcheck(product, (x, weight, weight_scale, None, group, 20))
 
 
 @needs_kernels
@@ -385,26 +387,12 @@ def test_the_other_operators_keep_what_torch_asks_of_them() -> None:
     query, cache = drawn(0, 2, 3, 8), drawn(1, 8, 3, 8)
     where = torch.tensor([[0, 3, 4, 5], [0, 3, 4, 6]]), torch.tensor([1, 0])
     torch.library.opcheck(torch.ops.glm_infill.attention.default, (query, cache, cache, *where, 4))
-    codes, scales = quantized(cache)
+    codes, scales = quantize_vectors(cache)
     torch.library.opcheck(torch.ops.glm_infill.attention.default, (query, codes, codes, *where, 4, scales, scales))
-    torch.library.opcheck(torch.ops.glm_infill.gelu.default, (drawn(0, 3, 8),))
-
-
-@needs_kernels
-@every_scheme
-def test_rows_quantized_before_give_the_same_bits(scheme: Int4 | Int8) -> None:
-    bits, group = bits_and_group(scheme)
-    packed = scheme.pack(scheme.quantize(drawn(0, 75, 256)))
-    x, bias = drawn(1, 19, 256), drawn(2, 75)
-    for variant in KERNELS:
-        for num_threads in (1, 2):
-            with running(variant, num_threads):
-                rows = cpu.quantize_rows(x, bits, group)
-                at_once, after = (
-                    cpu.quantized_linear(given, group, packed["weight"], packed["weight_scale"], bias, bits, 75)
-                    for given in (x, rows)
-                )
-                assert torch.equal(at_once, after)
+    torch.library.opcheck(torch.ops.glm_infill.gelu_tanh.default, (drawn(0, 3, 8),))
+    torch.library.opcheck(torch.ops.glm_infill.quantize_vectors.default, (cache,))
+    low_rank = (drawn(0, 2, 8), drawn(1, 2, 4), torch.tensor([(0, 0)]), [1], [drawn(2, 3, 4)], [drawn(3, 3, 8)], [0])
+    torch.library.opcheck(torch.ops.glm_infill.add_low_rank.default, low_rank)
 
 
 @needs_kernels

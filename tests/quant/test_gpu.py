@@ -188,8 +188,8 @@ def test_float32_is_refused() -> None:
 @pytest.mark.parametrize("scheme", [Int4(32), Int8()])
 def test_shapes_are_known_without_a_device(scheme: Scheme) -> None:
     stored = {name: tensor.to("meta") for name, tensor in scheme.quantize(drawn(0, 6, 64)).items()}
-    linear = gpu.int4_linear if isinstance(scheme, Int4) else gpu.int8_linear
-    out = linear(torch.empty(3, 64, dtype=torch.float16, device="meta"), stored["weight"], stored["weight_scale"], None)
+    x = torch.empty(3, 64, dtype=torch.float16, device="meta")
+    out = scheme.matmul(x, stored, None, 6)
     assert out.shape == (3, 6)
     assert out.dtype == torch.float16
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quant.heap import give_back
-from quant.memory import huge
+from quant.memory import huge_page_zeros
 from quant.packing import tiles
 
 
@@ -20,7 +20,7 @@ def resident() -> int:
 @pytest.mark.parametrize("shape", [(0,), (3, 5), (2**20, 5)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float32])
 def test_small_and_large_tensors_are_zeros_of_their_own(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    tensor, other = huge(shape, dtype), huge(shape, dtype)
+    tensor, other = huge_page_zeros(shape, dtype), huge_page_zeros(shape, dtype)
     assert (tensor.shape, tensor.dtype) == (shape, dtype)
     tensor.fill_(3)
     assert not other.any()
@@ -31,7 +31,7 @@ def test_small_and_large_tensors_are_zeros_of_their_own(shape: tuple[int, ...], 
 def test_what_has_not_been_written_takes_no_memory() -> None:
     give_back()
     before = resident()
-    tensor = huge((2**24,), torch.float32)
+    tensor = huge_page_zeros((2**24,), torch.float32)
     assert resident() < before + 4 * 2**20
     tensor[: 2**23] = 1
     assert before + 30 * 2**20 < resident() < before + 40 * 2**20

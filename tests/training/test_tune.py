@@ -91,6 +91,8 @@ def test_what_is_learned_is_what_the_engine_scores(folder: Path, data: Path, tmp
         assert loss == pytest.approx(expected, abs=2e-4)
     assert "without" in (out / "README.md").read_text()
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    # Whoever may read one of its files may read all: a server often is another user.
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
 
 
 def test_peft_reads_what_was_written(folder: Path, data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from engine.constraint import Constraint, Pattern
 from engine.pieces import Pieces
 from engine.regex import compile_regex
 from engine.requests import RequestError
-from model.layout import Blank, span_ids, span_text
+from model.layout import Blank, span_ids, spelled_text
 from model.tokenizer import Tokenizer
 from tests.model.tokenizers.conftest import Read
 from tests.model.tokenizers.test_kinds import KINDS, named
@@ -56,7 +56,9 @@ def test_what_may_come_matches_and_what_matches_may_come(
                 assert_walk_matches(pattern, regex, place, tokenizer, draw)
             for text in texts:
                 ids = span_ids(text, place, tokenizer)
-                if span_text(ids, place, tokenizer) != text or not set(ids) <= set(pattern.pieces.spelled):
+                if spelled_text(tokenizer.spell(ids), place, tokenizer) != text or not set(ids) <= set(
+                    pattern.pieces.spelled
+                ):
                     continue
                 constraint = Constraint(pattern, place.spaced, ends)
                 for token in ids:
@@ -70,7 +72,7 @@ def assert_walk_matches(pattern: Pattern, regex: str, place: Blank, tokenizer: T
     """Tokens drawn from what may come give a text that matches wherever it may end, and only there."""
     at, ids = pattern.begin(place.spaced), list[int]()
     for _ in range(12):
-        text = span_text(ids, place, tokenizer)
+        text = spelled_text(tokenizer.spell(ids), place, tokenizer)
         whole = "\ufffd" not in text  # half a character is no text yet
         assert pattern.may_end(at) == (whole and bool(re.fullmatch(regex, text))), (regex, text, ids)
         allowed = np.flatnonzero(pattern.allowed(at))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant import cpu
-from quant.vectors import Vectors, kept_dtype, num_bytes, quantized
+from quant.cache_tensor import CacheTensor, kept_dtype, num_bytes
+from quant.operators.quantize_vectors import quantize_vectors
 from tests.quant.conftest import drawn, running
 
 VARIANTS = [*cpu.kernels().supported(), "torch"]
@@ -20,10 +21,10 @@ def test_a_number_is_off_by_half_a_scale_at_most(slots: int, heads: int, size: i
     x = drawn(seed, slots, heads, size)
     x[: slots // 2, 0] = 0
     with running("torch"):
-        plain_codes, plain_scales = quantized(x)
+        plain_codes, plain_scales = quantize_vectors(x)
     for variant in VARIANTS:
         with running(variant):
-            codes, scales = quantized(x)
+            codes, scales = quantize_vectors(x)
         assert (codes.dtype, scales.dtype) == (torch.int8, torch.float32)
         assert (codes.shape, scales.shape) == (x.shape, x.shape[:-1])
         assert torch.equal(codes, plain_codes)
@@ -43,7 +44,7 @@ def test_zeros_stay_zeros_and_what_is_not_finite_is_nan(variant: str, size: int)
     x[3, 1, size // 2] = -torch.inf
     x[4, 0] = 1e-45  # too small for a scale
     x[5, 1] = torch.finfo(torch.float32).max / 2
-    kept = Vectors.zeros((8, 2, size), torch.int8, CPU)
+    kept = CacheTensor.zeros((8, 2, size), torch.int8, CPU)
     with running(variant):
         kept.write(torch.tensor([7, 1, 2, 3, 4, 5]), x)
     read = kept.read(torch.tensor([7, 1, 2, 3, 4, 5]), torch.float32)
@@ -58,7 +59,7 @@ def test_zeros_stay_zeros_and_what_is_not_finite_is_nan(variant: str, size: int)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
 def test_slots_of_any_shape_are_read_in_the_dtype_asked_for(dtype: torch.dtype) -> None:
     x = torch.randn(6, 3, 16, generator=torch.Generator().manual_seed(0))
-    kept = Vectors.zeros((2, 10, 3, 16), dtype, CPU)
+    kept = CacheTensor.zeros((2, 10, 3, 16), dtype, CPU)
     kept[1].write(torch.tensor([9, 3, 1, 4, 0, 5]), x)
     for computed in (torch.float32, torch.float16):
         read = kept[1].read(torch.tensor([[9, 3], [5, 2]]), computed)
@@ -71,7 +72,7 @@ def test_slots_of_any_shape_are_read_in_the_dtype_asked_for(dtype: torch.dtype) 
 
 @given(st.integers(0, 40), st.integers(1, 9), sizes, st.sampled_from([torch.float32, torch.bfloat16, torch.int8]))
 def test_bytes_are_those_of_the_tensors(slots: int, heads: int, size: int, dtype: torch.dtype) -> None:
-    kept = Vectors.zeros((slots, heads, size), dtype, CPU)
+    kept = CacheTensor.zeros((slots, heads, size), dtype, CPU)
     scales = 0 if kept.scales is None else kept.scales.nbytes
     assert num_bytes((slots, heads, size), dtype) == kept.numbers.nbytes + scales
 

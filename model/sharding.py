@@ -1,4 +1,4 @@
-"""Where tensors are divided among model-parallel ranks."""
+"""How tensors are divided among model-parallel ranks (arXiv 1909.08053)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from model.architecture import Architecture
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Stretches (start, length) of a tensor along one dimension, joined: what a rank has of it."""
+class Slice:
+    """What a rank has of a tensor: `spans` (start, length) along `dim`, joined."""
 
     dim: int
     spans: tuple[tuple[int, int], ...]
@@ -25,18 +25,19 @@ class Part:
         views = [tensor.narrow(self.dim, start, length) for start, length in self.spans]
         return views[0] if len(views) == 1 else torch.cat(views, self.dim)
 
-    def within(self, start: int, length: int) -> "Part":
+    def within(self, start: int, length: int) -> "Slice":
         """What of this lies in a stretch of the tensor, counted from that stretch's start."""
         cut = [(max(s, start), min(s + n, start + length)) for s, n in self.spans]
-        return Part(self.dim, tuple((low - start, high - low) for low, high in cut if low < high))
+        return Slice(self.dim, tuple((low - start, high - low) for low, high in cut if low < high))
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """Along `dim` a tensor consists of sections of these relative sizes, each of which is divided evenly.
+class ShardSpec:
+    """How a tensor is divided: along `dim` it has `sections` of these relative sizes, each of which is divided evenly.
 
-    A rank's part is its pieces of all sections. `heads` counts what each section cannot be divided below; fewer heads
-    than ranks are held by several ranks each. A `ragged` tensor has one section, whose first pieces may have one more.
+    A rank has its piece of every section. `heads` counts the heads of each section; a head is never split, and where
+    there are fewer heads than ranks, neighbouring ranks have the same one. A `ragged` tensor has one section, whose
+    first pieces may have one more.
     """
 
     dim: int
@@ -44,14 +45,14 @@ class Cut:
     heads: tuple[int, ...] = ()
     ragged: bool = False
 
-    def part(self, length: int, rank: int, size: int) -> Part:
+    def part(self, length: int, rank: int, size: int) -> Slice:
         """What one of `size` ranks has of a tensor with `length` along `dim`.
 
         Raises ValueError for a tensor that cannot be divided so.
         """
         if self.ragged:
             own, more = divmod(length, size)  # the first ones have one more
-            return Part(self.dim, ((rank * own + min(rank, more), own + (rank < more)),))
+            return Slice(self.dim, ((rank * own + min(rank, more), own + (rank < more)),))
         whole, begin, spans = sum(self.sections), 0, []
         for section, heads in zip(self.sections, self.heads or (0,) * len(self.sections), strict=True):
             rows = length // whole * section
@@ -62,7 +63,7 @@ class Cut:
             own = rows // pieces
             spans.append((begin + rank * pieces // size * own, own))
             begin += rows
-        return Part(self.dim, tuple(spans))
+        return Slice(self.dim, tuple(spans))
 
     def whole(self, lengths: list[int]) -> int:
         """The length along `dim` of the tensor whose parts on all ranks are so long."""
@@ -76,39 +77,39 @@ class Cut:
         return f"{length} along dimension {self.dim} in sections {self.sections}{heads}"
 
 
-Cuts = Callable[[str], Cut | None]  # a tensor's name → its cut; None: every rank has the whole tensor
+ShardSpecs = Callable[[str], ShardSpec | None]  # a tensor's name → its cut; None: every rank has the whole tensor
 
 
-def cuts(qkv_sections: tuple[int, ...], ffn_sections: int, qkv_heads: tuple[int, ...] = ()) -> Cuts:
+def cuts(qkv_sections: tuple[int, ...], ffn_sections: int, qkv_heads: tuple[int, ...] = ()) -> ShardSpecs:
     """How GLM's published model-parallel checkpoints are divided (GLM change_mp.py, GLM-130B tools/convert_tp.py).
 
     `qkv_sections` are the sizes of the row sections of query_key_value, one where the rows go by head, `qkv_heads` the
     heads of each; `ffn_sections` is 2 for a gated MLP. Matrices whose inputs are divided have an undivided bias. The
     vocabulary is divided too, with the bias of a masked language model's head.
     """
-    vocabulary = Cut(0, ragged=True)
+    vocabulary = ShardSpec(0, ragged=True)
     rows = {
         "word_embeddings": vocabulary,
         "lm_head": vocabulary,
-        "query_key_value": Cut(0, qkv_sections, qkv_heads),
-        "dense_h_to_4h": Cut(0, (1,) * ffn_sections),
+        "query_key_value": ShardSpec(0, qkv_sections, qkv_heads),
+        "dense_h_to_4h": ShardSpec(0, (1,) * ffn_sections),
     }
 
-    def cut(name: str) -> Cut | None:
+    def cut(name: str) -> ShardSpec | None:
         path, _, leaf = name.rpartition(".")
         if path.endswith((".attention.dense", ".mlp.dense_4h_to_h")):
-            return None if leaf == "bias" else Cut(1)
+            return None if leaf == "bias" else ShardSpec(1)
         return vocabulary if name == "mlm_head.bias" else rows.get(path.rpartition(".")[2])
 
     return cut
 
 
-def cuts_of(a: Architecture) -> Cuts:
+def cuts_of(a: Architecture) -> ShardSpecs:
     """How a network's tensors are divided."""
     return cuts(a.qkv_sections, 1 + a.gated, a.qkv_heads)
 
 
-def shard(tensor: Tensor, cut: Cut | None, rank: int, size: int) -> Tensor:
+def shard(tensor: Tensor, cut: ShardSpec | None, rank: int, size: int) -> Tensor:
     """The part of a tensor that one of `size` ranks holds: a view, unless there are several sections.
 
     Raises ValueError for a tensor that cannot be divided so.
@@ -116,7 +117,7 @@ def shard(tensor: Tensor, cut: Cut | None, rank: int, size: int) -> Tensor:
     return tensor if cut is None or size == 1 else cut.part(tensor.shape[cut.dim], rank, size).of(tensor)
 
 
-def merge(shards: Iterable[Tensor], cut: Cut | None, lengths: list[int]) -> Tensor:
+def merge(shards: Iterable[Tensor], cut: ShardSpec | None, lengths: list[int]) -> Tensor:
     """The tensor that shards, in the order of their ranks, were cut from; `lengths` are theirs along the cut.
 
     Takes one shard after the other, so that an iterator that reads them needs memory for one beside the result.
@@ -137,7 +138,7 @@ def merge(shards: Iterable[Tensor], cut: Cut | None, lengths: list[int]) -> Tens
     return merged
 
 
-def sources(wanted: Part, cut: Cut, lengths: list[int]) -> Iterator[tuple[int, Part]]:
+def sources(wanted: Slice, cut: ShardSpec, lengths: list[int]) -> Iterator[tuple[int, Slice]]:
     """Where the stretches of a tensor lie in its shards, in their order: ranks, and stretches of their shards."""
     size, whole = len(lengths), cut.whole(lengths)
     held: list[tuple[int, int, int, int]] = []  # start and end in the tensor, rank, start in its shard
@@ -151,5 +152,5 @@ def sources(wanted: Part, cut: Cut, lengths: list[int]) -> Iterator[tuple[int, P
         while position < start + length:
             low, high, rank, begin = next(h for h in held if h[0] <= position < h[1])
             end = min(high, start + length)
-            yield rank, Part(cut.dim, ((begin + position - low, end - position),))
+            yield rank, Slice(cut.dim, ((begin + position - low, end - position),))
             position = end

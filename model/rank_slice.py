@@ -1,23 +1,24 @@
-"""A rank's share of a checkpoint: which part of each tensor it reads."""
+"""What one rank reads of a checkpoint: a slice of each tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model.config import CheckpointError
-from model.cuts import Cuts, Part
 from model.parallel import ALONE, Ranks
+from model.sharding import ShardSpecs, Slice
 from quant.scheme import ReduceMax, Scheme, identity
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """`shapes` are those of the undivided float network, by tensor name."""
+class RankSlice:
+    """The slices of one rank. `cuts` tells how a tensor is divided, `shapes` are those of the whole float network, both
+    by tensor name."""
 
     ranks: Ranks
-    cuts: Cuts
+    cuts: ShardSpecs
     shapes: Mapping[str, tuple[int, ...]]
 
-    def part(self, name: str) -> Part | None:
+    def part(self, name: str) -> Slice | None:
         """What this rank has of a float tensor, None for all of it. Raises CheckpointError where it is not divided."""
         cut = self.cuts(name)
         if cut is None or self.ranks.size == 1:
@@ -27,7 +28,7 @@ class Share:
         except ValueError as error:
             raise CheckpointError(f"{name}: {error}") from None
 
-    def stored(self, name: str, leaf: str, scheme: Scheme) -> Part | None:
+    def stored(self, name: str, leaf: str, scheme: Scheme) -> Slice | None:
         """The same of a tensor in which a scheme stores a matrix. Raises CheckpointError for a cut through a group."""
         part = self.part(name)
         if part is None:
@@ -37,12 +38,12 @@ class Share:
         except ValueError as error:
             raise CheckpointError(f"{name}: {error}, for {self.ranks.size} ranks") from None
         cuts = [cut for cut in found if cut is not None]
-        return Part(cuts[0][0], tuple((start, length) for _, start, length in cuts)) if cuts else None
+        return Slice(cuts[0][0], tuple((start, length) for _, start, length in cuts)) if cuts else None
 
     def reduce_max(self, name: str) -> ReduceMax:
-        """How scales of whole rows are found where ranks have some inputs each."""
+        """How scales of whole rows agree: by a maximum over the ranks, where they divide the inputs."""
         cut = self.cuts(name)
-        return self.ranks.greatest if cut is not None and cut.dim == 1 else identity
+        return self.ranks.all_reduce_max if cut is not None and cut.dim == 1 else identity
 
 
-WHOLE = Share(ALONE, lambda name: None, {})
+WHOLE = RankSlice(ALONE, lambda name: None, {})

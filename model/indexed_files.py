@@ -7,12 +7,12 @@ from pathlib import Path
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.cuts import Part
+from model.sharding import Slice
 from model.source import Source
 from quant.scheme import Stored
 
 
-class Sharded:
+class IndexedFiles:
     """The tensors of the files that an index of the hub's form (`weight_map`) names."""
 
     def __init__(self, index: Path, opened: Callable[[Path], Source]) -> None:
@@ -35,7 +35,7 @@ class Sharded:
     def files(self) -> list[Path]:
         return sorted({path for source in self._sources.values() for path in source.files})
 
-    def read(self, name: str, part: Part | None = None) -> Tensor:
+    def read(self, name: str, part: Slice | None = None) -> Tensor:
         return self._sources[name].read(name, part)
 
 

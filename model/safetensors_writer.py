@@ -23,7 +23,7 @@ _TYPES = {
 }
 
 
-class Shard:
+class SafetensorsWriter:
     """A safetensors file of known tensors, written in any order; it has its name once it is whole.
 
     Wider numbers come first, as the library has it, so that every tensor is aligned.
@@ -49,7 +49,7 @@ class Shard:
         self._file.seek(self._starts.pop(name))
         self._file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
-    def __enter__(self) -> "Shard":
+    def __enter__(self) -> "SafetensorsWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:

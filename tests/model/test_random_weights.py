@@ -12,7 +12,7 @@ from engine.engine import Engine
 from engine.events import ResultDone
 from engine.requests import Fill, Mask
 from model.config import CheckpointError
-from model.synthetic import invented
+from model.random_weights import invented
 from tests.answers import wire
 from tests.ranks import on_ranks
 

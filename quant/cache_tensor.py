@@ -1,4 +1,4 @@
-"""Vectors as a cache keeps them: floats, or int8 codes with one scale a vector."""
+"""The tensor of a cache: vectors as floats, or as int8 codes with one scale a vector."""
 
 from dataclasses import dataclass
 from math import prod
@@ -6,39 +6,42 @@ from math import prod
 import torch
 from torch import Tensor
 
-from quant import cpu
-from quant.memory import huge
+from quant.memory import huge_page_zeros
+from quant.operators.quantize_vectors import quantize_vectors
 
 KINDS = ("auto", "int8")  # of a cache: as the model computes, or int8
-_KERNEL_SIZE = 16  # what the CPU kernels quantize is a multiple of it
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
+class CacheTensor:
     """Vectors [..., size]: `numbers` are floats, or int8 codes with `scales` float32 [...]."""
 
     numbers: Tensor
     scales: Tensor | None = None
 
     @classmethod
-    def zeros(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> "Vectors":
+    def zeros(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> "CacheTensor":
         """Zeros of shape [..., size]; int8 takes codes and scales. On a CPU in huge pages."""
 
         def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            return huge(shape, dtype) if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
+            return (
+                huge_page_zeros(shape, dtype)
+                if device.type == "cpu"
+                else torch.zeros(shape, dtype=dtype, device=device)
+            )
 
         return cls(empty(shape, dtype), empty(shape[:-1], torch.float32) if dtype == torch.int8 else None)
 
-    def __getitem__(self, index: int) -> "Vectors":
+    def __getitem__(self, index: int) -> "CacheTensor":
         """Those of one layer: a view."""
-        return Vectors(self.numbers[index], None if self.scales is None else self.scales[index])
+        return CacheTensor(self.numbers[index], None if self.scales is None else self.scales[index])
 
     def write(self, slots: Tensor, x: Tensor) -> None:
         """Keeps x [slots, ..., size]."""
         if self.scales is None:
             self.numbers[slots] = x.to(self.numbers.dtype)
         else:
-            self.numbers[slots], self.scales[slots] = quantized(x)
+            self.numbers[slots], self.scales[slots] = quantize_vectors(x)
 
     def copy(self, sources: Tensor, targets: Tensor) -> None:
         """Of vectors [layers, slots, ...]: copies slots of all layers to others."""
@@ -50,22 +53,6 @@ class Vectors:
         """What is kept in slots of any shape, [*slots, ..., size] in a floating dtype."""
         numbers = self.numbers[slots]
         return (numbers if self.scales is None else numbers * self.scales[slots][..., None]).to(dtype)
-
-
-def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [..., size] → int8 codes [..., size] and float32 scales [...], max|x| / 127.
-
-    A number is off by half a scale at most. A vector that holds NaN or infinity has the scale NaN, so that whatever is
-    computed from it is NaN too; vectors smaller than 2⁻¹²⁰ or so are zero.
-    """
-    x = x.float()
-    if x.device.type == "cpu" and x.shape[-1] % _KERNEL_SIZE == 0 and cpu.variant() is not None:
-        rows = cpu.quantize_rows(x.reshape(-1, x.shape[-1]), 8, x.shape[-1])
-        return rows.codes.view(x.shape), rows.scales.view(x.shape[:-1])
-    most = x.abs().amax(-1, keepdim=True)
-    inverse = torch.full_like(most, 127) / most  # as the kernels do it, to the bit
-    codes = torch.where(torch.isfinite(most) & torch.isfinite(inverse), x * inverse, 0).round().to(torch.int8)
-    return codes, torch.where(torch.isfinite(most), most / 127, torch.nan)[..., 0]
 
 
 def kept_dtype(kind: str, computed: torch.dtype) -> torch.dtype:
