@@ -32,6 +32,9 @@ PAGES = (probes.router, openapi.router, playground.router)
 ROUTERS = (*(protocol.router for protocol in protocols()), *PAGES)
 # The framework answers /openapi.json itself.
 ROUTES = frozenset({"/openapi.json"}).union(*map(paths_of, ROUTERS))
+# What tells nothing of the model, of requests or of clients: the probes, and pages that are the same on every server.
+# They are read without a key; what a page's script then asks for is not.
+OPEN = frozenset({"/live", "/ready", "/health", "/docs", "/openapi.json", *playground.PATHS})
 WORK = frozenset[str]().union(*(protocol.work for protocol in protocols()))
 BODIES = tuple(body for protocol in protocols() for body in protocol.bodies)
 ERROR_BODIES = {path: p.error_body for p in protocols() if p.error_body is not None for path in p.paths}
@@ -46,6 +49,7 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
     gate = Gate(settings.max_queue, settings.max_queue_tokens)
     keyring = Keyring(settings, log)
     service = Service(settings, engine, gate, Metrics(settings.vllm_metrics), log, IgnoredFields(log))
+    open_paths = OPEN | {"/metrics"} if settings.open_metrics or keyring.is_open else OPEN
     spans = None
     if settings.otlp_endpoint is not None:
         from server.spans import Spans
@@ -81,7 +85,7 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
                 checks_host=bool(settings.allowed_hosts) or (is_local and keyring.is_open),
                 checks_page=keyring.is_open,
             ),
-            Middleware(Authentication, keyring=keyring, open_metrics=settings.open_metrics or keyring.is_open),
+            Middleware(Authentication, keyring=keyring, open_paths=open_paths),
             Middleware(Admission, gate=gate, work=WORK),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             Middleware(HeadersOnly),

@@ -5,23 +5,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiError
 from server.keyring import Keyring
-from server.playground import PATHS
 
-# What tells nothing of the model, of requests or of clients: the probes, and pages that are the same on every server.
-# They are read without a key; what a page's script then asks for is not.
-OPEN = frozenset({"/live", "/ready", "/health", "/docs", "/openapi.json", *PATHS})
 READING = {"GET", "HEAD"}
 # Routes, with all below them, that change the server.
 ADMIN = ("/v1/adapters",)
 
 
 class Authentication:
-    """Middleware that tells the routes who asks, or turns the request away."""
+    """Middleware that tells the routes who asks, or turns the request away. `open_paths` are read without a key."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, open_metrics: bool) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, open_paths: frozenset[str]) -> None:
         self.app = app
         self.keyring = keyring
-        self.open = OPEN | {"/metrics"} if open_metrics else OPEN
+        self.open = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

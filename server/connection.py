@@ -2,29 +2,41 @@
 
 import asyncio
 import socket
-from typing import Self
+from typing import Protocol, Self
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.answer import encode
 from server.errors import ApiError
-from server.settings import Settings
 
 # The route that reads a body answers with its own 408; this limit is for bodies that nobody reads.
 BODY_GRACE_SECONDS = 5.0
 UNREAD_BYTES = 128 * 1024
 
 
+class Times(Protocol):
+    """How long a client may take, in seconds."""
+
+    @property
+    def header_seconds(self) -> float: ...
+
+    @property
+    def body_seconds(self) -> float: ...
+
+    @property
+    def write_seconds(self) -> float: ...
+
+
 class Connection(H11Protocol):
     """One client's connection. `bound` makes the class that uvicorn is given."""
 
-    settings: Settings
+    times: Times
 
     @classmethod
-    def bound(cls, settings: Settings) -> type[Self]:
-        """The same class with settings, since uvicorn makes the objects."""
-        return type(cls.__name__, (cls,), {"settings": settings})
+    def bound(cls, times: Times) -> type[Self]:
+        """The same class with its times, since uvicorn makes the objects."""
+        return type(cls.__name__, (cls,), {"times": times})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._reading: tuple[str, int] | None = None
@@ -60,7 +72,7 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.settings.write_seconds, self.transport.abort)
+        self._write_timer = self.loop.call_later(self.times.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         if self._write_timer is not None:
@@ -82,7 +94,7 @@ class Connection(H11Protocol):
             self._read_timer = None
         if owes is not None and not self.transport.is_closing():
             in_head = owes[0] == "head"
-            seconds = self.settings.header_seconds if in_head else self.settings.body_seconds + BODY_GRACE_SECONDS
+            seconds = self.times.header_seconds if in_head else self.times.body_seconds + BODY_GRACE_SECONDS
             self._read_timer = self.loop.call_later(seconds, self._give_up)
 
     def _owes(self) -> tuple[str, int] | None:
@@ -97,7 +109,7 @@ class Connection(H11Protocol):
 
     def _give_up(self) -> None:
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
-            seconds = self.settings.header_seconds
+            seconds = self.times.header_seconds
             self._refuse(ApiError(408, f"the headers did not arrive within {seconds:g} s", "header_timeout"))
         else:
             self.transport.close()

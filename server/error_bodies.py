@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.protocol import ErrorBody
+from server.errors import ErrorBody
 
 
 class ErrorBodies:

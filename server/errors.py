@@ -1,7 +1,7 @@
 """The errors of the API: one shape, and one table from what went wrong to status, type and code."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,9 @@ class ApiError(Exception):
             headers["x-should-retry"] = "false"
         body: Mapping[str, Any] = state["error_body"](self) if "error_body" in state else self.body
         return Answer(body, self.status, headers)
+
+
+ErrorBody = Callable[[ApiError], Mapping[str, Any]]
 
 
 def translate(error: Exception, request_id: str) -> ApiError:

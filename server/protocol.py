@@ -1,15 +1,12 @@
 """A protocol: what the server knows of one kind of client. `server.protocols` holds them, one folder or file each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from server.errors import ApiError
-
-ErrorBody = Callable[[ApiError], Mapping[str, Any]]
+from server.errors import ErrorBody
 
 
 @dataclass(frozen=True, slots=True)

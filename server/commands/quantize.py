@@ -25,9 +25,7 @@ def quantize(
     ],
     calibrate: Annotated[
         Path | None,
-        typer.Option(
-            help="A UTF-8 text, with blank lines between documents, to calibrate with: later inputs make up for rounding errors."
-        ),
+        typer.Option(help="A UTF-8 text, with blank lines between documents, to round with error compensation."),
     ] = None,
     calibrate_windows: Annotated[
         int, typer.Option(min=1, help="The stretches of 32 to 256 tokens that calibration uses.")
