@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from server.flags import Flag, bounds, flags_of
+from server.commands.flags import Flag, bounds, flags_of
+from server.exchange.sampling import SamplingFields
 from server.protocols.native.schemas import InfillRequest
-from server.sampling import SamplingFields
 from server.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent

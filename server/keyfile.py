@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.requests import Priority
-from server.complaint import Complaint
+from server.wire.complaint import Complaint
 
 PREFIX = "glmi_"
 Rate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]

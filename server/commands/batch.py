@@ -22,9 +22,9 @@ import typer
 from engine.config import EngineConfig
 from engine.process import EngineProcess
 from server.app import create_app
+from server.commands.flags import Given, takes_flags
+from server.commands.options import ENGINE, AsJson, Url, engine_options
 from server.console import errors, fail, named, output, progress_bar
-from server.flags import Given, takes_flags
-from server.options import ENGINE, AsJson, Url, engine_options
 from server.protocols import protocols
 from server.settings import Settings
 

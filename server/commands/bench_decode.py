@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from server.commands.flags import Given, takes_flags, with_defaults
+from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import errors, fail, output
-from server.flags import Given, takes_flags, with_defaults
-from server.options import AsJson, engine_flags, engine_options
 
 FLAGS = with_defaults(
     engine_flags("quant", "group_size", "quant_head", "kv_cache_type"), quant="int4", group_size=32, quant_head="int8"

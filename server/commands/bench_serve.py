@@ -11,8 +11,8 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
+from server.commands.options import AsJson
 from server.console import fail, named, output, progress_bar
-from server.options import AsJson
 
 KINDS = ("fill", "score")
 
@@ -46,7 +46,7 @@ def bench_serve(
     # Imported here: a server has no use for it.
     from aiohttp import ClientError
 
-    from server.measure import AUTO, Goal, Workload, measure
+    from server.commands.measure import AUTO, Goal, Workload, measure
 
     workload = Workload(_mix(mix), words, tokens, candidates, repeated)
     clients = [

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from server.ask import ask, with_adapter
+from server.commands.ask import ask, with_adapter
+from server.commands.flags import Given, flags_of, takes_flags
+from server.commands.options import ENGINE, Adapter, AsJson, Url, engine_options
 from server.console import output
-from server.flags import Given, flags_of, takes_flags
-from server.options import ENGINE, Adapter, AsJson, Url, engine_options
+from server.exchange.sampling import SamplingFields
 from server.protocols.native.schemas import InfillRequest
-from server.sampling import SamplingFields
 from server.settings import Limits
 
 FLAGS = flags_of(InfillRequest, {*SamplingFields.model_fields, "num_beams", "length_penalty", "logprobs", "strategy"})

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from server.commands.options import AsJson
 from server.console import fail, named
 from server.keyfile import new_key
-from server.options import AsJson
 
 keys = typer.Typer(no_args_is_help=True, help="Keys for clients of a server.")
 

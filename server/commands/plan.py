@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from server.commands.flags import Given, takes_flags
+from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, output
-from server.flags import Given, takes_flags
-from server.options import AsJson, engine_flags, engine_options
 
 if TYPE_CHECKING:
     from engine.deployment import Deployment

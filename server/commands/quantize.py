@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from quant.registry import scheme_names
+from server.commands.flags import Given, takes_flags, with_defaults
+from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, named, output, progress_bar
-from server.flags import Given, takes_flags, with_defaults
-from server.options import AsJson, engine_flags, engine_options
 
 FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_head"), group_size=32, quant_head="none")
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from server.ask import ask, with_adapter
+from server.commands.ask import ask, with_adapter
+from server.commands.flags import Given, flags_of, takes_flags
+from server.commands.options import ENGINE, Adapter, AsJson, Url, engine_options
 from server.console import output
-from server.flags import Given, flags_of, takes_flags
-from server.options import ENGINE, Adapter, AsJson, Url, engine_options
 from server.protocols.native.schemas import ScoreRequest
 from server.settings import Limits
 

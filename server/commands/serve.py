@@ -7,8 +7,8 @@ import typer
 
 from engine.place import Place
 from engine.process import EngineProcess
+from server.commands.flags import Given, checked, flags_of, takes_flags
 from server.console import fail
-from server.flags import Given, checked, flags_of, takes_flags
 from server.serving import serve as run_server
 from server.settings import PREFIX, Settings
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from server.commands.options import AsJson
 from server.console import fail, named, output, progress_bar
-from server.options import AsJson
 
 
 class Format(StrEnum):

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from server.commands.flags import Given, takes_flags
+from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, named, output, progress_bar
-from server.flags import Given, takes_flags
-from server.options import AsJson, engine_flags, engine_options
 
 
 class Method(StrEnum):

@@ -7,8 +7,8 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
+from server.access.authentication import ADMIN
 from server.app import OPEN, create_app
-from server.authentication import ADMIN
 from server.keyfile import new_key
 from server.settings import Settings
 

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from server.binding import is_local, listen, url
+from server.wire.binding import is_local, listen, url
 
 
 def first(host, port):

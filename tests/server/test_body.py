@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.answer import encode
-from server.body import parse_object
+from server.wire.answer import encode
+from server.wire.body import parse_object
 
 LIMIT = 2 * 1024 * 1024
 AS_JSON = {"content-type": "application/json"}

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from server.descriptors import PER_RANK, RESERVE, connections_within
+from server.wire.descriptors import PER_RANK, RESERVE, connections_within
 
 
 def test_the_reserve_grows_with_the_ranks():
@@ -24,7 +24,7 @@ def test_no_room_at_all():
 
 
 def test_the_soft_limit_becomes_the_hard_one():
-    program = "from server.descriptors import raise_limit; print(raise_limit())"
+    program = "from server.wire.descriptors import raise_limit; print(raise_limit())"
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for soft in (256, 512):
         done = subprocess.run(

@@ -8,8 +8,8 @@ import logging.config
 
 import pytest
 
-from server.floods import MAX_KINDS, FloodFilter, Floods
-from server.logs import Lines, library_logging, loop_errors, make_log
+from server.telemetry.logs import Lines, library_logging, loop_errors, make_log
+from server.wire.floods import MAX_KINDS, FloodFilter, Floods
 
 
 class Clock:

@@ -10,12 +10,12 @@ from engine.answers import Usage
 from engine.client import EngineUnavailable
 from engine.events import Done, Failed, ModelCard
 from engine.requests import Fill, Mask, RequestError, Score
+from server.access.gate import Gate, is_work
+from server.access.keyring import Client
+from server.access.rates import Bucket, Rates
 from server.app import WORK
-from server.errors import ApiError
-from server.estimate import most_tokens
-from server.gate import Gate, is_work
-from server.keyring import Client
-from server.rates import Bucket, Rates
+from server.exchange.estimate import most_tokens
+from server.wire.errors import ApiError
 
 CARD = ModelCard(
     name="demo", family="glm", quant="int8", tp=1, masks=["[MASK]"], max_context=512, max_positions=513, max_span=512,

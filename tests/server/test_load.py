@@ -12,7 +12,18 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from server.load import Goal, Outcome, Workload, arrivals, ask, client_of, closed_loop, open_loop, percentiles, summary
+from server.commands.load import (
+    Goal,
+    Outcome,
+    Workload,
+    arrivals,
+    ask,
+    client_of,
+    closed_loop,
+    open_loop,
+    percentiles,
+    summary,
+)
 
 
 def test_bodies_are_the_same_for_a_seed_and_mixed_as_told() -> None:

@@ -3,9 +3,9 @@
 import pytest
 from starlette.testclient import TestClient
 
+from server.access.origin import name_of
 from server.app import create_app
 from server.keyfile import new_key
-from server.origin import name_of
 from server.settings import Settings
 
 BODY = {"text": "a [MASK]"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.playground import PATHS
+from server.pages.playground import PATHS
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import ApiError
-from server.rates import Bucket, Rates
+from server.access.rates import Bucket, Rates
+from server.wire.errors import ApiError
 
 
 class Clock:

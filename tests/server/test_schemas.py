@@ -3,7 +3,7 @@
 import pytest
 
 from engine.requests import Mask
-from server.bodies import split
+from server.exchange.bodies import split
 
 LONE = '{"text": "\\ud800"}'
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import server.cli
 from engine.config import EngineConfig
 from engine.options import EngineOptions
-from server.flags import flags_of
+from server.commands.flags import flags_of
 from server.settings import PREFIX, Settings
 
 

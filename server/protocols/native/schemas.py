@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from engine.options import ADAPTER_NAME
 from engine.requests import Fill, Mask, Priority, RequestError, Score, Segments, Strategy
-from server.bodies import (
+from server.exchange.bodies import (
     INT32,
     MASKS,
     ONE_OR_LIST,
@@ -22,7 +22,7 @@ from server.bodies import (
     many,
     split,
 )
-from server.sampling import SamplingFields
+from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
 MaxTokens = Annotated[

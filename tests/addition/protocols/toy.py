@@ -7,15 +7,15 @@ from fastapi import APIRouter, Depends, Request
 
 from engine.answers import FillResult
 from engine.requests import Fill, Mask
-from server.answer import Answer
-from server.bodies import Positive, String
-from server.body import read_object
-from server.errors import ApiError
-from server.exchange import complete, submit
-from server.protocol import Protocol
-from server.sampling import SamplingFields
-from server.service import Service, service_of
-from server.takes import takes
+from server.exchange.bodies import Positive, String
+from server.exchange.exchange import complete, submit
+from server.exchange.protocol import Protocol
+from server.exchange.sampling import SamplingFields
+from server.exchange.service import Service, service_of
+from server.exchange.takes import takes
+from server.wire.answer import Answer
+from server.wire.body import read_object
+from server.wire.errors import ApiError
 
 PATH = "/toy"
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from engine.options import EngineOptions
-from server.flags import Flag, Given, checked, flags_of
+from server.commands.flags import Flag, Given, checked, flags_of
 
 # Of a command that loads a model for itself, once.
 ENGINE = flags_of(

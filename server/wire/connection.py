@@ -7,8 +7,8 @@ from typing import Protocol, Self
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.answer import encode
-from server.errors import ApiError
+from server.wire.answer import encode
+from server.wire.errors import ApiError
 
 # The route that reads a body answers with its own 408; this limit is for bodies that nobody reads.
 BODY_GRACE_SECONDS = 5.0

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError
+from server.wire.errors import ApiError
 
 MAX_DEPTH = 32
 MAX_INT_DIGITS = 19

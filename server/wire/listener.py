@@ -14,9 +14,9 @@ from contextlib import suppress
 
 from structlog.typing import FilteringBoundLogger
 
-from server.connection import Connection
-from server.errors import ApiError
-from server.floods import Floods
+from server.wire.connection import Connection
+from server.wire.errors import ApiError
+from server.wire.floods import Floods
 
 CODE = "too_many_connections"
 # Accepted in one go, before others have their turn.

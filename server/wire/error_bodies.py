@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import ErrorBody
+from server.wire.errors import ErrorBody
 
 
 class ErrorBodies:

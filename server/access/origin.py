@@ -11,7 +11,7 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import ApiError
+from server.wire.errors import ApiError
 
 # No name server is asked for these.
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})

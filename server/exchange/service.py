@@ -8,11 +8,11 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.client import EngineClient
 from engine.events import Failed, Loss
-from server.errors import ApiError, failure
-from server.gate import Gate
-from server.ignored import IgnoredFields
-from server.metrics import Metrics
+from server.access.gate import Gate
 from server.settings import Settings
+from server.telemetry.ignored import IgnoredFields
+from server.telemetry.metrics import Metrics
+from server.wire.errors import ApiError, failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from opentelemetry.trace import (
 )
 
 from engine.events import Done
-from server.answer import plain
-from server.trace import Trace
+from server.telemetry.trace import Trace
+from server.wire.answer import plain
 
 EXPORT_SECONDS = 2.0
 

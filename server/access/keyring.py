@@ -9,10 +9,10 @@ from starlette.datastructures import Headers
 from structlog.typing import FilteringBoundLogger
 
 from engine.requests import Priority
-from server.errors import ApiError
+from server.access.rates import Bucket, Rates
 from server.keyfile import Entry, read_keys
-from server.rates import Bucket, Rates
 from server.settings import Settings
+from server.wire.errors import ApiError
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from engine.events import Done
-from server.answer import plain
-from server.errors import internal
-from server.logs import frames
-from server.metrics import Metrics
-from server.trace import read_trace
+from server.telemetry.logs import frames
+from server.telemetry.metrics import Metrics
+from server.telemetry.trace import read_trace
+from server.wire.answer import plain
+from server.wire.errors import internal
 
 if TYPE_CHECKING:
-    from server.spans import Spans
+    from server.telemetry.spans import Spans
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ADAPTER = "/v1/adapters/{name}"

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse
 
-from server.takes import REFERENCE
+from server.exchange.takes import REFERENCE
 
 ERROR: dict[str, Any] = {
     "type": "object",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from server.errors import ErrorBody
+from server.wire.errors import ErrorBody
 
 
 @dataclass(frozen=True, slots=True)

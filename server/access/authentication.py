@@ -3,8 +3,8 @@
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import ApiError
-from server.keyring import Keyring
+from server.access.keyring import Keyring
+from server.wire.errors import ApiError
 
 READING = {"GET", "HEAD"}
 # Routes, with all below them, that change the server.

@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from server.floods import FloodFilter, Floods
+from server.wire.floods import FloodFilter, Floods
 
 STAMPS: list[Processor] = [
     structlog.processors.add_log_level,

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from engine.options import Repeated
-from server.complaint import Complaint
 from server.console import fail
+from server.wire.complaint import Complaint
 
 Given = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)

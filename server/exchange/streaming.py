@@ -9,11 +9,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.events import Done, Event, Failed
-from server.answer import encode
-from server.errors import ApiError, translate
-from server.exchange import ClientGone, Events, attend
-from server.logs import frames
-from server.service import Service
+from server.exchange.exchange import ClientGone, Events, attend
+from server.exchange.service import Service
+from server.telemetry.logs import frames
+from server.wire.answer import encode
+from server.wire.errors import ApiError, translate
 
 HEARTBEAT = b": heartbeat\n\n"
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}

@@ -16,9 +16,9 @@ from engine.config import EngineConfig
 from engine.events import Done, Failed, ResultDone
 from engine.process import EngineProcess
 from engine.requests import Request, RequestError
-from server.answer import encode, plain
-from server.complaint import Complaint
 from server.console import errors, fail
+from server.wire.answer import encode, plain
+from server.wire.complaint import Complaint
 
 
 def with_adapter(

@@ -13,8 +13,8 @@ from starlette.types import Scope
 from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import Failed
 from engine.requests import RequestError
-from server.answer import Answer
-from server.complaint import Complaint
+from server.wire.answer import Answer
+from server.wire.complaint import Complaint
 
 TYPES = {
     401: "authentication_error",
@@ -73,8 +73,10 @@ class ApiError(Exception):
         }
 
     def answer(self, scope: Scope) -> Answer:
-        """The response, in the shape of the route's protocol (`server.error_bodies`). It leaves the code in the scope
-        for those who count refusals."""
+        """The response, in the shape of the route's protocol (`server.wire.error_bodies`).
+
+        It leaves the code in the scope for those who count refusals.
+        """
         state = scope.setdefault("state", {})
         state["code"] = self.code
         headers = dict(self.headers)

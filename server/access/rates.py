@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.errors import ApiError
+from server.wire.errors import ApiError
 
 Clock = Callable[[], float]
 

@@ -16,10 +16,10 @@ from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import Done, Event, Failed, ResultDone
 from engine.requests import Request as Work
 from engine.requests import RequestError
-from server.errors import ApiError
-from server.estimate import most_tokens
-from server.gate import Gate, Ticket
-from server.service import Service
+from server.access.gate import Gate, Ticket
+from server.exchange.estimate import most_tokens
+from server.exchange.service import Service
+from server.wire.errors import ApiError
 
 TIMEOUT_HEADER = "x-request-timeout-s"
 NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")

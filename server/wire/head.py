@@ -4,7 +4,7 @@ from collections import Counter
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import ApiError
+from server.wire.errors import ApiError
 
 MAX_BYTES = 32 * 1024
 MAX_HEADERS = 100

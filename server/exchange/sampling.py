@@ -11,7 +11,7 @@ from pydantic import Field, create_model
 from engine.logit_rules import parameters
 from engine.options import Repeated
 from engine.requests import Sampling
-from server.bodies import INT32, Stop, TokenId, Wire, at_most, many
+from server.exchange.bodies import INT32, Stop, TokenId, Wire, at_most, many
 from server.settings import Limits
 
 Bias = Annotated[float, Field(ge=-100, le=100)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import ClientSession
 
-from server.load import Goal, Outcome, Workload, client_of, closed_loop, open_loop, summary
+from server.commands.load import Goal, Outcome, Workload, client_of, closed_loop, open_loop, summary
 
 __all__ = ["AUTO", "Goal", "Workload", "measure"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.requests import RequestError
-from server.errors import ApiError
-from server.keyring import Client
+from server.access.keyring import Client
+from server.wire.errors import ApiError
 
 # How much the newest stay weighs in the mean of stays, and between which seconds a client is told to come back.
 NEWEST = 0.1

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import Response
 
-from server.answer import Answer
-from server.service import Service, service_of
+from server.exchange.service import Service, service_of
+from server.wire.answer import Answer
 
 router = APIRouter(tags=["probes"])
 
