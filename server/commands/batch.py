@@ -38,15 +38,17 @@ PATIENCE_S = 60.0  # the longest that a server which is full is waited for betwe
 
 @takes_flags(*ENGINE)
 def batch(
-    source: Annotated[Path, typer.Argument(help="Lines of JSON to read.")],
-    target: Annotated[Path, typer.Argument(help="Lines of JSON to write; what it has already is not done again.")],
-    window: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at a time.")] = 64,
+    source: Annotated[Path, typer.Argument(help="The file of requests, one JSON object a line.")],
+    target: Annotated[
+        Path, typer.Argument(help="The file of answers. A request that has an answer in it is not sent again.")
+    ],
+    window: Annotated[int, typer.Option(min=1, max=1024, help="The most requests in flight.")] = 64,
     *,
     given: Given,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fills and scores many texts, by a model loaded here or by a server; the same command goes on after a kill.
+    """Fills and scores many texts, by a model loaded here or by a server. The same command continues after a kill.
 
     The exit code is 1 if any line failed; such lines have an error in the answers.
     """
