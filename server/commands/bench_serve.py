@@ -22,7 +22,7 @@ def bench_serve(
     concurrency: Annotated[
         str,
         typer.Option(
-            help="The numbers of clients, separated by commas. Each client sends its next request when it has an answer."
+            help="The numbers of clients, separated by commas. A client sends its next request after an answer."
         ),
     ] = "",
     rate: Annotated[
