@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 CLIENTS: dict[str, list[dict[str, Any]]] = json.loads((GOLDEN / "clients.json").read_text("utf-8"))
 CASES = [(name, number) for name, requests in CLIENTS.items() for number in range(len(requests))]
 

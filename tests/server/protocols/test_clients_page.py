@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "clients.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 PYTHON = [code for kind, code in BLOCKS if kind == "python"]
 CURL = [code for kind, code in BLOCKS if kind == "bash" and code.startswith("curl")]

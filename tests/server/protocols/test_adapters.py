@@ -9,7 +9,7 @@ from engine.events import AdapterCard
 from engine.requests import RequestError
 from server.keyfile import new_key
 from server.protocols.native.adapters import folder_below
-from tests.server.test_llama_cpp import writes
+from tests.server.protocols.test_llama_cpp import writes
 
 
 @pytest.fixture
