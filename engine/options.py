@@ -74,7 +74,7 @@ class DeviceOptions(Options):
     )
     kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None,
-        description="The memory for keys and values on each device, in 10⁹ bytes. Without one: 0.5, or what long texts need.",
+        description="The 10⁹ bytes for keys and values on each device. Without one: 0.5, or what long texts need.",
     )
     kv_cache_type: Literal["auto", "int8"] = Field(
         "auto", description="auto keeps keys and values as the model computes them. int8 keeps each in a byte."
