@@ -27,7 +27,7 @@ from typing import Any
 from aiohttp import ClientError, ClientSession
 
 from model.families import glm
-from server.load import WORDS, Goal, Workload, client_of, closed_loop, summary
+from server.commands.load import WORDS, Goal, Workload, client_of, closed_loop, summary
 
 DEMO = Path(__file__).parents[1] / "model" / "demo"
 TOKENS = 48

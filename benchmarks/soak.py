@@ -28,7 +28,7 @@ from typing import Any
 
 from aiohttp import ClientError, ClientSession
 
-from server.load import ROUTES, Workload, ask, client_of
+from server.commands.load import ROUTES, Workload, ask, client_of
 
 GOLDEN = {"text": "In the beginning God created the [MASK] and the earth.", "max_tokens": 8, "logprobs": 2}
 BAD: tuple[bytes, ...] = (

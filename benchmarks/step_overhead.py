@@ -19,7 +19,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.messages import FROM_RANK, HEADER, Happened
 from engine.requests import Fill, Mask, Sampling
-from server.load import WORDS
+from server.commands.load import WORDS
 
 
 class Timed:

@@ -9,29 +9,32 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from engine.client import EngineClient
-from server import openapi, playground, probes
-from server.authentication import Authentication
-from server.body import BodyLimit
-from server.error_bodies import ErrorBodies
-from server.errors import HANDLED, answer_error
-from server.gate import Admission, Gate
-from server.head import Head
-from server.headers_only import HeadersOnly
-from server.ignored import IgnoredFields
-from server.keyring import Keyring
-from server.logs import make_log
-from server.metrics import Metrics
-from server.observer import Observer
-from server.origin import Origin
-from server.protocol import paths_of
+from server.access.authentication import Authentication
+from server.access.gate import Admission, Gate
+from server.access.keyring import Keyring
+from server.access.origin import Origin
+from server.exchange.protocol import paths_of
+from server.exchange.service import Service
+from server.pages import openapi, playground, probes
 from server.protocols import protocols
-from server.service import Service
 from server.settings import Settings
+from server.telemetry.ignored import IgnoredFields
+from server.telemetry.logs import make_log
+from server.telemetry.metrics import Metrics
+from server.telemetry.observer import Observer
+from server.wire.body import BodyLimit
+from server.wire.error_bodies import ErrorBodies
+from server.wire.errors import HANDLED, answer_error
+from server.wire.head import Head
+from server.wire.headers_only import HeadersOnly
 
 PAGES = (probes.router, openapi.router, playground.router)
 ROUTERS = (*(protocol.router for protocol in protocols()), *PAGES)
 # The framework answers /openapi.json itself.
 ROUTES = frozenset({"/openapi.json"}).union(*map(paths_of, ROUTERS))
+# What tells nothing of the model, of requests or of clients: the probes, and pages that are the same on every server.
+# They are read without a key; what a page's script then asks for is not.
+OPEN = frozenset({"/live", "/ready", "/health", "/docs", "/openapi.json", *playground.PATHS})
 WORK = frozenset[str]().union(*(protocol.work for protocol in protocols()))
 BODIES = tuple(body for protocol in protocols() for body in protocol.bodies)
 ERROR_BODIES = {path: p.error_body for p in protocols() if p.error_body is not None for path in p.paths}
@@ -46,9 +49,10 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
     gate = Gate(settings.max_queue, settings.max_queue_tokens)
     keyring = Keyring(settings, log)
     service = Service(settings, engine, gate, Metrics(settings.vllm_metrics), log, IgnoredFields(log))
+    open_paths = OPEN | {"/metrics"} if settings.open_metrics or keyring.is_open else OPEN
     spans = None
     if settings.otlp_endpoint is not None:
-        from server.spans import Spans
+        from server.telemetry.spans import Spans
 
         spans = Spans(settings.otlp_endpoint)
 
@@ -81,7 +85,7 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
                 checks_host=bool(settings.allowed_hosts) or (is_local and keyring.is_open),
                 checks_page=keyring.is_open,
             ),
-            Middleware(Authentication, keyring=keyring, open_metrics=settings.open_metrics or keyring.is_open),
+            Middleware(Authentication, keyring=keyring, open_paths=open_paths),
             Middleware(Admission, gate=gate, work=WORK),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             Middleware(HeadersOnly),

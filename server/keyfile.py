@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.requests import Priority
-from server.errors import invalid
+from server.wire.complaint import Complaint
 
 PREFIX = "glmi_"
 Rate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
@@ -50,7 +50,7 @@ def read_keys(path: Path) -> list[Entry]:
         except json.JSONDecodeError:
             raise ValueError(f"{path}, line {number}: not a JSON object") from None
         except ValidationError as error:
-            raise ValueError(f"{path}, line {number}: {invalid(error).message}") from None
+            raise ValueError(f"{path}, line {number}: {Complaint.first(error).message}") from None
         if any(entry.name == e.name or entry.sha256 == e.sha256 for e in entries):
             raise ValueError(f"{path}, line {number}: {entry.name} is there twice")
         entries.append(entry)
@@ -66,7 +66,7 @@ def new_key(path: Path, **fields: object) -> str:
     try:
         entry = Entry.model_validate({**fields, "sha256": hashlib.sha256(key.encode()).hexdigest()})
     except ValidationError as error:
-        raise ValueError(invalid(error).message) from None
+        raise ValueError(Complaint.first(error).message) from None
     before = path.read_bytes() if path.is_file() else b""
     if before.strip() and entry.name in {e.name for e in read_keys(path)}:
         raise ValueError(f"name: {path} has a key for {entry.name} already")

@@ -13,18 +13,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from engine.client import EngineClient
+from server.access.gate import Gate
 from server.app import create_app
-from server.binding import is_local, listen, url
-from server.connection import Connection
 from server.console import tell
-from server.descriptors import connections_within, raise_limit
-from server.gate import Gate
-from server.head import MAX_BYTES
-from server.listener import Listener
-from server.logs import library_logging, loop_errors
-from server.metrics import Metrics
-from server.service import Service
+from server.exchange.service import Service
 from server.settings import Settings
+from server.telemetry.logs import library_logging, loop_errors
+from server.telemetry.metrics import Metrics
+from server.wire.binding import is_local, listen, url
+from server.wire.connection import Connection
+from server.wire.descriptors import connections_within, raise_limit
+from server.wire.head import MAX_BYTES
+from server.wire.listener import Listener
 
 WATCH_SECONDS = 0.2
 PROGRESS_SECONDS = 2.0

@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from engine.config import EngineConfig
+from engine.options import Count, EngineOptions, Options, Repeated
 from server.keyfile import Rate, read_keys
 
-ADAPTER_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 HOST_NAME = r"[a-z0-9._-]{1,253}|[0-9a-f.]*:[0-9a-f:.]*:[0-9a-f:.]*"
+PREFIX = "GLM_INFILL_"
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
-Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -40,73 +39,71 @@ class Limits(BaseModel):
     token_ids: Count = 131_072
 
 
-class Settings(BaseSettings):
+class NetworkOptions(Options):
+    """Network"""
+
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="The port to listen on; 0 is any free one.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, Repeated("--allowed-host", "NAME")] = Field(
+        (),
+        description="A name that requests may be sent to, and whose pages may send them. "
+        "Repeat the flag for more; the variable separates names by commas.",
+    )
+    max_connections: Count = Field(
+        1024, description="The most connections; the server refuses more. Fewer where open files are few."
+    )
+    header_seconds: Seconds = Field(10.0, description="The time for a request's line and headers to arrive.")
+    body_seconds: Seconds = Field(30.0, description="The time for a request's body to arrive.")
+    write_seconds: Seconds = Field(60.0, description="The time for a client to read what waits for it.")
+    heartbeat_seconds: Seconds = Field(15.0, description="The time without an event until a stream sends a comment.")
+    keep_alive_seconds: Count = Field(75, description="The time until an idle connection is closed.")
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        30.0, description="The time for requests in flight to end after SIGTERM."
+    )
+
+
+class LimitOptions(Options):
+    """Limits"""
+
+    max_body_bytes: Count = Field(2 * 1024 * 1024, description="The most bytes of a request's body.")
+    max_queue: Count = Field(256, description="The most requests in flight; more get a 503.")
+    max_queue_tokens: Count = Field(1_000_000, description="The most tokens that the requests in flight may need.")
+    limits: Annotated[Limits, Repeated("--limit", "NAME=NUMBER")] = Field(
+        Limits(), description="A limit of one request, by its name in /v1/models. Repeat the flag for more."
+    )
+
+
+class KeyOptions(Options):
+    """Keys and rates"""
+
+    api_keys: Path | None = Field(
+        None, description="The key file; `keys new` writes it. Without one every client may ask."
+    )
+    requests_per_minute: Rate | None = Field(
+        None, description="The request limit per key and minute; without keys, of all clients together."
+    )
+    tokens_per_minute: Rate | None = Field(
+        None, description="The token limit per key and minute, prompt and completion; without keys, of all clients."
+    )
+    open_metrics: bool = Field(False, description="Show /metrics without a key, even if there are keys.")
+
+
+class TelemetryOptions(Options):
+    """Log, metrics, traces"""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least level that is logged."
+    )
+    vllm_metrics: bool = Field(False, description="Show metrics also by the names that vLLM's dashboards use.")
+    otlp_endpoint: str | None = Field(
+        None, description="The address that OpenTelemetry spans go to, by OTLP over HTTP. Without one: none are made."
+    )
+
+
+class Settings(TelemetryOptions, KeyOptions, LimitOptions, NetworkOptions, EngineOptions, BaseSettings):
     """Everything an operator may choose. Nested limits read as `GLM_INFILL_LIMITS__N=4`."""
 
-    model_config = SettingsConfigDict(env_prefix="GLM_INFILL_", env_nested_delimiter="__", frozen=True, extra="forbid")
-
-    model: Path | None = Field(None, description="checkpoint folder; the bundled demo when absent")
-    preset: str | None = Field(None, description="family and sizes of a folder without config.json")
-    tokenizer: Path | None = Field(None, description="folder of the tokenizer, where it is not the model's")
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="names that requests may be sent to, and whose pages may send them; separated by commas"
-    )
-    quant: Literal["none", "int8", "int4", "nf4", "llm-int8"] | None = Field(None, description="None: as stored")
-    group_size: Literal[0, 32, 64, 128] | None = None
-    quant_head: Literal["none", "int8", "int4"] | None = Field(None, description="storage of the embedding and head")
-    tp: Annotated[int, Field(ge=1, le=64)] | None = Field(None, description="devices that share the model")
-    adapters: dict[str, Path] = Field({}, description="adapters that are there from the start: names and folders")
-    adapter_root: Path | None = Field(None, description="folder below which /v1/adapters may load adapters")
-    max_adapters: Count = Field(32, description="the one used least recently makes way for one more")
-    max_batch_tokens: Count = 2048
-    kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    kv_cache_type: Literal["auto", "int8"] = "auto"
-    load_format: Literal["auto", "dummy"] = Field("auto", description="dummy: invented weights, to try a machine")
-
-    max_body_bytes: Count = 2 * 1024 * 1024
-    max_queue: Count = Field(256, description="requests in flight before new ones get a 503")
-    max_queue_tokens: Count = Field(1_000_000, description="tokens that the requests in flight may need")
-    max_connections: Count = Field(1024, description="connections before new ones are refused; fewer if files are few")
-    limits: Limits = Limits()
-
-    header_seconds: Seconds = Field(10.0, description="time for a request's line and headers to arrive")
-    body_seconds: Seconds = 30.0
-    write_seconds: Seconds = Field(60.0, description="time for a client to read what waits for it")
-    heartbeat_seconds: Seconds = 15.0
-    keep_alive_seconds: Count = 75
-    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
-
-    api_keys: Path | None = Field(None, description="file of key hashes; without one anybody may ask")
-    requests_per_minute: Rate | None = Field(None, description="of each key, or of all clients without keys")
-    tokens_per_minute: Rate | None = Field(None, description="likewise; prompt and answer together")
-    open_metrics: bool = Field(False, description="/metrics without a key, although there are keys")
-
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    vllm_metrics: bool = Field(False, description="also metrics by the names that vLLM's dashboards ask for")
-    otlp_endpoint: str | None = Field(None, description="where spans go by OTLP over HTTP; none are made without")
-
-    def engine(self, device: str, tp: int, threads: int | None = None) -> EngineConfig:
-        """What an engine for this server is started with."""
-        return EngineConfig(
-            model=None if self.model is None else str(self.model),
-            quant=self.quant,
-            group_size=self.group_size,
-            quant_head=self.quant_head,
-            device=device,
-            kv_cache_gb=self.kv_cache_gb,
-            kv_cache_type=self.kv_cache_type,
-            load_format=self.load_format,
-            max_batch_tokens=self.max_batch_tokens,
-            preset=self.preset,
-            tokenizer=None if self.tokenizer is None else str(self.tokenizer),
-            threads=threads,
-            tp=tp,
-            adapters=[(name, str(folder)) for name, folder in self.adapters.items()],
-            max_adapters=self.max_adapters,
-            adapter_root=None if self.adapter_root is None else str(self.adapter_root.absolute()),
-        )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod
@@ -126,14 +123,6 @@ class Settings(BaseSettings):
         # An operator who names a key file must not get an open server, nor one that knows nobody.
         if value is not None:
             read_keys(value)
-        return value
-
-    @field_validator("adapters")
-    @classmethod
-    def _are_names(cls, value: dict[str, Path]) -> dict[str, Path]:
-        for name in value:
-            if not re.fullmatch(ADAPTER_NAME, name):
-                raise ValueError(f"{name!r}: a name has letters, digits, points, dashes; at most 64")
         return value
 
     @field_validator("otlp_endpoint")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.answers import EMPTY, EchoedPrompt, FilledBlank, FillResult, ScoreResult
-from server.answer import encode
+from server.wire.answer import encode
 
 
 def blank(**fields: Any) -> FilledBlank:

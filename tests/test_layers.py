@@ -5,6 +5,7 @@ import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,22 @@ BELOW = {
     "training": {"model", "quant"},
     "model": {"quant"},
     "quant": set(),
+}
+# The rooms of `server`: its folders, and the files at its root. Each imports only rooms below it.
+ROOMS = {
+    "cli": {"commands", "console"},
+    "commands": {"serving", "app", "protocols", "exchange", "access", "wire", "settings", "keyfile", "console"},
+    "serving": {"app", "exchange", "telemetry", "access", "wire", "settings", "console"},
+    "app": {"pages", "protocols", "exchange", "telemetry", "access", "wire", "settings"},
+    "pages": {"exchange", "wire"},
+    "protocols": {"exchange", "wire", "settings"},
+    "exchange": {"telemetry", "access", "wire", "settings"},
+    "telemetry": {"wire"},
+    "access": {"wire", "settings", "keyfile"},
+    "settings": {"keyfile"},
+    "keyfile": {"wire"},
+    "wire": set(),
+    "console": set(),
 }
 FILES = [path for package in BELOW for path in sorted((ROOT / package).rglob("*.py"))]
 
@@ -36,6 +53,26 @@ def imported(path: Path) -> Iterator[str]:
 def test_imports_point_down(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     assert set(imported(path)) & BELOW.keys() <= BELOW[package] | {package}
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms of its package that a file imports from."""
+    package = path.relative_to(ROOT).parts[0]
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    modules = [node.module for node in tree if isinstance(node, ast.ImportFrom) and node.module]
+    assert package not in modules, f"{path} imports a room from its package by name"
+    return {module.split(".")[1] for module in modules if module.startswith(f"{package}.")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "server").rglob("*.py")), ids=lambda path: path.name)
+def test_rooms_of_the_server_import_only_rooms_below(path: Path) -> None:
+    room = path.relative_to(ROOT / "server").parts[0].removesuffix(".py")
+    if room != "__init__":
+        assert rooms_imported(path) <= ROOMS[room] | {room}
+
+
+def test_the_rooms_of_the_server_have_no_circle() -> None:
+    TopologicalSorter(ROOMS).prepare()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "server").rglob("*.py")), ids=lambda path: path.name)

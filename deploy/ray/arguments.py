@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.config import EngineConfig
-from server.settings import Count, Seconds, Settings
+from engine.options import Count
+from server.settings import Seconds, Settings
 
 # Ray's proxy listens, not the server.
 ELSEWHERE = ("host", "port")
@@ -46,4 +47,4 @@ class Arguments(BaseModel):
         """The engine of a replica."""
         settings = self.settings()
         tp = settings.tp or 1
-        return settings.engine(self.device, tp, threads=max(int(self.cpus) // tp, 1))
+        return settings.engine(tp, self.device, threads=max(int(self.cpus) // tp, 1))

@@ -22,19 +22,9 @@ import typer
 from engine.config import EngineConfig
 from engine.process import EngineProcess
 from server.app import create_app
+from server.commands.flags import Given, takes_flags
+from server.commands.options import ENGINE, AsJson, Url, engine_options
 from server.console import errors, fail, named, output, progress_bar
-from server.options import (
-    AsJson,
-    GroupSize,
-    Head,
-    KVCacheKind,
-    Model,
-    Preset,
-    Quantization,
-    TokenizerFolder,
-    Url,
-    engine_config,
-)
 from server.protocols import protocols
 from server.settings import Settings
 
@@ -46,21 +36,19 @@ Write = Callable[[dict[str, Any]], object]
 PATIENCE_S = 60.0  # the longest that a server which is full is waited for between two tries
 
 
+@takes_flags(*ENGINE)
 def batch(
-    source: Annotated[Path, typer.Argument(help="Lines of JSON to read.")],
-    target: Annotated[Path, typer.Argument(help="Lines of JSON to write; what it has already is not done again.")],
-    window: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at a time.")] = 64,
-    model: Model = None,
-    quant: Quantization = None,
-    group_size: GroupSize = None,
-    quant_head: Head = None,
-    preset: Preset = None,
-    tokenizer: TokenizerFolder = None,
-    kv_cache_type: KVCacheKind = None,
+    source: Annotated[Path, typer.Argument(help="The file of requests, one JSON object a line.")],
+    target: Annotated[
+        Path, typer.Argument(help="The file of answers. A request that has an answer in it is not sent again.")
+    ],
+    window: Annotated[int, typer.Option(min=1, max=1024, help="The most requests in flight.")] = 64,
+    *,
+    given: Given,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fills and scores many texts, by a model loaded here or by a server; the same command goes on after a kill.
+    """Fills and scores many texts, by a model loaded here or by a server. The same command continues after a kill.
 
     The exit code is 1 if any line failed; such lines have an error in the answers.
     """
@@ -74,7 +62,7 @@ def batch(
     except ValueError as error:
         fail(f"{source}: {error}", code=2)
     left = [line for line in lines if line.custom_id not in done]
-    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
+    config = engine_options(given).engine()
     failed = sum(not ok for ok in done.values())
     with target.open("ab", buffering=0) as out, progress_bar() as progress:
         bar = progress.add_task("answering", total=len(lines), completed=len(lines) - len(left))

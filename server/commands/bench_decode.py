@@ -7,26 +7,33 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from server.commands.flags import Given, takes_flags, with_defaults
+from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import errors, fail, output
-from server.options import GROUP_SIZE, QUANT, QUANT_HEAD, AsJson, KVCacheKind, KVCacheType, Quant, QuantHead
+
+FLAGS = with_defaults(
+    engine_flags("quant", "group_size", "quant_head", "kv_cache_type"), quant="int4", group_size=32, quant_head="int8"
+)
 
 
+@takes_flags(*FLAGS)
 def bench_decode(
-    preset: Annotated[str, typer.Option(help="Sizes of a published model.")] = "chatglm-6b",
-    layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers than the preset's.")] = None,
-    quant: Annotated[Quant, QUANT] = Quant.int4,
-    group_size: Annotated[int, GROUP_SIZE] = 32,
-    quant_head: Annotated[QuantHead, QUANT_HEAD] = QuantHead.int8,
-    rows: Annotated[str, typer.Option(help="Numbers of sequences in a step.")] = "1,4,16,32",
-    context: Annotated[int, typer.Option(min=1, help="Tokens of the context that each sequence has.")] = 64,
-    kv_cache_type: KVCacheKind = None,
-    prefill: Annotated[int, typer.Option(min=0, help="Tokens of a context to encode; 0 for none.")] = 512,
+    preset: Annotated[str, typer.Option(help="The published model whose sizes the network has.")] = "chatglm-6b",
+    layers: Annotated[int | None, typer.Option(min=1, help="The number of layers. Without it: the preset's.")] = None,
+    rows: Annotated[str, typer.Option(help="The numbers of sequences in a step, separated by commas.")] = "1,4,16,32",
+    context: Annotated[int, typer.Option(min=1, help="The tokens of the context of each sequence.")] = 64,
+    prefill: Annotated[
+        int, typer.Option(min=0, help="The tokens of the context whose encoding is timed; 0 is none.")
+    ] = 512,
+    *,
+    given: Given,
     as_json: AsJson = False,
 ) -> None:
     """Times decode steps and a prefill of a network with invented weights, beside the memory's own speed."""
     from engine.bench import DecodeBench, decode
     from model.families import PRESETS
 
+    options = engine_options(given)
     if preset not in PRESETS:
         fail(f"--preset: one of {', '.join(PRESETS)}", code=2)
     try:
@@ -40,10 +47,10 @@ def bench_decode(
     architecture = dataclasses.replace(architecture, num_layers=layers or architecture.num_layers)
     try:
         with errors.status("measuring"):
-            kind = (kv_cache_type or KVCacheType.auto).value
             wanted = DecodeBench(
-                architecture, quant.value, group_size, quant_head.value, counts, prefill, context, kind
-            )
+                architecture, given["quant"], given["group_size"], given["quant_head"], counts, prefill, context,
+                options.kv_cache_type,
+            )  # fmt: skip
             result = {"preset": preset, "layers": architecture.num_layers, **decode(wanted)}
     except ValueError as error:
         fail(str(error), code=2)

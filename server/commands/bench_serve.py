@@ -11,42 +11,54 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
+from server.commands.options import AsJson
 from server.console import fail, named, output, progress_bar
-from server.options import AsJson
 
 KINDS = ("fill", "score")
 
 
 def bench_serve(
-    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
-    concurrency: Annotated[str, typer.Option(help="Clients that each ask again when answered; empty: none.")] = "",
+    url: Annotated[str, typer.Option(help="The address of the server.")] = "http://127.0.0.1:8000",
+    concurrency: Annotated[
+        str,
+        typer.Option(
+            help="The numbers of clients, separated by commas. A client sends its next request after an answer."
+        ),
+    ] = "",
     rate: Annotated[
         str,
-        typer.Option(help="Arrivals a second (Poisson), or auto: shares of what the most clients got, up to twice."),
+        typer.Option(
+            help="The arrivals a second (Poisson), or auto: 0.25 to 2 × the throughput of the largest closed loop."
+        ),
     ] = "",
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds of each.")] = 10.0,
-    mix: Annotated[str, typer.Option(help="Shares of kinds, such as fill=3,score=1.")] = "fill=1",
-    words: Annotated[int, typer.Option(min=2, max=10_000, help="Of a text: half to double of it.")] = 40,
-    tokens: Annotated[int, typer.Option(min=1, max=1024, help="Written into each blank, no fewer.")] = 16,
-    candidates: Annotated[int, typer.Option(min=1, max=1024, help="Of a score.")] = 4,
-    repeated: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of requests with a text that comes again.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option()] = 0,
-    slo_first: Annotated[float | None, typer.Option(help="Milliseconds to the first token that are good.")] = None,
-    slo_token: Annotated[float | None, typer.Option(help="Milliseconds a token that are good.")] = None,
-    slo_latency: Annotated[float | None, typer.Option(help="Milliseconds for the whole that are good.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG file to draw into.")] = None,
+    duration: Annotated[float, typer.Option(min=0.1, help="The seconds of each measurement.")] = 10.0,
+    mix: Annotated[str, typer.Option(help="The shares of the kinds of requests, such as fill=3,score=1.")] = "fill=1",
+    words: Annotated[
+        int, typer.Option(min=2, max=10_000, help="The mean words of a text, drawn from half to twice this.")
+    ] = 40,
+    tokens: Annotated[int, typer.Option(min=1, max=1024, help="The tokens written into each blank.")] = 16,
+    candidates: Annotated[int, typer.Option(min=1, max=1024, help="The candidates of each score request.")] = 4,
+    repeated: Annotated[float, typer.Option(min=0, max=1, help="The share of requests whose text comes again.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The seed of texts and arrivals.")] = 0,
+    slo_first: Annotated[
+        float | None, typer.Option(help="The most milliseconds to the first token that meet the goal.")
+    ] = None,
+    slo_token: Annotated[float | None, typer.Option(help="The most milliseconds a token that meet the goal.")] = None,
+    slo_latency: Annotated[
+        float | None, typer.Option(help="The most milliseconds of a whole request that meet the goal.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="The PNG file to draw into.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measures a running server under closed and open loops of fills and scores, over HTTP.
 
-    A key is taken from GLM_INFILL_API_KEY. Latency in an open loop counts from when a request was due.
+    The key comes from GLM_INFILL_API_KEY. In an open loop latency counts from the scheduled arrival, which avoids
+    coordinated omission.
     """
     # Imported here: a server has no use for it.
     from aiohttp import ClientError
 
-    from server.measure import AUTO, Goal, Workload, measure
+    from server.commands.measure import AUTO, Goal, Workload, measure
 
     workload = Workload(_mix(mix), words, tokens, candidates, repeated)
     clients = [

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from server.commands.options import AsJson
 from server.console import output
-from server.options import AsJson
 
 
 def doctor(as_json: AsJson = False) -> None:

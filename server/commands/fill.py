@@ -6,66 +6,43 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from server.ask import ask, with_adapter
+from server.commands.ask import ask, with_adapter
+from server.commands.flags import Given, flags_of, takes_flags
+from server.commands.options import ENGINE, Adapter, AsJson, Url, engine_options
 from server.console import output
-from server.options import (
-    Adapter,
-    AsJson,
-    GroupSize,
-    Head,
-    KVCacheKind,
-    Model,
-    Preset,
-    Quantization,
-    TokenizerFolder,
-    Url,
-    engine_config,
-)
+from server.exchange.sampling import SamplingFields
 from server.protocols.native.schemas import InfillRequest
 from server.settings import Limits
 
+FLAGS = flags_of(InfillRequest, {*SamplingFields.model_fields, "num_beams", "length_penalty", "logprobs", "strategy"})
 
+
+@takes_flags(*FLAGS, *ENGINE)
 def fill(
     text: Annotated[list[str], typer.Argument(help=r"Texts with [MASK], \[sMASK] or \[gMASK].")],
-    max_tokens: Annotated[int, typer.Option(help="Tokens per blank.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option()] = 0,
-    top_p: Annotated[float, typer.Option()] = 1.0,
-    n: Annotated[int, typer.Option("-n", help="Answers per text.")] = 1,
-    order: Annotated[str, typer.Option(help="left_to_right, right_to_left, random or confident.")] = "left_to_right",
-    strategy: Annotated[str | None, typer.Option(help="append, reencode or parallel.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
-    choice: Annotated[list[str] | None, typer.Option(help="What a blank may be; given several times.")] = None,
-    regex: Annotated[list[str] | None, typer.Option(help="What all blanks match; or given once a blank.")] = None,
-    num_beams: Annotated[int, typer.Option(help="Hypotheses of a beam search.")] = 1,
-    length_penalty: Annotated[float, typer.Option(help="Of beams: above 0 prefers long fills.")] = 1.0,
-    seed: Annotated[int | None, typer.Option()] = None,
-    model: Model = None,
-    quant: Quantization = None,
-    group_size: GroupSize = None,
-    quant_head: Head = None,
-    preset: Preset = None,
-    tokenizer: TokenizerFolder = None,
-    kv_cache_type: KVCacheKind = None,
+    max_tokens: Annotated[int, typer.Option(help="The most tokens of a blank.")] = 64,
+    min_tokens: Annotated[int, typer.Option(help="The least tokens of a blank.")] = 0,
+    n: Annotated[int, typer.Option("-n", help="The number of answers for each text.")] = 1,
+    order: Annotated[
+        str, typer.Option(help="The order of blanks: left_to_right, right_to_left, random or confident.")
+    ] = "left_to_right",
+    choice: Annotated[
+        list[str] | None, typer.Option(help="A text that a blank may be. Repeat the flag for more.")
+    ] = None,
+    regex: Annotated[
+        list[str] | None, typer.Option(help="The pattern that every blank must match; or one for each blank.")
+    ] = None,
     adapter: Adapter = None,
     url: Url = None,
+    *,
+    given: Given,
     as_json: AsJson = False,
 ) -> None:
-    """Fills the blanks of texts."""
-    body: dict[str, Any] = {
-        "text": text,
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "n": n,
-        "order": order,
-        "num_beams": num_beams,
-        "length_penalty": length_penalty,
-    }
-    given = {"strategy": strategy, "stop": stop, "seed": seed, "choices": choice, "regex": regex}
-    body |= {k: v for k, v in given.items() if v is not None}
-    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
+    """Fills the blanks of texts, by a model loaded here or by a server."""
+    body: dict[str, Any] = {"text": text, "max_tokens": max_tokens, "min_tokens": min_tokens, "n": n, "order": order}
+    body |= {name: value for name, value in given.items() if name in {flag.name for flag in FLAGS}}
+    body |= {name: value for name, value in (("choices", choice), ("regex", regex)) if value is not None}
+    config = engine_options(given).engine()
     body, config = with_adapter(body, config, adapter, url)
     answer = ask("infill", body, lambda b: InfillRequest.model_validate(b).fill(Limits()), url, config)
     if as_json:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from server.commands.options import AsJson
 from server.console import fail, named
 from server.keyfile import new_key
-from server.options import AsJson
 
 keys = typer.Typer(no_args_is_help=True, help="Keys for clients of a server.")
 
@@ -23,17 +23,22 @@ class Priority(StrEnum):
 
 @keys.command()
 def new(
-    name: Annotated[str, typer.Argument(help="Whose key it is; appears in logs.")],
-    file: Annotated[Path, typer.Option("--file", help="Key file of `serve --api-keys`; made if it is not there.")],
-    admin: Annotated[bool, typer.Option("--admin", help="May also change the server.")] = False,
-    priority: Annotated[Priority, typer.Option(help="batch: never before others' interactive requests.")] = (
-        Priority.interactive
-    ),
-    requests_per_minute: Annotated[float | None, typer.Option(help="The server's when left out.")] = None,
-    tokens_per_minute: Annotated[float | None, typer.Option(help="The server's when left out.")] = None,
+    name: Annotated[str, typer.Argument(help="The name of the key, which appears in logs.")],
+    file: Annotated[Path, typer.Option("--file", help="The key file of `serve --api-keys`. A missing one is made.")],
+    admin: Annotated[bool, typer.Option("--admin", help="Allow the key to load and unload adapters too.")] = False,
+    priority: Annotated[
+        Priority,
+        typer.Option(help="The highest priority that its requests may have. batch waits for interactive ones."),
+    ] = (Priority.interactive),
+    requests_per_minute: Annotated[
+        float | None, typer.Option(help="The request limit per minute. Without it: the server's.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        float | None, typer.Option(help="The token limit per minute. Without it: the server's.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Makes a key, adds its hash to a file, and prints it: this once, for it is kept nowhere."""
+    """Makes a key, adds its hash to a file, and prints it. The key is shown only this once."""
     try:
         with named(file):
             key = new_key(

@@ -9,29 +9,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from server.commands.flags import Given, takes_flags
+from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, output
-from server.options import AsJson, GroupSize, Head, KVCacheKind, KVCacheType, Preset, Quantization
 
 if TYPE_CHECKING:
     from engine.deployment import Deployment
     from engine.plan import Plan
 
 
+@takes_flags(*engine_flags("quant", "group_size", "quant_head", "kv_cache_type", "max_batch_tokens", "preset"))
 def plan(
-    model: Annotated[str, typer.Argument(help="Published model, such as glm-130b, or a checkpoint folder.")],
-    gpus: Annotated[str, typer.Option(help="Devices, such as 4xRTX3090, 2xA100-40,2xA100-80 or 8xCPU; one a rank.")],
-    quant: Quantization = None,
-    group_size: GroupSize = None,
-    quant_head: Head = None,
-    kv_cache_type: KVCacheKind = None,
+    model: Annotated[
+        str, typer.Argument(help="The name of a published model, such as glm-130b, or a checkpoint folder.")
+    ],
+    gpus: Annotated[str, typer.Option(help="The devices, one for each rank: 4xRTX3090, 2xA100-40,2xA100-80 or 8xCPU.")],
     context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a full-length request; the model's limit, or 4096.")
+        int | None,
+        typer.Option(min=1, help="The tokens of a full-length request. Without it: the model's limit, or 4096."),
     ] = None,
-    max_batch_tokens: Annotated[int, typer.Option(min=1, max=2**20, help="Rows of one iteration.")] = 2048,
     cards: Annotated[
-        Path | None, typer.Option(help="TOML or JSON file of further cards, in the form of engine/cards.toml.")
+        Path | None, typer.Option(help="A TOML or JSON file of more cards, in the form of engine/cards.toml.")
     ] = None,
-    preset: Preset = None,
+    *,
+    given: Given,
     as_json: AsJson = False,
 ) -> None:
     """Counts what a model takes on devices, and predicts its times. Loads nothing and needs no such device."""
@@ -41,15 +42,14 @@ def plan(
     from model.config import CheckpointError
     from model.outline import Outline
 
+    options = engine_options(given)
     try:
         listed = devices(gpus, read_cards(cards))
     except CardError as error:
         fail(str(error), code=2)
     try:
-        outline = Outline.read(model, preset)
-        storage = outline.storage(
-            None if quant is None else quant.value, group_size, None if quant_head is None else quant_head.value
-        )
+        outline = Outline.read(model, options.preset)
+        storage = outline.storage(options.quant, options.group_size, options.quant_head)
     except CheckpointError as error:
         fail(str(error))
     except ValueError as error:
@@ -57,8 +57,9 @@ def plan(
     limit = outline.architecture.max_sequence_length
     if context is not None and context > limit:
         fail(f"--context: the model has {limit} positions, not {context}", code=2)
-    kind = (kv_cache_type or KVCacheType.auto).value
-    deployment = Deployment(outline.architecture, storage, listed, kind, context, max_batch_tokens)
+    deployment = Deployment(
+        outline.architecture, storage, listed, options.kv_cache_type, context, options.max_batch_tokens
+    )
     result = planned(deployment, requantize=outline.stored is None)
     if as_json:
         print(json.dumps(result.to_json()))

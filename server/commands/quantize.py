@@ -7,24 +7,33 @@ from typing import Annotated
 import typer
 
 from quant.registry import scheme_names
+from server.commands.flags import Given, takes_flags, with_defaults
+from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, named, output, progress_bar
-from server.options import GROUP_SIZE, QUANT_HEAD, AsJson, Preset, QuantHead, TokenizerFolder
+
+FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_head"), group_size=32, quant_head="none")
 
 
+@takes_flags(*FLAGS)
 def quantize(
-    source: Annotated[Path, typer.Argument(help="Checkpoint folder to read.")],
-    target: Annotated[Path, typer.Argument(help="Folder to write: new, or left unfinished by the same command.")],
-    scheme: Annotated[str, typer.Option(help=f"One of {', '.join(scheme_names()[1:])}.")],
-    group_size: Annotated[int, GROUP_SIZE] = 32,
-    quant_head: Annotated[QuantHead, QUANT_HEAD] = QuantHead.none,
+    source: Annotated[Path, typer.Argument(help="The checkpoint folder to read.")],
+    target: Annotated[
+        Path, typer.Argument(help="The folder to write: a new one, or one that the same command left unfinished.")
+    ],
+    scheme: Annotated[
+        str, typer.Option(help=f"The storage of the linear layers: one of {', '.join(scheme_names()[1:])}.")
+    ],
     calibrate: Annotated[
-        Path | None, typer.Option(help="UTF-8 text, blank lines between documents: round with error compensation.")
+        Path | None,
+        typer.Option(help="A UTF-8 text, with blank lines between documents, to round with error compensation."),
     ] = None,
-    calibrate_windows: Annotated[int, typer.Option(min=1, help="Stretches of 32 to 256 tokens used of it.")] = 512,
-    shard_gb: Annotated[float, typer.Option(min=0.001, help="The most a file holds, 10⁹ bytes.")] = 4.0,
-    tp: Annotated[int, typer.Option(min=1, max=64, help="Cut for so many devices, to be loaded fastest by them.")] = 1,
-    preset: Preset = None,
-    tokenizer: TokenizerFolder = None,
+    calibrate_windows: Annotated[
+        int, typer.Option(min=1, help="The stretches of 32 to 256 tokens that calibration uses.")
+    ] = 512,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="The most that a file holds, in 10⁹ bytes.")] = 4.0,
+    tp: Annotated[int, typer.Option(min=1, max=64, help="The number of devices that the files are cut for.")] = 1,
+    *,
+    given: Given,
     as_json: AsJson = False,
 ) -> None:
     """Writes a quantized checkpoint, a tensor in memory at a time; the same command goes on after a kill."""
@@ -32,8 +41,9 @@ def quantize(
     from model.convert import Conversion, Recipe
     from model.storage import Storage
 
-    storage = Storage(scheme, group_size, quant_head.value)
-    recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), preset, tokenizer, tp)
+    options = engine_options(given)
+    storage = Storage(scheme, given["group_size"], given["quant_head"])
+    recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), options.preset, options.tokenizer, tp)
     try:
         with named(target), progress_bar() as progress:
             task = progress.add_task("reading", total=None)

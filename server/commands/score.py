@@ -6,41 +6,35 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from server.ask import ask, with_adapter
+from server.commands.ask import ask, with_adapter
+from server.commands.flags import Given, flags_of, takes_flags
+from server.commands.options import ENGINE, Adapter, AsJson, Url, engine_options
 from server.console import output
-from server.options import (
-    Adapter,
-    AsJson,
-    GroupSize,
-    Head,
-    KVCacheKind,
-    Model,
-    Preset,
-    Quantization,
-    TokenizerFolder,
-    Url,
-    engine_config,
-)
 from server.protocols.native.schemas import ScoreRequest
 from server.settings import Limits
 
+FLAGS = flags_of(ScoreRequest, ("logprobs", "seed"))
 
+
+@takes_flags(*FLAGS, *ENGINE)
 def score(
-    text: Annotated[str, typer.Argument(help="A text with blanks, or without for the whole text's score.")],
+    text: Annotated[str, typer.Argument(help="A text with blanks; without blanks the whole text is scored.")],
     span: Annotated[
         list[str] | None,
-        typer.Option(help="What stands in the blanks: one a blank, or several candidates for a single blank."),
+        typer.Option(help="The text of a blank, one for each; or several candidates for a single blank."),
     ] = None,
-    orders: Annotated[str, typer.Option(help='"left_to_right", "all" or a number of random orders.')] = "left_to_right",
-    include_end: Annotated[bool, typer.Option("--include-end", help="Count the end token too.")] = False,
-    normalize: Annotated[str, typer.Option(help="none, token or char.")] = "none",
-    model: Model = None,
-    quant: Quantization = None,
-    group_size: GroupSize = None,
-    quant_head: Head = None,
-    preset: Preset = None,
-    tokenizer: TokenizerFolder = None,
-    kv_cache_type: KVCacheKind = None,
+    orders: Annotated[
+        str,
+        typer.Option(help='The orders of blanks that are averaged: "left_to_right", "all" or a number of random ones.'),
+    ] = "left_to_right",
+    include_end: Annotated[
+        bool, typer.Option("--include-end", help="Add the log-probability of each blank's end token.")
+    ] = False,
+    normalize: Annotated[
+        str, typer.Option(help="The divisor of a log-probability: none, token or char (their number).")
+    ] = "none",
+    *,
+    given: Given,
     adapter: Adapter = None,
     url: Url = None,
     as_json: AsJson = False,
@@ -48,10 +42,11 @@ def score(
     """Scores what stands in the blanks of a text."""
     body: dict[str, Any] = {"text": text, "include_end": include_end, "normalize": normalize}
     body["orders"] = int(orders) if orders.isdecimal() else orders
+    body |= {flag.name: given[flag.name] for flag in FLAGS if flag.name in given}
     if span:
         one_blank = sum(text.count(mask) for mask in ("[MASK]", "[sMASK]", "[gMASK]")) == 1
         body["spans"] = [[s] for s in span] if one_blank else span
-    config = engine_config(model, quant, group_size, quant_head, preset, tokenizer, kv_cache_type)
+    config = engine_options(given).engine()
     body, config = with_adapter(body, config, adapter, url)
     answer = ask("score", body, lambda b: ScoreRequest.model_validate(b).score(Limits()), url, config)
     if as_json:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from server.commands.options import AsJson
 from server.console import fail, named, output, progress_bar
-from server.options import AsJson
 
 
 class Format(StrEnum):
@@ -21,13 +21,15 @@ class Format(StrEnum):
 
 
 def synth(
-    preset: Annotated[str, typer.Argument(help="Published model, such as glm-10b.")],
-    target: Annotated[Path, typer.Argument(help="Folder to write, new or empty.")],
-    layers: Annotated[int | None, typer.Option(min=1, help="Other than the preset's.")] = None,
-    tp: Annotated[int, typer.Option(min=1, help="Model-parallel ranks of the format sat.")] = 1,
-    format: Annotated[Format | None, typer.Option(help="As the original is published when left out.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Folder of a tokenizer, whose files are copied.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    preset: Annotated[str, typer.Argument(help="The name of a published model, such as glm-10b.")],
+    target: Annotated[Path, typer.Argument(help="The folder to write, new or empty.")],
+    layers: Annotated[int | None, typer.Option(min=1, help="The number of layers. Without it: the preset's.")] = None,
+    tp: Annotated[int, typer.Option(min=1, help="The model-parallel ranks of the format sat.")] = 1,
+    format: Annotated[
+        Format | None, typer.Option(help="The format of the files. Without it: as the original is published.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The folder of a tokenizer, whose files are copied.")] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the random weights.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Writes a checkpoint of a published model's names, shapes and layout with random weights."""

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from server.commands.flags import Given, takes_flags
+from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, named, output, progress_bar
-from server.options import AsJson, Preset, TokenizerFolder
 
 
 class Method(StrEnum):
@@ -27,41 +28,49 @@ class BaseKind(StrEnum):
     nf4 = "nf4"
 
 
-class Device(StrEnum):
-    """Where it is trained."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
+@takes_flags(*engine_flags("model", "device", "preset", "tokenizer"))
 def tune(
-    data: Annotated[Path, typer.Argument(help="Lines of JSON: text and spans, context and target, or text.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the adapter; an unfinished one is gone on with.")],
-    model: Annotated[Path | None, typer.Option(help="Checkpoint folder; the bundled demo when left out.")] = None,
-    method: Annotated[Method, typer.Option()] = Method.lora,
-    rank: Annotated[int, typer.Option(min=1, max=1024, help="Of LoRA.")] = 8,
-    alpha: Annotated[float, typer.Option(min=0.001, help="Of LoRA; products are scaled by alpha / rank.")] = 16.0,
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Of LoRA.")] = 0.0,
-    target_modules: Annotated[str, typer.Option(help="Ends of paths, with commas; all linears of the blocks.")] = "",
-    rslora: Annotated[bool, typer.Option("--rslora", help="Scale by alpha / √rank.")] = False,
-    prefix_length: Annotated[int, typer.Option(min=1, max=4096, help="Tokens of a prefix.")] = 16,
-    projection: Annotated[int, typer.Option(min=0, help="Width of the network that makes a prefix; 0: none.")] = 0,
-    base: Annotated[BaseKind, typer.Option(help="nf4: QLoRA, by bitsandbytes.")] = BaseKind.float,
-    evaluation: Annotated[Path | None, typer.Option("--eval", help="Lines to judge by.")] = None,
-    eval_share: Annotated[float, typer.Option(min=0.001, max=0.9, help="Else this share of the lines.")] = 0.1,
-    eval_every: Annotated[int, typer.Option(min=1, help="Steps between evaluations.")] = 50,
-    patience: Annotated[int, typer.Option(min=0, help="Evaluations without a better one; 0: any number.")] = 5,
-    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the lines.")] = 3.0,
-    steps: Annotated[int | None, typer.Option(min=1, help="In place of passes.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=65536, help="Lines of a step.")] = 16,
-    lr: Annotated[float, typer.Option(min=1e-9, help="Learning rate.")] = 1e-3,
-    warmup: Annotated[int, typer.Option(min=0, help="Steps until it is reached.")] = 20,
-    weight_decay: Annotated[float, typer.Option(min=0)] = 0.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[Device, typer.Option()] = Device.auto,
-    preset: Preset = None,
-    tokenizer: TokenizerFolder = None,
+    data: Annotated[
+        Path, typer.Argument(help="A file with one JSON object a line: text and spans, context and target, or text.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder for the adapter. An unfinished one is continued.")],
+    method: Annotated[Method, typer.Option(help="What is trained: a LoRA or a prefix.")] = Method.lora,
+    rank: Annotated[int, typer.Option(min=1, max=1024, help="The rank of a LoRA.")] = 8,
+    alpha: Annotated[
+        float, typer.Option(min=0.001, help="The alpha of a LoRA, which scales products by alpha / rank.")
+    ] = 16.0,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="The dropout of a LoRA.")] = 0.0,
+    target_modules: Annotated[
+        str,
+        typer.Option(
+            help="The linear layers that get a LoRA: ends of their paths, with commas. Without it: all in the blocks."
+        ),
+    ] = "",
+    rslora: Annotated[bool, typer.Option("--rslora", help="Scale by alpha / √rank instead.")] = False,
+    prefix_length: Annotated[int, typer.Option(min=1, max=4096, help="The tokens of a prefix.")] = 16,
+    projection: Annotated[
+        int, typer.Option(min=0, help="The width of the network that makes a prefix; 0 is none.")
+    ] = 0,
+    base: Annotated[
+        BaseKind, typer.Option(help="The storage of the base model while it is trained. nf4 is QLoRA, by bitsandbytes.")
+    ] = BaseKind.float,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="The evaluation data, of the same form.")] = None,
+    eval_share: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="The share of the data held out when --eval is not given.")
+    ] = 0.1,
+    eval_every: Annotated[int, typer.Option(min=1, help="The steps between evaluations.")] = 50,
+    patience: Annotated[
+        int, typer.Option(min=0, help="The evaluations without a better loss until training stops; 0 is any number.")
+    ] = 5,
+    epochs: Annotated[float, typer.Option(min=0.01, help="The passes over the data.")] = 3.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="The number of steps, instead of passes.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=65536, help="The lines in a step.")] = 16,
+    lr: Annotated[float, typer.Option(min=1e-9, help="The learning rate.")] = 1e-3,
+    warmup: Annotated[int, typer.Option(min=0, help="The steps until the learning rate is reached.")] = 20,
+    weight_decay: Annotated[float, typer.Option(min=0, help="The weight decay of AdamW.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of random numbers.")] = 0,
+    *,
+    given: Given,
     as_json: AsJson = False,
 ) -> None:
     """Trains a LoRA or a prefix on your lines; the same command goes on after a kill. Needs the extra `train`."""
@@ -75,13 +84,14 @@ def tune(
         from training.tune import tune as train
     except ImportError as error:
         fail(_lacking(error))
+    chosen = engine_options(given)
     targets = tuple(part.strip() for part in target_modules.split(",") if part.strip())
     adapter = AdapterOptions(
         method.value, rank, alpha, dropout, targets, rslora, prefix_length, projection, base.value
     )  # fmt: skip
     options = TuneOptions(
-        data, out, adapter, model, preset, tokenizer, evaluation, eval_share, eval_every, patience, epochs, steps,
-        batch_size, lr, warmup, weight_decay, seed, device.value,
+        data, out, adapter, chosen.model, chosen.preset, chosen.tokenizer, evaluation, eval_share, eval_every, patience,
+        epochs, steps, batch_size, lr, warmup, weight_decay, seed, chosen.device,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with named(out), progress_bar(*columns) as progress:

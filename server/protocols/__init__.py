@@ -1,4 +1,4 @@
-"""The protocols that clients speak: one folder or file each, which exports one `PROTOCOL` (`server.protocol`).
+"""The protocols that clients speak: one folder or file each, which exports one `PROTOCOL` (`server.exchange.protocol`).
 
 They are found, not listed: a new one needs no other edit.
 """
@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from server.protocol import Protocol
+from server.exchange.protocol import Protocol
 
 
 @cache

@@ -9,12 +9,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from engine.requests import RequestError
-from server.answer import Answer
-from server.bodies import Lenient, Number, String, at_most
-from server.body import read_object
-from server.protocol import Protocol
-from server.service import Service, service_of
-from server.takes import takes
+from server.exchange.bodies import Lenient, Number, String, at_most
+from server.exchange.protocol import Protocol
+from server.exchange.service import Service, service_of
+from server.exchange.takes import takes
+from server.wire.answer import Answer
+from server.wire.body import read_object
 
 router = APIRouter(tags=["clients"])
 

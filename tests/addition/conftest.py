@@ -20,7 +20,12 @@ Run = Callable[..., Any]
 def addition(tmp_path: Path) -> Callable[[str], Run]:
     """`addition("schemes/half.py")` copies the packages and adds this file of ours to the folder of that name; the
     result is `run(code, *arguments)`, which gives what the code prints as JSON."""
-    folders = {"schemes": "quant/schemes", "families": "model/families"}
+    folders = {
+        "schemes": "quant/schemes",
+        "families": "model/families",
+        "protocols": "server/protocols",
+        "logit_rules": "engine/logit_rules",
+    }
 
     def make(file: str) -> Run:
         copy = tmp_path / "copy"

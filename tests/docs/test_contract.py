@@ -8,9 +8,9 @@ import typer
 
 from server.app import ROUTES
 from server.cli import app
-from server.metrics import Metrics
 from server.protocols.native.schemas import InfillRequest, ScoreRequest
 from server.settings import Settings
+from server.telemetry.metrics import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs/contract.md").read_text("utf-8")
 

@@ -218,7 +218,7 @@ def test_ranks_give_a_request_the_same_bits_alone_and_among_others(
         found: dict[str, list[Any]] = {}
         for event in served.events:
             if isinstance(event, ResultDone):
-                found.setdefault(event.id, []).append(event.result)
+                found.setdefault(event.id, []).append(wire(event.result))
         return found
 
     together = results(requests)

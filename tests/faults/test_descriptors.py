@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.descriptors import PER_RANK, RESERVE
+from server.wire.descriptors import PER_RANK, RESERVE
 from tests.faults.conftest import Server
 
 ASK = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -8,7 +8,7 @@ import pytest
 from engine.answers import Usage
 from engine.events import Done
 from server.app import ROUTES
-from server.playground import PATHS
+from server.pages.playground import PATHS
 
 
 @pytest.mark.parametrize(

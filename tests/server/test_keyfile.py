@@ -63,4 +63,4 @@ def test_serve_says_in_one_line_that_a_key_file_cannot_be_read(tmp_path, content
     if content is not None:
         path.write_bytes(content)
     done = CliRunner().invoke(server.cli.app, ["serve", "--api-keys", str(path)])
-    assert (done.exit_code, "api_keys" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    assert (done.exit_code, "--api-keys" in done.stderr, "Traceback" in done.stderr) == (2, True, False)

@@ -12,8 +12,8 @@ from typing import Any
 
 from engine.answers import Alternative, Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event
-from server.bodies import LEAST
-from server.exchange import Events
+from server.exchange.bodies import LEAST
+from server.exchange.exchange import Events
 
 WHITE = " \t"
 STOPS = {"length": "limit", "deadline": "limit"}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.errors import TYPES, ApiError
+from server.wire.errors import TYPES, ApiError
 
 KINDS = {**TYPES, 429: "unavailable_error", 503: "unavailable_error"}
 

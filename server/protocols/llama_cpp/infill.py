@@ -14,17 +14,17 @@ from starlette.responses import Response
 
 from engine.answers import EMPTY, Usage
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed
-from server.answer import Answer
-from server.bodies import names
-from server.body import read_object
-from server.errors import ApiError
-from server.exchange import Events, attended, submit
+from server.exchange.bodies import names
+from server.exchange.exchange import Events, attended, submit
+from server.exchange.service import Service, service_of
+from server.exchange.streaming import EventStream, Stream, data
+from server.exchange.takes import takes
 from server.protocols.llama_cpp.editing import Completion, Edit, edited, wire
 from server.protocols.llama_cpp.error_body import error_body
 from server.protocols.llama_cpp.schemas import EditorRequest
-from server.service import Service, service_of
-from server.streaming import EventStream, Stream, data
-from server.takes import takes
+from server.wire.answer import Answer
+from server.wire.body import read_object
+from server.wire.errors import ApiError
 
 PATH = "/infill"
 # What the engine calls the fields of a request.

@@ -10,8 +10,8 @@ from pydantic import Discriminator, Field, Strict, Tag
 
 from engine.events import ModelCard
 from engine.requests import Fill, Mask, Sampling
-from server.bodies import INT32, Lenient, Number, Positive, String, at_most
-from server.sampling import SamplingFields
+from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
+from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
 # llama.cpp's -1 is "no limit", "no such thing" or "whatever", as the field may be.

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from server.protocol import Protocol
+from server.exchange.protocol import Protocol
 from server.protocols.native import adapters, infill, models, score, tokens
 from server.protocols.native.schemas import (
     AdapterRequest,

@@ -1,4 +1,4 @@
-"""`/v1/adapters`: loads, lists and unloads adapters while the server runs; for admins only (`server.authentication`).
+"""`/v1/adapters`: loads, lists and unloads adapters while the server runs. `server.access` lets only admins in.
 
 A client names a folder below the one that the operator allows, and nothing outside of it is ever read: what is checked
 here gives a client good errors, and the engine checks each file once more when it is open (`model.adapters.files`).
@@ -13,12 +13,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from engine.requests import RequestError
-from server.answer import Answer
-from server.body import read_object
+from server.exchange.service import Service, service_of
+from server.exchange.takes import takes
 from server.protocols.native.models import adapter_entry
 from server.protocols.native.schemas import AdapterRequest
-from server.service import Service, service_of
-from server.takes import takes
+from server.wire.answer import Answer
+from server.wire.body import read_object
 
 PATH = "/v1/adapters"
 ONE = PATH + "/{name}"

@@ -8,15 +8,15 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from server.answer import Answer
-from server.body import read_object
-from server.exchange import complete, submit
-from server.named_adapter import named_adapter
+from server.exchange.exchange import complete, submit
+from server.exchange.named_adapter import named_adapter
+from server.exchange.service import Service, service_of
+from server.exchange.streaming import EventStream, Stream
+from server.exchange.takes import takes
 from server.protocols.native.schemas import InfillRequest
 from server.protocols.native.stream import NamedEvents
-from server.service import Service, service_of
-from server.streaming import EventStream, Stream
-from server.takes import takes
+from server.wire.answer import Answer
+from server.wire.body import read_object
 
 PATH = "/v1/infill"
 

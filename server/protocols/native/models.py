@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from engine.events import AdapterCard, ModelCard
-from server.answer import Answer
-from server.service import Service, service_of
+from server.exchange.service import Service, service_of
 from server.settings import Limits
+from server.wire.answer import Answer
 
 router = APIRouter()
 

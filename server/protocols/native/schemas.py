@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from engine.options import ADAPTER_NAME
 from engine.requests import Fill, Mask, Priority, RequestError, Score, Segments, Strategy
-from server.bodies import (
+from server.exchange.bodies import (
+    INT32,
     MASKS,
     ONE_OR_LIST,
     Number,
@@ -20,8 +22,8 @@ from server.bodies import (
     many,
     split,
 )
-from server.sampling import SamplingFields
-from server.settings import ADAPTER_NAME, Limits
+from server.exchange.sampling import SamplingFields
+from server.settings import Limits
 
 MaxTokens = Annotated[
     Annotated[Positive, Tag("<one>")] | Annotated[list[Positive], Field(min_length=1), Tag("<list>")],
@@ -69,8 +71,12 @@ class Work(Wire):
 
     model: String | None = None
     adapter: String | None = None
-    logprobs: Number | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    logprobs: Annotated[
+        int | None, Field(ge=0, le=INT32, description="The number of alternatives shown for each token.")
+    ] = None
+    seed: Annotated[
+        int | None, Field(ge=0, lt=2**63, description="The seed of random numbers; without one each answer differs.")
+    ] = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
 
     def check_common(self, limits: Limits) -> None:
@@ -91,7 +97,7 @@ Segment = Annotated[
 ]
 
 
-class InfillRequest(Work, SamplingFields):
+class InfillRequest(SamplingFields, Work):
     """The body of `POST /v1/infill`."""
 
     text: Text | None = None
@@ -99,12 +105,18 @@ class InfillRequest(Work, SamplingFields):
     max_tokens: MaxTokens = 64
     min_tokens: MinTokens = 0
     n: Positive = 1
-    num_beams: Positive = 1
-    length_penalty: Annotated[float, Field(ge=-100, le=100)] = 1.0
+    num_beams: Annotated[int, Field(ge=1, le=INT32, description="The hypotheses of a beam search; 1 is none.")] = 1
+    length_penalty: Annotated[
+        float,
+        Field(ge=-100, le=100, description="The exponent of the length in a beam search; above 0 prefers long fills."),
+    ] = 1.0
     choices: Choices | None = None
     regex: Regex | None = None
     order: Order = "left_to_right"
-    strategy: Strategy | None = None
+    strategy: Annotated[
+        Strategy | None,
+        Field(description="How a later blank sees earlier fills. Without one: as the checkpoint's family does."),
+    ] = None
     stream: bool = False
     priority: Priority = "interactive"
 

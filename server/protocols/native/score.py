@@ -7,15 +7,15 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Request
 
-from server.answer import Answer, plain
-from server.body import read_object
-from server.exchange import complete, submit
-from server.named_adapter import named_adapter
+from server.exchange.exchange import complete, submit
+from server.exchange.named_adapter import named_adapter
+from server.exchange.service import Service, service_of
+from server.exchange.takes import takes
 from server.protocols.native.schemas import ScoreRequest
 from server.protocols.sglang.labels import labels
 from server.protocols.sglang.schemas import LabelsRequest, is_sglang
-from server.service import Service, service_of
-from server.takes import takes
+from server.wire.answer import Answer, plain
+from server.wire.body import read_object
 
 PATH = "/v1/score"
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.events import BlankDelta, BlankDone, Done, Event, ResultDone
-from server.answer import plain
-from server.errors import ApiError
-from server.streaming import sse
+from server.exchange.streaming import sse
+from server.wire.answer import plain
+from server.wire.errors import ApiError
 
 
 class NamedEvents:

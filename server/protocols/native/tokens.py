@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
-from server.answer import Answer
-from server.bodies import at_most
-from server.body import read_object
+from server.exchange.bodies import at_most
+from server.exchange.service import Service, service_of
+from server.exchange.takes import takes
 from server.protocols.native.schemas import DetokenizeRequest, TokenizeRequest
-from server.service import Service, service_of
-from server.takes import takes
+from server.wire.answer import Answer
+from server.wire.body import read_object
 
 TOKENIZE = "/v1/tokenize"
 DETOKENIZE = "/v1/detokenize"

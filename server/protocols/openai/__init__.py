@@ -1,6 +1,6 @@
 """OpenAI's completions, for its clients and lm-evaluation-harness."""
 
-from server.protocol import Protocol
+from server.exchange.protocol import Protocol
 from server.protocols.openai.completions import PATH, router
 from server.protocols.openai.schemas import CompletionRequest
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from engine.answers import EchoedPrompt, Usage
 from engine.events import BlankDelta, BlankDone, Done, Echoed, Event
-from server.errors import ApiError
+from server.exchange.streaming import data
 from server.protocols.openai.logprobs import Logprobs
 from server.protocols.openai.schemas import CompletionRequest
-from server.streaming import data
+from server.wire.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
 

@@ -20,17 +20,17 @@ from engine.answers import EMPTY, FillResult, Usage
 from engine.client import EngineClient
 from engine.events import BlankDone, Done, ModelCard, ResultDone
 from engine.requests import RequestError, Tokens
-from server.answer import Answer
-from server.bodies import names
-from server.body import read_object
-from server.exchange import Events, complete, submit
-from server.named_adapter import named_adapter
+from server.exchange.bodies import names
+from server.exchange.exchange import Events, complete, submit
+from server.exchange.named_adapter import named_adapter
+from server.exchange.service import Service, service_of
+from server.exchange.streaming import EventStream, Stream
+from server.exchange.takes import takes
 from server.protocols.openai.completion_stream import CompletionEvents, usage
 from server.protocols.openai.logprobs import Logprobs
 from server.protocols.openai.schemas import Asked, CompletionRequest
-from server.service import Service, service_of
-from server.streaming import EventStream, Stream
-from server.takes import takes
+from server.wire.answer import Answer
+from server.wire.body import read_object
 
 PATH = "/v1/completions"
 # What the engine calls the fields of a request.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.answers import Alternative, EchoedPrompt, FilledBlank
-from server.bodies import LEAST
+from server.exchange.bodies import LEAST
 
 Tops = Sequence[Sequence[Alternative] | None] | None
 

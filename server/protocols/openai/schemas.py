@@ -7,8 +7,8 @@ from pydantic import Discriminator, Field, Tag
 
 from engine.events import ModelCard
 from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
-from server.bodies import INT32, Lenient, Number, Positive, String, at_most, count_blanks, split
-from server.sampling import SamplingFields
+from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most, count_blanks, split
+from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from server.protocol import Protocol
+from server.exchange.protocol import Protocol
 from server.protocols.sglang.schemas import LabelsRequest
 
 PROTOCOL = Protocol("sglang", APIRouter(), bodies=(LabelsRequest,), work=frozenset())

@@ -6,12 +6,12 @@ from uuid import uuid4
 
 from fastapi import Request
 
-from server.answer import Answer
-from server.bodies import LEAST
-from server.exchange import complete_all, submit
-from server.named_adapter import named_adapter
+from server.exchange.bodies import LEAST
+from server.exchange.exchange import complete_all, submit
+from server.exchange.named_adapter import named_adapter
+from server.exchange.service import Service
 from server.protocols.sglang.schemas import LabelsRequest
-from server.service import Service
+from server.wire.answer import Answer
 
 # What the engine calls the fields of SGLang's request.
 LABEL_NAMES = {"context": "query", "targets": "label_token_ids"}

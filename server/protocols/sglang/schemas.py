@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Discriminator, Field, Tag
 
 from engine.requests import RequestError, Score, Segments, Tokens
-from server.bodies import Number, String, Wire, at_most
+from server.exchange.bodies import Number, String, Wire, at_most
 from server.settings import Limits
 
 SGLANG = frozenset({"query", "items", "label_token_ids"})

@@ -1,0 +1,119 @@
+"""The options of an engine: what an operator may choose, written once.
+
+Settings, the flags of commands and the tables of the documentation are made of these fields: name, type, bounds,
+default and description. Each class is a group; the first line of its docstring is the group's name.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from engine.config import EngineConfig
+from quant.registry import group_sizes, head_names, scheme_names
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    SchemeName: TypeAlias = str
+    HeadName: TypeAlias = str
+    GroupSize: TypeAlias = int
+else:
+    SchemeName = Literal[scheme_names()]
+    HeadName = Literal[head_names()]
+    GroupSize = Literal[group_sizes()]
+
+ADAPTER_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Marks a field that holds several values. On a command line each has a flag of its own, of this form."""
+
+    flag: str
+    value: str
+
+
+class Options(BaseModel):
+    """What all groups share: nothing unknown, nothing changed later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelOptions(Options):
+    """Model"""
+
+    model: Path | None = Field(None, description="The checkpoint folder. Without one: the bundled demo model.")
+    preset: str | None = Field(
+        None, description="The published model whose family and sizes a folder without config.json has."
+    )
+    tokenizer: Path | None = Field(None, description="The tokenizer's folder, if the checkpoint's folder has none.")
+    quant: SchemeName | None = Field(
+        None, description="The storage of the linear layers. Without one: as the checkpoint has them."
+    )
+    group_size: GroupSize | None = Field(
+        None, description="The number of inputs that share an INT4 scale; 0 is a whole row."
+    )
+    quant_head: HeadName | None = Field(
+        None, description="The storage of the embedding and head. Without one: as the checkpoint has them."
+    )
+    load_format: Literal["auto", "dummy"] = Field(
+        "auto", description="auto reads the weights. dummy invents them, to try a machine."
+    )
+
+
+class DeviceOptions(Options):
+    """Devices and memory"""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="The kind of device that the model runs on.")
+    tp: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="The number of devices, or processes on a CPU, that share the model. Without one: 1."
+    )
+    kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="The 10⁹ bytes for keys and values on each device. Without one: 0.5, or what long texts need.",
+    )
+    kv_cache_type: Literal["auto", "int8"] = Field(
+        "auto", description="auto keeps keys and values as the model computes them. int8 keeps each in a byte."
+    )
+    max_batch_tokens: Count = Field(2048, description="The most rows of one step.")
+
+
+class AdapterOptions(Options):
+    """Adapters"""
+
+    adapters: Annotated[dict[str, Path], Repeated("--adapter", "NAME=FOLDER")] = Field(
+        {}, description="An adapter that is loaded at the start. Repeat the flag for more."
+    )
+    adapter_root: Path | None = Field(None, description="The folder below which /v1/adapters may load adapters.")
+    max_adapters: Count = Field(
+        32, description="The most adapters at a time. One more replaces the one used least recently."
+    )
+
+    @field_validator("adapters")
+    @classmethod
+    def _are_names(cls, value: dict[str, Path]) -> dict[str, Path]:
+        for name in value:
+            if not re.fullmatch(ADAPTER_NAME, name):
+                raise ValueError(f"{name!r}: a name has letters, digits, points, dashes; at most 64")
+        return value
+
+
+class EngineOptions(AdapterOptions, DeviceOptions, ModelOptions):
+    """All options of an engine. Fields come in the order of the groups from the last one on, as pydantic has them."""
+
+    def engine(self, tp: int | None = None, device: str | None = None, threads: int | None = None) -> EngineConfig:
+        """What an engine is started with; `tp`, `device` and `threads` (of each process) go before the options."""
+        chosen = {name: _plain(getattr(self, name)) for name in EngineOptions.model_fields}
+        chosen["adapters"] = [(name, str(folder)) for name, folder in self.adapters.items()]
+        if self.adapter_root is not None:
+            chosen["adapter_root"] = str(self.adapter_root.absolute())
+        chosen |= {"tp": tp or self.tp or 1, "device": device or self.device, "threads": threads}
+        return EngineConfig(**chosen)
+
+
+def _plain(value: object) -> Any:
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,109 @@
+"""The keyring: who a client is, by the key that it shows."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from structlog.typing import FilteringBoundLogger
+
+from engine.requests import Priority
+from server.access.rates import Bucket, Rates
+from server.keyfile import Entry, read_keys
+from server.settings import Settings
+from server.wire.errors import ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who asks, and how much they may ask for. The name is "" where no keys are needed."""
+
+    name: str
+    is_admin: bool
+    priority: Priority
+    rates: Rates
+
+
+class Keyring:
+    """The clients of a server: those of a key file, or without one everybody as one client.
+
+    The file is read again when it has changed, so that keys come and go while the server runs. One that cannot be used
+    is told of in the log, and the keys before it stay.
+    """
+
+    def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
+        """Raises ValueError for a key file that cannot be used."""
+        self._settings = settings
+        self._log = log
+        self._path = settings.api_keys
+        self._everybody = None if self._path else Client("", False, "interactive", _rates(settings, None))
+        self._clients: dict[Entry, Client] = {}
+        if self._path is not None:
+            self._stamp = _stamp(self._path)
+            self._take(read_keys(self._path))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is needed."""
+        return self._everybody is not None
+
+    def client(self, headers: Headers) -> Client:
+        """The client by its key. Raises ApiError (401) for none and for an unknown one, in the same words."""
+        if self._everybody is not None:
+            return self._everybody
+        assert self._path is not None
+        if _stamp(self._path) != self._stamp:
+            self.reread()
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = headers.get("x-api-key", "")
+        digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
+        found = None
+        # Every entry is compared, and in constant time: how long it takes tells nothing about the keys.
+        for entry, client in self._clients.items():
+            if hmac.compare_digest(bytes.fromhex(entry.sha256), digest):
+                found = client
+        if found is None:
+            message = "a valid API key is needed: Authorization: Bearer KEY, or X-Api-Key: KEY"
+            raise ApiError(401, message, "invalid_api_key", headers={"www-authenticate": 'Bearer realm="glm-infill"'})
+        return found
+
+    def reread(self) -> None:
+        """Reads the file anew, and tells in the log what came of it."""
+        if self._path is None:
+            self._log.info("keys read", keys=0, detail="there is no key file")
+            return
+        self._stamp = _stamp(self._path)
+        try:
+            entries = read_keys(self._path)
+        except ValueError as error:
+            self._log.error("keys not read", detail=str(error))
+            return
+        before = set(self._clients)
+        self._take(entries)
+        self._log.info("keys read", keys=len(entries), new=len(set(entries) - before), gone=len(before - set(entries)))
+
+    def _take(self, entries: list[Entry]) -> None:
+        """Whose entry is as it was keeps what is left of its rates."""
+        before = self._clients
+        self._clients = {
+            e: before.get(e) or Client(e.name, e.role == "admin", e.priority, _rates(self._settings, e))
+            for e in entries
+        }
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another one in its place; None for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _rates(settings: Settings, entry: Entry | None) -> Rates:
+    """An entry's own rates, else the server's."""
+    requests = (entry and entry.requests_per_minute) or settings.requests_per_minute
+    tokens = (entry and entry.tokens_per_minute) or settings.tokens_per_minute
+    return Rates(Bucket(requests) if requests else None, Bucket(tokens) if tokens else None)

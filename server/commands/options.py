@@ -1,0 +1,33 @@
+"""Options that several commands have."""
+
+from typing import Annotated
+
+import typer
+
+from engine.options import EngineOptions
+from server.commands.flags import Flag, Given, checked, flags_of
+
+# Of a command that loads a model for itself, once.
+ENGINE = flags_of(
+    EngineOptions,
+    (
+        "model", "preset", "tokenizer", "quant", "group_size", "quant_head",
+        "device", "kv_cache_gb", "kv_cache_type", "max_batch_tokens",
+    ),
+)  # fmt: skip
+Url = Annotated[str | None, typer.Option("--url", help="The server to ask, instead of loading a model here.")]
+Adapter = Annotated[
+    str | None,
+    typer.Option("--adapter", help="The adapter's folder; with --url the name of one that the server has."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+def engine_flags(*names: str) -> tuple[Flag, ...]:
+    """The flags of some options of an engine."""
+    return flags_of(EngineOptions, names)
+
+
+def engine_options(given: Given) -> EngineOptions:
+    """The options of an engine among what was given; those that it refuses end the command."""
+    return checked(EngineOptions, {name: value for name, value in given.items() if name in EngineOptions.model_fields})

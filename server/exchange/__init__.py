@@ -1,0 +1,1 @@
+"""One request and its events, whatever the protocol."""

@@ -1,0 +1,158 @@
+"""One exchange with the engine: its events, for as long as someone waits for them."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope
+
+from engine.answers import FillResult, ScoreResult
+from engine.client import EngineOverloaded, EngineUnavailable
+from engine.events import Done, Event, Failed, ResultDone
+from engine.requests import Request as Work
+from engine.requests import RequestError
+from server.access.gate import Gate, Ticket
+from server.exchange.estimate import most_tokens
+from server.exchange.service import Service
+from server.wire.errors import ApiError
+
+TIMEOUT_HEADER = "x-request-timeout-s"
+NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
+# Outcomes that are no work done for the client.
+UNCHARGED = {"invalid", "overloaded"}
+
+Result = TypeVar("Result")
+Events = AsyncGenerator[Event, None]
+Outcome = tuple[list[FillResult | ScoreResult], Done]
+NAMES: Mapping[str, str] = {}
+
+
+class ClientGone(Exception):
+    """The client closed the connection."""
+
+
+def submit(service: Service, request: Request, work: Work, work_id: str, names: Mapping[str, str] = NAMES) -> Events:
+    """Admits a request's work and gives its events; closing them cancels the work.
+
+    The work takes its turn and finds cached contexts as its client's. `names` has what the client calls the fields of
+    the request that a failure may name. Raises ApiError or RequestError for what is not admitted.
+    """
+    ticket: Ticket = request.state.ticket
+    client = ticket.client
+    work = replace(
+        work,
+        tenant=client.name,
+        priority="batch" if client.priority == "batch" else work.priority,
+        timeout_s=_deadline(request, work, service.settings.limits.timeout_s),
+    )
+    ticket.admit(work_id, most_tokens(work, service.engine.card))
+    request.state.submitted_ns = time.time_ns()
+    events = service.engine.submit(work, work_id)
+    return _followed(events, work_id, names, ticket, request.scope)
+
+
+async def _followed(events: Events, work_id: str, names: Mapping[str, str], ticket: Ticket, scope: Scope) -> Events:
+    """The events in the client's words, noting on the way what the work really took."""
+    async with aclosing(events):
+        try:
+            async for event in events:
+                if isinstance(event, Done):
+                    ticket.settle(work_id, event.usage.total_tokens)
+                    scope["state"]["done"] = event
+                elif isinstance(event, Failed):
+                    if event.outcome in UNCHARGED:
+                        ticket.settle(work_id, 0)
+                    if event.param is not None:
+                        event = replace(event, param=names.get(event.param, event.param))
+                yield event
+        except (EngineUnavailable, EngineOverloaded):
+            ticket.settle(work_id, 0)
+            raise
+
+
+def _deadline(request: Request, work: Work, limit: float) -> float:
+    """The sooner of the body's and the header's deadline, in seconds; the server's where there is none."""
+    given = request.headers.get(TIMEOUT_HEADER)
+    own = work.timeout_s or limit
+    if given is None:
+        return own
+    seconds = float(given) if NUMBER.fullmatch(given) else 0.0
+    if not 0 < seconds <= limit:
+        raise RequestError(f"{TIMEOUT_HEADER} must be a number of seconds above 0, at most {limit:g}", TIMEOUT_HEADER)
+    return min(own, seconds)
+
+
+async def attend(receive: Receive, gate: Gate, work: Coroutine[Any, Any, Result]) -> Result:
+    """Does the work unless the client leaves or the server aborts first; then the work is cancelled."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnect(receive))
+    abort = asyncio.create_task(gate.aborted.wait())
+    waiters: set[asyncio.Task[Any]] = {task, gone, abort}
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            gone.result()
+            raise ClientGone
+        raise EngineUnavailable("the server is shutting down")
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
+        await asyncio.gather(*waiters, return_exceptions=True)
+
+
+async def complete(service: Service, request: Request, events: Events) -> Outcome:
+    """All results in order, with the closing event."""
+    return await attended(service, request, _collect(service, events, request.state.request_id), [events])
+
+
+async def complete_all(service: Service, request: Request, streams: list[Events]) -> list[Outcome]:
+    """The results of requests that run side by side. When one fails, so do all."""
+    collects = (_collect(service, events, request.state.request_id) for events in streams)
+    return await attended(service, request, _together(collects), streams)
+
+
+async def attended(
+    service: Service, request: Request, work: Coroutine[Any, Any, Result], streams: list[Events]
+) -> Result:
+    """Work on streams of events, for as long as the client waits; then they are closed."""
+    try:
+        return await attend(request.receive, service.gate, work)
+    except ClientGone:
+        raise ApiError(499, "the client left", "cancelled") from None
+    finally:
+        for events in streams:
+            await events.aclose()
+
+
+async def _together(collects: Iterable[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(collect) for collect in collects]
+    except BaseExceptionGroup as failed:
+        # The first failure is the client's answer; the group has ended the others.
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _collect(service: Service, events: Events, request_id: str) -> Outcome:
+    results: list[FillResult | ScoreResult] = []
+    async for event in events:
+        if isinstance(event, ResultDone):
+            results.append(event.result)
+        elif isinstance(event, Failed):
+            raise service.failed(event, request_id)
+        elif isinstance(event, Done):
+            return sorted(results, key=lambda result: result.index), event
+    raise RuntimeError("the engine's events ended without a terminal one")
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

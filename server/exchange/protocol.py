@@ -1,0 +1,37 @@
+"""A protocol: what the server knows of one kind of client. `server.protocols` holds them, one folder or file each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from server.wire.errors import ErrorBody
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """The routes of a protocol, and what the rest of the server must know of them.
+
+    `bodies` are the models that the routes take, for `/openapi.json`. `work` are the paths whose POST is work: it goes
+    through the queue, and counts for the client's rates (below `/v1/` every POST is work). `batch` are the paths that a
+    line of `glm-infill batch` may ask, with their bodies. `error_body` makes the JSON of an error on these routes,
+    whoever refuses; None is `ApiError.body`.
+    """
+
+    name: str
+    router: APIRouter
+    bodies: tuple[type[BaseModel], ...]
+    work: frozenset[str]
+    batch: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    error_body: ErrorBody | None = None
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """The paths of its routes, such as `/v1/adapters/{name}`."""
+        return paths_of(self.router)
+
+
+def paths_of(router: APIRouter) -> frozenset[str]:
+    """The paths of a router's routes."""
+    return frozenset(path for route in router.routes if (path := getattr(route, "path", None)))

@@ -1,0 +1,45 @@
+"""The service: what every route works with, made once by the application factory."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import Request
+from structlog.typing import FilteringBoundLogger
+
+from engine.client import EngineClient
+from engine.events import Failed, Loss
+from server.access.gate import Gate
+from server.settings import Settings
+from server.telemetry.ignored import IgnoredFields
+from server.telemetry.metrics import Metrics
+from server.wire.errors import ApiError, failure
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts behind the routes."""
+
+    settings: Settings
+    engine: EngineClient
+    gate: Gate
+    metrics: Metrics
+    log: FilteringBoundLogger
+    ignored: IgnoredFields
+
+    def lost(self, loss: Loss) -> None:
+        """The engine's processes are lost and started again. Of a loss that is final `engine.state` tells."""
+        if not loss.final:
+            self.metrics.engine_restarts.labels(loss.reason).inc()
+            self.log.error("engine lost", reason=loss.reason, detail=loss.detail, unanswered=loss.unanswered)
+
+    def failed(self, event: Failed, request_id: str) -> ApiError:
+        """The error for a client; what it may not see of a failure of ours goes to the log."""
+        if event.outcome == "error":
+            self.log.error("engine", request_id=request_id, message=event.message, code=event.code)
+        return failure(event, request_id)
+
+
+async def service_of(request: Request) -> Service:
+    """The service of the application that a request came to. Were it not a coroutine, each request would go through a
+    thread for it."""
+    return cast(Service, request.app.state.service)

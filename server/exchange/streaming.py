@@ -1,0 +1,121 @@
+"""A stream of server-sent events: a fill as it grows, in the words of the client's protocol."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from engine.events import Done, Event, Failed
+from server.exchange.exchange import ClientGone, Events, attend
+from server.exchange.service import Service
+from server.telemetry.logs import frames
+from server.wire.answer import encode
+from server.wire.errors import ApiError, translate
+
+HEARTBEAT = b": heartbeat\n\n"
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+class Dialect(Protocol):
+    """How a protocol writes events; each method gives bytes of whole server-sent events, or none."""
+
+    def event(self, event: Event) -> bytes: ...
+
+    def error(self, error: ApiError) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What the stream is of: the engine's events, and how they are written."""
+
+    events: Events
+    dialect: Dialect
+    request_id: str
+
+
+class EventStream(Response):
+    """The response. It starts with the first event, so that a refusal still has its own status."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, service: Service, stream: Stream) -> None:
+        super().__init__(headers=HEADERS)
+        # Response counts an empty body; a stream has no length.
+        del self.headers["content-length"]
+        self.service = service
+        self.stream = stream
+        self.started = False
+        self.outcome = "ok"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await attend(receive, self.service.gate, self._play(send))
+        except ClientGone:
+            self.outcome = "cancelled"
+        except asyncio.CancelledError:
+            # So a server tells of it that ends the task of a client that left.
+            self.outcome = "cancelled"
+            raise
+        except Exception as error:
+            if not self.started:
+                raise
+            self.outcome = "error"
+            self.service.log.error("stream", request_id=self.stream.request_id, frames=frames(error))
+            failed = translate(error, self.stream.request_id)
+            await self._write(send, self.stream.dialect.error(failed), last=True)
+        finally:
+            if self.started:
+                scope["state"]["outcome"] = self.outcome
+            await self.stream.events.aclose()
+
+    async def _play(self, send: Send) -> None:
+        event = await anext(self.stream.events)
+        if isinstance(event, Failed):
+            raise self.service.failed(event, self.stream.request_id)
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        self.started = True
+        while not isinstance(event, Done | Failed):
+            await self._write(send, self.stream.dialect.event(event))
+            event = await self._next(send)
+        if isinstance(event, Failed):
+            self.outcome = event.outcome
+            error = self.service.failed(event, self.stream.request_id)
+            await self._write(send, self.stream.dialect.error(error), last=True)
+        else:
+            await self._write(send, self.stream.dialect.event(event), last=True)
+
+    async def _next(self, send: Send) -> Event:
+        """The next event, with heartbeats while it takes its time."""
+        step = asyncio.ensure_future(anext(self.stream.events))
+        try:
+            while True:
+                done, _ = await asyncio.wait({step}, timeout=self.service.settings.heartbeat_seconds)
+                if done:
+                    return step.result()
+                await self._write(send, HEARTBEAT)
+        finally:
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+
+    async def _write(self, send: Send, data: bytes, last: bool = False) -> None:
+        if not data and not last:
+            return
+        try:
+            async with asyncio.timeout(self.service.settings.write_seconds):
+                await send({"type": "http.response.body", "body": data, "more_body": not last})
+        except TimeoutError:
+            # A client that reads nothing is as good as gone; its place is somebody else's.
+            raise ClientGone from None
+
+
+def sse(name: str, data: Mapping[str, Any]) -> bytes:
+    """One event on the wire; JSON escapes line breaks, so its data is one line."""
+    return b"event: " + name.encode() + b"\ndata: " + encode(data) + b"\n\n"
+
+
+def data(value: Mapping[str, Any]) -> bytes:
+    """One unnamed event."""
+    return b"data: " + encode(value) + b"\n\n"

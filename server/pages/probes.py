@@ -1,0 +1,55 @@
+"""The probes: is the process alive, is it ready for work, and what has it done."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.responses import Response
+
+from server.exchange.service import Service, service_of
+from server.wire.answer import Answer
+
+router = APIRouter(tags=["probes"])
+
+
+@router.get("/live")
+async def live(service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """200 as long as the process answers and its engine is not given up; load does not matter. The engine is given up
+    after five losses without an answer in between."""
+    if service.engine.is_given_up:
+        return Answer({"status": "given_up", "detail": service.engine.state()[1]}, 503)
+    return Answer({"status": "live"})
+
+
+@router.get("/ready")
+async def ready(service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """200 when new work is welcome; 503 while loading, draining or a rank is lost: the body says which."""
+    return _readiness(service, "ready")
+
+
+@router.get("/health")
+async def health(service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """The same, in llama.cpp's word for it: its editors take nothing but "ok" for healthy."""
+    return _readiness(service, "ok")
+
+
+def _readiness(service: Service, word: str) -> Answer:
+    status, detail = _state(service)
+    is_ready = status == "ready"
+    shown = word if is_ready else status
+    body = {"status": shown, "detail": detail, "ranks_alive": service.engine.ranks_alive}
+    return Answer(body, 200 if is_ready else 503)
+
+
+def _state(service: Service) -> tuple[str, str]:
+    """The state in one word, and in detail."""
+    if service.gate.draining:
+        return "draining", f"{service.gate.inside} requests in flight"
+    return service.engine.state()
+
+
+@router.get("/metrics")
+async def metrics(service: Annotated[Service, Depends(service_of)]) -> Response:
+    """The metrics in Prometheus' text format."""
+    text = service.metrics.expose(service.engine, ready=_state(service)[0] == "ready")
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)

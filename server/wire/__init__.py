@@ -1,0 +1,1 @@
+"""Bytes in, bytes out, and one shape of errors."""

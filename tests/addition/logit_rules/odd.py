@@ -1,0 +1,20 @@
+"""A toy logit rule: an amount taken off the logits of all odd token ids."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from engine.logit_rule import LogitRule, Number, Parameter
+
+if TYPE_CHECKING:
+    from engine.batch import Row
+
+
+def _apply(scores: "Row", history: Sequence[int], values: Mapping[str, Number]) -> None:
+    scores[1::2] -= values["odd_penalty"]
+
+
+RULE = LogitRule(
+    (Parameter("odd_penalty", float, 0.0, 0, 1000, "The amount taken off the logit of every odd token id."),),
+    stage="shift",
+    apply=_apply,
+)
