@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from engine.batch import Batch, Rows
 from engine.runner import Runner
 from model.adapters.adapter import Adapter
-from model.adapters.base import Base
+from model.adapters.target import AdapterTarget
 from model.architecture import Architecture
 from model.attention import Span, part_b_start
 from model.families import PRESETS
@@ -43,7 +43,7 @@ def architecture(layers: int) -> Architecture:
     return replace(family.architecture(config), num_layers=layers)
 
 
-def lora(base: Base, linears: tuple[str, ...], rank: int, seed: int) -> Adapter:
+def lora(base: AdapterTarget, linears: tuple[str, ...], rank: int, seed: int) -> Adapter:
     """A LoRA of these linears of every block."""
     draw = torch.Generator().manual_seed(seed)
     pieces: dict[str, tuple[LowRank, ...]] = {}
@@ -85,7 +85,7 @@ class Steps:
 
 def cost(model: Network, rank: int, rounds: int) -> dict[str, float]:
     """Milliseconds of a step by no adapter and by 8, of query_key_value and of all linears; the least of the rounds."""
-    base = Base(model)
+    base = AdapterTarget(model)
     runner = Runner(model, ROWS * 8, BLOCK, base=base)
     held = runner.adapters.held
     kinds: dict[str, list[int]] = {"none": [0] * ROWS}
@@ -106,7 +106,7 @@ def cost(model: Network, rank: int, rounds: int) -> dict[str, float]:
 
 def gaps(model: Network, rank: int, folder: Path) -> dict[str, float]:
     """The longest of 40 steps of one row, in milliseconds, without and with adapters being loaded meanwhile."""
-    base = Base(model)
+    base = AdapterTarget(model)
     adapter = lora(base, LINEARS["all"], rank, 0)
     tensors = {}
     for path, (piece,) in adapter.pieces.items():

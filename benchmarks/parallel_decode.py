@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from engine.bench import step_seconds
-from engine.place import Place
+from engine.rank_info import RankInfo
 from engine.ranks import join
 from engine.supervisor import LOCAL
 from model.families import PRESETS
@@ -31,10 +31,10 @@ from quant.registry import build, build_head
 ROWS = (1, 4, 16, 32)
 
 
-def worker(options: argparse.Namespace, place: Place) -> None:
+def worker(options: argparse.Namespace, rank_info: RankInfo) -> None:
     """Waits for a line on standard input, measures, and writes a line; all ranks of a group are asked at once."""
     torch.set_num_threads(options.threads)
-    ranks = join(place, cuda=False).ranks if place.size > 1 else ALONE
+    ranks = join(rank_info, cuda=False).ranks if rank_info.size > 1 else ALONE
     family, config = PRESETS[options.preset]
     architecture = dataclasses.replace(family.architecture(config), num_layers=options.layers)
     head = build_head("int8", torch.float32, "cpu")
@@ -62,13 +62,13 @@ def exchange(ranks: Ranks, rows: int, width: int, layers: int) -> float:
 def started(options: argparse.Namespace, size: int, threads: int, folder: str) -> list[subprocess.Popen[str]]:
     found = []
     for rank in range(size):
-        place = Place(rank, size, rank, size, f"file://{folder}/ranks-{size}")
+        rank_info = RankInfo(rank, size, rank, size, f"file://{folder}/ranks-{size}")
         command = [
             sys.executable,
             "-m",
             "benchmarks.parallel_decode",
             "--worker",
-            json.dumps(dataclasses.asdict(place)),
+            json.dumps(dataclasses.asdict(rank_info)),
         ]
         command += ["--preset", options.preset, "--layers", str(options.layers), "--quant", options.quant]
         command += ["--threads", str(threads)]
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(options, Place(**json.loads(options.worker)))
+        worker(options, RankInfo(**json.loads(options.worker)))
         return
     with tempfile.TemporaryDirectory() as folder:
         groups = {

@@ -26,7 +26,7 @@ import json, sys
 from pathlib import Path
 import torch
 from engine.batch import Batch, Rows
-from engine.place import Place
+from engine.rank_info import RankInfo
 from engine.ranks import join
 from engine.runner import Runner
 from model.attention import Span
@@ -37,7 +37,7 @@ def status(field):
 
 folder, quant, head, rank, ranks, rendezvous, rows = json.loads(sys.argv[1])
 torch.set_num_threads(1)
-channel = join(Place(rank, ranks, rank, ranks, rendezvous), cuda=False)
+channel = join(RankInfo(rank, ranks, rank, ranks, rendezvous), cuda=False)
 figures = {"before": status("VmRSS")}
 model = load(Path(folder), quant, "cpu", head=head, ranks=channel.ranks).model
 figures["loaded"] = status("VmRSS")

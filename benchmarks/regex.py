@@ -30,13 +30,15 @@ def main() -> None:
     ways: dict[str, tuple[str, ...]] = {"free": (), "kept": ("[a-z ]+",), "new": ("[a-z ]{1,1000}",)}
     times: dict[str, list[float]] = {name: [] for name in ways}
     began = time.perf_counter()
-    Patterns(engine.tokenizer, len(engine.world.bar)).get(["[a-z]+"])
+    Patterns(engine.tokenizer, len(engine.job_context.logit_mask)).get(["[a-z]+"])
     first = time.perf_counter() - began
     for _ in range(args.rounds + 1):
         for name, regex in ways.items():
             if name == "new":
-                engine.world = replace(engine.world, patterns=Patterns(engine.tokenizer, len(engine.world.bar)))
-            engine.world.patterns.get(regex)
+                engine.job_context = replace(
+                    engine.job_context, patterns=Patterns(engine.tokenizer, len(engine.job_context.logit_mask))
+                )
+            engine.job_context.patterns.get(regex)
             fill = Fill(
                 (("The river ", Mask("[MASK]"), " over the hill."),),
                 (args.tokens,),

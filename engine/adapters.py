@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from model.adapters.adapter import Adapter
-from model.adapters.base import Base
 from model.adapters.held import HeldAdapters
 from model.adapters.reading import read_adapter
+from model.adapters.target import AdapterTarget
 from model.config import CheckpointError
 
 
@@ -20,7 +20,7 @@ class Adapters:
     A path that is relative leads down from `root`, and nothing that lies elsewhere is read for it.
     """
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: AdapterTarget) -> None:
         self.root: Path | None = None
         self._base = base
         self.held = HeldAdapters(base.model)

@@ -7,24 +7,24 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.sequence import Want
+from engine.sequence import Output
 from model.attention import Span
 
 # What is made for each row of each step is not frozen: frozen dataclasses take about three times as long to make.
-_WANTS: tuple[Want | None, ...] = (None, *get_args(Want))
+_OUTPUTS: tuple[Output | None, ...] = (None, *get_args(Output))
 
 
 @dataclass(slots=True)
 class Rows:
-    """New rows of one context or sequence, and what is wanted of them: nothing, or as `Sequence.want` says, with
-    `asked` rows (−1 is the last) or one target id a row (−1 for none). `adapter` is its number, 0 for none."""
+    """New rows of one context or sequence, and what is wanted of them: nothing, or as `Sequence.output` says, with
+    `logit_rows` rows (−1 is the last) or one target id a row (−1 for none). `adapter` is its number, 0 for none."""
 
     token_ids: tuple[int, ...]
     positions: tuple[int, ...]
     block_positions: tuple[int, ...]
     span: Span
-    want: Want | None = None
-    asked: tuple[int, ...] = (-1,)
+    output: Output | None = None
+    logit_rows: tuple[int, ...] = (-1,)
     targets: tuple[int, ...] = ()
     adapter: int = 0
 
@@ -65,9 +65,9 @@ class Batch:
             yield from (p.adapter, p.first, len(p.blocks), *p.blocks)
         for r in self.rows:
             s = r.span
-            yield from (len(r.token_ids), s.start, s.context_len, len(s.blocks), s.causal, _WANTS.index(r.want))
-            yield from (len(r.asked), len(r.targets), r.adapter)
-            for values in (r.token_ids, r.positions, r.block_positions, s.blocks, r.asked, r.targets):
+            yield from (len(r.token_ids), s.start, s.context_len, len(s.blocks), s.causal, _OUTPUTS.index(r.output))
+            yield from (len(r.logit_rows), len(r.targets), r.adapter)
+            for values in (r.token_ids, r.positions, r.block_positions, s.blocks, r.logit_rows, r.targets):
                 yield from values
 
     @staticmethod
@@ -87,11 +87,11 @@ class Batch:
             adapter, first, num_blocks = taken(3)
             prefixes.append(PrefixCopy(adapter, first, taken(num_blocks)))
         while end < len(numbers):
-            count, start, context_len, num_blocks, causal, want, num_asked, num_targets, adapter = taken(9)
+            count, start, context_len, num_blocks, causal, output, num_logit_rows, num_targets, adapter = taken(9)
             ids, positions, block_positions = taken(count), taken(count), taken(count)
             span = Span(count, start, context_len, taken(num_blocks), bool(causal))
-            lists = taken(num_asked), taken(num_targets)
-            rows.append(Rows(ids, positions, block_positions, span, _WANTS[want], *lists, adapter))
+            lists = taken(num_logit_rows), taken(num_targets)
+            rows.append(Rows(ids, positions, block_positions, span, _OUTPUTS[output], *lists, adapter))
         return Batch(tuple(rows), copies, tuple(prefixes))
 
 

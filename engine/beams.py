@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from engine.batch import Result, Row
 from engine.blank_fill import BlankFill
-from engine.job import Host, World
+from engine.job import JobContext, Step
 from engine.sampler import Sampler, best, scored
+from engine.scheduler import SchedulerView
 from engine.sequence import Sequence
 from model.layout import Blank
 
@@ -52,44 +53,41 @@ class BeamSearch:
         sampler: Sampler,
         num_top: int,
         keep: bool,
-        world: World,
+        job_context: JobContext,
     ) -> None:
         """With `keep` the best fill's sequence is kept."""
         self.index = blank.index
         self.blanks: list[BlankFill] = []
         self.kept: Sequence | None = None
-        self._first, self._place, self._world = blank, place, world
+        self._first, self._place, self._job_context = blank, place, job_context
         self._num_beams, self._length_penalty = num_beams, length_penalty
         self._sampler, self._num_top, self._keep = sampler, num_top, keep
         self._live: dict[Sequence, Hypothesis] = {}
         self._ended: list[Ended] = []
         self._count = 0
 
-    def start(self, host: Host, sequence: Sequence) -> list[Sequence]:
+    def start(self, sequence: Sequence) -> None:
         self._live = {sequence: Hypothesis(sequence, self._first, 0.0)}
-        return [sequence]
 
     @property
     def reached(self) -> int:
         fills = [*(h.fill for h in self._live.values()), *(e.fill for e in self._ended)]
         return max(len(fill.tokens) for fill in fills)
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> list[Sequence]:
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> None:
         hypothesis = self._live[sequence]
         assert not isinstance(result, list)
         hypothesis.result = result
-        if any(h.result is None for h in self._live.values()):
-            return []
-        return self._step(host)
+        if all(h.result is not None for h in self._live.values()):
+            self._go_on(view, step)
 
-    def _step(self, host: Host) -> list[Sequence]:
+    def _go_on(self, view: SchedulerView, step: Step) -> None:
         """All hypotheses have their next token's log-probabilities: chooses those that go on."""
         live, self._live = list(self._live.values()), {}
         children: list[tuple[Hypothesis, BlankFill, float]] = []
-        moved: list[Sequence] = []
         num_going = 0
         for rank, (total, parent, token) in enumerate(self._candidates(live)):
-            is_end = token in self._world.tokenizer.ends
+            is_end = token in self._job_context.tokenizer.ends
             if rank >= self._num_beams if is_end else num_going == self._num_beams:
                 continue
             num_going += not is_end
@@ -99,11 +97,11 @@ class BeamSearch:
             if fill.finish_reason is None:
                 children.append((parent, fill, total))
             else:
-                moved += self._set_aside(fill, total, host.fork(parent.sequence) if self._keep else None)
+                self._set_aside(fill, total, _forked(view, parent, step) if self._keep else None, step)
         # The last child goes on in its parent's place, so that a hypothesis without rivals is never copied.
         last = {id(parent): number for number, (parent, _, _) in enumerate(children)}
         sequences = [
-            parent.sequence if last[id(parent)] == number else host.fork(parent.sequence)
+            parent.sequence if last[id(parent)] == number else _forked(view, parent, step)
             for number, (parent, _, _) in enumerate(children)
         ]
         for sequence, (_, fill, total) in zip(sequences, children, strict=True):
@@ -111,11 +109,10 @@ class BeamSearch:
             sequence.push(fill.tokens[-1].token_id, *self._place.place(number))
             self._live[sequence] = Hypothesis(sequence, fill, total)
         for parent in live:
-            parent.sequence.finished = id(parent) not in last
-        moved += [*sequences, *(parent.sequence for parent in live if parent.sequence.finished)]
+            if id(parent) not in last:
+                step.finish(parent.sequence)
         if self._is_over():
-            moved += self._finish()
-        return moved
+            self._finish(step)
 
     def _candidates(self, live: list[Hypothesis]) -> list[tuple[float, Hypothesis, int]]:
         """The 2 · num_beams best continuations, the best first; among equals the earlier hypothesis and token."""
@@ -133,32 +130,29 @@ class BeamSearch:
         return [(total, live[-number], -token) for total, number, token in found[: 2 * self._num_beams]]
 
     def _banned(self, fill: BlankFill) -> Collection[int]:
-        return self._world.tokenizer.ends if len(fill.tokens) < fill.min_tokens else ()
+        return self._job_context.tokenizer.ends if len(fill.tokens) < fill.min_tokens else ()
 
     def _grown(self, parent: Hypothesis, token: int) -> BlankFill:
         """The parent's fill with one token more."""
         assert parent.result is not None
         fill = parent.fill.copy()
-        fill.accept(scored(parent.result, token, self._num_top), self._world)
+        fill.accept(scored(parent.result, token, self._num_top), self._job_context)
         return fill
 
     def _has_room(self, sequence: Sequence, fill: BlankFill) -> bool:
-        card, number = self._world.card, len(fill.begun) + len(fill.tokens)
+        card, number = self._job_context.card, len(fill.begun) + len(fill.tokens)
         return max(self._place.place(number)) < card.max_positions and len(sequence.token_ids) < card.max_span
 
-    def _set_aside(self, fill: BlankFill, total: float, sequence: Sequence | None) -> list[Sequence]:
-        """Keeps the best num_beams fills that have ended; gives the sequences that came and went with that."""
+    def _set_aside(self, fill: BlankFill, total: float, sequence: Sequence | None, step: Step) -> None:
+        """Keeps the best num_beams fills that have ended, and their sequences."""
         length = len(fill.tokens) + (fill.end is not None)
         self._ended.append(Ended(_worth(total, length, self._length_penalty), -self._count, fill, sequence))
         self._count += 1
         self._ended.sort(reverse=True)
-        moved = [] if sequence is None else [sequence]
         for dropped in self._ended[self._num_beams :]:
             if dropped.sequence is not None:
-                dropped.sequence.finished = True
-                moved.append(dropped.sequence)
+                step.finish(dropped.sequence)
         del self._ended[self._num_beams :]
-        return moved
 
     def _is_over(self) -> bool:
         if not self._live:
@@ -168,15 +162,19 @@ class BeamSearch:
         ahead = max(self._live.values(), key=lambda h: h.total)
         return self._ended[-1].worth >= _worth(ahead.total, len(ahead.fill.tokens), self._length_penalty)
 
-    def _finish(self) -> list[Sequence]:
+    def _finish(self, step: Step) -> None:
         """Gives the result; what is still going, and all but the best fill's sequence, is done with."""
         self.blanks = [ended.fill for ended in self._ended]
         self.kept = self._ended[0].sequence
-        others = [*self._live, *(e.sequence for e in self._ended[1:] if e.sequence is not None)]
-        for sequence in others:
-            sequence.finished = True
+        for sequence in [*self._live, *(e.sequence for e in self._ended[1:] if e.sequence is not None)]:
+            step.finish(sequence)
         self._live = {}
-        return others
+
+
+def _forked(view: SchedulerView, parent: Hypothesis, step: Step) -> Sequence:
+    fork = view.fork(parent.sequence)
+    step.started.append(fork)
+    return fork
 
 
 def _worth(total: float, length: int, penalty: float) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from engine.batch import Batch, Rows
 from engine.runner import Runner
-from engine.sequence import Want
+from engine.sequence import Output
 from model.architecture import Architecture
 from model.attention import KVCache, Span, part_b_start
 from model.network import Network
@@ -152,17 +152,17 @@ def _prefill_seconds(model: Network, bench: DecodeBench) -> float:
     runner = Runner(model, len(blocks), _BLOCK, kv_cache_type=bench.kv_cache_type)
     best = float("inf")
     for number in range(3):
-        rows = _context(model, bench.prefill, blocks, number, want="token")
+        rows = _context(model, bench.prefill, blocks, number, output="token")
         began = time.perf_counter()
         runner.run(Batch((rows,)), 0)
         best = min(best, time.perf_counter() - began)
     return best
 
 
-def _context(model: Network, length: int, blocks: tuple[int, ...], seed: int, want: Want | None = None) -> Rows:
+def _context(model: Network, length: int, blocks: tuple[int, ...], seed: int, output: Output | None = None) -> Rows:
     ids = tuple(_token(model, seed + i) for i in range(length))
     causal = model.architecture.causal
-    return Rows(ids, tuple(range(length)), (0,) * length, Span(length, 0, length, blocks, causal), want)
+    return Rows(ids, tuple(range(length)), (0,) * length, Span(length, 0, length, blocks, causal), output)
 
 
 def _token(model: Network, number: int) -> int:

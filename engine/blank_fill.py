@@ -4,7 +4,7 @@ from copy import copy
 
 from engine.answers import FilledBlank
 from engine.batch import Scored
-from engine.job import Work, World, alternatives
+from engine.job import JobContext, Work, alternatives
 from model.layout import Blank, spelled_text
 from model.tokenizer import NOTHING
 
@@ -40,13 +40,13 @@ class BlankFill:
         self._spelled = NOTHING  # by all tokens, those it began with first
         self._begun_text = 0  # characters of those
 
-    def accept(self, token: Scored, world: World) -> None:
+    def accept(self, token: Scored, job_context: JobContext) -> None:
         """Takes the next drawn token; sets `finish_reason` if it is the last."""
-        if token.token_id in world.tokenizer.ends:
+        if token.token_id in job_context.tokenizer.ends:
             self.end = token
             self.finish_reason = "stop"
             return
-        self._add(token, world)
+        self._add(token, job_context)
         found = [(at, s) for at, s in ((self.text.find(s), s) for s in self.stop) if at >= 0]
         if found:
             at, self.stop_string = min(found)
@@ -61,10 +61,12 @@ class BlankFill:
         fill.tokens, fill.token_ids, fill.offsets = list(self.tokens), list(self.token_ids), list(self.offsets)
         return fill
 
-    def choose(self, text: str, tokens: list[Scored], end: Scored | None, logprobs: list[float], world: World) -> None:
+    def choose(
+        self, text: str, tokens: list[Scored], end: Scored | None, logprobs: list[float], job_context: JobContext
+    ) -> None:
         """Takes one of some choices; `logprobs` are what each of them is worth, its end included."""
         for token in tokens:
-            self._add(token, world)
+            self._add(token, job_context)
         self.text = text  # as it was asked for, also where the tokenizer folds characters
         self.end, self.finish_reason, self.choice_logprobs = end, "choice", logprobs
 
@@ -76,9 +78,9 @@ class BlankFill:
             work.blanks += 1
             self.is_counted = True
 
-    def _add(self, token: Scored, world: World) -> None:
+    def _add(self, token: Scored, job_context: JobContext) -> None:
         self.offsets.append(len(self.text.rstrip("\ufffd")))
-        tokenizer = world.tokenizer
+        tokenizer = job_context.tokenizer
         if self.begun and not self.tokens:
             self._spelled = tokenizer.spell(self.begun)
             self._begun_text = len(spelled_text(self._spelled, self.blank, tokenizer).rstrip("\ufffd"))
@@ -98,9 +100,9 @@ class BlankFill:
         self.sent_text += len(fresh)
         return fresh
 
-    def answer(self, start: int, world: World, with_top: bool) -> FilledBlank:
+    def answer(self, start: int, job_context: JobContext, with_top: bool) -> FilledBlank:
         """The blank as it is now, whose mask starts at a character of the request's text."""
-        tokenizer, end = world.tokenizer, self.end
+        tokenizer, end = job_context.tokenizer, self.end
         return FilledBlank(
             index=self.index,
             mask=self.blank.mask,

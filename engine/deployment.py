@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine.cards import Card
 from engine.config import EngineConfig
-from engine.loaded import LONGEST_CONTEXT
+from engine.loading import LONGEST_CONTEXT
 from model.architecture import Architecture
 from model.checkpoint import compute_dtype
 from model.storage import Storage

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from engine.choices import Choices
 from engine.constraint import Pattern
 from engine.events import ModelCard
-from engine.job import World
+from engine.job import JobContext
 from engine.prompts import Prompt
 from engine.requests import Fill, RequestError
 from model.layout import Layout
@@ -40,7 +40,7 @@ def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
         raise RequestError(f"order must hold each of the {count} blank indices 0 … {count - 1} once", "order")
 
 
-def read_choices(fill: Fill, laid: Layout, world: World) -> list[Choices | None]:
+def read_choices(fill: Fill, laid: Layout, job_context: JobContext) -> list[Choices | None]:
     """Each blank's choices. Raises RequestError for what does not fit the number of blanks or the model's limits."""
     count = len(laid.blanks)
     texts = fill.choices * count if len(fill.choices) == 1 else fill.choices or (None,) * count
@@ -48,12 +48,14 @@ def read_choices(fill: Fill, laid: Layout, world: World) -> list[Choices | None]
         raise RequestError(f"choices has {len(texts)} lists for {count} blanks", "choices")
     lengths = zip(per_blank(fill.min_tokens, count), per_blank(fill.max_tokens, count), strict=True)
     choices = [
-        None if own is None else Choices.read(own, place, between, world)
+        None if own is None else Choices.read(own, place, between, job_context)
         for own, place, between in zip(texts, laid.blanks, lengths, strict=True)
     ]
     rows = sum(LEAST_ROWS if own is None else own.longest + 1 for own in choices)
-    if fill.choices and rows > world.card.max_span:
-        raise RequestError(f"choices need {rows} tokens, this model takes at most {world.card.max_span}", "choices")
+    if fill.choices and rows > job_context.card.max_span:
+        raise RequestError(
+            f"choices need {rows} tokens, this model takes at most {job_context.card.max_span}", "choices"
+        )
     return choices
 
 
@@ -86,13 +88,13 @@ def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
         raise RequestError("all choices are compared anyway; num_beams must be 1", "num_beams")
 
 
-def check_begun(fill: Fill, prompt: Prompt, laid: Layout, world: World) -> None:
+def check_begun(fill: Fill, prompt: Prompt, laid: Layout, job_context: JobContext) -> None:
     """Raises RequestError if the model has no positions for what a blank begins with, or nothing is to be done."""
     if prompt.begun:
         if any(text is not None for text in fill.regex):
             raise RequestError("a blank with a regex cannot begin with tokens", "regex")
         more = min(fill.max_tokens[0], 1)
-        world.check_span(len(prompt.begun) + more, laid.blanks[0], "text")
+        job_context.check_span(len(prompt.begun) + more, laid.blanks[0], "text")
     elif not min(fill.max_tokens):
         raise RequestError("max_tokens is 0 and there is nothing to score", "max_tokens")
 

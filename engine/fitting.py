@@ -1,6 +1,6 @@
 """Fitting a text into the model: what is farthest from its one blank is cut off, as an editor's file needs it."""
 
-from engine.job import World
+from engine.job import JobContext
 from engine.requests import Mask, RequestError, Segments
 from model.offsets import offsets
 
@@ -11,13 +11,13 @@ _ROUNDS = 8
 _CHARS = 64
 
 
-def fitted(segments: Segments, max_tokens: int, world: World) -> tuple[Segments, bool]:
+def fitted(segments: Segments, max_tokens: int, job_context: JobContext) -> tuple[Segments, bool]:
     """The segments as they are if they fit, else shorter ones; whether they are. Raises RequestError.
 
     A causal model writes behind the text, so there `max_tokens` positions are kept free, as far as a quarter of them.
     """
-    limit = world.card.max_context
-    if world.card.causal:
+    limit = job_context.card.max_context
+    if job_context.card.causal:
         limit -= min(max_tokens, limit // 4)
     at = next((n for n, s in enumerate(segments) if isinstance(s, Mask)), len(segments))
     mask = segments[at : at + 1]
@@ -27,13 +27,13 @@ def fitted(segments: Segments, max_tokens: int, world: World) -> tuple[Segments,
     is_short = short == (before, after)
     before, after = short
     segments = segments if is_short else (before, *mask, after)
-    length = world.length(segments, "text")
+    length = job_context.length(segments, "text")
     if length <= limit:
         return segments, not is_short
-    encode = world.tokenizer.encode
+    encode = job_context.tokenizer.encode
     before_ids, after_ids = encode(before), encode(after)
-    starts = [*offsets(before, before_ids, world.tokenizer), len(before)]
-    ends = [*offsets(after, after_ids, world.tokenizer), len(after)]
+    starts = [*offsets(before, before_ids, job_context.tokenizer), len(before)]
+    ends = [*offsets(after, after_ids, job_context.tokenizer), len(after)]
     room = limit - (length - len(before_ids) - len(after_ids))
     for _ in range(_ROUNDS):
         room = max(room, 0)
@@ -41,7 +41,7 @@ def fitted(segments: Segments, max_tokens: int, world: World) -> tuple[Segments,
         num_before = min(len(before_ids), room - num_after)
         cut = before[starts[len(before_ids) - num_before] :], after[: ends[num_after]]
         shorter = (cut[0], *mask, cut[1])
-        excess = world.length(shorter, "text") - limit
+        excess = job_context.length(shorter, "text") - limit
         if excess <= 0:
             return shorter, True
         # Cut elsewhere, a text may have other tokens.

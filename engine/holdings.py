@@ -24,16 +24,16 @@ class Holdings:
 
     def without(self, sequence: Sequence) -> int:
         """What the tenant of a sequence would hold without it."""
-        tenant, held = sequence.context.tenant, sequence.held
+        tenant, held = sequence.context.tenant, sequence.context_blocks
         return self.of(tenant) - len(sequence.blocks) - len(held) * (self._sharing[tenant, held] == 1)
 
     def add(self, sequence: Sequence) -> None:
-        tenant, held = sequence.context.tenant, sequence.held
+        tenant, held = sequence.context.tenant, sequence.context_blocks
         self._sharing[tenant, held] += 1
         self.grow(tenant, len(sequence.blocks) + len(held) * (self._sharing[tenant, held] == 1))
 
     def remove(self, sequence: Sequence) -> None:
-        tenant, held = sequence.context.tenant, sequence.held
+        tenant, held = sequence.context.tenant, sequence.context_blocks
         self.grow(tenant, self.without(sequence) - self.of(tenant))
         self._sharing[tenant, held] -= 1
         if not self._sharing[tenant, held]:
@@ -52,7 +52,7 @@ class Holdings:
         """Asserts that they are what a recount gives."""
         sequences = list(running)
         held: Counter[str] = Counter()
-        for tenant, blocks in {(s.context.tenant, s.held) for s in sequences}:
+        for tenant, blocks in {(s.context.tenant, s.context_blocks) for s in sequences}:
             held[tenant] += len(blocks)
         for sequence in sequences:
             held[sequence.context.tenant] += len(sequence.blocks)

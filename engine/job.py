@@ -1,7 +1,7 @@
 """A job: a request under way. It turns results of sequences into new sequences and events."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.answers import Alternative, Alternatives, Usage
@@ -9,7 +9,8 @@ from engine.batch import Result, Row
 from engine.constraint import Patterns
 from engine.events import Event, ModelCard
 from engine.requests import Mask, RequestError, Segments
-from engine.sequence import Context, Sequence
+from engine.scheduler import SchedulerView
+from engine.sequence import Sequence
 from model.layout import Blank, Layout, LayoutError, LayoutRules
 from model.spelling import Spelling
 from model.tokenizer import Tokenizer
@@ -45,14 +46,14 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class JobContext:
     """What a job may use: the tokenizer, the names of special tokens, the family's layout, the model's limits,
     the regular expressions compiled lately. What it does it adds to `work`."""
 
     tokenizer: Tokenizer
     rules: LayoutRules
     card: ModelCard
-    bar: Row  # 0, and −∞ for ids that are never drawn
+    logit_mask: Row  # 0, and −∞ for ids that are never drawn
     spelling: Spelling
     patterns: Patterns
     work: Work
@@ -104,13 +105,19 @@ class World:
             )
 
 
-class Host(Protocol):
-    """What the engine lends a job while it runs."""
+@dataclass(slots=True, eq=False)
+class Step:
+    """What came of one result of a sequence: the sequences that are new, those that do not run again, and events."""
 
-    def context(self, token_ids: tuple[int, ...]) -> Context: ...
+    started: list[Sequence] = field(default_factory=list)
+    finished: list[Sequence] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
-    def fork(self, sequence: Sequence) -> Sequence:
-        """Another sequence with the same rows, which shares what is computed of them."""
+    def finish(self, sequence: Sequence) -> None:
+        """A sequence does not run again, or does not begin to: one that this step has started."""
+        if sequence in self.started:
+            self.started.remove(sequence)
+        self.finished.append(sequence)
 
 
 class Job(Protocol):
@@ -120,12 +127,12 @@ class Job(Protocol):
     num_top: int
     counts: Counts
 
-    def start(self, host: Host, rank: float) -> list[Sequence]:
+    def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
         """The sequences to run first; their `prompt_tokens` add up to those of the request."""
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
-        """Takes one sequence's result. Marks it finished, or pushes its next row; gives new sequences, others that it
-        has finished, and events, of which `Done` is the last of all."""
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result) -> Step:
+        """Takes the result of a sequence that the job has started, and pushes its next row if it goes on. `Done` is
+        the last event of all."""
 
     def stop(self) -> None:
         """It is over before its end: what is done and not counted yet is added to the work."""

@@ -8,16 +8,18 @@ each token masked in turn (its pseudo-log-likelihood, arXiv 1910.14659), or whet
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from engine.answers import Ranking, ScoreResult
 from engine.batch import Result, Row
 from engine.blank_fill import BlankFill
-from engine.events import Done, Event, ResultDone
+from engine.events import Done, ResultDone
 from engine.filling import FillJob
-from engine.job import Counts, Host, World
+from engine.job import Counts, JobContext, Step
 from engine.requests import RequestError, Score
-from engine.sample import Sample
+from engine.sample import Sample, Task
 from engine.sampler import scored
+from engine.scheduler import SchedulerView
 from engine.scoring import Candidate, Order, Plan, ScoreJob
 from engine.sequence import Sequence
 
@@ -25,30 +27,30 @@ from engine.sequence import Sequence
 class MaskedSample(Sample):
     """One sample of one input: passes over its text, each filling all masks that it asks for, or the surest."""
 
-    def start(self, host: Host, rank: float) -> list[Sequence]:
+    def start(self, view: SchedulerView, rank: float, step: Step) -> None:
         self.rank = rank
-        return [self._pass(host)]
+        step.started.append(self._pass(view))
 
-    def _draw(self, host: Host, sequence: Sequence, logprobs: Row) -> tuple[list[Sequence], list[BlankFill]]:
-        """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass."""
-        sequence.finished = True
-        rows = dict(zip(self._asked, logprobs.reshape(len(self._asked), -1), strict=True))
+    def take_pass(self, view: SchedulerView, asked: list[int], logprobs: Row, step: Step) -> list[BlankFill]:
+        """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass; gives the blanks it has filled."""
+        rows = dict(zip(asked, logprobs.reshape(len(asked), -1), strict=True))
         if self.confident and self.strategy == "reencode":
             sure = {index: self._sureness(row, index) for index, row in rows.items()}
             index = max(sure, key=lambda i: (sure[i], -i))  # among equals the leftmost
             rows = {index: rows[index]}
         moved = [self._filled(index, row) for index, row in rows.items()]
-        if not self.queue:
-            return [], moved
-        self._splice()
-        return [self._pass(host)], moved
+        if self.queue:
+            self._splice()
+            step.started.append(self._pass(view))
+        return moved
 
-    def _pass(self, host: Host) -> Sequence:
+    def _pass(self, view: SchedulerView) -> Sequence:
         """The text with the masks that are left, asked for the next of them or for all."""
-        self._asked = self.queue[:1] if self.strategy == "reencode" and not self.confident else list(self.queue)
-        places = [self.places[index] for index in self._asked]
-        asked = tuple(place.position for place in places)
-        sequence = Sequence(host.context(()), "token", self.rank, whole=True, asked=asked)
+        asked = self.queue[:1] if self.strategy == "reencode" and not self.confident else list(self.queue)
+        places = [self.places[index] for index in asked]
+        positions = tuple(place.position for place in places)
+        task = Pass(self, asked)
+        sequence = Sequence(view.context(()), "token", self.rank, whole=True, logit_rows=positions, owner=task)
         for position, token in enumerate(places[0].context):
             sequence.push(token, position, 0)
         return sequence
@@ -60,14 +62,27 @@ class MaskedSample(Sample):
         if choices is None:
             constraint = self.constraints[index]
             allowed = None if constraint is None else constraint.allowed()
-            blank.accept(sampler.draw(logprobs, (), (), num_top, allowed), self.world)
+            blank.accept(sampler.draw(logprobs, (), (), num_top, allowed), self.job_context)
             blank.finish_reason = "stop" if constraint is None else "regex"  # a mask is one token
         else:
             worth = [float(logprobs[token]) for token in choices.first]
             chosen = sampler.pick(dict(enumerate(worth)))
             token = scored(logprobs, choices.ids[chosen][0], num_top)
-            blank.choose(choices.texts[chosen], [token], None, worth, self.world)
+            blank.choose(choices.texts[chosen], [token], None, worth, self.job_context)
         return blank
+
+
+@dataclass(slots=True, eq=False)
+class Pass(Task):
+    """A sequence reads the text once, and is asked for some blanks."""
+
+    sample: MaskedSample
+    asked: list[int]
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        assert not isinstance(result, list)
+        step.finish(sequence)
+        return self.sample.take_pass(view, self.asked, result, step)
 
 
 class MaskedFillJob(FillJob):
@@ -81,15 +96,15 @@ class MaskedScoreJob(ScoreJob):
 
     has_end = False
 
-    def __init__(self, request_id: str, score: Score, world: World) -> None:
+    def __init__(self, request_id: str, score: Score, job_context: JobContext) -> None:
         if score.include_end:
             raise RequestError("this model has no end token to include", "include_end", "unsupported")
         if score.orders != "left_to_right":
             raise RequestError("this model predicts all spans at once; there are no orders", "orders", "unsupported")
-        super().__init__(request_id, score, world)
+        super().__init__(request_id, score, job_context)
 
     def _planned(self, candidate: Candidate, order: Order) -> Iterator[Plan]:
-        mask = self.world.tokenizer.special["mask"]
+        mask = self.job_context.tokenizer.special["mask"]
         places = {blank.position: number for number, blank in enumerate(self.laid.blanks)}
         whole: list[int] = []
         slots: dict[int, tuple[int, int]] = {}  # row → span and token
@@ -100,7 +115,7 @@ class MaskedScoreJob(ScoreJob):
                 continue
             slots |= {len(whole) + index: (number, index) for index in range(len(candidate.ids[number]))}
             whole += candidate.ids[number]
-        self.world.check_length(len(whole), "text")
+        self.job_context.check_length(len(whole), "text")
         # Alone, a text's tokens are masked in turn; the spans of a text with blanks all at once.
         passes = [[row] for row in slots] if self.score.spans is None and self.score.context is None else [list(slots)]
         for masked in passes:
@@ -115,36 +130,36 @@ class NextSentenceJob:
 
     num_top = 0
 
-    def __init__(self, request_id: str, score: Score, world: World) -> None:
-        if not world.card.next_sentence:
+    def __init__(self, request_id: str, score: Score, job_context: JobContext) -> None:
+        if not job_context.card.next_sentence:
             raise RequestError(
                 "sentence_a and sentence_b need a model with a next-sentence head; this one has none",
                 "sentence_a",
                 "unsupported",
             )
         self.id = request_id
-        self.world = world
-        tokenizer = world.tokenizer
+        self.job_context = job_context
+        tokenizer = job_context.tokenizer
         first = [tokenizer.special["cls"], *tokenizer.encode(score.sentence_a or ""), tokenizer.special["sep"]]
         second = [*tokenizer.encode(score.sentence_b or ""), tokenizer.special["sep"]]
         self.rows = [(token, 0) for token in first] + [(token, 1) for token in second]
-        world.check_length(len(self.rows), "sentence_b")
+        job_context.check_length(len(self.rows), "sentence_b")
         self.counts = Counts(prompt_tokens=len(self.rows))
 
-    def start(self, host: Host, rank: float) -> list[Sequence]:
-        sequence = Sequence(host.context(()), "pair", rank, whole=True, prompt_tokens=len(self.rows))
+    def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
+        sequence = Sequence(view.context(()), "pair", rank, whole=True, prompt_tokens=len(self.rows))
         for position, (token, sentence) in enumerate(self.rows):
             sequence.push(token, position, sentence)
         return [sequence]
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result) -> Step:
         assert not isinstance(result, list)
-        sequence.finished = True
-        self.world.work.score_candidates += 1
+        self.job_context.work.score_candidates += 1
         follows = float(result[0])
         perplexity = math.exp(min(-follows, 700.0))
         scored = ScoreResult(0, follows, follows, perplexity, len(self.rows), [], [])
-        return [], [ResultDone(self.id, scored), Done(self.id, self.counts.usage(), Ranking(0, [1.0]))]
+        done = Done(self.id, self.counts.usage(), Ranking(0, [1.0]))
+        return Step(finished=[sequence], events=[ResultDone(self.id, scored), done])
 
     def stop(self) -> None:
         """It is scored or it is not."""

@@ -7,7 +7,7 @@ from typing import Any
 from engine.cards import Card
 from engine.deployment import Deployment
 from engine.footprint import Footprint, footprint
-from engine.loaded import LONGEST_CONTEXT, fitting, least_blocks
+from engine.loading import LONGEST_CONTEXT, fitting, least_blocks
 from engine.roofline import Roofline
 from model.storage import Storage
 from quant.registry import FLOAT, smaller_heads, smaller_schemes

@@ -27,7 +27,7 @@ from engine.messages import (
     UnloadAdapter,
     Value,
 )  # fmt: skip
-from engine.place import Place
+from engine.rank_info import RankInfo
 from engine.requests import Request, RequestError
 from engine.supervisor import BACKOFF_S, Supervisor
 
@@ -42,12 +42,12 @@ class EngineProcess:
         config: EngineConfig,
         silence_s: float = 8.0,
         step_s: float = 60.0,
-        place: Place | None = None,
+        rank_info: RankInfo | None = None,
         worker: str = "engine.rank_process",
         backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
         self.config = config
-        self._supervisor = Supervisor(config, self._handle, self._lost, silence_s, step_s, place, worker, backoff_s)
+        self._supervisor = Supervisor(config, self._handle, self._lost, silence_s, step_s, rank_info, worker, backoff_s)
         self._lose: Callable[[Loss], None] = ignore
         self._card: ModelCard | None = None
         self._queues: dict[str, asyncio.Queue[Event]] = {}

@@ -13,19 +13,19 @@ from engine.config import EngineConfig
 from engine.ending import leave, reason_of
 from engine.link import Link
 from engine.messages import NotReady
-from engine.place import Place
+from engine.rank_info import RankInfo
 
 
 def main() -> NoReturn:
     link = Link(socket.socket(fileno=int(sys.argv[1])))
-    place = Place(**json.loads(sys.argv[3]))
+    rank_info = RankInfo(**json.loads(sys.argv[3]))
     config = EngineConfig(**json.loads(sys.argv[2]))
     try:
         from engine.worker import Rank
     except BaseException as error:  # a module may even exit
         link.send(NotReady(reason_of(error)))
         leave(1)
-    leave(Rank(link, config, place).run())
+    leave(Rank(link, config, rank_info).run())
 
 
 if __name__ == "__main__":

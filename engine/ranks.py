@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from engine.adapters import Adapters
 from engine.batch import Batch, Result
-from engine.place import Place
+from engine.rank_info import RankInfo
 from engine.runner import Runner
 from model.adapters.adapter import Adapter
 from model.config import CheckpointError
@@ -105,7 +105,7 @@ class Channel:
             dist.broadcast(body[_HEAD : 3 + len(numbers)].clone(), group=self._group, group_src=0)
 
 
-class Leading:
+class BroadcastingRunner:
     """The runner of rank 0 among several: every batch is told to the others before it is run."""
 
     def __init__(self, runner: Runner, channel: Channel) -> None:
@@ -118,7 +118,7 @@ class Leading:
         return self.runner.run(batch, num_top)
 
 
-class LeadingAdapters:
+class BroadcastingAdapters:
     """The adapters of rank 0 among several."""
 
     def __init__(self, adapters: Adapters, channel: Channel) -> None:
@@ -163,12 +163,12 @@ def _take(news: AdapterNews, adapters: Adapters) -> None:
             adapters.drop(news.number)
 
 
-def join(place: Place, cuda: bool) -> Channel:
+def join(rank_info: RankInfo, cuda: bool) -> Channel:
     """Finds the other ranks. Tensors on GPUs go through NCCL, those on the CPU and batches through gloo."""
     if cuda:
-        torch.cuda.set_device(place.local_rank)
+        torch.cuda.set_device(rank_info.local_rank)
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", place.rendezvous, PATIENCE, place.size, place.rank
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", rank_info.rendezvous, PATIENCE, rank_info.size, rank_info.rank
     )
     told = dist.new_group(timeout=IDLE, backend="gloo")
-    return Channel(Ranks(place.rank, place.size, dist.group.WORLD), told)
+    return Channel(Ranks(rank_info.rank, rank_info.size, dist.group.WORLD), told)

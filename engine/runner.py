@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.adapters import Adapters
 from engine.batch import Batch, PrefixCopy, Result, Row, Scored
-from model.adapters.base import Base
+from model.adapters.target import AdapterTarget
 from model.attention import KVCache, PagedAttention
 from model.network import Network
 from quant.cache_tensor import kept_dtype
@@ -30,13 +30,13 @@ class Runner:
         block_size: int,
         aliases: Collection[int] = (),
         kv_cache_type: str = "auto",
-        base: Base | None = None,
+        base: AdapterTarget | None = None,
     ) -> None:
         """`aliases` are tokens with the row of another one, which a distribution would count twice; `base` is what
         adapters are read for."""
         self.model = model
-        self.adapters = Adapters(base or Base(model))
-        self.logit_rows = LOGIT_ROWS
+        self.adapters = Adapters(base or AdapterTarget(model))
+        self.logit_chunk = LOGIT_ROWS
         first, count = model.vocabulary.span
         self.aliases = [i - first for i in aliases if first <= i < first + count]
         a = model.architecture
@@ -48,7 +48,7 @@ class Runner:
     def run(self, batch: Batch, num_top: int) -> tuple[list[Result], int]:
         """One iteration: for each `Rows` that wants something, in order,
 
-        - token: log-probabilities [vocab_size], or [asked, vocab_size] where several rows are asked;
+        - token: log-probabilities [vocab_size], or [logit_rows, vocab_size] where several rows are asked;
         - scores: its targets scored, with the `num_top` best tokens of each row;
         - pair: log-probabilities [2].
 
@@ -74,14 +74,14 @@ class Runner:
         results: list[Result] = []
         bad = first = 0
         for rows in batch.rows:
-            if rows.want == "pair":
+            if rows.output == "pair":
                 results.append(_row(torch.log_softmax(self.model.next_sentence_logits(hidden[first]), dim=-1)))
-            elif rows.want == "token":
-                found = [next(scored) for _ in rows.asked]
+            elif rows.output == "token":
+                found = [next(scored) for _ in rows.logit_rows]
                 arrays = [_row(row) for row in found if isinstance(row, Tensor)]
                 bad += sum(math.isnan(row[0]) for row in arrays)
                 results.append(arrays[0] if len(arrays) == 1 else np.stack(arrays))
-            elif rows.want == "scores":
+            elif rows.output == "scores":
                 line: list[Scored | None] = []
                 for target in rows.targets:
                     item = next(scored) if target >= 0 else None
@@ -107,13 +107,13 @@ class Runner:
     ) -> Iterator[Tensor | Scored]:
         """Row by row log-probabilities (target −1) or a Scored, a few rows' logits at a time."""
         vocabulary = self.model.vocabulary
-        for start in range(0, len(targets), self.logit_rows):
-            self.adapters.held.select(adapters[start : start + self.logit_rows])
-            logits = self.model.logits(hidden[start : start + self.logit_rows])
+        for start in range(0, len(targets), self.logit_chunk):
+            self.adapters.held.select(adapters[start : start + self.logit_chunk])
+            logits = self.model.logits(hidden[start : start + self.logit_chunk])
             if self.aliases:
                 logits[:, self.aliases] = _NEVER
             logprobs = vocabulary.log_softmax(logits)
-            chunk = targets[start : start + self.logit_rows]
+            chunk = targets[start : start + self.logit_chunk]
             index = torch.tensor(chunk, device=logprobs.device)
             whole = iter(vocabulary.whole(logprobs[index < 0]))
             picked = vocabulary.picked(logprobs, index.clamp(min=0)).tolist()
@@ -140,8 +140,8 @@ def _wanted(batch: Batch) -> Iterator[tuple[int, int]]:
     first = 0
     for rows in batch.rows:
         count = len(rows.token_ids)
-        if rows.want == "token":
-            yield from ((first + (row if row >= 0 else count + row), -1) for row in rows.asked)
-        elif rows.want == "scores":
+        if rows.output == "token":
+            yield from ((first + (row if row >= 0 else count + row), -1) for row in rows.logit_rows)
+        elif rows.output == "scores":
             yield from ((first + offset, target) for offset, target in enumerate(rows.targets) if target >= 0)
         first += count

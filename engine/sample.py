@@ -5,7 +5,9 @@ encodes that anew, as GLM-130B's generator does; `parallel` gives each blank a s
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 
 from engine.answers import EchoedPrompt, FilledBlank, FillResult
 from engine.batch import Result, Row, Scored
@@ -14,10 +16,11 @@ from engine.blank_fill import BlankFill
 from engine.choices import Choices, ChoiceSearch
 from engine.constraint import Constraint, Pattern
 from engine.fill_checks import LEAST_ROWS, per_blank
-from engine.job import Host, World, alternatives
+from engine.job import JobContext, Step, alternatives
 from engine.prompts import Prompt
 from engine.requests import Fill, Mask, Sampling, Segments, Tokens
 from engine.sampler import Sampler
+from engine.scheduler import SchedulerView
 from engine.search import Search
 from engine.sequence import Sequence
 from model.layout import Blank, Layout
@@ -37,10 +40,10 @@ class Sample:
         laid: Layout,
         choices: Items[Choices | None],
         patterns: Items[Pattern | None],
-        world: World,
+        job_context: JobContext,
     ) -> None:
         self.fill = fill
-        self.world = world
+        self.job_context = job_context
         self.index = index
         self.input_index = input_index
         self.prompt = prompt
@@ -54,64 +57,57 @@ class Sample:
             BlankFill(i, b, limits[i], floors[i], fill.sampling.stop, prompt.begun) for i, b in enumerate(laid.blanks)
         ]
         self.echoed: list[Scored] | None = None
-        self.strategy = fill.strategy or world.card.strategies[0]
+        self.strategy = fill.strategy or job_context.card.strategies[0]
         self.confident = fill.order == "confident"
         self.queue = _order(fill.order, count, random.Random(self.seed))
-        self.active: dict[Sequence, BlankFill] = {}
-        self.searches: dict[Sequence, Search] = {}
+        self.searches: dict[int, Search] = {}  # those under way, by blank
         self.choices = choices
-        ends, one_token = world.tokenizer.ends, world.card.masked
+        ends, one_token = job_context.tokenizer.ends, job_context.card.masked
         self.constraints = [
             None if pattern is None else Constraint(pattern, blank.spaced, ends, one_token)
             for pattern, blank in zip(patterns, laid.blanks, strict=True)
         ]
         self.other_fills: list[BlankFill] = []  # of the last blank, by a search that finds several
-        self.probes: dict[Sequence, tuple[int, float | None]] = {}
+        self.probes: list[Probe] = []
         self.rank = 0.0
         # A sampler a blank, so that a blank's draws do not depend on how its neighbours interleave.
         self.samplers = [
-            Sampler(fill.sampling, world.bar, None if self.seed is None else self.seed + i) for i in range(count)
+            Sampler(fill.sampling, job_context.logit_mask, None if self.seed is None else self.seed + i)
+            for i in range(count)
         ]
         # Where each blank is written: as first laid out, or as the text is by now.
         self.places = list(laid.blanks)
 
-    def start(self, host: Host, rank: float) -> list[Sequence]:
+    def start(self, view: SchedulerView, rank: float, step: Step) -> None:
+        """Starts the sequences that run first."""
         self.rank = rank
         if self.strategy == "parallel":
             queue, self.queue = self.queue, []
-            return [s for i in queue for s in self._open(host, self._fresh(host, i), i)]
-        return self._next(host, None)
+            for index in queue:
+                self._open(self._fresh(view, index, step), index)
+        else:
+            self._next(view, None, step)
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[BlankFill]]:
-        """Draws a token; gives new sequences, others that are finished, and the blanks that moved."""
-        if sequence in self.searches:
-            return self._search(host, sequence, result)
-        if isinstance(result, list):
-            return [], self._take_echo(sequence, result)
-        return self._draw(host, sequence, result)
-
-    def _take_echo(self, sequence: Sequence, scored: list[Scored | None]) -> list[BlankFill]:
+    def take_echo(
+        self, sequence: Sequence, blank: BlankFill, scored: list[Scored | None], step: Step
+    ) -> list[BlankFill]:
         """Takes the scores of what the blank began with, and asks for what follows."""
         self.echoed = [token for token in scored if token is not None]
-        blank = self.active[sequence]
         if not blank.max_tokens:
             blank.finish_reason = "length"
-            sequence.finished = True
-            del self.active[sequence]
+            step.finish(sequence)
             return [blank]
-        sequence.want, sequence.targets = "token", []
+        sequence.output, sequence.targets = "token", []
         sequence.push(blank.begun[-1], *self.places[blank.index].place(len(blank.begun)))
         return []
 
-    def _draw(self, host: Host, sequence: Sequence, logprobs: Row) -> tuple[list[Sequence], list[BlankFill]]:
-        if sequence in self.probes:
-            return self._probed(host, sequence, logprobs), []
-        blank = self.active[sequence]
-        banned = self.world.tokenizer.ends if len(blank.tokens) < blank.min_tokens else ()
+    def take_token(self, view: SchedulerView, sequence: Sequence, blank: BlankFill, logprobs: Row, step: Step) -> None:
+        """Draws the blank's next token; behind the last one goes on with the next blank."""
+        banned = self.job_context.tokenizer.ends if len(blank.tokens) < blank.min_tokens else ()
         constraint = self.constraints[blank.index]
         allowed = None if constraint is None else constraint.allowed()
         token = self.samplers[blank.index].draw(logprobs, blank.token_ids, banned, self.fill.logprobs or 0, allowed)
-        blank.accept(token, self.world)
+        blank.accept(token, self.job_context)
         if constraint is not None and blank.end is None:
             constraint.accept(token.token_id)
             if blank.stop_string is None and constraint.complete:
@@ -122,40 +118,45 @@ class Sample:
             blank.finish_reason = "length"
         if blank.finish_reason is None:
             sequence.push(token.token_id, *place.place(number))
-            return [], [blank]
-        del self.active[sequence]
-        return self._go_on(host, sequence, blank), [blank]
+        else:
+            self._go_on(view, sequence, blank, step)
 
-    def _search(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[BlankFill]]:
-        """Lets a search take its result; when it has ended its best fill is the blank's."""
-        search = self.searches[sequence]
-        moved = search.advance(host, sequence, result)
-        self.searches |= dict.fromkeys(moved, search)
-        for ended in (s for s in (sequence, *moved) if s.finished):
-            self.searches.pop(ended, None)
-        if not search.blanks:
-            return moved, []
+    def take_search(self, view: SchedulerView, search: Search, step: Step) -> list[BlankFill]:
+        """Takes the fills of a search that has ended: the best one is the blank's."""
         best, *self.other_fills = search.blanks
         self.blanks[search.index] = best
-        if search.kept is not None:
-            del self.searches[search.kept]
-        return [*moved, *self._go_on(host, search.kept, best)], [best]
+        del self.searches[search.index]
+        self._go_on(view, search.kept, best, step)
+        return [best]
 
-    def _go_on(self, host: Host, sequence: Sequence | None, blank: BlankFill) -> list[Sequence]:
+    def take_probe(self, view: SchedulerView, probe: "Probe", logprobs: Row, step: Step) -> None:
+        """Notes a probe's surest token; when all are in, goes on with the surest blank."""
+        probe.sureness = self._sureness(logprobs, probe.index)
+        if any(p.sureness is None for p in self.probes):
+            return
+        # Among equals the leftmost goes first.
+        surest = max(self.probes, key=lambda p: (p.sureness or 0.0, -p.index))
+        self.probes = []
+        self.queue.remove(surest.index)
+        sequence = _copy(surest.sequence)
+        step.started.append(sequence)
+        self._begin(sequence, surest.index)
+
+    def _go_on(self, view: SchedulerView, sequence: Sequence | None, blank: BlankFill, step: Step) -> None:
         """What runs behind a blank that has ended, on its sequence if the later blanks see that."""
         if not self.queue or self.strategy == "reencode":
             if sequence is not None:
-                sequence.finished = True
-            if not self.queue:
-                return []
-            self._splice()
-            return self._next(host, None)
+                step.finish(sequence)
+            if self.queue:
+                self._splice()
+                self._next(view, None, step)
+            return
         assert sequence is not None
         place, number = self.places[blank.index], len(blank.begun) + len(blank.tokens)
         if blank.end is None and self._room(sequence, place, number):
             # The last token of a blank that was cut short has not been fed, but later blanks are to see it.
             sequence.push(blank.tokens[-1].token_id, *place.place(number))
-        return self._next(host, sequence)
+        self._next(view, sequence, step)
 
     @property
     def done(self) -> bool:
@@ -185,7 +186,7 @@ class Sample:
         """The prompt's tokens; those that only its context has no log-probabilities for."""
         echo, scored = self.prompt.echo, self.echoed or []
         assert echo is not None
-        tokenizer = self.world.tokenizer
+        tokenizer = self.job_context.tokenizer
         unknown = [None] * echo.num_context
         return EchoedPrompt(
             token_ids=list(echo.ids),
@@ -206,37 +207,29 @@ class Sample:
                 at += len(segment.name)
             else:
                 at += len(self._shown(segment))
-        return blank.answer(at, self.world, self.fill.logprobs is not None)
+        return blank.answer(at, self.job_context, self.fill.logprobs is not None)
 
     def _shown(self, segment: str | Tokens) -> str:
-        return segment if isinstance(segment, str) else self.world.spelling.detokenize(segment.ids)
+        return segment if isinstance(segment, str) else self.job_context.spelling.detokenize(segment.ids)
 
-    def _next(self, host: Host, sequence: Sequence | None) -> list[Sequence]:
+    def _next(self, view: SchedulerView, sequence: Sequence | None, step: Step) -> None:
         """Opens the next blank on a sequence (None: on one of its own), or first asks every blank left how sure it is
         of its first token."""
         if not (self.confident and len(self.queue) > 1):
             index = self.queue.pop(0)
-            return self._open(host, sequence or self._fresh(host, index), index)
+            self._open(sequence or self._fresh(view, index, step), index)
+            return
         for index in self.queue:
-            probe = self._fresh(host, index) if sequence is None else _copy(sequence)
-            self._start(probe, index)
-            self.probes[probe] = index, None
+            if sequence is None:
+                probe = self._fresh(view, index, step)
+            else:
+                probe = _copy(sequence)
+                step.started.append(probe)
+            self._push_start(probe, index)
+            probe.owner = Probe(self, index, probe)
+            self.probes.append(probe.owner)
         if sequence is not None:
-            sequence.finished = True
-        return list(self.probes)
-
-    def _probed(self, host: Host, sequence: Sequence, logprobs: Row) -> list[Sequence]:
-        """Notes a probe's surest token; when all are in, goes on with the surest blank."""
-        index, _ = self.probes[sequence]
-        self.probes[sequence] = index, self._sureness(logprobs, index)
-        sequence.finished = True
-        if any(p is None for _, p in self.probes.values()):
-            return []
-        # Among equals the leftmost goes first.
-        probe, (index, _) = max(self.probes.items(), key=lambda item: (item[1][1] or 0.0, -item[1][0]))
-        self.probes.clear()
-        self.queue.remove(index)
-        return self._begin(host, _copy(probe), index)
+            step.finish(sequence)
 
     def _sureness(self, logprobs: Row, index: int) -> float:
         """The log-probability of the best token that may be drawn."""
@@ -245,44 +238,47 @@ class Sample:
             return float(logprobs[choices.first].max())
         constraint = self.constraints[index]
         allowed = None if constraint is None else constraint.allowed()
-        return Sampler(Sampling(), self.world.bar, 0).draw(logprobs, (), (), 0, allowed).logprob
+        return Sampler(Sampling(), self.job_context.logit_mask, 0).draw(logprobs, (), (), 0, allowed).logprob
 
-    def _fresh(self, host: Host, index: int) -> Sequence:
-        return Sequence(host.context(self.places[index].context), "token", self.rank)
+    def _fresh(self, view: SchedulerView, index: int, step: Step) -> Sequence:
+        """A new sequence over a blank's context."""
+        sequence = Sequence(view.context(self.places[index].context), "token", self.rank)
+        step.started.append(sequence)
+        return sequence
 
-    def _open(self, host: Host, sequence: Sequence, index: int) -> list[Sequence]:
-        self._start(sequence, index)
-        return self._begin(host, sequence, index)
+    def _open(self, sequence: Sequence, index: int) -> None:
+        self._push_start(sequence, index)
+        self._begin(sequence, index)
 
-    def _begin(self, host: Host, sequence: Sequence, index: int) -> list[Sequence]:
+    def _begin(self, sequence: Sequence, index: int) -> None:
         """Fills a blank from its start, which the sequence has as its last row."""
         blank, place, sampler = self.blanks[index], self.places[index], self.samplers[index]
         num_top, keep = self.fill.logprobs or 0, bool(self.queue) and self.strategy == "append"
         choices = self._choices_of(index)
         search: Search
         if choices is not None:
-            search = ChoiceSearch(blank, choices, place, sampler, num_top, keep, self.world)
+            search = ChoiceSearch(blank, choices, place, sampler, num_top, keep, self.job_context)
         elif self.fill.num_beams > 1:
             beams, penalty = self.fill.num_beams, self.fill.length_penalty
-            search = BeamSearch(blank, beams, penalty, place, sampler, num_top, keep, self.world)
+            search = BeamSearch(blank, beams, penalty, place, sampler, num_top, keep, self.job_context)
         else:
-            self.active[sequence] = blank
-            return [sequence]
-        begun = search.start(host, sequence)
-        self.searches |= dict.fromkeys(begun, search)
-        return begun
+            sequence.owner = Writing(self, blank)
+            return
+        self.searches[index] = search
+        sequence.owner = Searching(self, search)
+        search.start(sequence)
 
     def _choices_of(self, index: int) -> Choices | None:
         """A blank's choices, by the tokens that they have in its place as it is now."""
         choices, place, blank = self.choices[index], self.places[index], self.blanks[index]
         if choices is None or place.spaced == choices.spaced:
             return choices
-        return Choices.read(choices.texts, place, (blank.min_tokens, blank.max_tokens), self.world)
+        return Choices.read(choices.texts, place, (blank.min_tokens, blank.max_tokens), self.job_context)
 
-    def _start(self, sequence: Sequence, index: int) -> None:
+    def _push_start(self, sequence: Sequence, index: int) -> None:
         place, begun = self.places[index], self.blanks[index].begun
         if self.fill.echo and begun:
-            sequence.want, sequence.targets = "scores", list(begun)
+            sequence.output, sequence.targets = "scores", list(begun)
             fed = begun[:-1]
         else:
             fed = begun
@@ -292,7 +288,7 @@ class Sample:
     def _room(self, sequence: Sequence, place: Blank, number: int) -> bool:
         """Whether the model has a position for a blank's row, and the cache a slot, with the blanks that are still to
         be written on the same sequence: a start and a token each."""
-        card, (position, block) = self.world.card, place.place(number)
+        card, (position, block) = self.job_context.card, place.place(number)
         later = LEAST_ROWS * len(self.queue) if self.strategy == "append" else 0
         slots = card.kv_cache_tokens - len(sequence.context) - _BORDER_SLOTS
         return max(position, block) < card.max_positions and len(sequence.token_ids) + later < slots
@@ -307,10 +303,60 @@ class Sample:
                 segments.append(blank.text if blank.finish_reason else segment)
             else:
                 segments.append(segment)
-        laid = self.world.lay_out(_merged(segments), "text")
+        laid = self.job_context.lay_out(_merged(segments), "text")
         left = [b.index for b in self.blanks if b.finish_reason is None]
         for index, place in zip(left, laid.blanks, strict=True):
             self.places[index] = place
+
+
+@dataclass(slots=True, eq=False)
+class Task(ABC):
+    """What a sequence computes for a sample: its owner."""
+
+    sample: Sample
+
+    @abstractmethod
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        """Takes a result of the sequence; adds to the step what starts and finishes. Gives the blanks that moved."""
+
+
+@dataclass(slots=True, eq=False)
+class Writing(Task):
+    """A sequence writes one blank, token by token."""
+
+    blank: BlankFill
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        if isinstance(result, list):
+            return self.sample.take_echo(sequence, self.blank, result, step)
+        self.sample.take_token(view, sequence, self.blank, result, step)
+        return [self.blank]
+
+
+@dataclass(slots=True, eq=False)
+class Probe(Task):
+    """A sequence asks a blank how sure it is of its first token; None: not answered yet."""
+
+    index: int
+    sequence: Sequence
+    sureness: float | None = None
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        assert not isinstance(result, list)
+        step.finish(sequence)
+        self.sample.take_probe(view, self, result, step)
+        return []
+
+
+@dataclass(slots=True, eq=False)
+class Searching(Task):
+    """Several sequences search for one blank's fill."""
+
+    search: Search
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        self.search.advance(view, sequence, result, step)
+        return self.sample.take_search(view, self.search, step) if self.search.blanks else []
 
 
 def _merged(segments: Items[str | Tokens | Mask]) -> Segments:
@@ -327,7 +373,7 @@ def _merged(segments: Items[str | Tokens | Mask]) -> Segments:
 
 def _copy(sequence: Sequence) -> Sequence:
     """Another sequence with the same rows, to be computed on its own."""
-    copy = Sequence(sequence.context, sequence.want, sequence.rank)
+    copy = Sequence(sequence.context, sequence.output, sequence.rank)
     for row in zip(sequence.token_ids, sequence.positions, sequence.block_positions, strict=True):
         copy.push(*row)
     return copy

@@ -24,15 +24,15 @@ _COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
 class Sampler:
     """One sequence's way of drawing: its settings, its random numbers, and the ids that are never drawn."""
 
-    def __init__(self, sampling: Sampling, bar: Row, seed: int | None) -> None:
-        """`bar` has −∞ for ids that are never drawn, else 0. Raises ValueError for a rule that there is not."""
+    def __init__(self, sampling: Sampling, logit_mask: Row, seed: int | None) -> None:
+        """`logit_mask` has −∞ for ids that are never drawn, else 0. Raises ValueError for a rule that there is not."""
         self.sampling = sampling
-        self._bar = bar
+        self._logit_mask = logit_mask
         self._rules = active_rules(sampling.rules)
         self._is_unweighed = not self._rules and not sampling.logit_bias
         self._sharpness = 1 / max(sampling.temperature, _COLDEST)
         self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
-        self._draw = drawing(bar)
+        self._draw = drawing(logit_mask)
         self._random = random.Random(seed)
 
     def draw(
@@ -52,7 +52,7 @@ class Sampler:
         is_drawn, is_plain = self.sampling.temperature > 0, self._is_unweighed and allowed is None
         if is_plain and not is_drawn:
             token = int(logprobs.argmax())
-            if self._bar[token] == 0 and token not in banned:
+            if self._logit_mask[token] == 0 and token not in banned:
                 return scored(logprobs, token, num_top)
         if is_plain and is_drawn and not banned:
             return scored(logprobs, self._drawn(logprobs), num_top)
@@ -74,7 +74,7 @@ class Sampler:
     def weighed(self, logprobs: Row, history: Sequence[int], banned: Collection[int]) -> Row:
         """Log-probabilities after penalties and biases, those that may not come at −∞."""
         s = self.sampling
-        scores: Row = logprobs + self._bar
+        scores: Row = logprobs + self._logit_mask
         if banned:
             scores[list(banned)] = -np.inf
         if self._is_unweighed:
@@ -96,7 +96,7 @@ class Sampler:
         if self._draw is not None:
             return self._draw(scores, self._sharpness, limit, s.top_p, s.min_p, state)
         uniforms = splitmix64(state)
-        weights = self._weights(scores + self._bar)
+        weights = self._weights(scores + self._logit_mask)
         at, total = _index(weights, next(uniforms))
         if not self._is_truncated:
             return at

@@ -10,7 +10,7 @@ much makes way for one that holds little.
 
 import math
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.batch import Batch, PrefixCopy, Rows
 from engine.blocks import BlockPool
@@ -22,18 +22,22 @@ from model.attention import Span, part_b_start
 
 
 @dataclass(frozen=True, slots=True)
-class Lodging:
-    """A tenant's view of the contexts, by way of an adapter."""
+class SchedulerView:
+    """What a job sees of the scheduler: its tenant's contexts, by way of its adapter. `sequences` are those of the job
+    that have not finished; forks are among them at once."""
 
     scheduler: "Scheduler"
     tenant: str
     adapter: int = 0
+    sequences: dict[Sequence, None] = field(default_factory=dict)
 
     def context(self, token_ids: tuple[int, ...]) -> Context:
         return self.scheduler.context(token_ids, self.tenant, self.adapter)
 
     def fork(self, sequence: Sequence) -> Sequence:
-        return self.scheduler.fork(sequence)
+        fork = self.scheduler.fork(sequence)
+        self.sequences[fork] = None
+        return fork
 
 
 class Scheduler:
@@ -91,19 +95,21 @@ class Scheduler:
         """
         fork = Sequence(
             sequence.context,
-            sequence.want,
+            sequence.output,
             sequence.rank,
             list(sequence.token_ids),
             list(sequence.positions),
             list(sequence.block_positions),
+            owner=sequence.owner,
+            job_id=sequence.job_id,
         )
         fork.answered = sequence.answered
         full, begun = divmod(sequence.computed, self.pool.block_size)
         if not sequence.computed or (begun and not self._make_room(1, keep=sequence.context)):
             return fork
-        fork.computed, fork.held = sequence.computed, sequence.held
+        fork.computed, fork.context_blocks = sequence.computed, sequence.context_blocks
         fork.blocks = sequence.blocks[:full]
-        self.pool.share(fork.held)
+        self.pool.share(fork.context_blocks)
         self.pool.share(fork.blocks)
         if begun:
             (block,) = self._allocate(begun)
@@ -115,11 +121,11 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence behind all of its rank; a fork that runs does so already."""
         if not sequence.blocks:
-            self.waiting.add(sequence)
+            self._wait(sequence)
 
     def rerank(self, sequence: Sequence, rank: float) -> None:
         """Changes a sequence's rank, wherever it is."""
-        waits = sequence in self.waiting
+        waits = sequence.status == "waiting"
         if waits:
             self.waiting.remove(sequence)
         sequence.rank = rank
@@ -128,18 +134,18 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Drops a finished or cancelled sequence, wherever it is."""
-        sequence.finished = True
-        if sequence in self.running:
+        if sequence.status == "running":
             self._stop(sequence)
-        elif sequence in self.waiting:
+        elif sequence.status == "waiting":
             self.waiting.remove(sequence)
+        sequence.status = "finished"
 
     def schedule(self) -> tuple[Batch, list[Sequence]]:
         """The next batch, and the sequences whose rows end it, in the batch's order."""
         chosen: dict[Sequence, None] = {}
         budget = self.max_batch_tokens
         for sequence in list(self.running):
-            if sequence not in self.running:
+            if sequence.status != "running":
                 continue  # preempted below
             rows = sequence.pending
             if not rows or (rows > budget and chosen):
@@ -199,11 +205,16 @@ class Scheduler:
             for block in prefix.blocks or ():
                 expected[block] += 1
         for sequence in self.running:
-            for block in (*sequence.held, *sequence.blocks):
+            for block in (*sequence.context_blocks, *sequence.blocks):
                 expected[block] += 1
         assert expected == [self.pool.holders(b) for b in range(self.pool.num_blocks)]
-        assert all(not s.blocks and not s.held for s in self.waiting)
-        assert self.usage() == len({b for s in self.running for b in (*s.held, *s.blocks)}) / self.pool.num_blocks
+        assert all(not s.blocks and not s.context_blocks for s in self.waiting)
+        assert all(s.status == "running" for s in self.running)
+        assert all(s.status == "waiting" for s in self.waiting)
+        assert (
+            self.usage()
+            == len({b for s in self.running for b in (*s.context_blocks, *s.blocks)}) / self.pool.num_blocks
+        )
         tenants = {s.context.tenant for s in self.running}
         of_each = {t: [s for s in self.running if s.context.tenant == t] for t in tenants}
         assert {t: list(own) for t, own in self._running_of.items()} == of_each
@@ -256,7 +267,7 @@ class Scheduler:
             chosen[sequence] = None
             budget -= rows
         for victim in stopped:
-            self.waiting.add(victim)
+            self._wait(victim)
         return encode
 
     def _start(self, sequence: Sequence) -> None:
@@ -269,18 +280,23 @@ class Scheduler:
             self.contexts.share(context)
         else:
             self.pool.share(before)
-        sequence.held = context.blocks or before
+        sequence.context_blocks = context.blocks or before
         sequence.blocks = [*self._own(None if len(context) else context.prefix, len(sequence.token_ids))]
         self.waiting.remove(sequence)
         self._run(sequence)
 
     def _run(self, sequence: Sequence) -> None:
         """From now on it is among those that run, with the blocks that it has."""
+        sequence.status = "running"
         tenant, prefix = sequence.context.tenant, sequence.context.prefix
         self.running[sequence] = self._running_of.setdefault(tenant, {})[sequence] = None
         self.holdings.add(sequence)
         if prefix is not None:
             prefix.running += 1
+
+    def _wait(self, sequence: Sequence) -> None:
+        sequence.status = "waiting"
+        self.waiting.add(sequence)
 
     def _stop(self, sequence: Sequence) -> None:
         """It is no more among those that run, and lets go of what it holds."""
@@ -294,9 +310,9 @@ class Scheduler:
         if len(context):
             self.contexts.release(context)
         else:
-            self.pool.release(sequence.held)
+            self.pool.release(sequence.context_blocks)
         self.pool.release(sequence.blocks)
-        sequence.held, sequence.blocks, sequence.computed = (), [], 0
+        sequence.context_blocks, sequence.blocks, sequence.computed = (), [], 0
 
     def _opened(self, prefix: Prefix | None) -> tuple[int, ...]:
         """The blocks that a prefix fills, in the cache from now on."""
@@ -407,7 +423,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._stop(sequence)
         self.preemptions += 1
-        self.waiting.add(sequence)
+        self._wait(sequence)
 
     def _context_rows(self, context: Context) -> Rows:
         # What is known of a prefix needs no kernel of its own: to all others it is the beginning of part A.
@@ -420,15 +436,15 @@ class Scheduler:
         done, context = sequence.computed, sequence.context
         visible = context.start + len(sequence.token_ids if sequence.whole else context)
         start = context.start if sequence.whole else part_b_start(visible, self.pool.block_size)
-        span = Span(sequence.pending, start + done, visible, (*sequence.held, *sequence.blocks), self.causal)
+        span = Span(sequence.pending, start + done, visible, (*sequence.context_blocks, *sequence.blocks), self.causal)
         shift = _shift(context)
         return Rows(
             tuple(sequence.token_ids[done:]),
             tuple(position + shift for position in sequence.positions[done:]),
             tuple(sequence.block_positions[done:]),
             span,
-            sequence.want,
-            sequence.asked,
+            sequence.output,
+            sequence.logit_rows,
             tuple(sequence.targets[done:]),
             context.adapter,
         )

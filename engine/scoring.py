@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from engine.answers import Ranking, ScoredOrder, ScoredSpan, ScoreResult
 from engine.batch import Result, Scored
 from engine.events import Done, Event, ResultDone
-from engine.job import Counts, Host, World, alternatives
+from engine.job import Counts, JobContext, Step, alternatives
 from engine.prompts import unpacked
 from engine.requests import Mask, RequestError, Score, Segments, Tokens
+from engine.scheduler import SchedulerView
 from engine.sequence import Sequence
 from model.layout import Blank, Layout, span_ids
 
@@ -55,10 +56,10 @@ class ScoreJob:
 
     has_end = True  # spans have an end token, as all but those of masked language models
 
-    def __init__(self, request_id: str, score: Score, world: World) -> None:
+    def __init__(self, request_id: str, score: Score, job_context: JobContext) -> None:
         self.id = request_id
         self.score = score
-        self.world = world
+        self.job_context = job_context
         self.num_top = score.logprobs or 0
         self.counts = Counts()
         self.segments, self.laid, texts, param = self._read()
@@ -67,24 +68,24 @@ class ScoreJob:
         self._plans = [plan for c in self.candidates for order in self.orders for plan in self._planned(c, order)]
         for plan in self._plans:
             plan.candidate.left += 1
-        self._of: dict[Sequence, Plan] = {}
         self.counts.prompt_tokens = len(self.laid)
         self.counts.score_tokens = sum(len(ids) for c in self.candidates for ids in c.ids)
 
-    def start(self, host: Host, rank: float) -> list[Sequence]:
+    def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
+        sequences = []
         for plan in self._plans:
-            sequence = Sequence(host.context(plan.context), "scores", rank, targets=plan.targets, whole=plan.whole)
+            context = view.context(plan.context)
+            sequence = Sequence(context, "scores", rank, targets=plan.targets, whole=plan.whole, owner=plan)
             for row in plan.rows:
                 sequence.push(*row)
-            self._of[sequence] = plan
-        sequences = list(self._of)
+            sequences.append(sequence)
         sequences[0].prompt_tokens = self.counts.prompt_tokens
         return sequences
 
     def _planned(self, candidate: Candidate, order: Order) -> Iterator[Plan]:
         """The sequences of an order: one, or of a causal model one a span, which reads the spans before it in the
         order as text and those behind it as empty."""
-        if not self.world.card.causal:
+        if not self.job_context.card.causal:
             yield self._plan(candidate, order, [(n, self.laid.blanks[n]) for n in order])
             return
         for step, number in enumerate(order):
@@ -95,7 +96,7 @@ class ScoreJob:
                 own = next(counted) if isinstance(segment, Mask) else -1
                 segments.append(candidate.texts[own] if own in known else segment)
             left = [n for n in range(len(order)) if n not in known]
-            blank = self.world.lay_out(tuple(segments), "text", scored=True).blanks[left.index(number)]
+            blank = self.job_context.lay_out(tuple(segments), "text", scored=True).blanks[left.index(number)]
             yield self._plan(candidate, order, [(number, blank)])
 
     def _plan(self, candidate: Candidate, order: Order, spans: list[tuple[int, Blank]]) -> Plan:
@@ -104,14 +105,14 @@ class ScoreJob:
         for number, blank in spans:
             ids = candidate.ids[number]
             plan.rows.extend((token, *blank.place(row)) for row, token in enumerate([blank.start, *ids]))
-            plan.targets.extend([*ids, self.world.tokenizer.ends[0]])
+            plan.targets.extend([*ids, self.job_context.tokenizer.ends[0]])
             plan.slots.extend((number, index) for index in range(len(ids) + 1))
         return plan
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> tuple[list[Sequence], list[Event]]:
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result) -> Step:
+        plan = sequence.owner
+        assert isinstance(plan, Plan)
         assert isinstance(result, list)
-        sequence.finished = True
-        plan = self._of.pop(sequence)
         empty: Spans = [[None] * (len(ids) + self.has_end) for ids in plan.candidate.ids]
         spans = plan.candidate.scored.setdefault(plan.order, empty)
         scored = (item for item in result if item is not None)
@@ -119,10 +120,10 @@ class ScoreJob:
             spans[number][index] = item
         if plan.order == self.orders[0]:  # a token counts once, and its end token never
             ids = plan.candidate.ids
-            self.world.work.score_tokens += sum(index < len(ids[number]) for number, index in plan.slots)
+            self.job_context.work.score_tokens += sum(index < len(ids[number]) for number, index in plan.slots)
         plan.candidate.left -= 1
-        self.world.work.score_candidates += not plan.candidate.left
-        return [], [] if self._of else list(self._finish())
+        self.job_context.work.score_candidates += not plan.candidate.left
+        return Step(finished=[sequence], events=[] if any(c.left for c in self.candidates) else list(self._finish()))
 
     def stop(self) -> None:
         """All is counted as it is scored."""
@@ -131,22 +132,27 @@ class ScoreJob:
         """The context and how it is laid out, each candidate's strings, and the field they came from."""
         s = self.score
         if s.context is not None and s.targets is not None:
-            context, begun = unpacked(s.context, "context", self.world)
+            context, begun = unpacked(s.context, "context", self.job_context)
             if begun:
                 raise RequestError("what follows a start token belongs to the target", "context")
             masks = [m for m in context if isinstance(m, Mask)]
             if len(masks) > 1:
                 raise RequestError(f"context has {len(masks)} masks, at most one is allowed", "context")
-            context = context if masks else (*context, self.world.open_mask)
-            return context, self.world.lay_out(context, "context", scored=True), [(t,) for t in s.targets], "targets"
+            context = context if masks else (*context, self.job_context.open_mask)
+            return (
+                context,
+                self.job_context.lay_out(context, "context", scored=True),
+                [(t,) for t in s.targets],
+                "targets",
+            )
         assert s.text is not None
         if s.spans is None:
             if any(isinstance(m, Mask) for m in s.text):
                 raise RequestError("text has blanks, so spans must say what stands in them", "spans")
             whole = "".join(t for t in s.text if isinstance(t, str))
-            context = (self.world.open_mask,)
-            return context, self.world.lay_out(context, "text", scored=True), [(whole,)], "text"
-        laid = self.world.lay_out(s.text, "text", scored=True)
+            context = (self.job_context.open_mask,)
+            return context, self.job_context.lay_out(context, "text", scored=True), [(whole,)], "text"
+        laid = self.job_context.lay_out(s.text, "text", scored=True)
         for spans in s.spans:
             if len(spans) != len(laid.blanks):
                 raise RequestError(f"text has {len(laid.blanks)} blanks, spans has {len(spans)} strings", "spans")
@@ -155,19 +161,19 @@ class ScoreJob:
         return s.text, laid, list(s.spans), "spans"
 
     def _shown(self, texts: tuple[str | Tokens, ...]) -> tuple[str, ...]:
-        return tuple(self.world.spelling.detokenize(t.ids) if isinstance(t, Tokens) else t for t in texts)
+        return tuple(self.job_context.spelling.detokenize(t.ids) if isinstance(t, Tokens) else t for t in texts)
 
     def _tokens(self, texts: tuple[str | Tokens, ...], param: str) -> list[list[int]]:
         rows = []
         for text, blank in zip(texts, self.laid.blanks, strict=True):
             if isinstance(text, Tokens):
-                self.world.check_ids(text.ids, param)
+                self.job_context.check_ids(text.ids, param)
                 ids = list(text.ids)
             else:
-                ids = span_ids(text, blank, self.world.tokenizer) if text else []
+                ids = span_ids(text, blank, self.job_context.tokenizer) if text else []
             if not ids:
                 raise RequestError(f"{param} holds an empty string; there is nothing to score", param)
-            self.world.check_span(len(ids), blank, param)
+            self.job_context.check_span(len(ids), blank, param)
             rows.append(ids)
         return rows
 
@@ -194,9 +200,11 @@ class ScoreJob:
                     text=candidate.texts[number],
                     logprob=math.fsum(tokens) + end * self.score.include_end,
                     token_ids=ids,
-                    tokens=[self.world.tokenizer.piece(i) for i in ids],
+                    tokens=[self.job_context.tokenizer.piece(i) for i in ids],
                     token_logprobs=tokens,
-                    top_logprobs=None if self.score.logprobs is None else alternatives(tops, self.world.tokenizer),
+                    top_logprobs=None
+                    if self.score.logprobs is None
+                    else alternatives(tops, self.job_context.tokenizer),
                     end_logprob=end if self.has_end else None,
                 )
             )

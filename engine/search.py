@@ -4,7 +4,8 @@ from typing import Protocol
 
 from engine.batch import Result
 from engine.blank_fill import BlankFill
-from engine.job import Host
+from engine.job import Step
+from engine.scheduler import SchedulerView
 from engine.sequence import Sequence
 
 
@@ -13,11 +14,11 @@ class Search(Protocol):
 
     index: int  # of the blank in its text
 
-    def start(self, host: Host, sequence: Sequence) -> list[Sequence]:
+    def start(self, sequence: Sequence) -> None:
         """Begins on a sequence whose last row, not computed yet, is the blank's start."""
 
-    def advance(self, host: Host, sequence: Sequence, result: Result) -> list[Sequence]:
-        """Takes a result of one of its sequences; gives new sequences, and those that it has finished."""
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> None:
+        """Takes a result of one of its sequences; adds to the step the sequences that start and finish."""
 
     @property
     def blanks(self) -> list[BlankFill]:

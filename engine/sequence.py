@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Want = Literal["token", "scores", "pair"]
+Output = Literal["token", "scores", "pair"]
+Status = Literal["new", "waiting", "running", "finished"]
 
 
 @dataclass(slots=True, eq=False)
@@ -54,29 +55,35 @@ class Context:
 class Sequence:
     """Rows of part B over a context: some computed, the rest waiting to be.
 
-    A sequence wants the log-probabilities of what follows its last row ("token"), those of `targets`, one per row,
+    Its `output` is the log-probabilities of what follows its last row ("token"), those of `targets`, one per row,
     −1 for none ("scores"), or of its two sentences being neighbours ("pair"). One that is `whole` has an empty
     context, and all its rows see each other (a masked language model's text); its "token" is what stands at each of
-    the rows `asked`. `held` are the context's blocks that it shares, `blocks` its own; both empty while it waits.
+    the `logit_rows`. `context_blocks` are the context's blocks that it shares, `blocks` its own; both are empty while
+    it waits.
     `answered` counts the rows it had when it last ran: one without new ones waits for others of its job, and if it is
     preempted meanwhile it is not computed again before there are. `drawn_at` is when its last token was drawn, on the
     monotonic clock. `prompt_tokens` are to be counted when it first runs: each prompt's by one sequence.
+
+    `job_id` names the request that it runs for, `owner` is what takes its results within that request's job. The
+    scheduler alone sets `status`: one that is finished has no blocks and does not run again.
     """
 
     context: Context
-    want: Want
+    output: Output
     rank: float  # smaller goes first; see Scheduler.add
     token_ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     block_positions: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     whole: bool = False
-    asked: tuple[int, ...] = (-1,)
+    logit_rows: tuple[int, ...] = (-1,)
     computed: int = 0
     answered: int = 0
-    held: tuple[int, ...] = ()
+    context_blocks: tuple[int, ...] = ()
     blocks: list[int] = field(default_factory=list)
-    finished: bool = False
+    status: Status = "new"
+    owner: object = None
+    job_id: str = ""
     drawn_at: float | None = None
     prompt_tokens: int = 0
 

@@ -20,7 +20,7 @@ from engine.config import EngineConfig
 from engine.ending import reason_of
 from engine.events import Loss, LossReason
 from engine.messages import FROM_RANK, HEADER, TO_RANK, Alive, FromRank, Loading, NotReady, Raised, Ready, ToRank
-from engine.place import Place
+from engine.rank_info import RankInfo
 
 BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
 # Ranks that have been ready for so long were well: the next loss counts as a first one.
@@ -52,7 +52,7 @@ class Supervisor:
 
     `silence_s`: a rank not heard of for so long is dead; `step_s`: so is one whose step takes longer. `worker` is the
     module that a rank runs, `backoff_s` the pauses before ranks are started again after one loss, two in a row, …
-    With the `place` of a launcher this process has rank 0 only.
+    With the `rank_info` of a launcher this process has rank 0 only.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Supervisor:
         lose: Callable[[Loss], None],
         silence_s: float,
         step_s: float,
-        place: Place | None,
+        rank_info: RankInfo | None,
         worker: str,
         backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
         self.config = config
         self.silence_s = silence_s
         self.step_s = step_s
-        self.place = place
+        self.rank_info = rank_info
         self.worker = worker
         self.backoff_s = backoff_s
         self.links: list[Link] = []
@@ -147,8 +147,8 @@ class Supervisor:
         try:
             with self._places() as places:
                 try:
-                    for place in places:
-                        self.links.append(await Link.open(self.worker, self.config, place, self._environment()))
+                    for rank_info in places:
+                        self.links.append(await Link.open(self.worker, self.config, rank_info, self._environment()))
                     lost = await self._first_lost()
                     hangs = any(error.hangs for error in lost)
                     self._tell(lost)
@@ -164,7 +164,7 @@ class Supervisor:
         # What a rank says of its own failure explains what became of the others.
         told = [error for error in lost if error.reason == "load"] or lost
         detail = "; ".join(dict.fromkeys(map(str, told)))
-        if not self._has_served or self.place is not None:
+        if not self._has_served or self.rank_info is not None:
             self._state = ("failed", detail)
         else:
             self._state = ("restarting", detail)
@@ -190,19 +190,19 @@ class Supervisor:
         return [end for end in ends if isinstance(end, Lost)]
 
     @contextmanager
-    def _places(self) -> Iterator[list[Place]]:
+    def _places(self) -> Iterator[list[RankInfo]]:
         """The places of the ranks that this process has; several meet by a file."""
         size = self.config.tp
-        if self.place is not None:
-            yield [self.place]
+        if self.rank_info is not None:
+            yield [self.rank_info]
         elif size == 1:
-            yield [Place()]
+            yield [RankInfo()]
         else:
             with TemporaryDirectory(prefix="glm-infill-", ignore_cleanup_errors=True) as folder:
-                yield [Place(rank, size, rank, size, f"file://{folder}/ranks") for rank in range(size)]
+                yield [RankInfo(rank, size, rank, size, f"file://{folder}/ranks") for rank in range(size)]
 
     def _environment(self) -> dict[str, str]:
-        local = LOCAL if self.place is None and self.config.tp > 1 else {}
+        local = LOCAL if self.rank_info is None and self.config.tp > 1 else {}
         # Whatever a rank starts imports as little from the current folder as the rank itself.
         return {**os.environ, "PYTHONSAFEPATH": "1", **local}
 
@@ -268,13 +268,13 @@ class Link:
 
     def __init__(
         self,
-        place: Place,
+        rank_info: RankInfo,
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        self.rank = place.rank
-        self.name = "the engine process" if place.size == 1 else f"rank {place.rank}"
+        self.rank = rank_info.rank
+        self.name = "the engine process" if rank_info.size == 1 else f"rank {rank_info.rank}"
         self.process = process
         self.writer = writer
         self.is_loading = self.ready = False
@@ -282,7 +282,7 @@ class Link:
         self._reader = reader
 
     @staticmethod
-    async def open(worker: str, config: EngineConfig, place: Place, environment: dict[str, str]) -> "Link":
+    async def open(worker: str, config: EngineConfig, rank_info: RankInfo, environment: dict[str, str]) -> "Link":
         """Starts a rank's process. Raises OSError where there is none to be had."""
         ours, theirs = socket.socketpair()
         try:
@@ -295,7 +295,7 @@ class Link:
                     worker,
                     str(theirs.fileno()),
                     json.dumps(asdict(config)),
-                    json.dumps(asdict(place)),
+                    json.dumps(asdict(rank_info)),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     start_new_session=True,  # or a terminal's Ctrl+C and hangup would reach it, past our drain
@@ -307,7 +307,7 @@ class Link:
             if isinstance(error, RuntimeError):  # no thread to wait for the process
                 raise OSError(str(error)) from None
             raise
-        return Link(place, process, reader, writer)
+        return Link(rank_info, process, reader, writer)
 
     async def receive(self) -> FromRank:
         """The next message."""

@@ -18,7 +18,7 @@ from engine.ending import leave, reason_of
 from engine.engine import Engine
 from engine.events import Failed
 from engine.link import Line, Link, NoLink
-from engine.loaded import is_cuda, load_runner, prepare
+from engine.loading import is_cuda, load_runner, prepare
 from engine.messages import (
     HEADER,
     TO_RANK,
@@ -37,7 +37,7 @@ from engine.messages import (
     Tokenize,
     UnloadAdapter,
 )  # fmt: skip
-from engine.place import Place
+from engine.rank_info import RankInfo
 from engine.ranks import Channel, follow, join
 from engine.requests import Request, RequestError, num_chars
 from model.parallel import ALONE
@@ -73,8 +73,8 @@ class Worker:
             self.link.step(False)
             if events:
                 self.link.send(Happened(events))
-            if self.engine.last_stats is not None:
-                self.link.send(Stepped(self.engine.last_stats))
+            if self.engine.clock.last_stats is not None:
+                self.link.send(Stepped(self.engine.clock.last_stats))
                 if self.engine.idle:
                     self._send_idle()
         if self.channel is not None:
@@ -82,7 +82,7 @@ class Worker:
 
     def _send_idle(self) -> None:
         """No further step will say so."""
-        self.link.send(Stepped(self.engine.idle_stats()))
+        self.link.send(Stepped(self.engine.clock.idle_stats()))
 
     def _take_messages(self) -> bool:
         """Handles what has come in; waits for something while there is nothing to do."""
@@ -108,17 +108,17 @@ class Worker:
         card = None
         try:
             if isinstance(change, UnloadAdapter):
-                self.engine.unload(change.name)
+                self.engine.adapters.unload(change.name)
             elif number is not None:
-                card = self.engine.finish_loading(number, change.name)
+                card = self.engine.adapters.finish_loading(number, change.name)
             else:
                 done = partial(self._has_read, change)
-                self.engine.begin_loading(change.name, change.path, done)
+                self.engine.adapters.begin_loading(change.name, change.path, done)
                 return
         except RequestError as error:
             self._refuse(change.id, error)
             return
-        self.link.send(AdaptersChanged(self.engine.registry.cards))
+        self.link.send(AdaptersChanged(self.engine.adapters.cards))
         self.link.send(Reply(change.id, card))
 
     def _has_read(self, change: LoadAdapter, number: int) -> None:
@@ -199,10 +199,10 @@ class Worker:
 class Rank:
     """One process of those that serve a model: loads its part, then leads or follows."""
 
-    def __init__(self, link: Line, config: EngineConfig, place: Place) -> None:
+    def __init__(self, link: Line, config: EngineConfig, rank_info: RankInfo) -> None:
         self.link = link
         self.config = config
-        self.place = place
+        self.rank_info = rank_info
 
     def run(self) -> int:
         """The exit code: 0, or 1 if the rank could not be made ready or was lost, which the supervisor is told."""
@@ -222,12 +222,12 @@ class Rank:
 
     def _prepare(self) -> Callable[[], None]:
         """Loads, and tells that the rank is ready; what it gives then serves until the supervisor is gone."""
-        prepare(self.config, self.place.local_size)
-        channel = join(self.place, is_cuda(self.config)) if self.place.size > 1 else None
+        prepare(self.config, self.rank_info.local_size)
+        channel = join(self.rank_info, is_cuda(self.config)) if self.rank_info.size > 1 else None
         self.link.loading(0.0)
         ranks = ALONE if channel is None else channel.ranks
-        loaded = load_runner(self.config, None, ranks, self.place.local_rank, self.link.loading)
-        if self.place.rank > 0 and channel is not None:
+        loaded = load_runner(self.config, None, ranks, self.rank_info.local_rank, self.link.loading)
+        if self.rank_info.rank > 0 and channel is not None:
             self._settle()
             self.link.send(Ready())
             threading.Thread(target=self.link.wait_for_end, daemon=True).start()
@@ -235,7 +235,7 @@ class Rank:
         assert isinstance(self.link, Link), "rank 0 has a supervisor"
         engine = Engine(self.config, loaded=loaded, channel=channel)
         self._settle()
-        self.link.send(Ready(engine.card, engine.registry.cards))
+        self.link.send(Ready(engine.card, engine.adapters.cards))
         return Worker(self.link, engine, channel).run
 
     def _settle(self) -> None:
@@ -244,6 +244,6 @@ class Rank:
         gc.freeze()
 
 
-def follow_launched(config: EngineConfig, place: Place) -> NoReturn:
+def follow_launched(config: EngineConfig, rank_info: RankInfo) -> NoReturn:
     """The whole life of a rank other than the first that a launcher such as torchrun has started."""
-    leave(Rank(NoLink(), config, place).run())
+    leave(Rank(NoLink(), config, rank_info).run())

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.adapters.base import Base
+from model.adapters.target import AdapterTarget
 from model.architecture import Architecture
 from model.attention import DenseAttention, visible
 from model.network import Network
@@ -59,7 +59,7 @@ class Learner(Protocol):
         """Writes the adapter as it is now."""
 
 
-def learner(model: Network, options: AdapterOptions, base: Base, name: str) -> Learner:
+def learner(model: Network, options: AdapterOptions, base: AdapterTarget, name: str) -> Learner:
     """A fresh adapter. Raises ValueError for modules that there are not and sizes that make no sense."""
     model.requires_grad_(False)
     fingerprint = base.fingerprint

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from model.adapters.base import Base
+from model.adapters.target import AdapterTarget
 from model.attention import DenseAttention, visible
 from model.checkpoint import Checkpoint, load
 from training.adapters import AdapterOptions, Learner, learner, restore
@@ -89,7 +89,7 @@ def tune(options: TuneOptions, tell: Tell = lambda progress, steps: None) -> dic
     lessons = Lessons(options.data, checkpoint)
     train, held_out, evaluation = _divided(options, lessons, checkpoint)
     torch.manual_seed(options.seed)
-    base = Base(checkpoint.model, checkpoint.family.namings)
+    base = AdapterTarget(checkpoint.model, checkpoint.family.namings)
     adapter = learner(checkpoint.model, options.adapter, base, checkpoint.name)
     adapter.network.to(device)
     if isinstance(adapter, torch.nn.Module):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from model.adapters.adapter import Adapter
-from model.adapters.base import Base, Stretch, put
 from model.adapters.files import Tensors
+from model.adapters.target import AdapterTarget, Stretch, put
 from model.config import CheckpointError, Config
 from model.parallel import RowLinear
 from model.sharding import ShardSpec
@@ -42,7 +42,7 @@ class _Parts(NamedTuple):
     bias: Tensor | None
 
 
-def read_lora(config: Config, tensors: Tensors, base: Base) -> Adapter:
+def read_lora(config: Config, tensors: Tensors, base: AdapterTarget) -> Adapter:
     """A rank's part of a LoRA. Raises CheckpointError for what is not supported or does not fit the base."""
     _check(config)
     found, biases = _sorted(config, tensors)
@@ -109,7 +109,7 @@ def _sorted(config: Config, tensors: Tensors) -> tuple[dict[str, _Parts], dict[s
     return found, biases
 
 
-def _check_targets(config: Config, found: dict[str, _Parts], base: Base) -> None:
+def _check_targets(config: Config, found: dict[str, _Parts], base: AdapterTarget) -> None:
     """Raises CheckpointError for a module that the configuration names and neither the model nor the file has. A
     string is a regular expression, or all-linear: there the tensors say which modules it meant."""
     targets = config.get("target_modules", [])
@@ -157,7 +157,7 @@ def _matches(config: Config, field: str, pattern: str, path: str) -> bool:
         raise CheckpointError(f"{config.source}: {field}: {pattern[:80]!r} is no pattern ({error})") from None
 
 
-def _check_shapes(path: str, parts: _Parts, stretch: Stretch, base: Base) -> None:
+def _check_shapes(path: str, parts: _Parts, stretch: Stretch, base: AdapterTarget) -> None:
     inputs = base.linears[stretch.path][1]
     rank = len(parts.down) if parts.down.dim() == 2 else 0
     for name, tensor, shape in (
@@ -169,7 +169,7 @@ def _check_shapes(path: str, parts: _Parts, stretch: Stretch, base: Base) -> Non
             raise CheckpointError(f"{path}.{name} is {list(tensor.shape)}, this model needs {[*shape]}")
 
 
-def _own_piece(stretch: Stretch, parts: _Parts, factor: float, base: Base) -> LowRank:
+def _own_piece(stretch: Stretch, parts: _Parts, factor: float, base: AdapterTarget) -> LowRank:
     """This rank's part: of a matrix whose outputs are divided some lines of `up`, else some inputs of `down`."""
     down, up = parts.down.float(), parts.up.float() * factor
     cut, first = base.cut(stretch.path, "weight"), stretch.start
@@ -181,7 +181,7 @@ def _own_piece(stretch: Stretch, parts: _Parts, factor: float, base: Base) -> Lo
     return LowRank(put(down, base.model), put(up.t(), base.model), first)
 
 
-def _within(stretch: Stretch, base: Base, cut: ShardSpec) -> tuple[int, Tensor]:
+def _within(stretch: Stretch, base: AdapterTarget, cut: ShardSpec) -> tuple[int, Tensor]:
     """Where a stretch begins in this rank's rows, and which of the stretch's rows are there."""
     part = base.own(cut, stretch.whole)
     before = part.within(0, stretch.start).length
@@ -189,7 +189,7 @@ def _within(stretch: Stretch, base: Base, cut: ShardSpec) -> tuple[int, Tensor]:
     return before, torch.cat([torch.arange(start, start + length) for start, length in spans])
 
 
-def _add_bias(changes: dict[str, Tensor], stretch: Stretch, bias: Tensor, base: Base, old: bool) -> None:
+def _add_bias(changes: dict[str, Tensor], stretch: Stretch, bias: Tensor, base: AdapterTarget, old: bool) -> None:
     """Adds to what is added to a layer's own bias: a bias, or with `old` one in place of it."""
     module = base.model.get_submodule(stretch.path)
     cut, first, own = base.cut(stretch.path, "bias"), stretch.start, bias.float()

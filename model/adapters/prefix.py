@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from model.adapters.adapter import Adapter, Prefix
-from model.adapters.base import Base, put
 from model.adapters.files import Tensors
+from model.adapters.target import AdapterTarget, put
 from model.config import CheckpointError, Config
 from model.sharding import ShardSpec
 
@@ -22,7 +22,7 @@ def is_p_tuning(tensors: Tensors) -> bool:
     return any(_ENCODER in name for name in tensors.names)
 
 
-def read_p_tuning(config: Config | None, tensors: Tensors, base: Base) -> Adapter:
+def read_p_tuning(config: Config | None, tensors: Tensors, base: AdapterTarget) -> Adapter:
     """P-tuning v2's prefix; token positions do not shift. Raises CheckpointError for one that does not fit the base."""
     found = {name.partition(_ENCODER)[2]: name for name in tensors.names if _ENCODER in name}
     known = {"embedding.weight", "trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias"}
@@ -42,7 +42,7 @@ def read_p_tuning(config: Config | None, tensors: Tensors, base: Base) -> Adapte
     return Adapter(prefix=_prefix(tensors.source, table, base, shifts=False))
 
 
-def read_prefix_tuning(config: Config, tensors: Tensors, base: Base) -> Adapter:
+def read_prefix_tuning(config: Config, tensors: Tensors, base: AdapterTarget) -> Adapter:
     """peft's prefix; where the model is causal, transformers counts its tokens among the positions. Raises
     CheckpointError for one that does not fit the base."""
     heads, layers = base.architecture.num_key_value_heads, base.architecture.num_layers
@@ -60,7 +60,7 @@ def read_prefix_tuning(config: Config, tensors: Tensors, base: Base) -> Adapter:
     return Adapter(prefix=_prefix(tensors.source, table, base, shifts=base.architecture.causal))
 
 
-def _prefix(source: str, table: Tensor, base: Base, shifts: bool) -> Prefix:
+def _prefix(source: str, table: Tensor, base: AdapterTarget, shifts: bool) -> Prefix:
     """The keys and values of this rank's heads, of a table [tokens, layers · 2 · kv_heads · head_dim]."""
     a = base.architecture
     width = a.num_layers * 2 * a.num_key_value_heads * a.head_dim

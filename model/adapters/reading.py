@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from model.adapters.adapter import Adapter
-from model.adapters.base import Base
 from model.adapters.files import CONFIG, P_TUNING_FILES, PEFT_FILES, Folder, Tensors, config_of
 from model.adapters.lora import read_lora
 from model.adapters.prefix import is_p_tuning, read_p_tuning, read_prefix_tuning
+from model.adapters.target import AdapterTarget
 from model.config import CheckpointError, Config
 
 _PEFT = {"LORA": read_lora, "PREFIX_TUNING": read_prefix_tuning}
 
 
-def read_adapter(path: Path, base: Base, root: Path | None = None) -> Adapter:
+def read_adapter(path: Path, base: AdapterTarget, root: Path | None = None) -> Adapter:
     """An adapter, or a rank's part of it, for a base; with a `root` only of files that lie below it.
 
     Raises CheckpointError, in one line that names no path but the folder's own name, for a folder that is in none of
@@ -25,7 +25,7 @@ def read_adapter(path: Path, base: Base, root: Path | None = None) -> Adapter:
             raise CheckpointError(f"adapter {path.name}: {folder.told(str(error).splitlines()[0])}") from None
 
 
-def _read(folder: Folder, base: Base) -> Adapter:
+def _read(folder: Folder, base: AdapterTarget) -> Adapter:
     if not folder.path.is_dir():
         raise CheckpointError("no such folder")
     config = config_of(folder, CONFIG)
@@ -43,7 +43,7 @@ def _read(folder: Folder, base: Base) -> Adapter:
     return read_p_tuning(config_of(folder, "config.json"), tensors, base)
 
 
-def _check_base(config: Config, base: Base) -> None:
+def _check_base(config: Config, base: AdapterTarget) -> None:
     """Refuses an adapter that says of which base it is, where that is another one; most say nothing but a name."""
     given = config.get("base_fingerprint")
     if given is not None and given != base.fingerprint:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from engine.place import Place
 from engine.process import EngineProcess
+from engine.rank_info import RankInfo
 from server.commands.flags import Given, checked, flags_of, takes_flags
 from server.console import fail
 from server.serving import serve as run_server
@@ -29,13 +29,13 @@ def serve(
     Under torchrun every process is a rank, on one machine or several; the first one serves.
     """
     settings = checked(Settings, given if model is None else {**given, "model": model})
-    place = Place.of_torchrun()
-    size = settings.tp or (place.size if place else 1)
-    if place and size != place.size:
-        fail(f"--tp {size}: torchrun has started {place.size} ranks", code=2)
+    rank_info = RankInfo.of_torchrun()
+    size = settings.tp or (rank_info.size if rank_info else 1)
+    if rank_info and size != rank_info.size:
+        fail(f"--tp {size}: torchrun has started {rank_info.size} ranks", code=2)
     config = settings.engine(tp=size)
-    if place and place.rank > 0:
+    if rank_info and rank_info.rank > 0:
         from engine.worker import follow_launched
 
-        follow_launched(config, place)
-    raise typer.Exit(run_server(settings, EngineProcess(config, place=place)))
+        follow_launched(config, rank_info)
+    raise typer.Exit(run_server(settings, EngineProcess(config, rank_info=rank_info)))

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from engine import loaded, rank_process, ranks, runner
+from engine import loading, rank_process, ranks, runner
 from engine.batch import Batch, Result
 
 KIND, RANK, STEP = os.environ["GLM_TEST_FAULT"].split(":")
@@ -45,5 +45,5 @@ if __name__ == "__main__":
     if KIND == "skip":
         ranks.Channel = FaultyChannel  # type: ignore[misc]
     elif f'"rank": {RANK},' in sys.argv[3]:
-        loaded.Runner = FaultyRunner  # type: ignore[misc, attr-defined]
+        loading.Runner = FaultyRunner  # type: ignore[misc, attr-defined]
     rank_process.main()

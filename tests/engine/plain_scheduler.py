@@ -68,7 +68,7 @@ class PlainScheduler:
         """
         fork = Sequence(
             sequence.context,
-            sequence.want,
+            sequence.output,
             sequence.rank,
             list(sequence.token_ids),
             list(sequence.positions),
@@ -78,9 +78,9 @@ class PlainScheduler:
         full, begun = divmod(sequence.computed, self.pool.block_size)
         if not sequence.computed or (begun and not self._make_room(1, keep=sequence.context)):
             return fork
-        fork.computed, fork.held = sequence.computed, sequence.held
+        fork.computed, fork.context_blocks = sequence.computed, sequence.context_blocks
         fork.blocks = sequence.blocks[:full]
-        self.pool.share(fork.held)
+        self.pool.share(fork.context_blocks)
         self.pool.share(fork.blocks)
         if begun:
             (block,) = self._allocate(begun)
@@ -104,7 +104,7 @@ class PlainScheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Drops a finished or cancelled sequence, wherever it is."""
-        sequence.finished = True
+        sequence.status = "finished"
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
@@ -160,7 +160,7 @@ class PlainScheduler:
 
     def usage(self) -> float:
         """The share of blocks that running sequences hold."""
-        held = {b for s in self.running for b in (*s.held, *s.blocks)}
+        held = {b for s in self.running for b in (*s.context_blocks, *s.blocks)}
         return len(held) / self.pool.num_blocks
 
     def check(self) -> None:
@@ -174,10 +174,10 @@ class PlainScheduler:
             for block in prefix.blocks or ():
                 expected[block] += 1
         for sequence in self.running:
-            for block in (*sequence.held, *sequence.blocks):
+            for block in (*sequence.context_blocks, *sequence.blocks):
                 expected[block] += 1
         assert expected == [self.pool.holders(b) for b in range(self.pool.num_blocks)]
-        assert all(not s.blocks and not s.held for s in self.waiting)
+        assert all(not s.blocks and not s.context_blocks for s in self.waiting)
 
     def _admit_waiting(self, chosen: list[Sequence], budget: int) -> list[Context]:
         """Starts waiting sequences, by rank, and adds them to the chosen; the contexts to encode for them.
@@ -228,8 +228,8 @@ class PlainScheduler:
             self.pool.share(before)
             context.blocks = (*before, *self._own(context.prefix, len(context)))
             self._contexts.move_to_end(context.key)
-        sequence.held = context.blocks if len(context) else before
-        self.pool.share(sequence.held)
+        sequence.context_blocks = context.blocks if len(context) else before
+        self.pool.share(sequence.context_blocks)
         sequence.blocks = [*self._own(None if len(context) else context.prefix, len(sequence.token_ids))]
         self.waiting.remove(sequence)
         self.running.append(sequence)
@@ -350,7 +350,7 @@ class PlainScheduler:
         gone = set(but)
         staying = [s for s in self.running if s not in gone]
         held: Counter[str] = Counter()
-        for tenant, blocks in {(s.context.tenant, s.held) for s in staying}:
+        for tenant, blocks in {(s.context.tenant, s.context_blocks) for s in staying}:
             held[tenant] += len(blocks)
         for sequence in staying:
             held[sequence.context.tenant] += len(sequence.blocks)
@@ -376,9 +376,9 @@ class PlainScheduler:
         self.add(sequence)
 
     def _let_go(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.held)
+        self.pool.release(sequence.context_blocks)
         self.pool.release(sequence.blocks)
-        sequence.held, sequence.blocks, sequence.computed = (), [], 0
+        sequence.context_blocks, sequence.blocks, sequence.computed = (), [], 0
 
     def _context_rows(self, context: Context) -> Rows:
         # What is known of a prefix needs no kernel of its own: to all others it is the beginning of part A.
@@ -391,15 +391,15 @@ class PlainScheduler:
         done, context = sequence.computed, sequence.context
         visible = context.start + len(sequence.token_ids if sequence.whole else context)
         start = context.start if sequence.whole else part_b_start(visible, self.pool.block_size)
-        span = Span(sequence.pending, start + done, visible, (*sequence.held, *sequence.blocks), self.causal)
+        span = Span(sequence.pending, start + done, visible, (*sequence.context_blocks, *sequence.blocks), self.causal)
         shift = _shift(context)
         return Rows(
             tuple(sequence.token_ids[done:]),
             tuple(position + shift for position in sequence.positions[done:]),
             tuple(sequence.block_positions[done:]),
             span,
-            sequence.want,
-            sequence.asked,
+            sequence.output,
+            sequence.logit_rows,
             tuple(sequence.targets[done:]),
             context.adapter,
         )

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Event, Failed, ResultDone
-from engine.loaded import load_runner
+from engine.loading import load_runner
 from engine.ranks import Channel, follow
 from engine.registry import Registry
 from engine.requests import Fill, Mask, Request, RequestError, Sampling, Score
-from model.adapters.base import Base
+from model.adapters.target import AdapterTarget
 from model.checkpoint import Checkpoint, load
 from model.network import Network
 from model.parallel import Ranks
@@ -36,7 +36,7 @@ def write_lora(folder: Path, model: Network, seed: int, rank: int = 4) -> Path:
     """Of all linears of all blocks, as peft writes it for our own network."""
     draw = torch.Generator().manual_seed(seed)
     tensors = {}
-    for path, (outputs, inputs) in Base(model).linears.items():
+    for path, (outputs, inputs) in AdapterTarget(model).linears.items():
         if ".layers." in path:
             tensors[f"base_model.model.{path}.lora_A.weight"] = torch.randn(rank, inputs, generator=draw) * 0.2
             tensors[f"base_model.model.{path}.lora_B.weight"] = torch.randn(outputs, rank, generator=draw) * 0.2
@@ -197,58 +197,58 @@ def test_loading_and_unloading_while_others_run(folder: Path, eight: list[tuple[
     engine.add(engine.prepare(fill, "x"), fill)
     engine.step()
     ready: list[int] = []
-    number = engine.begin_loading("new", eight[2][1], ready.append)
+    number = engine.adapters.begin_loading("new", eight[2][1], ready.append)
     with pytest.raises(RequestError, match="there already"):
-        engine.begin_loading("new", eight[2][1])
+        engine.adapters.begin_loading("new", eight[2][1])
     events: list[Event] = []
     while not ready:
         events += engine.step()
-    card = engine.finish_loading(number, "new")
+    card = engine.adapters.finish_loading(number, "new")
     assert (card.kind, card.prefix_tokens) == ("prefix", 37)
     other = replace(fill, adapter="new", max_tokens=(3,), min_tokens=(3,))
     engine.add(engine.prepare(other, "y"), other)
     engine.step()
     with pytest.raises(RequestError, match="in use by 1 requests") as error:
-        engine.unload("new")
+        engine.adapters.unload("new")
     assert error.value.code == "adapter_in_use"
     while not engine.idle:
         events += engine.step()
     assert [wire(e.result) for e in events if isinstance(e, ResultDone) and e.id == "x"] == expected
-    engine.unload("new")
+    engine.adapters.unload("new")
     engine.scheduler.check()
     with pytest.raises(RequestError, match="no adapter 'new' is loaded"):
         engine.prepare(other, "z")
     # The name is free again, for another one; nothing of the old is left.
-    engine.finish_loading(engine.begin_loading("new", eight[0][1]), "new")
+    engine.adapters.finish_loading(engine.adapters.begin_loading("new", eight[0][1]), "new")
     new, old = (results(engine.run(replace(fill, adapter=name))) for name in ("new", "a0"))
     assert new == old
 
 
 def test_a_request_that_is_refused_or_cancelled_leaves_its_adapter(folder: Path, eight: list[tuple[str, str]]) -> None:
     engine = engine_of(folder, [])
-    engine.finish_loading(engine.begin_loading("p", eight[2][1]), "p")
+    engine.adapters.finish_loading(engine.adapters.begin_loading("p", eight[2][1]), "p")
     with pytest.raises(RequestError):
         engine.prepare(Fill(((" ".join(["river"] * 400), Mask("[MASK]")),), adapter="p"), "long")
     fill = Fill((segments(TEXTS[0]),), adapter="p")
     engine.add(engine.prepare(fill, "x"), fill)
     engine.step()
     assert isinstance(engine.cancel("x")[0], Failed)
-    engine.unload("p")
+    engine.adapters.unload("p")
     engine.scheduler.clear_contexts()
     assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
 
 
 def test_the_longest_text_behind_a_prefix_still_fits(folder: Path, eight: list[tuple[str, str]]) -> None:
     engine = engine_of(folder, [("p", eight[2][1])], kv_cache_gb=0.00015)
-    limit = engine._worlds[1].card.max_context
+    limit = engine.adapters._contexts[1].card.max_context
     assert 16 <= limit < engine.card.max_context
     fill = Fill((("river " * 200, Mask("[MASK]")),), (limit,), (limit,), fit=True, adapter="p")
     (result,) = results(engine.run(fill))
     assert len(result["blanks"][0]["token_ids"]) > 0
     small = engine_of(folder, [], kv_cache_gb=0.0001)
-    number = small.begin_loading("p", eight[2][1])
+    number = small.adapters.begin_loading("p", eight[2][1])
     with pytest.raises(RequestError, match="leaves no room"):
-        small.finish_loading(number, "p")
+        small.adapters.finish_loading(number, "p")
 
 
 class TestRegistry:
@@ -302,16 +302,18 @@ def test_ranks_give_what_one_does(folders: dict[str, Path], tmp_path: Path, name
             engine = Engine(config, loaded=loaded, channel=channel)
             events: list[Event] = []
             try:
-                engine.finish_loading(engine.begin_loading("late", made[2][1]), "late")
+                engine.adapters.finish_loading(engine.adapters.begin_loading("late", made[2][1]), "late")
                 with pytest.raises(RequestError, match="no such folder"):
-                    engine.finish_loading(engine.begin_loading("bad", str(tmp_path / "nowhere")), "bad")
+                    engine.adapters.finish_loading(
+                        engine.adapters.begin_loading("bad", str(tmp_path / "nowhere")), "bad"
+                    )
                 for number, adapter in enumerate((None, "lora", "prefix", "late")):
                     for sort, request in enumerate(wanted(adapter)):
                         engine.add(engine.prepare(request, f"{number}.{sort}"), request)
                 while not engine.idle:
                     events += engine.step()
                     engine.scheduler.check()
-                engine.unload("late")
+                engine.adapters.unload("late")
             finally:
                 if channel is not None:
                     channel.stop()

@@ -11,7 +11,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.events import ResultDone
+from engine.events import Failed, ResultDone
 from engine.requests import Fill, RequestError, Sampling, Score, Tokens
 from tests.answers import wire
 from tests.engine.test_choices import ONE
@@ -87,7 +87,7 @@ def test_between_blanks_the_best_fill_is_kept(engine: Engine, strategy: Any) -> 
     engine.scheduler.check()
     assert not engine.scheduler.running
     if strategy == "append":  # what is written behind the first fill sees it
-        part, rows, expected = engine.world.lay_out(segments(TWO), "text"), [], []
+        part, rows, expected = engine.job_context.lay_out(segments(TWO), "text"), [], []
         for blank, place in zip((first, second), part.blanks, strict=True):
             for number, token in enumerate([engine.tokenizer.sop, *blank["token_ids"]]):
                 rows.append((token, *place.place(number)))
@@ -119,6 +119,21 @@ def test_bits_are_the_same_preempted_and_amid_others(folder: Path, engine: Engin
     assert len(found) == 10
     assert all(r["blanks"] == alone[0]["blanks"] for r in found)
     assert small.scheduler.preemptions
+
+
+@pytest.mark.parametrize("bias", [2.0, 3.0, 4.0, 5.0, 6.0])
+def test_a_text_that_grows_too_long_leaves_no_beam_behind(engine: Engine, bias: float) -> None:
+    """Others of the search are forked in the very step in which the best fill, spliced in, makes the text too long."""
+    room = engine.card.max_context - engine.job_context.length(segments(TWO), "text")
+    text = "".join([*["\n"] * room, TWO])
+    assert engine.job_context.length(segments(text), "text") == engine.card.max_context
+    sampling = Sampling(logit_bias={engine.tokenizer.eop: bias})
+    fill = Fill((segments(text),), (20,), (2,), sampling, num_beams=3, strategy="reencode")
+    last = engine.run(fill)[-1]
+    assert isinstance(last, Failed)
+    assert last.outcome == "invalid"
+    assert not engine.scheduler.running
+    engine.scheduler.check()
 
 
 def test_beams_share_blocks(engine: Engine) -> None:

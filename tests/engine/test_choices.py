@@ -92,9 +92,9 @@ def test_branches_cost_what_they_differ_in(engine: Engine) -> None:
     rows = 0
     while not engine.idle:
         engine.step()
-        assert engine.last_stats is not None
-        rows += engine.last_stats.rows
-    context = len(engine.world.lay_out(segments(ONE), "text"))
+        assert engine.clock.last_stats is not None
+        rows += engine.clock.last_stats.rows
+    context = len(engine.job_context.lay_out(segments(ONE), "text"))
     assert rows == context + 1 + len(nodes)
 
 

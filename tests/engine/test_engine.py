@@ -112,7 +112,7 @@ def test_all_orders_are_the_mean_of_the_explicit_ones(engine: Engine) -> None:
 def test_a_greedy_fill_takes_the_argmax_of_the_scorer_at_every_step(engine: Engine) -> None:
     (result,) = results(engine.run(Fill((segments(TWO),), max_tokens=(5,), min_tokens=(5,))))
     part = FAMILY.layout.lay_out([p if isinstance(p, str) else (p[0],) for p in parse(TWO)], engine.tokenizer)
-    allowed = torch.from_numpy(engine.world.bar == 0)
+    allowed = torch.from_numpy(engine.job_context.logit_mask == 0)
     allowed[[engine.tokenizer.eop, engine.tokenizer.eos]] = False
     rows: list[tuple[int, int, int]] = []
     for blank, place in zip(result["blanks"], part.blanks, strict=True):
@@ -373,10 +373,9 @@ def test_a_key_with_a_long_queue_delays_another_s_request_by_a_few_steps_only(fo
     assert steps <= 5 + 3
 
 
-def test_a_batch_request_waits_for_interactive_ones_but_not_for_ever(folder: Path, monkeypatch: Any) -> None:
+def test_a_batch_request_waits_for_interactive_ones_but_not_for_ever(folder: Path) -> None:
     clock = 0.0
-    monkeypatch.setattr("engine.engine.time.monotonic", lambda: clock)
-    engine = Engine(EngineConfig(str(folder), max_batch_tokens=6))
+    engine = Engine(EngineConfig(str(folder), max_batch_tokens=6), now=lambda: clock)
     ended: list[str] = []
 
     def step(number: int) -> None:
@@ -415,8 +414,8 @@ def test_the_last_event_tells_queue_and_first_token(engine: Engine) -> None:
     assert isinstance(done, Done)
     assert 0 <= done.queue_s <= done.first_token_s
     assert done.first_token_s > 0
-    assert engine.last_stats is not None
-    assert len(engine.last_stats.token_seconds) == 1
+    assert engine.clock.last_stats is not None
+    assert len(engine.clock.last_stats.token_seconds) == 1
 
 
 def test_contexts_that_are_looked_up_between_steps_are_counted(engine: Engine) -> None:
@@ -426,7 +425,7 @@ def test_contexts_that_are_looked_up_between_steps_are_counted(engine: Engine) -
         engine.add(engine.prepare(request, str(number)), request)
         while not engine.idle:
             engine.step()
-            assert engine.last_stats is not None
-            seen.append((engine.last_stats.context_cache_queries, engine.last_stats.context_cache_hits))
+            assert engine.clock.last_stats is not None
+            seen.append((engine.clock.last_stats.context_cache_queries, engine.clock.last_stats.context_cache_hits))
     # Two blanks, each with a context of its own; the second request finds both.
     assert [sum(column) for column in zip(*seen, strict=True)] == [4, 2]

@@ -193,7 +193,7 @@ def test_a_causal_model_fills_between_prefix_and_suffix(engines: Engines) -> Non
     infix = [s["code_suffix"], 7, s["code_prefix"], 5, 6, s["code_middle"]]
     prompt = [s["gmask"], s["sop"], s["user"], 9, *infix, s["assistant"]]
     whole = torch.tensor([*prompt, *result["blanks"][0]["token_ids"][:-1]])
-    allowed = torch.from_numpy(engine.world.bar == 0)
+    allowed = torch.from_numpy(engine.job_context.logit_mask == 0)
     best = (
         reference(engine.runner.model, whole, 0)[len(prompt) - 1 :].where(allowed, torch.tensor(-torch.inf)).argmax(-1)  # type: ignore[union-attr]
     )

@@ -47,7 +47,7 @@ def reference(engine: Engine, part: Layout, ids: list[int]) -> list[torch.Tensor
 
 
 def part_a(engine: Engine, *segments: Any) -> Layout:
-    return engine.world.rules.lay_out(list(segments), engine.tokenizer, True)
+    return engine.job_context.rules.lay_out(list(segments), engine.tokenizer, True)
 
 
 def echo(ids: list[int], **fields: Any) -> Fill:
@@ -151,7 +151,7 @@ def test_a_streamed_echo_comes_before_what_is_generated(engine: Engine) -> None:
     assert kinds.index(Echoed) < kinds.index(BlankDelta)
     for result in results(events):
         (first,) = [e for e in events if isinstance(e, Echoed) and e.index == result["index"]]
-        assert first.echo == result["echo"]
+        assert wire(first.echo) == result["echo"]
         deltas = [e for e in events if isinstance(e, BlankDelta) and e.index == result["index"]]
         assert [t for d in deltas for t in d.tokens] == result["blanks"][0]["tokens"]
         assert [o for d in deltas for o in d.text_offsets] == result["blanks"][0]["text_offsets"]
@@ -166,7 +166,7 @@ def test_a_text_that_is_too_long_is_cut_around_its_blank(engine: Engine) -> None
     assert before.endswith(left)
     assert after.startswith(right)
     assert len(right) < len(left)
-    assert engine.card.max_context - 8 <= len(engine.world.lay_out(engine_segments(engine, fill), "text"))
+    assert engine.card.max_context - 8 <= len(engine.job_context.lay_out(engine_segments(engine, fill), "text"))
     short = replace(fill, inputs=(("the ", Mask("[MASK]"), " hill"),))
     assert not results(engine.run(short))[0]["fitted"]
 

@@ -18,7 +18,7 @@ from engine.batch import Batch, PrefixCopy, Rows
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Event, ResultDone
-from engine.loaded import load_runner
+from engine.loading import load_runner
 from engine.ranks import AdapterNews, Channel, Diverged, follow
 from engine.requests import Fill, Mask, Request, Sampling, Score
 from model.attention import Span

@@ -173,16 +173,16 @@ def test_every_kernel_draws_what_numpy_does(
 ) -> None:
     rng = np.random.default_rng(seed)
     row = torch.log_softmax(torch.from_numpy(rng.normal(0, spread, size).astype(np.float32)), 0).numpy()
-    bar = np.where(rng.random(size) < 0.1, -np.inf, 0).astype(np.float32)
-    bar[rng.integers(size)] = 0
+    logit_mask = np.where(rng.random(size) < 0.1, -np.inf, 0).astype(np.float32)
+    logit_mask[rng.integers(size)] = 0
 
     def draws(variant: str) -> list[int]:
         with running(variant):
-            sampler = Sampler(Sampling(0.8, top_k, top_p, min_p), bar, seed)
+            sampler = Sampler(Sampling(0.8, top_k, top_p, min_p), logit_mask, seed)
             return [sampler.draw(row, (), (), 0).token_id for _ in range(30)]
 
     plain = draws("torch")
-    assert all(bar[token] == 0 for token in plain)
+    assert all(logit_mask[token] == 0 for token in plain)
     for variant in cpu.kernels().supported():
         # Rounding may decide at an edge.
         assert sum(a != b for a, b in zip(plain, draws(variant), strict=True)) <= 2

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.blocks import BlockPool
+from engine.fair_queue import FairQueue
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
-from engine.turns import Turns
 
 Trace = list[tuple[int, int, int, int]]  # arrival step, context length, first rows, tokens to generate
 
@@ -33,12 +33,12 @@ def test_everything_finishes_and_no_block_is_lost(trace: Trace, budget: int, blo
     scheduler = Scheduler(pool, budget)
     left: dict[Sequence, int] = {}
     arrivals = sorted(trace)
-    turns = Turns()
+    fair_queue = FairQueue()
     for step in range(1000):
         while arrivals and arrivals[0][0] <= step:
             _, context_len, rows, tokens = arrivals.pop(0)
             tenant = str(len(left) % tenants)
-            rank = turns.take((tenant, ""), context_len + rows + tokens)
+            rank = fair_queue.take((tenant, ""), context_len + rows + tokens)
             sequence = new_sequence(scheduler, context_len, rows, rank, tenant)
             left[sequence] = tokens
             scheduler.add(sequence)
@@ -53,7 +53,7 @@ def test_everything_finishes_and_no_block_is_lost(trace: Trace, budget: int, blo
         ]
         assert len(set(written)) == len(written), "two rows write to one slot"
         for sequence in chosen:
-            turns.served(int(sequence.rank))
+            fair_queue.served(int(sequence.rank))
             assert sequence.pending == 0
             if left[sequence] == 0:
                 scheduler.remove(sequence)
@@ -145,7 +145,7 @@ def test_sequences_over_one_context_share_its_encoding_in_one_step() -> None:
     batch, chosen = scheduler.schedule()
     assert chosen == sequences
     assert batch.num_rows == 10 + 5 * 2
-    assert len({s.held for s in sequences}) == 1
+    assert len({s.context_blocks for s in sequences}) == 1
 
 
 def test_a_later_request_finds_the_context_cached() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from engine.blocks import BlockPool
+from engine.fair_queue import FairQueue
 from engine.scheduler import Scheduler
 from engine.sequence import Prefix, Sequence
-from engine.turns import Turns
 from tests.engine.plain_scheduler import PlainScheduler
 
 PLAYS = 250  # of each seed
@@ -26,7 +26,7 @@ class Play:
         self.fast = Scheduler(BlockPool(blocks, self.block_size), budget)
         self.plain = PlainScheduler(BlockPool(blocks, self.block_size), budget)
         self.both: tuple[Any, Any] = self.fast, self.plain
-        self.turns = Turns()
+        self.fair_queue = FairQueue()
         self.tenants = draw.choice((1, 2, 3, 5, 8))
         self.adapters = draw.choice((0, 0, 2))
         for adapter in range(1, self.adapters + 1):
@@ -46,7 +46,7 @@ class Play:
         tenant, adapter = f"tenant {draw.randrange(self.tenants)}", draw.randint(0, self.adapters)
         whole, length, rows = draw.random() < 0.1, draw.choice((1, 3, 8, 10)), draw.randint(1, 3)
         tokens = () if whole else (draw.randrange(2), *range(1, length))
-        rank = self.turns.take((tenant, ""), length + rows) + 1000 * (draw.random() < 0.1)
+        rank = self.fair_queue.take((tenant, ""), length + rows) + 1000 * (draw.random() < 0.1)
         made = []
         for scheduler in self.both:
             sequence = Sequence(scheduler.context(tokens, tenant, adapter), "token", rank, whole=whole)
@@ -86,7 +86,7 @@ class Play:
             self.plain.recall(plain_chosen)
             return
         for pair in [pair for pair in self.alive if pair[0] in set(chosen)]:
-            self.turns.served(int(pair[0].rank) % 1000)
+            self.fair_queue.served(int(pair[0].rank) % 1000)
             self.follow(pair)
 
     def follow(self, pair: Pair) -> None:

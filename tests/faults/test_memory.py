@@ -10,7 +10,7 @@ import torch
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Event, Failed, ResultDone
-from engine.ranks import Leading
+from engine.ranks import BroadcastingRunner
 from engine.requests import Fill, Request, Score
 from engine.runner import LOGIT_ROWS
 from tests.answers import wire
@@ -74,7 +74,7 @@ def test_the_largest_request_ends_and_the_others_come_to_the_same(
     (failed,) = (e for e in events if isinstance(e, Failed))
     assert (failed.id, failed.outcome, failed.code) == ("huge", "overloaded", "insufficient_memory")
     assert results(events) == alone
-    assert short.logit_rows == LOGIT_ROWS // 2
+    assert short.logit_chunk == LOGIT_ROWS // 2
     short.most = 10_000
     assert results(engine.run(huge, "again"))["again"]["num_tokens"]
 
@@ -94,6 +94,6 @@ def test_among_several_ranks_it_ends_them_all(tiny_checkpoint: Callable[..., Pat
         def tell(self, batch: Any, num_top: int) -> None:
             pass
 
-    engine.runner = Leading(Short(engine.runner, 0, MemoryError()), Channel())  # type: ignore[arg-type]
+    engine.runner = BroadcastingRunner(Short(engine.runner, 0, MemoryError()), Channel())  # type: ignore[arg-type]
     with pytest.raises(MemoryError):
         engine.run(Fill((segments(TWO),), (2,)))

@@ -19,7 +19,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import ResultDone
 from engine.requests import Mask, Score
-from model.adapters.base import Base
+from model.adapters.target import AdapterTarget
 from model.checkpoint import load
 from model.layout import parse
 from tests.answers import wire
@@ -98,7 +98,7 @@ def test_what_is_learned_is_what_the_engine_scores(folder: Path, data: Path, tmp
 def test_peft_reads_what_was_written(folder: Path, data: Path, tmp_path: Path) -> None:
     tune(options(folder, data, tmp_path / "out"))
     checkpoint = load(folder, "none")
-    fresh = learner(checkpoint.model, AdapterOptions(), Base(checkpoint.model), "tiny")
+    fresh = learner(checkpoint.model, AdapterOptions(), AdapterTarget(checkpoint.model), "tiny")
     network = fresh.network.get_base_model()  # type: ignore[operator]
     network = network if not isinstance(network, peft.PeftModel) else network.get_base_model()
     again = peft.PeftModel.from_pretrained(fresh.network.unload(), str(tmp_path / "out"))  # type: ignore[operator]
@@ -140,7 +140,7 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(folder: Path, data
 def test_only_the_adapter_learns(folder: Path) -> None:
     checkpoint = load(folder, "none")
     before = {n: p.clone() for n, p in checkpoint.model.named_parameters()}
-    adapter = learner(checkpoint.model, AdapterOptions(), Base(checkpoint.model), "tiny")
+    adapter = learner(checkpoint.model, AdapterOptions(), AdapterTarget(checkpoint.model), "tiny")
     assert all("lora_" in name for name in adapter.parameters())
     after = {n.replace("base_layer.", ""): p for n, p in checkpoint.model.named_parameters()}
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -152,7 +152,9 @@ def test_the_gradient_is_that_of_the_merged_matrix(folder: Path) -> None:
     model, path = checkpoint.model, "transformer.layers.0.attention.dense"
     ids = torch.arange(8)[None]
     args = (ids, ids, torch.zeros_like(ids))
-    adapter = learner(model, AdapterOptions(rank=2, alpha=6.0, target_modules=("attention.dense",)), Base(model), "t")
+    adapter = learner(
+        model, AdapterOptions(rank=2, alpha=6.0, target_modules=("attention.dense",)), AdapterTarget(model), "t"
+    )
     attend = adapter.attend(8, torch.tensor([8]))
     layer = model.get_submodule(path)
     weight = layer.base_layer.weight.requires_grad_(True)  # type: ignore[union-attr]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.adapters.base import Base
 from model.adapters.files import Folder
 from model.adapters.reading import read_adapter
+from model.adapters.target import AdapterTarget
 from model.checkpoint import load
 from model.config import CheckpointError
 from server.protocols.native.adapters import folder_below
@@ -22,12 +22,12 @@ INSIDE, OUTSIDE = 3, 7  # tokens of the prefixes, by which they are told apart
 
 
 @pytest.fixture(scope="module")
-def base(tiny_checkpoint: Callable[..., Path]) -> Base:
-    return Base(load(tiny_checkpoint()).model)
+def base(tiny_checkpoint: Callable[..., Path]) -> AdapterTarget:
+    return AdapterTarget(load(tiny_checkpoint()).model)
 
 
 @pytest.fixture
-def root(base: Base, tmp_path: Path) -> Path:
+def root(base: AdapterTarget, tmp_path: Path) -> Path:
     """An adapter two folders below the root, and one that lies outside."""
     write_prefix(tmp_path / "root/team/a", base.model, 0, INSIDE)
     write_prefix(tmp_path / "outside/a", base.model, 1, OUTSIDE)
@@ -41,7 +41,7 @@ def replace(place: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["team", "team/a", f"team/a/{WEIGHTS}", "team/a/adapter_config.json"])
-def test_what_is_swapped_after_the_check_is_not_read(root: Path, base: Base, place: str) -> None:
+def test_what_is_swapped_after_the_check_is_not_read(root: Path, base: AdapterTarget, place: str) -> None:
     path = root / folder_below(root, "team/a")
     assert len(read_adapter(path, base, root).prefix or ()) == INSIDE
     replace(root / place, root.parent / "outside" / Path(place).relative_to("team"))
@@ -49,12 +49,12 @@ def test_what_is_swapped_after_the_check_is_not_read(root: Path, base: Base, pla
         read_adapter(path, base, root)
 
 
-def test_an_operator_s_own_may_be_anywhere(root: Path, base: Base) -> None:
+def test_an_operator_s_own_may_be_anywhere(root: Path, base: AdapterTarget) -> None:
     replace(root / "team", root.parent / "outside")
     assert len(read_adapter(root / "team/a", base).prefix or ()) == OUTSIDE
 
 
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(root: Path, base: Base) -> None:
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(root: Path, base: AdapterTarget) -> None:
     path = root / folder_below(root, "team/a")
     (path / WEIGHTS).unlink()
     os.mkfifo(path / WEIGHTS)
@@ -62,7 +62,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(root: Path, base: Base)
         read_adapter(path, base, root)
 
 
-def test_links_within_the_root_are_followed(root: Path, base: Base) -> None:
+def test_links_within_the_root_are_followed(root: Path, base: AdapterTarget) -> None:
     (root / "blob").write_bytes((root / "team/a" / WEIGHTS).read_bytes())
     replace(root / "team/a" / WEIGHTS, root / "blob")
     assert len(read_adapter(root / "team/a", base, root).prefix or ()) == INSIDE
@@ -78,7 +78,7 @@ def test_what_was_opened_is_what_is_read(root: Path) -> None:
     assert not before.exists()
 
 
-def test_a_link_that_changes_all_the_time_leads_to_nothing_outside(root: Path, base: Base) -> None:
+def test_a_link_that_changes_all_the_time_leads_to_nothing_outside(root: Path, base: AdapterTarget) -> None:
     path, outside, other = root / "team/a", root.parent / "outside/a", root / "team/b"
     path.rename(other)
     ends = threading.Event()

@@ -12,9 +12,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.adapters.base import Base
 from model.adapters.held import HeldAdapters
 from model.adapters.reading import read_adapter
+from model.adapters.target import AdapterTarget
 from model.attention import DenseAttention, visible
 from model.config import CheckpointError, Config
 from model.families import family_of
@@ -48,10 +48,10 @@ class Flat(DenseAttention):
         return super().__call__(layer, q[None], k[None], v[None])[0]
 
 
-def ours(tmp_path: Path, file: str) -> tuple[Network, Base]:
+def ours(tmp_path: Path, file: str) -> tuple[Network, AdapterTarget]:
     tmp_path.mkdir(exist_ok=True)
     model = read(tmp_path, config_of(file), golden(file, "weights")).requires_grad_(False)
-    return model, Base(model, family_of(Config(config_of(file))).namings)
+    return model, AdapterTarget(model, family_of(Config(config_of(file))).namings)
 
 
 def randomised(model: nn.Module) -> None:
@@ -257,4 +257,4 @@ def test_a_fingerprint_is_the_base_s_however_it_is_stored(tmp_path: Path) -> Non
     read_adapter(folder, base)
     model.transformer.final_layernorm.weight.data[0] += 1
     with pytest.raises(CheckpointError, match="another base"):
-        read_adapter(folder, Base(model))
+        read_adapter(folder, AdapterTarget(model))

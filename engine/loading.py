@@ -9,7 +9,7 @@ import torch
 from engine.config import EngineConfig
 from engine.free_memory import free_bytes
 from engine.runner import Runner
-from model.adapters.base import Base
+from model.adapters.target import AdapterTarget
 from model.attention import KVCache
 from model.checkpoint import Checkpoint, Progress, load
 from model.config import CheckpointError
@@ -105,7 +105,7 @@ def load_runner(
             f"kv_cache_gb: {config.kv_cache_gb:g} hold {num_blocks * size} tokens, "
             f"a context and a span need {least_blocks(size, size) * size} at the least"
         )
-    base = Base(model, loaded.family.namings, ranks)
+    base = AdapterTarget(model, loaded.family.namings, ranks)
     cache_bytes = num_blocks * size * token_bytes
     free = free_on(device)
     try:

@@ -26,7 +26,7 @@ class Stretch:
     whole: int
 
 
-class Base:
+class AdapterTarget:
     """A loaded network, or a rank's part of one, and what its family calls the tensors."""
 
     def __init__(self, model: Network, namings: Sequence[Naming] = (), ranks: Ranks = ALONE) -> None:

@@ -1,4 +1,4 @@
-"""Turns: whose sequence is next, as ranks by start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996).
+"""FairQueue: whose sequence is next, as ranks by start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996).
 
 Virtual time counts rows. A flow's next sequence starts where the share of its last one ends, but never in the past:
 of two flows that wait, each gets every other row, however many requests one of them has sent, and nobody is held to
@@ -8,7 +8,7 @@ account for rows taken while no one else wanted them.
 Flow = tuple[str, str]  # tenant and priority
 
 
-class Turns:
+class FairQueue:
     """Virtual time, and where each flow's last share ends."""
 
     def __init__(self) -> None:

@@ -1,0 +1,55 @@
+"""The card of a loaded model: what clients and the request checks are told of it."""
+
+import time
+
+from engine.events import ModelCard
+from engine.loading import Loaded
+from model.spelling import Spelling
+from model.tokenizer import Tokenizer
+from quant import cpu
+
+
+def model_card(loaded: Loaded, tp: int) -> ModelCard:
+    """Of a model that `tp` ranks serve."""
+    checkpoint, longest = loaded.checkpoint, loaded.longest
+    a, family, tokenizer, cache = (
+        checkpoint.model.architecture,
+        checkpoint.family,
+        checkpoint.tokenizer,
+        loaded.runner.cache,
+    )
+    return ModelCard(
+        name=checkpoint.name,
+        family=family.name,
+        quant=checkpoint.quant,
+        tp=tp,
+        masks=list(family.layout.masks(tokenizer)),
+        max_context=longest,
+        max_positions=longest + 1,
+        max_span=longest,
+        vocab_size=tokenizer.size,
+        strategies=list(family.strategies),
+        causal=a.causal,
+        masked=a.head == "masked_lm",
+        next_sentence=a.next_sentence,
+        special_tokens=_special_tokens(tokenizer),
+        num_parameters=checkpoint.num_parameters,
+        kernels="triton" if loaded.device == "cuda" else cpu.describe(),
+        created=int(time.time()),
+        kv_cache_type=cache.kind,
+        kv_cache_tokens=loaded.num_blocks * cache.block_size,
+    )
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """Names by what clients call the tokens: a text begins with the start of a span, and ends with its end."""
+    roles = {"bos": ("sop",), "eos": ("eop", "eos", "sep"), "pad": ("pad", "eos"), "unk": ("unk",), "cls": ("cls",)}
+    spelling = Spelling(tokenizer)
+    found = {}
+    if tokenizer.ends:
+        found["eos"] = spelling.name(tokenizer.ends[0])
+    for name, candidates in roles.items():
+        role = next((r for r in candidates if r in tokenizer.special), None)
+        if role is not None:
+            found.setdefault(name, spelling.name(tokenizer.special[role]))
+    return found
