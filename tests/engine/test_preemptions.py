@@ -15,7 +15,6 @@ from engine.ranks import Channel, follow
 from engine.requests import Fill, Request, Sampling, Score
 from model.checkpoint import load
 from model.parallel import Ranks
-from tests.answers import wire
 from tests.engine.test_engine import TWO, segments
 from tests.ranks import on_ranks
 
@@ -49,8 +48,8 @@ def served(engine: Engine, requests: list[Request]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {str(number): [] for number in range(len(requests))}
     for event in events:
         if isinstance(event, ResultDone):
-            found[event.id].append(wire(event.result))
-    return {number: sorted(results, key=lambda result: result["index"]) for number, results in found.items()}
+            found[event.id].append(event.result)
+    return {number: sorted(results, key=lambda result: result.index) for number, results in found.items()}
 
 
 @pytest.fixture(scope="module")
