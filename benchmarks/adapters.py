@@ -19,8 +19,8 @@ from queue import SimpleQueue
 import torch
 from safetensors.torch import save_file
 
-from engine.batch import Batch, Rows
 from engine.runner import Runner
+from engine.schedule.batch import Batch, Rows
 from model.adapters.adapter import Adapter
 from model.adapters.target import AdapterTarget
 from model.architecture import Architecture

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from engine.bench import step_seconds
+from engine.processes.supervisor import LOCAL
 from engine.rank_info import RankInfo
 from engine.ranks import join
-from engine.supervisor import LOCAL
 from model.families import PRESETS
 from model.parallel import ALONE, Ranks
 from model.random_weights import synthetic

@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.config import EngineConfig
 from engine.events import Done
-from engine.process import EngineProcess
+from engine.processes.process import EngineProcess
 from engine.requests import Fill, Mask, Score
 
 MB = 1e6
@@ -40,7 +40,7 @@ def status(pid: int) -> dict[str, float]:
 
 def bare() -> dict[str, float]:
     """Of a process that has imported what a rank imports."""
-    code = "import engine.worker; from benchmarks.parallel_memory import status; import os, json; "
+    code = "import engine.processes.worker; from benchmarks.parallel_memory import status; import os, json; "
     code += "print(json.dumps(status(os.getpid())))"
     done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
     own: dict[str, float] = json.loads(done.stdout)

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.batch import Batch, Rows, Scored
 from engine.bench import DecodeBench, decode
 from engine.runner import Runner
+from engine.schedule.batch import Batch, Rows, Scored
 from model.attention import Span, part_b_start
 from model.checkpoint import DEMO, load
 from model.convert import Conversion, Recipe

@@ -8,9 +8,9 @@ INT4, of FasterTransformer) and docs/inference-with-fastertransformer.md (Faster
 
 from collections.abc import Iterator
 
-from engine.cards import devices, read_cards
-from engine.deployment import Deployment
-from engine.plan import Plan, plan
+from engine.planning.cards import devices, read_cards
+from engine.planning.deployment import Deployment
+from engine.planning.plan import Plan, plan
 from model.families import PRESETS
 from model.storage import Storage
 

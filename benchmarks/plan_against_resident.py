@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load_memory import write
-from engine.cards import devices, read_cards
-from engine.deployment import Deployment
-from engine.plan import plan
+from engine.planning.cards import devices, read_cards
+from engine.planning.deployment import Deployment
+from engine.planning.plan import plan
 from model.outline import Outline
 
 RANK = """
 import json, sys
 from pathlib import Path
 import torch
-from engine.batch import Batch, Rows
+from engine.schedule.batch import Batch, Rows
 from engine.rank_info import RankInfo
 from engine.ranks import join
 from engine.runner import Runner

@@ -13,8 +13,8 @@ import time
 from dataclasses import replace
 
 from engine.config import EngineConfig
-from engine.constraint import Patterns
 from engine.engine import Engine
+from engine.regex.constraint import Patterns
 from engine.requests import Fill, Mask, Sampling
 
 

@@ -11,9 +11,9 @@ import statistics
 import time
 from typing import Any
 
-from engine.blocks import BlockPool
-from engine.scheduler import Scheduler
-from engine.sequence import Sequence
+from engine.schedule.blocks import BlockPool
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.sequence import Sequence
 
 CONTEXT = 40  # tokens
 BLOCK_SIZE = 16

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.batch import Result
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.messages import FROM_RANK, HEADER, Happened
+from engine.processes.messages import FROM_RANK, HEADER, Happened
 from engine.requests import Fill, Mask, Sampling
+from engine.schedule.batch import Result
 from server.commands.load import WORDS
 
 

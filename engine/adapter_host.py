@@ -7,13 +7,13 @@ from dataclasses import replace
 from engine.adapters import Adapters
 from engine.config import EngineConfig
 from engine.events import AdapterCard
-from engine.job import JobContext
+from engine.jobs.job import JobContext
 from engine.loading import Loaded
 from engine.ranks import BroadcastingAdapters
 from engine.registry import Entry, Registry
 from engine.requests import RequestError
-from engine.scheduler import Scheduler
-from engine.sequence import Prefix
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.sequence import Prefix
 from model.adapters.adapter import Adapter
 from model.config import CheckpointError
 

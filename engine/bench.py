@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from engine.batch import Batch, Rows
 from engine.runner import Runner
-from engine.sequence import Output
+from engine.schedule.batch import Batch, Rows
+from engine.schedule.sequence import Output
 from model.architecture import Architecture
 from model.attention import KVCache, Span, part_b_start
 from model.network import Network

@@ -10,24 +10,24 @@ from itertools import groupby
 import numpy as np
 
 from engine.adapter_host import AdapterHost
-from engine.batch import Batch, Result
-from engine.blocks import BlockPool
 from engine.config import EngineConfig
-from engine.constraint import Patterns
 from engine.deadlines import Deadlines
 from engine.events import Done, Event, Failed
-from engine.fair_queue import FairQueue
-from engine.filling import FillJob
-from engine.job import Job, JobContext, Work
+from engine.jobs.filling import FillJob
+from engine.jobs.job import Job, JobContext, Work
+from engine.jobs.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
+from engine.jobs.scoring import ScoreJob
 from engine.loading import Loaded, load_runner, prepare
-from engine.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
 from engine.model_card import model_card
 from engine.ranks import BroadcastingAdapters, BroadcastingRunner, Channel
+from engine.regex.constraint import Patterns
 from engine.requests import Fill, Request, RequestError
 from engine.runner import LEAST_LOGIT_ROWS, Runner
-from engine.scheduler import Scheduler, SchedulerView
-from engine.scoring import ScoreJob
-from engine.sequence import Sequence
+from engine.schedule.batch import Batch, Result
+from engine.schedule.blocks import BlockPool
+from engine.schedule.fair_queue import FairQueue
+from engine.schedule.scheduler import Scheduler, SchedulerView
+from engine.schedule.sequence import Sequence
 from engine.step_clock import JobTimes, StepClock
 from model.checkpoint import Checkpoint
 from model.layout import parse

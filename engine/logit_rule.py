@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from engine.batch import Row
+    from engine.schedule.batch import Row
 
 Number = int | float
 

@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 
 from engine.adapters import Adapters
-from engine.batch import Batch, Result
 from engine.rank_info import RankInfo
 from engine.runner import Runner
+from engine.schedule.batch import Batch, Result
 from model.adapters.adapter import Adapter
 from model.config import CheckpointError
 from model.parallel import Ranks

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.adapters import Adapters
-from engine.batch import Batch, PrefixCopy, Result, Row, Scored
+from engine.schedule.batch import Batch, PrefixCopy, Result, Row, Scored
 from model.adapters.target import AdapterTarget
 from model.attention import KVCache, PagedAttention
 from model.network import Network

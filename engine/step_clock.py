@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from engine.events import Done, Event, StepStats
-from engine.job import Work
-from engine.scheduler import Scheduler
-from engine.sequence import Sequence
+from engine.jobs.job import Work
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.sequence import Sequence
 
 
 @dataclass(slots=True)

@@ -93,7 +93,7 @@ struct LowRank {
     }
 };
 
-// A draw by weights exp(sharpness · (score + bar − the best)), of what truncation leaves (engine/sampler.py).
+// A draw by weights exp(sharpness · (score + bar − the best)), of what truncation leaves (engine/jobs/sampler.py).
 struct Draw {
     const float* scores;  // [count]
     const float* bar;     // [count]: 0, or −∞ for what is never drawn

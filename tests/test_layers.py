@@ -35,6 +35,40 @@ ROOMS = {
     "wire": set(),
     "console": set(),
 }
+# The rooms of `engine` likewise.
+ENGINE_ROOMS: dict[str, set[str]] = {
+    "processes": {"client", "config", "engine", "events", "loading", "rank_info", "ranks", "requests"},
+    "engine": {
+        "adapter_host", "config", "deadlines", "events", "jobs", "loading", "model_card", "ranks", "regex", "requests",
+        "runner", "schedule", "step_clock",
+    },
+    "adapter_host": {
+        "adapters", "config", "events", "jobs", "loading", "ranks", "registry", "requests", "schedule",
+    },
+    "step_clock": {"events", "jobs", "schedule"},
+    "model_card": {"events", "loading"},
+    "planning": {"config", "loading", "runner"},
+    "bench": {"runner", "schedule"},
+    "loading": {"config", "free_memory", "runner"},
+    "ranks": {"adapters", "rank_info", "runner", "schedule"},
+    "runner": {"adapters", "schedule"},
+    "jobs": {"answers", "events", "logit_rules", "regex", "requests", "schedule"},
+    "logit_rules": {"logit_rule", "schedule"},
+    "logit_rule": {"schedule"},
+    "schedule": set(),
+    "regex": {"requests"},
+    "registry": {"events", "requests"},
+    "client": {"events", "requests"},
+    "events": {"answers"},
+    "options": {"config"},
+    "adapters": set(),
+    "answers": set(),
+    "config": set(),
+    "deadlines": set(),
+    "free_memory": set(),
+    "rank_info": set(),
+    "requests": set(),
+}  # fmt: skip
 FILES = [path for package in BELOW for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -71,8 +105,16 @@ def test_rooms_of_the_server_import_only_rooms_below(path: Path) -> None:
         assert rooms_imported(path) <= ROOMS[room] | {room}
 
 
-def test_the_rooms_of_the_server_have_no_circle() -> None:
-    TopologicalSorter(ROOMS).prepare()
+@pytest.mark.parametrize("path", sorted((ROOT / "engine").rglob("*.py")), ids=lambda path: path.name)
+def test_rooms_of_the_engine_import_only_rooms_below(path: Path) -> None:
+    room = path.relative_to(ROOT / "engine").parts[0].removesuffix(".py")
+    if room != "__init__":
+        assert rooms_imported(path) <= ENGINE_ROOMS[room] | {room}
+
+
+@pytest.mark.parametrize("rooms", [ROOMS, ENGINE_ROOMS], ids=["server", "engine"])
+def test_rooms_have_no_circle(rooms: dict[str, set[str]]) -> None:
+    TopologicalSorter(rooms).prepare()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "server").rglob("*.py")), ids=lambda path: path.name)

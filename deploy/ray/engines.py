@@ -15,7 +15,7 @@ from deploy.ray.context import context_key
 from deploy.ray.replica import NOT_READY
 from engine.client import EngineOverloaded, EngineUnavailable, ignore
 from engine.events import TERMINAL, AdapterCard, Event, Failed, Loss, ModelCard, StepStats
-from engine.messages import (
+from engine.processes.messages import (
     EVENTS,
     FROM_REPLICA,
     REQUESTS,

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from engine.client import EngineUnavailable
 from engine.config import EngineConfig
 from engine.events import Failed, Loss
-from engine.messages import (
+from engine.processes.messages import (
     EVENTS,
     FROM_REPLICA,
     REQUESTS,
@@ -19,7 +19,7 @@ from engine.messages import (
     Tokenize,
     Unavailable,
 )  # fmt: skip
-from engine.process import EngineProcess
+from engine.processes.process import EngineProcess
 from engine.requests import RequestError
 
 NOT_READY = "not_ready"

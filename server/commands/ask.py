@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from engine.answers import FillResult, ScoreResult
 from engine.config import EngineConfig
 from engine.events import Done, Failed, ResultDone
-from engine.process import EngineProcess
+from engine.processes.process import EngineProcess
 from engine.requests import Request, RequestError
 from server.console import errors, fail
 from server.wire.answer import encode, plain

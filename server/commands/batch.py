@@ -20,7 +20,7 @@ import httpx
 import typer
 
 from engine.config import EngineConfig
-from engine.process import EngineProcess
+from engine.processes.process import EngineProcess
 from server.app import create_app
 from server.commands.flags import Given, takes_flags
 from server.commands.options import ENGINE, AsJson, Url, engine_options

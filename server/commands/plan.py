@@ -14,8 +14,8 @@ from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, output
 
 if TYPE_CHECKING:
-    from engine.deployment import Deployment
-    from engine.plan import Plan
+    from engine.planning.deployment import Deployment
+    from engine.planning.plan import Plan
 
 
 @takes_flags(*engine_flags("quant", "group_size", "quant_head", "kv_cache_type", "max_batch_tokens", "preset"))
@@ -29,16 +29,16 @@ def plan(
         typer.Option(min=1, help="The tokens of a full-length request. Without it: the model's limit, or 4096."),
     ] = None,
     cards: Annotated[
-        Path | None, typer.Option(help="A TOML or JSON file of more cards, in the form of engine/cards.toml.")
+        Path | None, typer.Option(help="A TOML or JSON file of more cards, in the form of engine/planning/cards.toml.")
     ] = None,
     *,
     given: Given,
     as_json: AsJson = False,
 ) -> None:
     """Counts what a model takes on devices, and predicts its times. Loads nothing and needs no such device."""
-    from engine.cards import CardError, devices, read_cards
-    from engine.deployment import Deployment
-    from engine.plan import plan as planned
+    from engine.planning.cards import CardError, devices, read_cards
+    from engine.planning.deployment import Deployment
+    from engine.planning.plan import plan as planned
     from model.config import CheckpointError
     from model.outline import Outline
 

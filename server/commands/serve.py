@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from engine.process import EngineProcess
+from engine.processes.process import EngineProcess
 from engine.rank_info import RankInfo
 from server.commands.flags import Given, checked, flags_of, takes_flags
 from server.console import fail
@@ -35,7 +35,7 @@ def serve(
         fail(f"--tp {size}: torchrun has started {rank_info.size} ranks", code=2)
     config = settings.engine(tp=size)
     if rank_info and rank_info.rank > 0:
-        from engine.worker import follow_launched
+        from engine.processes.worker import follow_launched
 
         follow_launched(config, rank_info)
     raise typer.Exit(run_server(settings, EngineProcess(config, rank_info=rank_info)))

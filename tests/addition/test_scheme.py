@@ -8,12 +8,12 @@ from tests.addition.conftest import Run
 CODE = """
 import json, sys
 from pathlib import Path
-from engine.cards import devices, read_cards
+from engine.planning.cards import devices, read_cards
 from engine.config import EngineConfig
-from engine.deployment import Deployment
+from engine.planning.deployment import Deployment
 from engine.engine import Engine
 from engine.events import ResultDone
-from engine.plan import plan
+from engine.planning.plan import plan
 from engine.requests import Fill, Mask
 from model.checkpoint import Description, load
 from model.convert import Conversion, Recipe

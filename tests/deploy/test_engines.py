@@ -12,7 +12,7 @@ from deploy.ray.engines import Engines
 from engine.answers import Usage
 from engine.client import EngineOverloaded, EngineUnavailable
 from engine.events import AdapterCard, BlankDelta, Done, Event, Failed, ModelCard, ResultDone, StepStats
-from engine.messages import EVENTS, FROM_REPLICA, REQUESTS, Refused, Reply, Report, Unavailable
+from engine.processes.messages import EVENTS, FROM_REPLICA, REQUESTS, Refused, Reply, Report, Unavailable
 from engine.requests import Fill, RequestError
 from tests.answers import blank, filled
 

@@ -136,7 +136,7 @@ def test_a_killed_replica_loses_nothing_but_its_streams_and_is_replaced(client: 
 def test_a_lost_rank_is_passed_over_until_it_is_back(client: httpx.Client, cluster: Cluster) -> None:
     children = Path(f"/proc/{cluster.replicas()[0]}/task").glob("*/children")
     ranks = [int(pid) for child in children for pid in child.read_text().split()]
-    (rank,) = [pid for pid in ranks if b"engine.rank_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (rank,) = [pid for pid in ranks if b"engine.processes.rank_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(rank, signal.SIGKILL)
     time.sleep(0.3)
     assert {client.post("/v1/infill", json=fill(300 + i)).status_code for i in range(10)} == {200}

@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from engine import loading, rank_process, ranks, runner
-from engine.batch import Batch, Result
+from engine import loading, ranks, runner
+from engine.processes import rank_process
+from engine.schedule.batch import Batch, Result
 
 KIND, RANK, STEP = os.environ["GLM_TEST_FAULT"].split(":")
 ONCE = Path(os.environ["GLM_TEST_ONCE"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.answers import Usage
 from engine.events import Done, ModelCard
-from engine.messages import FROM_RANK, HEADER, TO_RANK, FromRank, Happened, Loading, NotReady, Ready, Submit
+from engine.processes.messages import FROM_RANK, HEADER, TO_RANK, FromRank, Happened, Loading, NotReady, Ready, Submit
 
 CARD = ModelCard(
     name="odd", family="glm", quant="none", tp=1, masks=["[MASK]"], max_context=9, max_positions=9, max_span=9,

@@ -10,14 +10,14 @@ from bisect import insort
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
-from engine.batch import Batch, PrefixCopy, Rows
-from engine.blocks import BlockPool
-from engine.sequence import Context, Prefix, Sequence
+from engine.schedule.batch import Batch, PrefixCopy, Rows
+from engine.schedule.blocks import BlockPool
+from engine.schedule.sequence import Context, Prefix, Sequence
 from model.attention import Span, part_b_start
 
 
 class PlainScheduler:
-    """The same as `engine.scheduler.Scheduler`, step by step."""
+    """The same as `engine.schedule.scheduler.Scheduler`, step by step."""
 
     def __init__(self, pool: BlockPool, max_batch_tokens: int, causal: bool = False) -> None:
         self.pool = pool

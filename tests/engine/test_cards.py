@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.cards import CARDS, Card, CardError, devices, plain, read_cards
+from engine.planning.cards import CARDS, Card, CardError, devices, plain, read_cards
 
 OWN = {
     "memory_gib": 16, "bandwidth_gb_s": 400, "float_tflops": 50, "int8_tops": 100, "link_gb_s": 10, "hop_us": 3,

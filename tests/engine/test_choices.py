@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.choices import Choices, Node
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import BlankDelta
+from engine.jobs.choices import Choices, Node
 from engine.requests import Fill, Request, RequestError, Sampling, Score
 from tests.answers import wire
 from tests.engine.test_engine import TWO, results, segments

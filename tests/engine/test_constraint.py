@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.automaton import Automaton
 from engine.config import EngineConfig
-from engine.constraint import CACHE_BYTES, MASKS, Patterns
 from engine.engine import Engine
 from engine.events import BlankDelta, Event
-from engine.pieces import Pieces
-from engine.regex import compile_regex
+from engine.regex.automaton import Automaton
+from engine.regex.compiler import compile_regex
+from engine.regex.constraint import CACHE_BYTES, MASKS, Patterns
+from engine.regex.pieces import Pieces
 from engine.requests import Fill, RequestError, Sampling
 from model.tokenizer import Tokenizer
 from tests.engine.test_engine import results, segments

@@ -12,11 +12,11 @@ import pytest
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Done, Event, Failed, StepStats
-from engine.filling import FillJob
-from engine.job import Job
-from engine.masked import NextSentenceJob
+from engine.jobs.filling import FillJob
+from engine.jobs.job import Job
+from engine.jobs.masked import NextSentenceJob
+from engine.jobs.scoring import ScoreJob
 from engine.requests import Fill, Request, Sampling, Score
-from engine.scoring import ScoreJob
 from model.checkpoint import Checkpoint, load
 from model.config import Config
 from model.families import family_of

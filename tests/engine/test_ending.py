@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from engine.ending import reason_of
+from engine.processes.ending import reason_of
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.fair_queue import FairQueue
+from engine.schedule.fair_queue import FairQueue
 
 A, B = ("a", "interactive"), ("b", "interactive")
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from engine.answers import Alternative, EchoedPrompt, Ranking, Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, Failed, ResultDone, StepStats
-from engine.messages import (
+from engine.processes.messages import (
     EVENTS,
     FROM_RANK,
     HEADER,

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
-from engine.batch import Batch, Rows
-from engine.cards import Card, devices, read_cards
-from engine.deployment import Deployment
-from engine.footprint import Footprint, footprint
-from engine.plan import Plan, plan
-from engine.roofline import BANDWIDTH_SHARE, BLOCK_KERNELS, KERNEL_S, RATE_SHARE, STEP_KERNELS, Roofline
+from engine.planning.cards import Card, devices, read_cards
+from engine.planning.deployment import Deployment
+from engine.planning.footprint import Footprint, footprint
+from engine.planning.plan import Plan, plan
+from engine.planning.roofline import BANDWIDTH_SHARE, BLOCK_KERNELS, KERNEL_S, RATE_SHARE, STEP_KERNELS, Roofline
+from engine.planning.workspace import workspace
 from engine.runner import Runner
-from engine.workspace import workspace
+from engine.schedule.batch import Batch, Rows
 from model.architecture import Architecture
 from model.attention import Span
 from model.families import PRESETS

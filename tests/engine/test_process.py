@@ -19,7 +19,7 @@ import pytest
 from engine.client import EngineUnavailable
 from engine.config import EngineConfig
 from engine.events import Done, Event, Failed, ResultDone, StepStats
-from engine.process import EngineProcess
+from engine.processes.process import EngineProcess
 from engine.requests import Fill, Mask, Request, RequestError, Score
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +208,7 @@ class TestRanks:
         program = (
             "import asyncio, sys\n"
             "from engine.config import EngineConfig\n"
-            "from engine.process import EngineProcess\n"
+            "from engine.processes.process import EngineProcess\n"
             "async def main():\n"
             f"    engine = EngineProcess(EngineConfig({folder!r}, threads=1, tp=2))\n"
             "    await engine.start()\n"

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from engine.batch import Batch, PrefixCopy, Rows
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Event, ResultDone
 from engine.loading import load_runner
 from engine.ranks import AdapterNews, Channel, Diverged, follow
 from engine.requests import Fill, Mask, Request, Sampling, Score
+from engine.schedule.batch import Batch, PrefixCopy, Rows
 from model.attention import Span
 from model.checkpoint import Checkpoint, Description, assembled
 from model.config import CheckpointError, Config

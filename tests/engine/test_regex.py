@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.regex import Allowance, compile_regex
+from engine.regex.compiler import Allowance, compile_regex
 from engine.requests import RequestError
 from tests.litter import litter
 
@@ -21,7 +21,7 @@ PATIENCE_S = 60.0
 FEW_FILES = """
 import os, resource, sys
 import numpy
-from engine.regex import RequestError, compile_regex
+from engine.regex.compiler import RequestError, compile_regex
 used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
 resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(sys.argv[1]),) * 2)
 try:
@@ -43,7 +43,7 @@ def child() -> int | None:
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # a thread or a process has ended
             for pid in (task / "children").read_text().split():
-                if b"engine.regex_child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"engine.regex.child" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return int(pid)
     return None
 
@@ -104,7 +104,7 @@ def test_no_descriptor_left_is_the_machine_s(left: int) -> None:
 
 def test_nothing_is_imported_from_where_a_process_stands(tmp_path: Path) -> None:
     littered = litter(tmp_path)
-    code = "from engine.regex import compile_regex; print(compile_regex('a|b').num_states)"
+    code = "from engine.regex.compiler import compile_regex; print(compile_regex('a|b').num_states)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=littered, capture_output=True, text=True, timeout=PATIENCE_S
     )

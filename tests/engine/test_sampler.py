@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.jobs.sampler import Sampler, splitmix64
 from engine.requests import Sampling
-from engine.sampler import Sampler, splitmix64
 from quant import cpu
 from tests.quant.conftest import running
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.blocks import BlockPool
-from engine.fair_queue import FairQueue
-from engine.scheduler import Scheduler
-from engine.sequence import Sequence
+from engine.schedule.blocks import BlockPool
+from engine.schedule.fair_queue import FairQueue
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.sequence import Sequence
 
 Trace = list[tuple[int, int, int, int]]  # arrival step, context length, first rows, tokens to generate
 

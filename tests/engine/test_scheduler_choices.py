@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from engine.blocks import BlockPool
-from engine.fair_queue import FairQueue
-from engine.scheduler import Scheduler
-from engine.sequence import Prefix, Sequence
+from engine.schedule.blocks import BlockPool
+from engine.schedule.fair_queue import FairQueue
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.sequence import Prefix, Sequence
 from tests.engine.plain_scheduler import PlainScheduler
 
 PLAYS = 250  # of each seed

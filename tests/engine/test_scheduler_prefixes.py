@@ -5,10 +5,10 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.batch import Batch, Rows
-from engine.blocks import BlockPool
-from engine.scheduler import Scheduler
-from engine.sequence import Prefix, Sequence
+from engine.schedule.batch import Batch, Rows
+from engine.schedule.blocks import BlockPool
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.sequence import Prefix, Sequence
 from model.attention import Span
 
 Trace = list[tuple[int, int, int, int, int]]  # arrival step, context length, first rows, tokens to generate, adapter

@@ -13,9 +13,9 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.events import Done, Failed, Loss
-from engine.process import EngineProcess
+from engine.processes.process import EngineProcess
+from engine.processes.supervisor import GIVEN_UP
 from engine.requests import Score
-from engine.supervisor import GIVEN_UP
 
 ROOT = Path(__file__).parents[2]
 ASKED = Score(text=("a",))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from engine.events import Failed
-from engine.messages import TO_RANK, Cancel, FromRank, Happened, Reply, Submit, Tokenize, ToRank
+from engine.processes.messages import TO_RANK, Cancel, FromRank, Happened, Reply, Submit, Tokenize, ToRank
+from engine.processes.worker import LONG, MAX_COMPILING, Worker
 from engine.requests import Fill, Request, RequestError
-from engine.worker import LONG, MAX_COMPILING, Worker
 
 SLOW, QUICK = (Fill((("a",),), regex=regex) for regex in (("slow",), ()))
 HUGE = Fill((("a" * LONG,),))

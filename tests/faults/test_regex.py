@@ -32,7 +32,7 @@ def compilers(server: Server) -> list[int]:
             parent = int(re.findall(r"\nPPid:\t(\d+)", (status.parent / "status").read_text())[0])
         except OSError:  # has ended
             continue
-        if b"engine.regex_child" in words and parent in server.children():
+        if b"engine.regex.child" in words and parent in server.children():
             found.append(int(status.parent.name))
     return found
 

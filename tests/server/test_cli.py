@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import server.cli
 import server.commands.serve
 from engine.config import EngineConfig
-from engine.process import EngineProcess
+from engine.processes.process import EngineProcess
 from model.checkpoint import load
 from model.config import Config
 from model.families import PRESETS, glm

@@ -1,7 +1,7 @@
 """`POST /v1/completions`, as OpenAI's clients and lm-evaluation-harness speak it.
 
 A prompt goes on behind its end, or between itself and a suffix. With `echo` and `logprobs` its own tokens are scored,
-and what is generated goes on from there; `engine.prompts` has how the model reads it.
+and what is generated goes on from there; `engine.jobs.prompts` has how the model reads it.
 """
 
 import math

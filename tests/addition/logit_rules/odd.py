@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from engine.logit_rule import LogitRule, Number, Parameter
 
 if TYPE_CHECKING:
-    from engine.batch import Row
+    from engine.schedule.batch import Row
 
 
 def _apply(scores: "Row", history: Sequence[int], values: Mapping[str, Number]) -> None:

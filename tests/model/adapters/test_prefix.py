@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.batch import Batch, PrefixCopy, Rows
 from engine.runner import Runner
+from engine.schedule.batch import Batch, PrefixCopy, Rows
 from model.adapters.prefix import MAX_TOKENS
 from model.adapters.reading import read_adapter
 from model.attention import DenseAttention, Span, part_b_start, visible

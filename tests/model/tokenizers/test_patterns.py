@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from engine.automaton import Automaton
-from engine.constraint import Constraint, Pattern
-from engine.pieces import Pieces
-from engine.regex import compile_regex
+from engine.regex.automaton import Automaton
+from engine.regex.compiler import compile_regex
+from engine.regex.constraint import Constraint, Pattern
+from engine.regex.pieces import Pieces
 from engine.requests import RequestError
 from model.layout import Blank, span_ids, spelled_text
 from model.tokenizer import Tokenizer

@@ -1,0 +1,1 @@
+"""Jobs: requests under way, which turn log-probabilities into answers."""

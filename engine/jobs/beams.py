@@ -1,0 +1,182 @@
+"""Beam search: several hypotheses of one blank, of which the most probable are kept.
+
+The rules are those of transformers' `generate`: of every step's 2 · num_beams best continuations, one that ends is set
+aside if it is among the first num_beams, the others go on; an ended hypothesis is worth its log-probability over its
+length (end token included) to the power of `length_penalty`. The search is over when num_beams have ended and none that
+goes on could be worth more at its present length.
+
+Hypotheses are forks: they share the cache blocks of what they have in common.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from engine.jobs.blank_fill import BlankFill
+from engine.jobs.job import JobContext, Step
+from engine.jobs.sampler import Sampler, best, scored
+from engine.schedule.batch import Result, Row
+from engine.schedule.scheduler import SchedulerView
+from engine.schedule.sequence import Sequence
+from model.layout import Blank
+
+
+@dataclass(eq=False, slots=True)
+class Hypothesis:
+    """A beginning of a fill; `total` sums log-probabilities after penalties, by which hypotheses are compared."""
+
+    sequence: Sequence
+    fill: BlankFill
+    total: float
+    result: Row | None = None
+
+
+@dataclass(order=True, slots=True)
+class Ended:
+    """A whole fill: what it is worth, and who came first among equals."""
+
+    worth: float
+    number: int  # below zero: the earlier, the larger
+    fill: BlankFill = field(compare=False)
+    sequence: Sequence | None = field(compare=False)
+
+
+class BeamSearch:
+    """`num_beams` hypotheses of one blank."""
+
+    def __init__(
+        self,
+        blank: BlankFill,
+        num_beams: int,
+        length_penalty: float,
+        place: Blank,
+        sampler: Sampler,
+        num_top: int,
+        keep: bool,
+        job_context: JobContext,
+    ) -> None:
+        """With `keep` the best fill's sequence is kept."""
+        self.index = blank.index
+        self.blanks: list[BlankFill] = []
+        self.kept: Sequence | None = None
+        self._first, self._place, self._job_context = blank, place, job_context
+        self._num_beams, self._length_penalty = num_beams, length_penalty
+        self._sampler, self._num_top, self._keep = sampler, num_top, keep
+        self._live: dict[Sequence, Hypothesis] = {}
+        self._ended: list[Ended] = []
+        self._count = 0
+
+    def start(self, sequence: Sequence) -> None:
+        self._live = {sequence: Hypothesis(sequence, self._first, 0.0)}
+
+    @property
+    def reached(self) -> int:
+        fills = [*(h.fill for h in self._live.values()), *(e.fill for e in self._ended)]
+        return max(len(fill.tokens) for fill in fills)
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> None:
+        hypothesis = self._live[sequence]
+        assert not isinstance(result, list)
+        hypothesis.result = result
+        if all(h.result is not None for h in self._live.values()):
+            self._go_on(view, step)
+
+    def _go_on(self, view: SchedulerView, step: Step) -> None:
+        """All hypotheses have their next token's log-probabilities: chooses those that go on."""
+        live, self._live = list(self._live.values()), {}
+        children: list[tuple[Hypothesis, BlankFill, float]] = []
+        num_going = 0
+        for rank, (total, parent, token) in enumerate(self._candidates(live)):
+            is_end = token in self._job_context.tokenizer.ends
+            if rank >= self._num_beams if is_end else num_going == self._num_beams:
+                continue
+            num_going += not is_end
+            fill = self._grown(parent, token)
+            if fill.finish_reason is None and not self._has_room(parent.sequence, fill):
+                fill.finish_reason = "length"
+            if fill.finish_reason is None:
+                children.append((parent, fill, total))
+            else:
+                self._set_aside(fill, total, _forked(view, parent, step) if self._keep else None, step)
+        # The last child goes on in its parent's place, so that a hypothesis without rivals is never copied.
+        last = {id(parent): number for number, (parent, _, _) in enumerate(children)}
+        sequences = [
+            parent.sequence if last[id(parent)] == number else _forked(view, parent, step)
+            for number, (parent, _, _) in enumerate(children)
+        ]
+        for sequence, (_, fill, total) in zip(sequences, children, strict=True):
+            number = len(fill.begun) + len(fill.tokens)
+            sequence.push(fill.tokens[-1].token_id, *self._place.place(number))
+            self._live[sequence] = Hypothesis(sequence, fill, total)
+        for parent in live:
+            if id(parent) not in last:
+                step.finish(parent.sequence)
+        if self._is_over():
+            self._finish(step)
+
+    def _candidates(self, live: list[Hypothesis]) -> list[tuple[float, Hypothesis, int]]:
+        """The 2 · num_beams best continuations, the best first; among equals the earlier hypothesis and token."""
+        found: list[tuple[float, int, int]] = []
+        for number, hypothesis in enumerate(live):
+            assert hypothesis.result is not None
+            fill = hypothesis.fill
+            scores = self._sampler.weighed(hypothesis.result, fill.token_ids, self._banned(fill))
+            found += [
+                (hypothesis.total + value, -number, -token)
+                for token, value in best(scores, 2 * self._num_beams)
+                if value > -math.inf
+            ]
+        found.sort(reverse=True)
+        return [(total, live[-number], -token) for total, number, token in found[: 2 * self._num_beams]]
+
+    def _banned(self, fill: BlankFill) -> Collection[int]:
+        return self._job_context.tokenizer.ends if len(fill.tokens) < fill.min_tokens else ()
+
+    def _grown(self, parent: Hypothesis, token: int) -> BlankFill:
+        """The parent's fill with one token more."""
+        assert parent.result is not None
+        fill = parent.fill.copy()
+        fill.accept(scored(parent.result, token, self._num_top), self._job_context)
+        return fill
+
+    def _has_room(self, sequence: Sequence, fill: BlankFill) -> bool:
+        card, number = self._job_context.card, len(fill.begun) + len(fill.tokens)
+        return max(self._place.place(number)) < card.max_positions and len(sequence.token_ids) < card.max_span
+
+    def _set_aside(self, fill: BlankFill, total: float, sequence: Sequence | None, step: Step) -> None:
+        """Keeps the best num_beams fills that have ended, and their sequences."""
+        length = len(fill.tokens) + (fill.end is not None)
+        self._ended.append(Ended(_worth(total, length, self._length_penalty), -self._count, fill, sequence))
+        self._count += 1
+        self._ended.sort(reverse=True)
+        for dropped in self._ended[self._num_beams :]:
+            if dropped.sequence is not None:
+                step.finish(dropped.sequence)
+        del self._ended[self._num_beams :]
+
+    def _is_over(self) -> bool:
+        if not self._live:
+            return True
+        if len(self._ended) < self._num_beams:
+            return False
+        ahead = max(self._live.values(), key=lambda h: h.total)
+        return self._ended[-1].worth >= _worth(ahead.total, len(ahead.fill.tokens), self._length_penalty)
+
+    def _finish(self, step: Step) -> None:
+        """Gives the result; what is still going, and all but the best fill's sequence, is done with."""
+        self.blanks = [ended.fill for ended in self._ended]
+        self.kept = self._ended[0].sequence
+        for sequence in [*self._live, *(e.sequence for e in self._ended[1:] if e.sequence is not None)]:
+            step.finish(sequence)
+        self._live = {}
+
+
+def _forked(view: SchedulerView, parent: Hypothesis, step: Step) -> Sequence:
+    fork = view.fork(parent.sequence)
+    step.started.append(fork)
+    return fork
+
+
+def _worth(total: float, length: int, penalty: float) -> float:
+    """What hypotheses of different lengths are compared by."""
+    return total / math.pow(length, penalty)

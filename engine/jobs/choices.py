@@ -1,0 +1,187 @@
+"""Choices: a blank that is one of some known strings.
+
+Their tokens make a trie. What several choices begin with is computed once: a sequence runs down a branch until it
+divides, and is forked there, so that their cache blocks are shared too. What a choice is worth is the log-probability
+of its tokens and of the end behind them, which is `Score` with `include_end`, to the bit.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from engine.jobs.blank_fill import BlankFill
+from engine.jobs.job import JobContext, Step
+from engine.jobs.sampler import Sampler, scored
+from engine.requests import RequestError
+from engine.schedule.batch import Result, Row, Scored
+from engine.schedule.scheduler import SchedulerView
+from engine.schedule.sequence import Sequence
+from model.layout import Blank, span_ids
+
+
+@dataclass(slots=True)
+class Node:
+    """A place in the trie: what may follow, and which choice may end here (−1: none)."""
+
+    children: dict[int, "Node"] = field(default_factory=dict)
+    choice: int = -1
+
+    def chain(self) -> tuple[list[int], "Node"]:
+        """The tokens from here that are forced, and where they lead: to an end or a division."""
+        tokens, node = [], self
+        while len(node.children) == 1 and node.choice < 0:
+            ((token, node),) = node.children.items()
+            tokens.append(token)
+        return tokens, node
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Strings that may stand in a blank, with their tokens in a place that has a space before it or none."""
+
+    texts: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]
+    spaced: bool
+
+    @classmethod
+    def read(cls, texts: tuple[str, ...], place: Blank, lengths: tuple[int, int], job_context: JobContext) -> "Choices":
+        """Raises RequestError for a choice with fewer or more tokens than `lengths` allow, or for which there is no
+        room."""
+        if not texts:
+            raise RequestError("choices holds an empty list", "choices")
+        ids = tuple(tuple(span_ids(text, place, job_context.tokenizer)) if text else () for text in texts)
+        least, most = lengths
+        for text, own in zip(texts, ids, strict=True):
+            if not own:
+                raise RequestError(f"the choice {text!r} has no tokens", "choices")
+            if job_context.card.masked and len(own) > 1:
+                message = f"the choice {text!r} has {len(own)} tokens, this model writes one into a blank"
+                raise RequestError(message, "choices")
+            if len(own) > most:
+                raise RequestError(f"the choice {text!r} has {len(own)} tokens, max_tokens is {most}", "choices")
+            if len(own) < least:
+                raise RequestError(f"the choice {text!r} has {len(own)} tokens, min_tokens is {least}", "choices")
+        job_context.check_span(max(map(len, ids)), place, "choices")
+        return cls(texts, ids, place.spaced)
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.ids))
+
+    @property
+    def first(self) -> list[int]:
+        """The token that each begins with."""
+        return [own[0] for own in self.ids]
+
+    def trie(self) -> Node:
+        """Of those with the same tokens the first counts."""
+        root = Node()
+        for number, own in enumerate(self.ids):
+            node = root
+            for token in own:
+                node = node.children.setdefault(token, Node())
+            if node.choice < 0:
+                node.choice = number
+        return root
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A sequence on its way down: the tokens known behind it, those that its rows predict, where it will be."""
+
+    path: list[Scored]
+    forced: list[int]
+    node: Node
+
+
+class ChoiceSearch:
+    """Finds the best choice, or draws one by its probability among them."""
+
+    def __init__(
+        self,
+        blank: BlankFill,
+        choices: Choices,
+        place: Blank,
+        sampler: Sampler,
+        num_top: int,
+        keep: bool,
+        job_context: JobContext,
+    ) -> None:
+        """With `keep` the sequence it starts on goes on with what was chosen."""
+        self.index = blank.index
+        self.blanks: list[BlankFill] = []
+        self.kept: Sequence | None = None
+        self._blank, self._choices, self._place, self._job_context = blank, choices, place, job_context
+        self._sampler, self._num_top, self._keep = sampler, num_top, keep
+        self._end = job_context.tokenizer.ends[0]
+        self._runs: dict[Sequence, Run] = {}
+        self._found: dict[int, tuple[list[Scored], Scored]] = {}
+        self._count = len(set(choices.ids))
+        self._forced = 0  # tokens that all choices begin with, on the first sequence from the start
+
+    def start(self, sequence: Sequence) -> None:
+        if self._keep:
+            self.kept = sequence
+        forced, node = self._choices.trie().chain()
+        self._forced = len(forced)
+        self._push(sequence, forced, 1)
+        self._expect(sequence, Run([], forced, node))
+
+    @property
+    def reached(self) -> int:
+        return max(
+            len(path) for path in (*(r.path for r in self._runs.values()), *(p for p, _ in self._found.values()))
+        )
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> None:
+        run = self._runs.pop(sequence)
+        if isinstance(result, list):
+            *tokens, end = (token for token in result if token is not None)
+            self._found[run.node.choice] = [*run.path, *tokens], end
+            if sequence is not self.kept:
+                step.finish(sequence)
+        else:
+            step.started += self._divide(view, sequence, run, result.reshape(len(run.forced) + 1, -1))
+        if len(self._found) == self._count:
+            self._decide()
+
+    def _divide(self, view: SchedulerView, sequence: Sequence, run: Run, logprobs: Row) -> list[Sequence]:
+        """Goes on with a fork for each child, the last one on the sequence itself; gives the forks."""
+        forced = zip(logprobs[:-1], run.forced, strict=True)
+        path = [*run.path, *(scored(row, token, self._num_top) for row, token in forced)]
+        if run.node.choice >= 0:
+            self._found[run.node.choice] = path, scored(logprobs[-1], self._end, self._num_top)
+        children = list(run.node.children.items())
+        forks = [view.fork(sequence) for _ in children[sequence is not self.kept :]]
+        sequences = forks if sequence is self.kept else [*forks, sequence]
+        for (token, child), own in zip(children, sequences, strict=True):
+            behind, node = child.chain()
+            self._push(own, [token, *behind], len(path) + 1)
+            self._expect(own, Run([*path, scored(logprobs[-1], token, self._num_top)], behind, node))
+        return forks
+
+    def _push(self, sequence: Sequence, tokens: list[int], number: int) -> None:
+        """Adds tokens of the blank from its number-th on."""
+        for offset, token in enumerate(tokens):
+            sequence.push(token, *self._place.place(number + offset))
+
+    def _expect(self, sequence: Sequence, run: Run) -> None:
+        """Asks the last rows for what they predict: forced tokens and an end, or also all that may come behind."""
+        self._runs[sequence] = run
+        rows = len(run.forced) + 1
+        if run.node.children:
+            sequence.output, sequence.logit_rows, sequence.targets = "token", tuple(range(-rows, 0)), []
+        else:
+            before = [-1] * (len(sequence.token_ids) - rows)
+            sequence.output, sequence.targets = "scores", [*before, *run.forced, self._end]
+
+    def _decide(self) -> None:
+        worth = {n: math.fsum([*(t.logprob for t in path), end.logprob]) for n, (path, end) in self._found.items()}
+        by_ids = {self._choices.ids[n]: value for n, value in worth.items()}
+        chosen = self._sampler.pick(worth)
+        path, end = self._found[chosen]
+        logprobs = [by_ids[ids] for ids in self._choices.ids]
+        self._blank.choose(self._choices.texts[chosen], path, end, logprobs, self._job_context)
+        self.blanks = [self._blank]
+        if self.kept is not None:
+            self.kept.output, self.kept.logit_rows, self.kept.targets = "token", (-1,), []
+            self._push(self.kept, [t.token_id for t in path[self._forced :]], self._forced + 1)

@@ -1,0 +1,112 @@
+"""What a `Fill` may ask of a model, checked against the laid out text, and what of it is read on the way."""
+
+from collections.abc import Iterable, Mapping
+
+from engine.events import ModelCard
+from engine.jobs.choices import Choices
+from engine.jobs.job import JobContext
+from engine.jobs.prompts import Prompt
+from engine.regex.constraint import Pattern
+from engine.requests import Fill, RequestError
+from model.layout import Layout
+
+MAX_ALTERNATIVES = 1_000_000
+LEAST_ROWS = 2  # of a blank that gets one token
+ORDERS = ("left_to_right", "right_to_left", "random", "confident")
+
+
+def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
+    """Raises RequestError for what does not fit the number of blanks, the family or the model's limits."""
+    count = len(laid.blanks)
+    if fill.strategy is not None and fill.strategy not in card.strategies:
+        known = ", ".join(card.strategies)
+        raise RequestError(f"this model cannot fill by {fill.strategy}, only by {known}", "strategy", "unsupported")
+    for name, values in (("max_tokens", fill.max_tokens), ("min_tokens", fill.min_tokens)):
+        if len(values) not in (1, count):
+            raise RequestError(f"{name} has {len(values)} numbers for {count} blanks", name)
+        if max(values) > card.max_span:
+            raise RequestError(f"{name} is {max(values)}, this model takes at most {card.max_span}", name)
+    if fill.strategy in (None, "append") and LEAST_ROWS * count > card.max_span:
+        raise RequestError(
+            f"{count} blanks are too many for this model's cache of {card.kv_cache_tokens} tokens", "text"
+        )
+    check_beams(fill, count, card)
+    if any(a > b for a, b in zip(per_blank(fill.min_tokens, count), per_blank(fill.max_tokens, count), strict=True)):
+        raise RequestError("min_tokens is larger than max_tokens", "min_tokens")
+    if isinstance(fill.order, str):
+        if fill.order not in ORDERS:
+            raise RequestError(f"order must be one of {', '.join(ORDERS)} or a list of blank indices", "order")
+    elif sorted(fill.order) != list(range(count)):
+        raise RequestError(f"order must hold each of the {count} blank indices 0 … {count - 1} once", "order")
+
+
+def read_choices(fill: Fill, laid: Layout, job_context: JobContext) -> list[Choices | None]:
+    """Each blank's choices. Raises RequestError for what does not fit the number of blanks or the model's limits."""
+    count = len(laid.blanks)
+    texts = fill.choices * count if len(fill.choices) == 1 else fill.choices or (None,) * count
+    if len(texts) != count:
+        raise RequestError(f"choices has {len(texts)} lists for {count} blanks", "choices")
+    lengths = zip(per_blank(fill.min_tokens, count), per_blank(fill.max_tokens, count), strict=True)
+    choices = [
+        None if own is None else Choices.read(own, place, between, job_context)
+        for own, place, between in zip(texts, laid.blanks, lengths, strict=True)
+    ]
+    rows = sum(LEAST_ROWS if own is None else own.longest + 1 for own in choices)
+    if fill.choices and rows > job_context.card.max_span:
+        raise RequestError(
+            f"choices need {rows} tokens, this model takes at most {job_context.card.max_span}", "choices"
+        )
+    return choices
+
+
+def read_patterns(fill: Fill, count: int, compiled: Mapping[str, Pattern]) -> list[Pattern | None]:
+    """Each blank's pattern. Raises RequestError for what does not fit the blanks."""
+    texts = fill.regex * count if len(fill.regex) == 1 else fill.regex or (None,) * count
+    if len(texts) != count:
+        raise RequestError(f"regex has {len(texts)} patterns for {count} blanks", "regex")
+    choices = fill.choices * count if len(fill.choices) == 1 else fill.choices or (None,) * count
+    if any(own is not None and text is not None for own, text in zip(choices, texts, strict=True)):
+        raise RequestError("a blank has choices or a regex, not both", "regex")
+    if fill.num_beams > 1 and any(text is not None for text in texts):
+        raise RequestError("beam search knows no regex; num_beams must be 1", "regex")
+    return [None if text is None else compiled[text] for text in texts]
+
+
+def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
+    """Raises RequestError for what a beam search cannot do."""
+    if fill.num_beams == 1:
+        return
+    if card.masked:
+        raise RequestError("this model fills each blank by one token; there are no beams", "num_beams", "unsupported")
+    if fill.sampling.temperature:
+        raise RequestError("beam search draws nothing: temperature must be 0", "num_beams")
+    if fill.n > fill.num_beams:
+        raise RequestError(f"n is {fill.n}, more than num_beams, {fill.num_beams}", "n")
+    if fill.n > 1 and count > 1:
+        raise RequestError(f"the text has {count} blanks; several answers by beam search need one blank", "n")
+    if count == 1 and fill.choices[:1] not in ((), (None,)):
+        raise RequestError("all choices are compared anyway; num_beams must be 1", "num_beams")
+
+
+def check_begun(fill: Fill, prompt: Prompt, laid: Layout, job_context: JobContext) -> None:
+    """Raises RequestError if the model has no positions for what a blank begins with, or nothing is to be done."""
+    if prompt.begun:
+        if any(text is not None for text in fill.regex):
+            raise RequestError("a blank with a regex cannot begin with tokens", "regex")
+        more = min(fill.max_tokens[0], 1)
+        job_context.check_span(len(prompt.begun) + more, laid.blanks[0], "text")
+    elif not min(fill.max_tokens):
+        raise RequestError("max_tokens is 0 and there is nothing to score", "max_tokens")
+
+
+def check_echo(fill: Fill, prompts: Iterable[Prompt]) -> None:
+    """Raises RequestError for prompts whose alternatives would fill the memory of whoever holds the answer."""
+    count = sum(len(p.echo.ids) for p in prompts if p.echo is not None) * (fill.logprobs or 0)
+    if count > MAX_ALTERNATIVES:
+        message = f"{count} alternatives of scored tokens are too many for one request; the limit is {MAX_ALTERNATIVES}"
+        raise RequestError(message, "logprobs")
+
+
+def per_blank(values: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """One value for all blanks, or one each, as one each."""
+    return values * count if len(values) == 1 else values

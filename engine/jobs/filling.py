@@ -1,0 +1,121 @@
+"""Filling blanks: a `Fill` as a job of samples."""
+
+from dataclasses import replace
+
+from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ResultDone
+from engine.jobs.blank_fill import BlankFill
+from engine.jobs.fill_checks import check_begun, check_echo, check_fill, read_choices, read_patterns
+from engine.jobs.fitting import fitted
+from engine.jobs.job import Counts, JobContext, Step, alternatives
+from engine.jobs.prompts import read_prompt
+from engine.jobs.sample import Sample, Task
+from engine.requests import Fill
+from engine.schedule.batch import Result
+from engine.schedule.scheduler import SchedulerView
+from engine.schedule.sequence import Sequence
+
+
+class FillJob:
+    """All samples of a `Fill`."""
+
+    sample = Sample
+
+    def __init__(self, request_id: str, fill: Fill, job_context: JobContext) -> None:
+        self.id = request_id
+        self.fill = fill
+        self.job_context = job_context
+        self.num_top = (fill.logprobs or 0) if fill.echo or fill.choices else 0
+        self.counts = Counts()
+        self.begun = False
+        self.samples: list[Sample] = []
+        self._prompts: list[int] = []  # each input's tokens
+        compiled = job_context.patterns.get(text for text in fill.regex if text is not None)
+        for number, given in enumerate(fill.inputs):
+            prompt = read_prompt(given, fill.echo, job_context)
+            if fill.fit:
+                segments, shorter = fitted(prompt.segments, fill.max_tokens[0], job_context)
+                prompt = replace(prompt, segments=segments, fitted=shorter)
+            # Scored, a text has no end token where the family's evaluation has none.
+            laid = job_context.lay_out(prompt.segments, "text", scored=fill.echo)
+            check_fill(fill, laid, job_context.card)
+            check_begun(fill, prompt, laid, job_context)
+            self._prompts.append(len(laid) + len(prompt.begun))
+            choices, patterns = read_choices(fill, laid, job_context), read_patterns(fill, len(laid.blanks), compiled)
+            self.samples += [
+                self.sample(fill, number * fill.n + j, number, prompt, laid, choices, patterns, job_context)
+                for j in range(fill.n if fill.num_beams == 1 else 1)
+            ]
+        self.counts.prompt_tokens = sum(self._prompts)
+        check_echo(fill, [s.prompt for s in self.samples])
+
+    def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
+        step = Step()
+        first: dict[int, Sequence] = {}  # of an input's last sample
+        for sample in self.samples:
+            before = len(step.started)
+            sample.start(view, rank, step)
+            first[sample.input_index] = step.started[before]
+        for number, sequence in first.items():
+            sequence.prompt_tokens = self._prompts[number]
+        return step.started
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result) -> Step:
+        task = sequence.owner
+        assert isinstance(task, Task)
+        sample, step = task.sample, Step()
+        moved = task.advance(view, sequence, result, step)
+        events = step.events
+        if self.fill.stream and not self.begun:
+            self.begun = True
+            events.append(Begun(self.id, self.counts.usage(), any(s.prompt.fitted for s in self.samples)))
+        if self.fill.stream and self.fill.echo and isinstance(result, list):
+            events.append(Echoed(self.id, sample.index, sample.input_index, sample.echo()))
+        ended = False
+        for blank in moved:
+            blank.count(self.job_context.work)
+            if self.fill.stream:
+                events += self._stream(sample, blank)
+            ended |= blank.finish_reason is not None
+        if ended and sample.done:
+            for number, blanks in enumerate(sample.answers):
+                tokens = sum(len(b.tokens) for b in blanks)
+                self.counts.generated_tokens += tokens
+                self.job_context.work.generated_tokens += tokens if number else 0  # those of the first are counted
+                events.append(ResultDone(self.id, sample.result(number)))
+        if ended and all(s.done for s in self.samples):
+            events.append(Done(self.id, self.counts.usage()))
+        return step
+
+    def stop(self) -> None:
+        """Of a search that has not ended the longest fill so far counts."""
+        for sample in self.samples:
+            for blank in sample.blanks:
+                blank.count(self.job_context.work)
+            for search in sample.searches.values():
+                self.job_context.work.generated_tokens += search.reached
+
+    def _stream(self, sample: Sample, blank: BlankFill) -> list[Event]:
+        events: list[Event] = []
+        text = blank.fresh_text()
+        if text:
+            events.append(self._delta(sample, blank, text))
+        if blank.finish_reason is not None:
+            events.append(BlankDone(self.id, sample.index, sample.input_index, sample.filled(blank)))
+        return events
+
+    def _delta(self, sample: Sample, blank: BlankFill, text: str) -> BlankDelta:
+        fresh, tokenizer = blank.tokens[blank.sent_tokens :], self.job_context.tokenizer
+        delta = BlankDelta(
+            self.id,
+            sample.index,
+            sample.input_index,
+            blank.index,
+            text,
+            [t.token_id for t in fresh],
+            [t.logprob for t in fresh],
+            [tokenizer.piece(t.token_id) for t in fresh],
+            alternatives([t.top for t in fresh], tokenizer) if self.fill.logprobs is not None else None,
+            blank.offsets[blank.sent_tokens :],
+        )
+        blank.sent_tokens = len(blank.tokens)
+        return delta

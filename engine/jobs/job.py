@@ -1,0 +1,143 @@
+"""A job: a request under way. It turns results of sequences into new sequences and events."""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.answers import Alternative, Alternatives, Usage
+from engine.events import Event, ModelCard
+from engine.regex.constraint import Patterns
+from engine.requests import Mask, RequestError, Segments
+from engine.schedule.batch import Result, Row
+from engine.schedule.scheduler import SchedulerView
+from engine.schedule.sequence import Sequence
+from model.layout import Blank, Layout, LayoutError, LayoutRules
+from model.spelling import Spelling
+from model.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Work:
+    """What an engine's jobs have done, as it is done: those that come to no end have done their part too."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    blanks: int = 0
+    score_candidates: int = 0
+    score_tokens: int = 0
+
+    def counts(self) -> tuple[int, ...]:
+        return self.prompt_tokens, self.generated_tokens, self.blanks, self.score_candidates, self.score_tokens
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a job is told to have cost."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    score_tokens: int = 0
+
+    def usage(self) -> Usage:
+        """The tokens of an answer: a job either generates or scores."""
+        completion = self.generated_tokens + self.score_tokens
+        return Usage(self.prompt_tokens, completion, self.prompt_tokens + completion, self.cached_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """What a job may use: the tokenizer, the names of special tokens, the family's layout, the model's limits,
+    the regular expressions compiled lately. What it does it adds to `work`."""
+
+    tokenizer: Tokenizer
+    rules: LayoutRules
+    card: ModelCard
+    logit_mask: Row  # 0, and −∞ for ids that are never drawn
+    spelling: Spelling
+    patterns: Patterns
+    work: Work
+
+    @property
+    def open_mask(self) -> Mask:
+        """The mask at a text's end from which the text goes on."""
+        return Mask("[gMASK]" if "[gMASK]" in self.card.masks else "[MASK]")
+
+    def lay_out(self, segments: Segments, param: str, scored: bool = False) -> Layout:
+        """Segments laid out. Raises RequestError for unknown masks and texts over the limit."""
+        laid = self._laid(segments, param, scored)
+        self.check_length(len(laid), param)
+        return laid
+
+    def length(self, segments: Segments, param: str) -> int:
+        """How many tokens segments have, however many. Raises RequestError for unknown masks."""
+        return len(self._laid(segments, param, False))
+
+    def _laid(self, segments: Segments, param: str, scored: bool) -> Layout:
+        plain = [(s.name,) if isinstance(s, Mask) else s for s in segments]
+        try:
+            return self.rules.lay_out(plain, self.tokenizer, scored)
+        except LayoutError as error:
+            raise RequestError(str(error), param, "unsupported_mask") from None
+
+    def check_ids(self, token_ids: Items[int], param: str) -> None:
+        """Raises RequestError for an id outside the vocabulary."""
+        for token_id in token_ids:
+            if not 0 <= token_id < self.card.vocab_size:
+                message = f"token {token_id} is outside the vocabulary, ids 0 … {self.card.vocab_size - 1}"
+                raise RequestError(message, param)
+
+    def check_span(self, num_tokens: int, blank: Blank, param: str) -> None:
+        """Raises RequestError for known tokens of a blank that the model has no positions for."""
+        last = self.card.max_positions - 1
+        limit = min([self.card.max_span, *((last - blank.position) // s for s in blank.stride[:1] if s)])
+        if num_tokens > limit:
+            message = f"{num_tokens} tokens are too many to write into a blank, this model takes at most {limit}"
+            raise RequestError(message, param, "context_length_exceeded")
+
+    def check_length(self, num_tokens: int, param: str) -> None:
+        """Raises RequestError for a text over the limit."""
+        if num_tokens > self.card.max_context:
+            raise RequestError(
+                f"the text has {num_tokens} tokens, this model takes at most {self.card.max_context}",
+                param,
+                "context_length_exceeded",
+            )
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """What came of one result of a sequence: the sequences that are new, those that do not run again, and events."""
+
+    started: list[Sequence] = field(default_factory=list)
+    finished: list[Sequence] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def finish(self, sequence: Sequence) -> None:
+        """A sequence does not run again, or does not begin to: one that this step has started."""
+        if sequence in self.started:
+            self.started.remove(sequence)
+        self.finished.append(sequence)
+
+
+class Job(Protocol):
+    """A request under way."""
+
+    id: str
+    num_top: int
+    counts: Counts
+
+    def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
+        """The sequences to run first; their `prompt_tokens` add up to those of the request."""
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result) -> Step:
+        """Takes the result of a sequence that the job has started, and pushes its next row if it goes on. `Done` is
+        the last event of all."""
+
+    def stop(self) -> None:
+        """It is over before its end: what is done and not counted yet is added to the work."""
+
+
+def alternatives(tops: Items[Items[tuple[int, float]]], tokenizer: Tokenizer) -> list[Alternatives]:
+    """The alternatives of each token, from ids and log-probabilities."""
+    return [[Alternative(i, tokenizer.piece(i), p) for i, p in top] for top in tops]

@@ -1,0 +1,107 @@
+"""Prompts of completions: inputs given as token ids, and inputs whose own tokens are asked for.
+
+A `<sop>` in token ids is where part B begins: what stands before it, with one mask, is part A. A `<sop>` that stands
+first begins the text and says nothing more. Scored by itself, a prompt is what `[gMASK]` alone stands for, read from
+left to right, which is how GLM measures its language modelling loss (arXiv 2103.10360, section 3.3).
+"""
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from engine.jobs.job import JobContext
+from engine.requests import Mask, RequestError, Segments, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt's own tokens, where each begins in its text, and how many come before what is scored."""
+
+    ids: tuple[int, ...]
+    starts: tuple[int, ...]
+    num_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """An input ready to be laid out; its one blank begins with the tokens `begun`. `fitted`: it was longer."""
+
+    segments: Segments
+    begun: tuple[int, ...] = ()
+    echo: Echo | None = None
+    fitted: bool = False
+
+
+def read_prompt(given: Segments, echo: bool, job_context: JobContext) -> Prompt:
+    """An input with its masks set apart; the open mask is put to the end of one without. Raises RequestError."""
+    if echo:
+        return _read_echo(given, job_context)
+    segments, begun = unpacked(given, "text", job_context)
+    if not any(isinstance(s, Mask) for s in segments):
+        segments = (*segments, job_context.open_mask)
+    return Prompt(segments, begun)
+
+
+def unpacked(given: Segments, param: str, job_context: JobContext) -> tuple[Segments, tuple[int, ...]]:
+    """Segments with the masks of their tokens set apart, and the tokens behind a `<sop>`. Raises RequestError."""
+    segments: list[str | Tokens | Mask] = []
+    begun: tuple[int, ...] = ()
+    for segment in given:
+        if isinstance(segment, Tokens):
+            job_context.check_ids(segment.ids, param)
+            ids, behind = _parted(segment.ids, job_context)
+            begun = behind or ()
+            if begun and len(given) > 1:
+                raise RequestError("tokens with a start token must be the whole text", param)
+            apart = _masked(ids, job_context)
+            if sum(isinstance(s, Mask) for s in apart) > 1:
+                raise RequestError("tokens with more than one mask cannot be filled; give a text", param)
+            segments += apart
+        else:
+            segments.append(segment)
+    return tuple(segments), begun
+
+
+def _read_echo(given: Segments, job_context: JobContext) -> Prompt:
+    if job_context.card.masked:
+        raise RequestError("this model cannot score a prompt from left to right", "echo", "unsupported")
+    (whole,) = given
+    assert not isinstance(whole, Mask)
+    if isinstance(whole, Tokens):
+        job_context.check_ids(whole.ids, "text")
+        ids = whole.ids
+    else:
+        ids = tuple(job_context.spelling.tokenize(whole))
+    # A context and what follows it have limits of their own; what is over both need not be looked at further.
+    if len(ids) > job_context.card.max_context + job_context.card.max_span:
+        message = f"the text has {len(ids)} tokens, this model takes at most {job_context.card.max_span}"
+        raise RequestError(message, "text", "context_length_exceeded")
+    starts = job_context.spelling.starts_of(ids) if isinstance(whole, Tokens) else job_context.spelling.starts(whole)
+    context, begun = _parted(ids, job_context)
+    segments = _masked(context, job_context)
+    if begun is None:
+        # A mask that no start token follows is a token like others: texts about masks are scored too.
+        segments, begun = (job_context.open_mask,), context
+    elif not begun:
+        raise RequestError("nothing follows the start token <sop> of the prompt that is to be scored", "text")
+    return Prompt(segments, begun, Echo(ids, tuple(starts), len(ids) - len(begun)))
+
+
+def _parted(ids: tuple[int, ...], job_context: JobContext) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """What stands before a start token and what behind it; None where there is none with a mask before it."""
+    sop = job_context.tokenizer.special.get("sop", -1)
+    if ids[:1] == (sop,):
+        ids = ids[1:]
+    at = ids.index(sop) if sop in ids else 0
+    num_masks = sum(i in job_context.tokenizer.masks.values() for i in ids[:at])
+    if num_masks > 1:
+        raise RequestError(f"the start token <sop> needs one mask before it, there are {num_masks}", "text")
+    return (ids[:at], ids[at + 1 :]) if num_masks else (ids, None)
+
+
+def _masked(ids: tuple[int, ...], job_context: JobContext) -> Segments:
+    names = {i: name for name, i in job_context.tokenizer.masks.items()}
+    segments: list[Tokens | Mask] = []
+    for name, run in groupby(ids, names.get):
+        same = tuple(run)
+        segments += [Mask(name)] * len(same) if name else [Tokens(same)]
+    return tuple(segments)

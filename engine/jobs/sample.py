@@ -1,0 +1,390 @@
+"""A sample: one way of filling one input, as sequences.
+
+`append` keeps fills in part B of one sequence, as GLM was trained; `reencode` splices each fill into part A and
+encodes that anew, as GLM-130B's generator does; `parallel` gives each blank a sequence of its own.
+"""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+from engine.answers import EchoedPrompt, FilledBlank, FillResult
+from engine.jobs.beams import BeamSearch
+from engine.jobs.blank_fill import BlankFill
+from engine.jobs.choices import Choices, ChoiceSearch
+from engine.jobs.fill_checks import LEAST_ROWS, per_blank
+from engine.jobs.job import JobContext, Step, alternatives
+from engine.jobs.prompts import Prompt
+from engine.jobs.sampler import Sampler
+from engine.jobs.search import Search
+from engine.regex.constraint import Constraint, Pattern
+from engine.requests import Fill, Mask, Sampling, Segments, Tokens
+from engine.schedule.batch import Result, Row, Scored
+from engine.schedule.scheduler import SchedulerView
+from engine.schedule.sequence import Sequence
+from model.layout import Blank, Layout
+
+_BORDER_SLOTS = 64  # what beginning at a block's border can cost, twice
+
+
+class Sample:
+    """One sample of one input: its blanks, the order they are filled in, and its running sequences."""
+
+    def __init__(
+        self,
+        fill: Fill,
+        index: int,
+        input_index: int,
+        prompt: Prompt,
+        laid: Layout,
+        choices: Items[Choices | None],
+        patterns: Items[Pattern | None],
+        job_context: JobContext,
+    ) -> None:
+        self.fill = fill
+        self.job_context = job_context
+        self.index = index
+        self.input_index = input_index
+        self.prompt = prompt
+        self.segments = prompt.segments
+        seed = fill.sampling.seed
+        # Sample j of input i is the same whatever n and the other inputs are.
+        self.seed = None if seed is None else seed + 1_000_003 * (index % fill.n)
+        count = len(laid.blanks)
+        limits, floors = per_blank(fill.max_tokens, count), per_blank(fill.min_tokens, count)
+        self.blanks = [
+            BlankFill(i, b, limits[i], floors[i], fill.sampling.stop, prompt.begun) for i, b in enumerate(laid.blanks)
+        ]
+        self.echoed: list[Scored] | None = None
+        self.strategy = fill.strategy or job_context.card.strategies[0]
+        self.confident = fill.order == "confident"
+        self.queue = _order(fill.order, count, random.Random(self.seed))
+        self.searches: dict[int, Search] = {}  # those under way, by blank
+        self.choices = choices
+        ends, one_token = job_context.tokenizer.ends, job_context.card.masked
+        self.constraints = [
+            None if pattern is None else Constraint(pattern, blank.spaced, ends, one_token)
+            for pattern, blank in zip(patterns, laid.blanks, strict=True)
+        ]
+        self.other_fills: list[BlankFill] = []  # of the last blank, by a search that finds several
+        self.probes: list[Probe] = []
+        self.rank = 0.0
+        # A sampler a blank, so that a blank's draws do not depend on how its neighbours interleave.
+        self.samplers = [
+            Sampler(fill.sampling, job_context.logit_mask, None if self.seed is None else self.seed + i)
+            for i in range(count)
+        ]
+        # Where each blank is written: as first laid out, or as the text is by now.
+        self.places = list(laid.blanks)
+
+    def start(self, view: SchedulerView, rank: float, step: Step) -> None:
+        """Starts the sequences that run first."""
+        self.rank = rank
+        if self.strategy == "parallel":
+            queue, self.queue = self.queue, []
+            for index in queue:
+                self._open(self._fresh(view, index, step), index)
+        else:
+            self._next(view, None, step)
+
+    def take_echo(
+        self, sequence: Sequence, blank: BlankFill, scored: list[Scored | None], step: Step
+    ) -> list[BlankFill]:
+        """Takes the scores of what the blank began with, and asks for what follows."""
+        self.echoed = [token for token in scored if token is not None]
+        if not blank.max_tokens:
+            blank.finish_reason = "length"
+            step.finish(sequence)
+            return [blank]
+        sequence.output, sequence.targets = "token", []
+        sequence.push(blank.begun[-1], *self.places[blank.index].place(len(blank.begun)))
+        return []
+
+    def take_token(self, view: SchedulerView, sequence: Sequence, blank: BlankFill, logprobs: Row, step: Step) -> None:
+        """Draws the blank's next token; behind the last one goes on with the next blank."""
+        banned = self.job_context.tokenizer.ends if len(blank.tokens) < blank.min_tokens else ()
+        constraint = self.constraints[blank.index]
+        allowed = None if constraint is None else constraint.allowed()
+        token = self.samplers[blank.index].draw(logprobs, blank.token_ids, banned, self.fill.logprobs or 0, allowed)
+        blank.accept(token, self.job_context)
+        if constraint is not None and blank.end is None:
+            constraint.accept(token.token_id)
+            if blank.stop_string is None and constraint.complete:
+                blank.finish_reason = "regex"
+        place = self.places[blank.index]
+        number = len(blank.begun) + len(blank.tokens)
+        if blank.finish_reason is None and not self._room(sequence, place, number):
+            blank.finish_reason = "length"
+        if blank.finish_reason is None:
+            sequence.push(token.token_id, *place.place(number))
+        else:
+            self._go_on(view, sequence, blank, step)
+
+    def take_search(self, view: SchedulerView, search: Search, step: Step) -> list[BlankFill]:
+        """Takes the fills of a search that has ended: the best one is the blank's."""
+        best, *self.other_fills = search.blanks
+        self.blanks[search.index] = best
+        del self.searches[search.index]
+        self._go_on(view, search.kept, best, step)
+        return [best]
+
+    def take_probe(self, view: SchedulerView, probe: "Probe", logprobs: Row, step: Step) -> None:
+        """Notes a probe's surest token; when all are in, goes on with the surest blank."""
+        probe.sureness = self._sureness(logprobs, probe.index)
+        if any(p.sureness is None for p in self.probes):
+            return
+        # Among equals the leftmost goes first.
+        surest = max(self.probes, key=lambda p: (p.sureness or 0.0, -p.index))
+        self.probes = []
+        self.queue.remove(surest.index)
+        sequence = _copy(surest.sequence)
+        step.started.append(sequence)
+        self._begin(sequence, surest.index)
+
+    def _go_on(self, view: SchedulerView, sequence: Sequence | None, blank: BlankFill, step: Step) -> None:
+        """What runs behind a blank that has ended, on its sequence if the later blanks see that."""
+        if not self.queue or self.strategy == "reencode":
+            if sequence is not None:
+                step.finish(sequence)
+            if self.queue:
+                self._splice()
+                self._next(view, None, step)
+            return
+        assert sequence is not None
+        place, number = self.places[blank.index], len(blank.begun) + len(blank.tokens)
+        if blank.end is None and self._room(sequence, place, number):
+            # The last token of a blank that was cut short has not been fed, but later blanks are to see it.
+            sequence.push(blank.tokens[-1].token_id, *place.place(number))
+        self._next(view, sequence, step)
+
+    @property
+    def done(self) -> bool:
+        return all(b.finish_reason is not None for b in self.blanks)
+
+    @property
+    def answers(self) -> list[list[BlankFill]]:
+        """The blanks of each result: one, or of a search the best so many."""
+        others = self.other_fills[: self.fill.n - 1] if self.fill.num_beams > 1 else []
+        return [self.blanks, *([*self.blanks[:-1], fill] for fill in others)]
+
+    def result(self, number: int = 0) -> FillResult:
+        """One of the answers."""
+        blanks = [self.filled(b) for b in self.answers[number]]
+        fills = iter(blanks)
+        return FillResult(
+            index=self.index + number,
+            input_index=self.input_index,
+            text="".join(next(fills).text if isinstance(s, Mask) else self._shown(s) for s in self.segments),
+            logprob=sum(b.logprob for b in blanks),
+            blanks=blanks,
+            echo=self.echo() if self.fill.echo else None,
+            fitted=self.prompt.fitted if self.fill.fit else None,
+        )
+
+    def echo(self) -> EchoedPrompt:
+        """The prompt's tokens; those that only its context has no log-probabilities for."""
+        echo, scored = self.prompt.echo, self.echoed or []
+        assert echo is not None
+        tokenizer = self.job_context.tokenizer
+        unknown = [None] * echo.num_context
+        return EchoedPrompt(
+            token_ids=list(echo.ids),
+            tokens=[tokenizer.piece(i) for i in echo.ids],
+            token_logprobs=[*unknown, *(t.logprob for t in scored)],
+            top_logprobs=[*unknown, *alternatives([t.top for t in scored], tokenizer)],
+            text_offsets=list(echo.starts),
+        )
+
+    def filled(self, blank: BlankFill) -> FilledBlank:
+        """A blank of the request's text as it is now."""
+        at, seen = 0, 0
+        for segment in self.segments:
+            if isinstance(segment, Mask):
+                if seen == blank.index:
+                    break
+                seen += 1
+                at += len(segment.name)
+            else:
+                at += len(self._shown(segment))
+        return blank.answer(at, self.job_context, self.fill.logprobs is not None)
+
+    def _shown(self, segment: str | Tokens) -> str:
+        return segment if isinstance(segment, str) else self.job_context.spelling.detokenize(segment.ids)
+
+    def _next(self, view: SchedulerView, sequence: Sequence | None, step: Step) -> None:
+        """Opens the next blank on a sequence (None: on one of its own), or first asks every blank left how sure it is
+        of its first token."""
+        if not (self.confident and len(self.queue) > 1):
+            index = self.queue.pop(0)
+            self._open(sequence or self._fresh(view, index, step), index)
+            return
+        for index in self.queue:
+            if sequence is None:
+                probe = self._fresh(view, index, step)
+            else:
+                probe = _copy(sequence)
+                step.started.append(probe)
+            self._push_start(probe, index)
+            probe.owner = Probe(self, index, probe)
+            self.probes.append(probe.owner)
+        if sequence is not None:
+            step.finish(sequence)
+
+    def _sureness(self, logprobs: Row, index: int) -> float:
+        """The log-probability of the best token that may be drawn."""
+        choices = self._choices_of(index)
+        if choices is not None:
+            return float(logprobs[choices.first].max())
+        constraint = self.constraints[index]
+        allowed = None if constraint is None else constraint.allowed()
+        return Sampler(Sampling(), self.job_context.logit_mask, 0).draw(logprobs, (), (), 0, allowed).logprob
+
+    def _fresh(self, view: SchedulerView, index: int, step: Step) -> Sequence:
+        """A new sequence over a blank's context."""
+        sequence = Sequence(view.context(self.places[index].context), "token", self.rank)
+        step.started.append(sequence)
+        return sequence
+
+    def _open(self, sequence: Sequence, index: int) -> None:
+        self._push_start(sequence, index)
+        self._begin(sequence, index)
+
+    def _begin(self, sequence: Sequence, index: int) -> None:
+        """Fills a blank from its start, which the sequence has as its last row."""
+        blank, place, sampler = self.blanks[index], self.places[index], self.samplers[index]
+        num_top, keep = self.fill.logprobs or 0, bool(self.queue) and self.strategy == "append"
+        choices = self._choices_of(index)
+        search: Search
+        if choices is not None:
+            search = ChoiceSearch(blank, choices, place, sampler, num_top, keep, self.job_context)
+        elif self.fill.num_beams > 1:
+            beams, penalty = self.fill.num_beams, self.fill.length_penalty
+            search = BeamSearch(blank, beams, penalty, place, sampler, num_top, keep, self.job_context)
+        else:
+            sequence.owner = Writing(self, blank)
+            return
+        self.searches[index] = search
+        sequence.owner = Searching(self, search)
+        search.start(sequence)
+
+    def _choices_of(self, index: int) -> Choices | None:
+        """A blank's choices, by the tokens that they have in its place as it is now."""
+        choices, place, blank = self.choices[index], self.places[index], self.blanks[index]
+        if choices is None or place.spaced == choices.spaced:
+            return choices
+        return Choices.read(choices.texts, place, (blank.min_tokens, blank.max_tokens), self.job_context)
+
+    def _push_start(self, sequence: Sequence, index: int) -> None:
+        place, begun = self.places[index], self.blanks[index].begun
+        if self.fill.echo and begun:
+            sequence.output, sequence.targets = "scores", list(begun)
+            fed = begun[:-1]
+        else:
+            fed = begun
+        for number, token in enumerate((place.start, *fed)):
+            sequence.push(token, *place.place(number))
+
+    def _room(self, sequence: Sequence, place: Blank, number: int) -> bool:
+        """Whether the model has a position for a blank's row, and the cache a slot, with the blanks that are still to
+        be written on the same sequence: a start and a token each."""
+        card, (position, block) = self.job_context.card, place.place(number)
+        later = LEAST_ROWS * len(self.queue) if self.strategy == "append" else 0
+        slots = card.kv_cache_tokens - len(sequence.context) - _BORDER_SLOTS
+        return max(position, block) < card.max_positions and len(sequence.token_ids) + later < slots
+
+    def _splice(self) -> None:
+        """Lays the text out anew with the fills so far in place of their masks."""
+        masks = iter(self.blanks)
+        segments: list[str | Tokens | Mask] = []
+        for segment in self.segments:
+            if isinstance(segment, Mask):
+                blank = next(masks)
+                segments.append(blank.text if blank.finish_reason else segment)
+            else:
+                segments.append(segment)
+        laid = self.job_context.lay_out(_merged(segments), "text")
+        left = [b.index for b in self.blanks if b.finish_reason is None]
+        for index, place in zip(left, laid.blanks, strict=True):
+            self.places[index] = place
+
+
+@dataclass(slots=True, eq=False)
+class Task(ABC):
+    """What a sequence computes for a sample: its owner."""
+
+    sample: Sample
+
+    @abstractmethod
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        """Takes a result of the sequence; adds to the step what starts and finishes. Gives the blanks that moved."""
+
+
+@dataclass(slots=True, eq=False)
+class Writing(Task):
+    """A sequence writes one blank, token by token."""
+
+    blank: BlankFill
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        if isinstance(result, list):
+            return self.sample.take_echo(sequence, self.blank, result, step)
+        self.sample.take_token(view, sequence, self.blank, result, step)
+        return [self.blank]
+
+
+@dataclass(slots=True, eq=False)
+class Probe(Task):
+    """A sequence asks a blank how sure it is of its first token; None: not answered yet."""
+
+    index: int
+    sequence: Sequence
+    sureness: float | None = None
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        assert not isinstance(result, list)
+        step.finish(sequence)
+        self.sample.take_probe(view, self, result, step)
+        return []
+
+
+@dataclass(slots=True, eq=False)
+class Searching(Task):
+    """Several sequences search for one blank's fill."""
+
+    search: Search
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
+        self.search.advance(view, sequence, result, step)
+        return self.sample.take_search(view, self.search, step) if self.search.blanks else []
+
+
+def _merged(segments: Items[str | Tokens | Mask]) -> Segments:
+    """Neighbouring strings joined, so that a spliced text is tokenized as the text it now is."""
+    merged: list[str | Tokens | Mask] = []
+    for segment in segments:
+        last = merged[-1] if merged else None
+        if isinstance(segment, str) and isinstance(last, str):
+            merged[-1] = last + segment
+        else:
+            merged.append(segment)
+    return tuple(merged)
+
+
+def _copy(sequence: Sequence) -> Sequence:
+    """Another sequence with the same rows, to be computed on its own."""
+    copy = Sequence(sequence.context, sequence.output, sequence.rank)
+    for row in zip(sequence.token_ids, sequence.positions, sequence.block_positions, strict=True):
+        copy.push(*row)
+    return copy
+
+
+def _order(order: str | tuple[int, ...], count: int, rng: random.Random) -> list[int]:
+    if not isinstance(order, str):
+        return list(order)
+    indices = list(range(count))
+    if order == "right_to_left":
+        indices.reverse()
+    elif order == "random":
+        rng.shuffle(indices)
+    return indices

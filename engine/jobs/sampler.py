@@ -1,0 +1,156 @@
+"""The sampler: draws the next token of one sequence from its log-probabilities.
+
+One row at a time, so that neighbours cannot change a draw; by a kernel, or by numpy where there are none.
+"""
+
+import math
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.logit_rules import active_rules
+from engine.requests import RequestError, Sampling
+from engine.schedule.batch import Row, Scored
+from quant.operators.draw import drawing
+
+Weights = NDArray[np.float32] | NDArray[np.float64]
+
+_CHUNK = 512  # weights summed before it is looked among them
+_COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
+
+
+class Sampler:
+    """One sequence's way of drawing: its settings, its random numbers, and the ids that are never drawn."""
+
+    def __init__(self, sampling: Sampling, logit_mask: Row, seed: int | None) -> None:
+        """`logit_mask` has −∞ for ids that are never drawn, else 0. Raises ValueError for a rule that there is not."""
+        self.sampling = sampling
+        self._logit_mask = logit_mask
+        self._rules = active_rules(sampling.rules)
+        self._is_unweighed = not self._rules and not sampling.logit_bias
+        self._sharpness = 1 / max(sampling.temperature, _COLDEST)
+        self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
+        self._draw = drawing(logit_mask)
+        self._random = random.Random(seed)
+
+    def draw(
+        self,
+        logprobs: Row,
+        history: Sequence[int],
+        banned: Collection[int],
+        num_top: int,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Scored:
+        """The drawn token of [vocab_size] with its raw log-probability, before penalties, temperature and truncation.
+
+        `history` are the blank's tokens so far, `banned` further ids that may not come now (such as the end token
+        before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come. Raises RequestError if no token
+        is left.
+        """
+        is_drawn, is_plain = self.sampling.temperature > 0, self._is_unweighed and allowed is None
+        if is_plain and not is_drawn:
+            token = int(logprobs.argmax())
+            if self._logit_mask[token] == 0 and token not in banned:
+                return scored(logprobs, token, num_top)
+        if is_plain and is_drawn and not banned:
+            return scored(logprobs, self._drawn(logprobs), num_top)
+        scores = self.weighed(logprobs, history, banned)
+        if allowed is not None:
+            scores[~allowed] = -np.inf
+            if scores.max() == -np.inf:
+                raise RequestError("no token can go on with a text that matches the pattern", "regex")
+        return scored(logprobs, self._drawn(scores) if is_drawn else int(scores.argmax()), num_top)
+
+    def pick(self, worth: Mapping[int, float]) -> int:
+        """One of the keys, by log-probabilities: the first of the best, or one drawn at the temperature."""
+        if self.sampling.temperature == 0:
+            return max(worth, key=lambda key: (worth[key], -key))
+        keys = sorted(worth)
+        weights = self._weights(np.array([worth[key] for key in keys], np.float64))
+        return keys[_index(weights, self._random.random())[0]]
+
+    def weighed(self, logprobs: Row, history: Sequence[int], banned: Collection[int]) -> Row:
+        """Log-probabilities after penalties and biases, those that may not come at −∞."""
+        s = self.sampling
+        scores: Row = logprobs + self._logit_mask
+        if banned:
+            scores[list(banned)] = -np.inf
+        if self._is_unweighed:
+            return scores
+        for rule, values in self._rules:
+            rule.apply(scores, history, values)
+        for token_id, bias in s.logit_bias.items():
+            scores[token_id] += bias
+        return scores
+
+    def _drawn(self, scores: Row) -> int:
+        """An id by its weight, of those that truncation leaves; of equals at its edge those that come first.
+
+        Nothing is sorted: one that is drawn stays if what comes before it is few enough and holds less than `top_p`;
+        else it is out with all behind it, and another is drawn. What stays is drawn as if it alone had been there.
+        """
+        s, state = self.sampling, self._random.getrandbits(64)
+        limit = s.top_k or len(scores)
+        if self._draw is not None:
+            return self._draw(scores, self._sharpness, limit, s.top_p, s.min_p, state)
+        uniforms = splitmix64(state)
+        weights = self._weights(scores + self._logit_mask)
+        at, total = _index(weights, next(uniforms))
+        if not self._is_truncated:
+            return at
+        held = s.top_p * total if s.top_p < 1 else math.inf
+        ids: NDArray[np.intp] | None = None
+        while True:
+            is_before = weights > weights[at]
+            is_before[:at] |= weights[:at] == weights[at]
+            before = weights[is_before]
+            if weights[at] >= s.min_p and len(before) < limit and before.sum() < held:
+                return at if ids is None else int(ids[at])
+            ids, weights = np.flatnonzero(is_before) if ids is None else ids[is_before], before
+            at, _ = _index(weights, next(uniforms))
+
+    def _weights(self, scores: Weights) -> Weights:
+        """Scores, in place, as probabilities at the temperature but for a factor: the best has 1."""
+        scores -= scores.max()
+        scores *= self._sharpness
+        return np.exp(scores, out=scores)
+
+
+def splitmix64(state: int) -> Iterator[float]:
+    """Random numbers, at least 0 and less than 1 (Steele, Lea and Flood 2014)."""
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        yield ((z ^ z >> 31) >> 11) * 2.0**-53
+
+
+def _index(weights: Weights, uniform: float) -> tuple[int, float]:
+    """An index, each by its weight, and the sum of all: first a chunk of them, then one within it."""
+    held = np.add.reduceat(weights, np.arange(0, len(weights), _CHUNK)).cumsum(dtype=np.float64)
+    point = uniform * held[-1]
+    chunk = _first_over(held, point)
+    inside = weights[chunk * _CHUNK : (chunk + 1) * _CHUNK].cumsum(dtype=np.float64)
+    return chunk * _CHUNK + _first_over(inside, point - (held[chunk - 1] if chunk else 0)), float(held[-1])
+
+
+def _first_over(held: NDArray[np.float64], point: float) -> int:
+    """Where a running sum first exceeds a point; never where nothing is added, nor behind its end."""
+    return int(min(held.searchsorted(point, side="right"), held.searchsorted(held[-1])))
+
+
+def scored(logprobs: Row, token: int, num_top: int) -> Scored:
+    """A token with its log-probability, and the best tokens beside it."""
+    return Scored(token, float(logprobs[token]), tuple(best(logprobs, num_top)))
+
+
+def best(scores: Row, count: int) -> list[tuple[int, float]]:
+    """The `count` highest, with their ids, the first one first."""
+    if not count:
+        return []
+    count = min(count, len(scores))
+    ids = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+    ids = ids[np.argsort(-scores[ids], kind="stable")][:count]
+    return list(zip(ids.tolist(), scores[ids].tolist(), strict=True))

@@ -1,0 +1,261 @@
+"""Scoring: a `Score` as sequences whose every next token is known.
+
+A candidate in one span order is one sequence over the shared context; all of them go through one packed step.
+The log-probability of a candidate is the mean over the orders asked for: GLM's objective is an expectation over
+orders (arXiv 2103.10360, equation 1).
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from engine.answers import Ranking, ScoredOrder, ScoredSpan, ScoreResult
+from engine.events import Done, Event, ResultDone
+from engine.jobs.job import Counts, JobContext, Step, alternatives
+from engine.jobs.prompts import unpacked
+from engine.requests import Mask, RequestError, Score, Segments, Tokens
+from engine.schedule.batch import Result, Scored
+from engine.schedule.scheduler import SchedulerView
+from engine.schedule.sequence import Sequence
+from model.layout import Blank, Layout, span_ids
+
+MAX_ORDERS = 120  # 5 blanks in all orders
+
+Order = tuple[int, ...]
+Spans = list[list[Scored | None]]  # each blank's tokens, and the end token where the family has one; None: to come
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One string per blank, their tokens, what each order gave, and how many sequences are still to give theirs."""
+
+    texts: tuple[str, ...]
+    ids: list[list[int]]
+    scored: dict[Order, Spans]
+    left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sequence to score: its rows over a context, what each is to predict (−1: nothing), and to which token of
+    which span of the candidate's order each prediction belongs."""
+
+    candidate: Candidate
+    order: Order
+    context: tuple[int, ...]
+    rows: list[tuple[int, int, int]]  # token, position, block position
+    targets: list[int]
+    slots: list[tuple[int, int]]
+    whole: bool = False
+
+
+class ScoreJob:
+    """All candidates of a `Score` in all orders."""
+
+    has_end = True  # spans have an end token, as all but those of masked language models
+
+    def __init__(self, request_id: str, score: Score, job_context: JobContext) -> None:
+        self.id = request_id
+        self.score = score
+        self.job_context = job_context
+        self.num_top = score.logprobs or 0
+        self.counts = Counts()
+        self.segments, self.laid, texts, param = self._read()
+        self.orders = _orders(score, len(self.laid.blanks))
+        self.candidates = [Candidate(self._shown(t), self._tokens(t, param), {}) for t in texts]
+        self._plans = [plan for c in self.candidates for order in self.orders for plan in self._planned(c, order)]
+        for plan in self._plans:
+            plan.candidate.left += 1
+        self.counts.prompt_tokens = len(self.laid)
+        self.counts.score_tokens = sum(len(ids) for c in self.candidates for ids in c.ids)
+
+    def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
+        sequences = []
+        for plan in self._plans:
+            context = view.context(plan.context)
+            sequence = Sequence(context, "scores", rank, targets=plan.targets, whole=plan.whole, owner=plan)
+            for row in plan.rows:
+                sequence.push(*row)
+            sequences.append(sequence)
+        sequences[0].prompt_tokens = self.counts.prompt_tokens
+        return sequences
+
+    def _planned(self, candidate: Candidate, order: Order) -> Iterator[Plan]:
+        """The sequences of an order: one, or of a causal model one a span, which reads the spans before it in the
+        order as text and those behind it as empty."""
+        if not self.job_context.card.causal:
+            yield self._plan(candidate, order, [(n, self.laid.blanks[n]) for n in order])
+            return
+        for step, number in enumerate(order):
+            known = set(order[:step])
+            counted = itertools.count()
+            segments: list[str | Tokens | Mask] = []
+            for segment in self.segments:
+                own = next(counted) if isinstance(segment, Mask) else -1
+                segments.append(candidate.texts[own] if own in known else segment)
+            left = [n for n in range(len(order)) if n not in known]
+            blank = self.job_context.lay_out(tuple(segments), "text", scored=True).blanks[left.index(number)]
+            yield self._plan(candidate, order, [(number, blank)])
+
+    def _plan(self, candidate: Candidate, order: Order, spans: list[tuple[int, Blank]]) -> Plan:
+        """Spans written one after the other."""
+        plan = Plan(candidate, order, spans[0][1].context, [], [], [])
+        for number, blank in spans:
+            ids = candidate.ids[number]
+            plan.rows.extend((token, *blank.place(row)) for row, token in enumerate([blank.start, *ids]))
+            plan.targets.extend([*ids, self.job_context.tokenizer.ends[0]])
+            plan.slots.extend((number, index) for index in range(len(ids) + 1))
+        return plan
+
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result) -> Step:
+        plan = sequence.owner
+        assert isinstance(plan, Plan)
+        assert isinstance(result, list)
+        empty: Spans = [[None] * (len(ids) + self.has_end) for ids in plan.candidate.ids]
+        spans = plan.candidate.scored.setdefault(plan.order, empty)
+        scored = (item for item in result if item is not None)
+        for (number, index), item in zip(plan.slots, scored, strict=True):
+            spans[number][index] = item
+        if plan.order == self.orders[0]:  # a token counts once, and its end token never
+            ids = plan.candidate.ids
+            self.job_context.work.score_tokens += sum(index < len(ids[number]) for number, index in plan.slots)
+        plan.candidate.left -= 1
+        self.job_context.work.score_candidates += not plan.candidate.left
+        return Step(finished=[sequence], events=[] if any(c.left for c in self.candidates) else list(self._finish()))
+
+    def stop(self) -> None:
+        """All is counted as it is scored."""
+
+    def _read(self) -> tuple[Segments, Layout, list[tuple[str | Tokens, ...]], str]:
+        """The context and how it is laid out, each candidate's strings, and the field they came from."""
+        s = self.score
+        if s.context is not None and s.targets is not None:
+            context, begun = unpacked(s.context, "context", self.job_context)
+            if begun:
+                raise RequestError("what follows a start token belongs to the target", "context")
+            masks = [m for m in context if isinstance(m, Mask)]
+            if len(masks) > 1:
+                raise RequestError(f"context has {len(masks)} masks, at most one is allowed", "context")
+            context = context if masks else (*context, self.job_context.open_mask)
+            return (
+                context,
+                self.job_context.lay_out(context, "context", scored=True),
+                [(t,) for t in s.targets],
+                "targets",
+            )
+        assert s.text is not None
+        if s.spans is None:
+            if any(isinstance(m, Mask) for m in s.text):
+                raise RequestError("text has blanks, so spans must say what stands in them", "spans")
+            whole = "".join(t for t in s.text if isinstance(t, str))
+            context = (self.job_context.open_mask,)
+            return context, self.job_context.lay_out(context, "text", scored=True), [(whole,)], "text"
+        laid = self.job_context.lay_out(s.text, "text", scored=True)
+        for spans in s.spans:
+            if len(spans) != len(laid.blanks):
+                raise RequestError(f"text has {len(laid.blanks)} blanks, spans has {len(spans)} strings", "spans")
+        if not laid.blanks:
+            raise RequestError("text has no blank for spans to stand in", "text")
+        return s.text, laid, list(s.spans), "spans"
+
+    def _shown(self, texts: tuple[str | Tokens, ...]) -> tuple[str, ...]:
+        return tuple(self.job_context.spelling.detokenize(t.ids) if isinstance(t, Tokens) else t for t in texts)
+
+    def _tokens(self, texts: tuple[str | Tokens, ...], param: str) -> list[list[int]]:
+        rows = []
+        for text, blank in zip(texts, self.laid.blanks, strict=True):
+            if isinstance(text, Tokens):
+                self.job_context.check_ids(text.ids, param)
+                ids = list(text.ids)
+            else:
+                ids = span_ids(text, blank, self.job_context.tokenizer) if text else []
+            if not ids:
+                raise RequestError(f"{param} holds an empty string; there is nothing to score", param)
+            self.job_context.check_span(len(ids), blank, param)
+            rows.append(ids)
+        return rows
+
+    def _finish(self) -> Iterator[Event]:
+        results = [self._result(number, c) for number, c in enumerate(self.candidates)]
+        yield from (ResultDone(self.id, r) for r in results)
+        normalized = [r.normalized for r in results]
+        top = max(normalized)
+        weights = [math.exp(n - top) for n in normalized]
+        ranking = Ranking(normalized.index(top), [w / sum(weights) for w in weights])
+        yield Done(self.id, self.counts.usage(), ranking)
+
+    def _result(self, index: int, candidate: Candidate) -> ScoreResult:
+        """A candidate's result. Log-probabilities of tokens and spans are means over the orders too."""
+        spans: list[ScoredSpan] = []
+        for number, ids in enumerate(candidate.ids):
+            runs = [[t for t in candidate.scored[order][number] if t is not None] for order in self.orders]
+            tokens = [_mean(run[i].logprob for run in runs) for i in range(len(ids))]
+            end = _mean(run[-1].logprob for run in runs) if self.has_end else 0.0
+            tops = [t.top for t in runs[0][: len(ids)]]
+            spans.append(
+                ScoredSpan(
+                    index=number,
+                    text=candidate.texts[number],
+                    logprob=math.fsum(tokens) + end * self.score.include_end,
+                    token_ids=ids,
+                    tokens=[self.job_context.tokenizer.piece(i) for i in ids],
+                    token_logprobs=tokens,
+                    top_logprobs=None
+                    if self.score.logprobs is None
+                    else alternatives(tops, self.job_context.tokenizer),
+                    end_logprob=end if self.has_end else None,
+                )
+            )
+        totals = [self._total(candidate, o) for o in self.orders]
+        logprob = _mean(iter(totals))
+        num_tokens = sum(len(ids) + self.score.include_end for ids in candidate.ids)
+        length = {"none": 1, "token": num_tokens, "char": max(sum(map(len, candidate.texts)), 1)}[self.score.normalize]
+        return ScoreResult(
+            index=index,
+            logprob=logprob,
+            normalized=logprob / length,
+            perplexity=math.exp(min(-logprob / num_tokens, 700.0)),
+            num_tokens=num_tokens,
+            spans=spans,
+            orders=[ScoredOrder(list(o), t) for o, t in zip(self.orders, totals, strict=True)],
+        )
+
+    def _total(self, candidate: Candidate, order: Order) -> float:
+        counted = [len(ids) + self.score.include_end for ids in candidate.ids]
+        spans = zip(candidate.scored[order], counted, strict=True)
+        return math.fsum(t.logprob for span, count in spans for t in span[:count] if t is not None)
+
+
+def _orders(score: Score, count: int) -> list[Order]:
+    """The span orders asked for, each once. Raises RequestError."""
+    asked = score.orders
+    identity = tuple(range(count))
+    if asked == "left_to_right":
+        return [identity]
+    if asked == "all":
+        if math.factorial(count) > MAX_ORDERS:
+            raise RequestError(f'orders "all" takes at most 5 blanks, the text has {count}; give a number', "orders")
+        return list(itertools.permutations(identity))
+    if isinstance(asked, int):
+        if not 1 <= asked <= MAX_ORDERS:
+            raise RequestError(f"orders must be between 1 and {MAX_ORDERS}", "orders")
+        rng = random.Random(score.seed)
+        drawn: dict[Order, None] = {}
+        while len(drawn) < min(asked, math.factorial(min(count, 6))):
+            drawn[tuple(rng.sample(identity, count))] = None
+        return list(drawn)
+    if isinstance(asked, str):
+        raise RequestError('orders must be "left_to_right", "all", a number or a list of lists', "orders")
+    if not 1 <= len(asked) <= MAX_ORDERS:
+        raise RequestError(f"orders holds {len(asked)} lists, between 1 and {MAX_ORDERS} are allowed", "orders")
+    for order in asked:
+        if sorted(order) != list(identity):
+            raise RequestError(f"each order must hold the {count} blank indices 0 … {count - 1} once", "orders")
+    return list(dict.fromkeys(asked))
+
+
+def _mean(values: Iterator[float]) -> float:
+    items = list(values)
+    return math.fsum(items) / len(items)

@@ -1,0 +1,127 @@
+"""Cards: what is known of the devices that a model can be planned for."""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+CARDS = Path(__file__).parent / "cards.toml"
+_GIB = 2**30
+_MOST = 1024  # devices that one plan is made for
+
+
+class CardError(ValueError):
+    """A table of cards or a list of devices that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A kind of device, with the fields and units that engine/planning/cards.toml explains."""
+
+    name: str
+    memory_gib: float
+    bandwidth_gb_s: float
+    float_tflops: float
+    int8_tops: float
+    link_gb_s: float
+    hop_us: float
+    capability: float | None = None
+    shared: bool = False
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.memory_gib * _GIB)
+
+    @property
+    def kind(self) -> str:
+        """What torch calls such a device."""
+        return "cpu" if self.capability is None else "cuda"
+
+    def divided(self, ranks: int) -> "Card":
+        """What each of so many ranks has of it."""
+        if not self.shared:
+            return self
+        names = ("memory_gib", "bandwidth_gb_s", "float_tflops", "int8_tops")
+        return replace(self, **{name: getattr(self, name) / ranks for name in names})
+
+
+def read_cards(added: Path | None = None) -> dict[str, Card]:
+    """The cards of engine/planning/cards.toml, and those of a file of that form, TOML or JSON, by their plain names.
+
+    A card in the file replaces one of the same name. Raises CardError.
+    """
+    found = _read(CARDS)
+    return found if added is None else found | _read(added)
+
+
+def devices(text: str, cards: Mapping[str, Card]) -> tuple[Card, ...]:
+    """The devices of a list such as "4xRTX3090" or "2xA100-40,2xA100-80", one a rank. Raises CardError."""
+    listed: list[Card] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(?:(\d{1,9})\s*[x×*])?\s*(\S.*?)\s*", part, re.IGNORECASE)
+        count = int(match[1] or 1) if match else 0
+        if match is None or count < 1:
+            raise CardError(f"not a list of devices such as 4xRTX3090: {text!r}")
+        if len(listed) + count > _MOST:
+            raise CardError(f"more than {_MOST} devices: {text!r}")
+        card = cards.get(plain(match[2]))
+        if card is None:
+            raise CardError(f"no card {match[2]!r}; there are {', '.join(c.name for c in cards.values())}")
+        listed += [card] * count
+    if len({card.kind for card in listed}) > 1:
+        raise CardError(f"CPUs and GPUs do not serve one model together: {text!r}")
+    return tuple(card.divided(len(listed)) for card in listed)
+
+
+def plain(name: str) -> str:
+    """A card's name as it is compared: without case, spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
+def _read(path: Path) -> dict[str, Card]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise CardError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise CardError(f"{path}: not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise CardError(f"{path}: not {'JSON' if path.suffix == '.json' else 'TOML'} ({error})") from None
+    if not isinstance(data, dict):
+        raise CardError(f"{path}: not an object of cards by name")
+    found: dict[str, Card] = {}
+    for name, table in data.items():
+        if not plain(name) or not name.isprintable() or "," in name or re.match(r"\d+\s*[x×*]", name, re.IGNORECASE):
+            raise CardError(f"{path}: {name!r} is no name for a card")
+        if plain(name) in found:
+            raise CardError(f"{path}: {name} is there twice")
+        found[plain(name)] = _card(f"{path}: {name}", name, table)
+    return found
+
+
+def _card(where: str, name: str, table: Any) -> Card:
+    if not isinstance(table, dict):
+        raise CardError(f"{where} is not a table of its fields")
+    known = {field.name for field in fields(Card)} - {"name"}
+    if unknown := table.keys() - known:
+        raise CardError(f"{where}: no such field: {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")
+    given = dict(table)
+    if "capability" not in given and "memory_gib" not in given:
+        given["memory_gib"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    for field in sorted(known - {"shared"}):
+        value = given.get(field)
+        if value is None and field == "capability":
+            continue
+        if value is None:
+            raise CardError(f"{where}: {field} is missing")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < 1e9:
+            raise CardError(f"{where}: {field} must be a positive number below 10⁹, not {value!r}")
+    if not isinstance(given.get("shared", False), bool):
+        raise CardError(f"{where}: shared must be true or false, not {given['shared']!r}")
+    return Card(name=name, **given)

@@ -1,0 +1,97 @@
+"""The roofline: how long a step takes if memory, arithmetic units and links were as busy as they can be kept.
+
+The efficiencies are the same for all cards. They are what good kernels reach, not what was measured of this program
+on these cards; docs/planning.md holds the results against published times.
+"""
+
+from dataclasses import dataclass
+
+from engine.planning.cards import Card
+from engine.planning.deployment import Deployment
+from engine.planning.footprint import Footprint
+from model.checkpoint import compute_dtype
+from model.parallel import SMALL
+from quant.scheme import Scheme
+
+# Of the nominal bandwidth, where weights are read once and in order. The CPU kernels here reach 85 % of what the memory
+# was measured to give, which is less than nominal; llama.cpp is reported at 65-70 % of nominal on a desktop; in float16
+# FasterTransformer reached 56 % on eight A100 with all else that a step does.
+BANDWIDTH_SHARE = 0.7
+# Of the rate at boost clock, over a whole encoding: no card keeps that clock in products, and norms, activations and
+# attention between them run at the memory's speed. Megatron was at 46-56 % on eight A100.
+RATE_SHARE = 0.5
+# Of a link's nominal rate: packets, and messages that are too short to fill it.
+LINK_SHARE = 0.7
+# The least time of a kernel, s, from one's start to the next one's: launched by a captured graph or well ahead. From
+# Python alone it is 5 and more, a Triton kernel's 20 and more; on a CPU, an operator's way through the dispatcher.
+KERNEL_S = 4e-6
+BLOCK_KERNELS = 40  # of a block, counted in a step of each family: 23 to 48 operators, a quantized product on a GPU two
+STEP_KERNELS = 40  # of a step, outside the blocks
+# Bytes of memory traffic a weight where quant/gpu.py makes float copies (before Ampere, more than 64 rows): int8 codes,
+# float32 and float16, each written and read again.
+_COPIED_BYTES = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Times of one rank, seconds."""
+
+    deployment: Deployment
+    card: Card
+    footprint: Footprint
+
+    def token(self, num_tokens: float) -> float:
+        """A decode step of one row that sees so many tokens."""
+        f, a = self.footprint, self.deployment.architecture
+        read = self._read(f.step_bytes + num_tokens * f.kv_bytes_per_token)
+        macs = f.layer_macs + f.head_macs + num_tokens * f.score_macs
+        return max(read, self._computed(macs)) + self._sums(1) + self._kernels() + self._gathered(a.vocab_size * 4)
+
+    def generate(self, num_tokens: int) -> float:
+        """A text of so many tokens, one after the other; a token's time grows linearly with those before it."""
+        return num_tokens * self.token((num_tokens + 1) / 2)
+
+    def encode(self, num_tokens: int) -> float:
+        """A context of so many tokens in one step, and the logits of one row."""
+        f = self.footprint
+        macs = num_tokens * f.layer_macs + f.head_macs + num_tokens**2 * f.score_macs
+        computed = self._computed(macs)
+        if self._scheme.copies_weight(self.card.capability, num_tokens):
+            computed += self._read(_COPIED_BYTES * f.layer_macs)
+        slower = max(self._read(f.step_bytes), computed)
+        return slower + self._sums(num_tokens) + self._kernels()
+
+    @property
+    def _scheme(self) -> Scheme:
+        return self.deployment.scheme(self.card.kind)
+
+    def _read(self, num_bytes: float) -> float:
+        return num_bytes / (self.card.bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE)
+
+    def _computed(self, macs: float) -> float:
+        """At the rate of the numbers that the scheme multiplies."""
+        bits = self._scheme.activation_bits(self.card.kind)
+        rate = self.card.int8_tops if bits <= 8 else self.card.float_tflops
+        return 2 * macs / (rate * 1e12 * RATE_SHARE)
+
+    def _sums(self, rows: int) -> float:
+        """Partial sums over all ranks, two a block and one of the embedding, as model/parallel.py makes them."""
+        a, ranks = self.deployment.architecture, self.deployment.ranks
+        numbers = rows * a.hidden_size
+        num_bytes = numbers * compute_dtype(self.card.kind).itemsize
+        if ranks > 2 and numbers <= SMALL:
+            one = self._exchanged(num_bytes * (ranks - 1), ranks - 1)
+        else:
+            one = self._exchanged(2 * num_bytes * (ranks - 1) / ranks, 2 * (ranks - 1))
+        return (2 * a.num_layers + 1) * one
+
+    def _gathered(self, num_bytes: float) -> float:
+        """A row of log-probabilities, collected by one rank."""
+        ranks = self.deployment.ranks
+        return self._exchanged(num_bytes * (ranks - 1) / ranks, ranks - 1)
+
+    def _exchanged(self, num_bytes: float, hops: int) -> float:
+        return hops * self.card.hop_us * 1e-6 + num_bytes / (self.card.link_gb_s * 1e9 * LINK_SHARE)
+
+    def _kernels(self) -> float:
+        return (self.deployment.architecture.num_layers * BLOCK_KERNELS + STEP_KERNELS) * KERNEL_S

@@ -1,0 +1,346 @@
+"""The supervisor of the ranks' processes: starts them, watches them, and starts all anew when one is lost.
+
+A rank that dies, or raises, or is silent, or hangs in a step, ends all of them. What fails before the ranks have ever
+been ready fails for good, and so does whatever a launcher such as torchrun has to start again. Does not import torch.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from tempfile import TemporaryDirectory
+
+from engine.config import EngineConfig
+from engine.events import Loss, LossReason
+from engine.processes.ending import reason_of
+from engine.processes.messages import (
+    FROM_RANK,
+    HEADER,
+    TO_RANK,
+    Alive,
+    FromRank,
+    Loading,
+    NotReady,
+    Raised,
+    Ready,
+    ToRank,
+)
+from engine.rank_info import RankInfo
+
+BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
+# Ranks that have been ready for so long were well: the next loss counts as a first one.
+WELL_S = 60.0
+# Losses without an answer in between after which the whole process is given up.
+GIVEN_UP = 5
+# A rank speaks of its loading when torch is imported, which takes its time on a busy machine.
+START_S = 120.0
+# The first rank to be lost takes others with it: so long they are asked for their part of the story.
+GATHER_S = 0.3
+EXIT_S = 1.0  # for a process to be over when its line is closed
+STACKS_S = 0.2  # for ranks to write their stacks
+END_S = 2.0  # for ranks to end by themselves
+# Ranks on one machine have no business with others.
+LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+
+
+class Lost(Exception):
+    """Why a rank is no use any more; `hangs` where it may still tell what it is doing."""
+
+    def __init__(self, reason: LossReason, detail: str, hangs: bool = False) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.hangs = hangs
+
+
+class Supervisor:
+    """`handle` takes each message of a rank but those about its life; `lose` is told of each loss, at once.
+
+    `silence_s`: a rank not heard of for so long is dead; `step_s`: so is one whose step takes longer. `worker` is the
+    module that a rank runs, `backoff_s` the pauses before ranks are started again after one loss, two in a row, …
+    With the `rank_info` of a launcher this process has rank 0 only.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        handle: Callable[[FromRank], None],
+        lose: Callable[[Loss], None],
+        silence_s: float,
+        step_s: float,
+        rank_info: RankInfo | None,
+        worker: str,
+        backoff_s: Sequence[float] = BACKOFF_S,
+    ) -> None:
+        self.config = config
+        self.silence_s = silence_s
+        self.step_s = step_s
+        self.rank_info = rank_info
+        self.worker = worker
+        self.backoff_s = backoff_s
+        self.links: list[Link] = []
+        self._handle = handle
+        self._lose = lose
+        self._state = ("stopped", "not started")
+        self._task: asyncio.Task[None] | None = None
+        self._has_served = False
+        self._ready_at: float | None = None
+        self._losses = 0  # since the ranks were well
+        self._unanswered = 0  # losses since the last answer
+
+    def start(self) -> None:
+        """Starts the ranks; returns at once."""
+        self._state = ("loading", "starting the engine process")
+        self._task = asyncio.create_task(self._supervise())
+
+    async def stop(self) -> None:
+        """Ends the ranks."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._end()  # where the task was doing so and has been interrupted
+        self._state = ("stopped", "stopped")
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """As `EngineClient.state`."""
+        if self._state[0] == "loading" and self.links:
+            slowest = min(self.links, key=lambda link: link.loaded)
+            ranks = "" if len(self.links) == 1 else f", rank {slowest.rank} of {len(self.links)} the slowest"
+            return "loading", f"loading weights: {slowest.loaded:.0%}{ranks}"
+        return self._state
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether this process will not serve again: all has failed, or no answer came between many losses."""
+        return self._state[0] == "failed" or self._unanswered >= GIVEN_UP
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether each rank has said that it is."""
+        return bool(self.links) and all(link.ready for link in self.links)
+
+    def serve(self, detail: str) -> None:
+        """The ranks get work from now on."""
+        self._state = ("ready", detail)
+        self._has_served = True
+        self._ready_at = time.monotonic()
+
+    def answered(self) -> None:
+        """The ranks have answered a request."""
+        self._unanswered = 0
+
+    def send(self, message: ToRank) -> None:
+        """Sends to rank 0, if there is one."""
+        if self.links and not self.links[0].writer.is_closing():
+            self.links[0].writer.write(TO_RANK.frame(message))
+
+    async def _supervise(self) -> None:
+        """One life of the ranks after the other, with growing pauses."""
+        while self._state[0] != "failed":
+            try:
+                await self._live()
+            except Exception as error:  # a slip of ours: without this task all would wait for ever
+                self._tell([Lost("supervisor", f"the supervisor failed: {reason_of(error)}")])
+            if self._state[0] != "failed":
+                await asyncio.sleep(self.backoff_s[min(self._losses, len(self.backoff_s)) - 1])
+
+    async def _live(self) -> None:
+        """One life of the ranks, from their start until they are gone."""
+        self._ready_at = None
+        hangs = False
+        try:
+            with self._places() as places:
+                try:
+                    for rank_info in places:
+                        self.links.append(await Link.open(self.worker, self.config, rank_info, self._environment()))
+                    lost = await self._first_lost()
+                    hangs = any(error.hangs for error in lost)
+                    self._tell(lost)
+                finally:
+                    await self._end(hangs)
+        except OSError as error:  # no descriptor, folder, process or thread is to be had
+            self._tell([Lost("start", f"the engine process could not be started: {reason_of(error)}")])
+
+    def _tell(self, lost: list[Lost]) -> None:
+        """No more work for these ranks; what is in flight ends at once."""
+        if self._state[0] == "failed":
+            return
+        # What a rank says of its own failure explains what became of the others.
+        told = [error for error in lost if error.reason == "load"] or lost
+        detail = "; ".join(dict.fromkeys(map(str, told)))
+        if not self._has_served or self.rank_info is not None:
+            self._state = ("failed", detail)
+        else:
+            self._state = ("restarting", detail)
+        is_well = self._ready_at is not None and time.monotonic() - self._ready_at > WELL_S
+        self._losses = 1 if is_well else self._losses + 1
+        self._unanswered += 1
+        self._lose(Loss(told[0].reason, detail, self._unanswered, self._state[0] == "failed"))
+
+    async def _first_lost(self) -> list[Lost]:
+        """Waits until a rank is lost; with it those that it takes along at once."""
+        watches = [asyncio.create_task(self._watch(link)) for link in self.links]
+        try:
+            done, others = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+            if others:
+                done |= (await asyncio.wait(others, timeout=GATHER_S))[0]
+        finally:
+            for watch in watches:
+                watch.cancel()
+            ends = await asyncio.gather(*watches, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception) and not isinstance(end, Lost):
+                raise end
+        return [end for end in ends if isinstance(end, Lost)]
+
+    @contextmanager
+    def _places(self) -> Iterator[list[RankInfo]]:
+        """The places of the ranks that this process has; several meet by a file."""
+        size = self.config.tp
+        if self.rank_info is not None:
+            yield [self.rank_info]
+        elif size == 1:
+            yield [RankInfo()]
+        else:
+            with TemporaryDirectory(prefix="glm-infill-", ignore_cleanup_errors=True) as folder:
+                yield [RankInfo(rank, size, rank, size, f"file://{folder}/ranks") for rank in range(size)]
+
+    def _environment(self) -> dict[str, str]:
+        local = LOCAL if self.rank_info is None and self.config.tp > 1 else {}
+        # Whatever a rank starts imports as little from the current folder as the rank itself.
+        return {**os.environ, "PYTHONSAFEPATH": "1", **local}
+
+    async def _watch(self, link: "Link") -> None:
+        """Handles what a rank says. Raises Lost when it is."""
+        try:
+            while True:
+                patience = self.silence_s if link.is_loading or link.ready else START_S
+                async with asyncio.timeout(patience):
+                    message = await link.receive()
+                self._take(link, message)
+        except TimeoutError:
+            raise Lost("silence", f"{link.name} was silent for {patience:g} s", hangs=True) from None
+        except (asyncio.IncompleteReadError, OSError):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(link.process.wait(), EXIT_S)
+            raise link.lost(self._has_served) from None
+
+    def _take(self, link: "Link", message: FromRank) -> None:
+        """Takes one message. Raises Lost if it tells of a rank that is of no use any more."""
+        match message:
+            case Loading(done):
+                link.is_loading, link.loaded = True, done
+            case NotReady(detail):
+                raise Lost("load", detail)
+            case Raised(error):
+                raise Lost("exception", f"{link.name} raised {error}")
+            case Alive(step_age):
+                if step_age > self.step_s:
+                    raise Lost("hang", f"a step took more than {self.step_s:g} s", hangs=True)
+            case Ready():
+                link.ready, link.loaded = True, 1.0
+                self._handle(message)
+            case _:
+                self._handle(message)
+
+    async def _end(self, hangs: bool = False) -> None:
+        """Ends all ranks: those of a lost engine at once, others when they see that their line is closed."""
+        links = self.links
+        for link in links:
+            link.ready = False
+        if hangs:
+            for link in links:
+                link.signal(signal.SIGUSR1)
+            await asyncio.sleep(STACKS_S)
+        for link in links:
+            link.writer.close()
+        if self._state[0] == "restarting":
+            for link in links:
+                link.signal(signal.SIGKILL)
+        ends = [asyncio.create_task(link.process.wait()) for link in links]
+        if ends:
+            # The closed line tells a rank to go; one that hangs or is stopped does not hear it.
+            await asyncio.wait(ends, timeout=END_S)
+            for link in links:
+                link.signal(signal.SIGKILL)
+            await asyncio.gather(*ends)
+        self.links = []
+
+
+class Link:
+    """The supervisor's end of a rank's line, and the rank's process."""
+
+    def __init__(
+        self,
+        rank_info: RankInfo,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.rank = rank_info.rank
+        self.name = "the engine process" if rank_info.size == 1 else f"rank {rank_info.rank}"
+        self.process = process
+        self.writer = writer
+        self.is_loading = self.ready = False
+        self.loaded = 0.0  # share of its weights
+        self._reader = reader
+
+    @staticmethod
+    async def open(worker: str, config: EngineConfig, rank_info: RankInfo, environment: dict[str, str]) -> "Link":
+        """Starts a rank's process. Raises OSError where there is none to be had."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                # -P: or Python files of the current folder would be taken for our modules.
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    worker,
+                    str(theirs.fileno()),
+                    json.dumps(asdict(config)),
+                    json.dumps(asdict(rank_info)),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,  # or a terminal's Ctrl+C and hangup would reach it, past our drain
+                    env=environment,
+                )
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException as error:
+            ours.close()  # a process that has begun sees that, and ends
+            if isinstance(error, RuntimeError):  # no thread to wait for the process
+                raise OSError(str(error)) from None
+            raise
+        return Link(rank_info, process, reader, writer)
+
+    async def receive(self) -> FromRank:
+        """The next message."""
+        header = await self._reader.readexactly(HEADER.size)
+        return FROM_RANK.decode(await self._reader.readexactly(HEADER.unpack(header)[0]))
+
+    def lost(self, has_served: bool) -> Lost:
+        """What became of the process, when its line has been closed."""
+        code = self.process.returncode
+        when = "" if has_served else " before it was ready"
+        if code is None:
+            return Lost("exit", f"{self.name} closed its line{when}")
+        if code >= 0:
+            return Lost("exit", f"{self.name} exited with code {code}{when}")
+        known = -code in list(signal.Signals)
+        detail = f"{self.name} was ended by {signal.Signals(-code).name if known else f'signal {-code}'}{when}"
+        if when and -code == signal.SIGKILL:
+            detail += "; the system does that when memory runs out"
+        return Lost("signal", detail)
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process, if it is still there."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.send_signal(number)

@@ -1,0 +1,249 @@
+"""What a rank does: loads its part of the model, then leads or follows.
+
+Frames go out on the rank's link, and to rank 0 they come in on it. There one thread reads and lays out requests while
+the main thread runs iterations; the other ranks run what rank 0 tells them.
+"""
+
+import gc
+import queue
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NoReturn
+
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.events import Failed
+from engine.loading import is_cuda, load_runner, prepare
+from engine.processes.ending import leave, reason_of
+from engine.processes.link import Line, Link, NoLink
+from engine.processes.messages import (
+    HEADER,
+    TO_RANK,
+    AdaptersChanged,
+    Cancel,
+    Detokenize,
+    Happened,
+    LoadAdapter,
+    NotReady,
+    Raised,
+    Ready,
+    Refused,
+    Reply,
+    Stepped,
+    Submit,
+    Tokenize,
+    UnloadAdapter,
+)  # fmt: skip
+from engine.rank_info import RankInfo
+from engine.ranks import Channel, follow, join
+from engine.requests import Request, RequestError, num_chars
+from model.parallel import ALONE
+
+# Regular expressions being compiled at a time, each in a process of its own, and requests that may wait for one.
+COMPILERS = 2
+MAX_COMPILING = 16
+# Characters that are tokenized in a thread of their own: megabytes take a second, which nobody else is to wait for.
+LONG = 1 << 15
+
+
+class Worker:
+    """An engine, and with it rank 0, behind a link."""
+
+    def __init__(self, link: Link, engine: Engine, channel: Channel | None) -> None:
+        self.link = link
+        self.engine = engine
+        self.channel = channel
+        self.inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._compilers = ThreadPoolExecutor(COMPILERS)
+        self._tokenizers = ThreadPoolExecutor(1)
+        self._aside: dict[str, bool] = {}  # requests that are prepared elsewhere, and whether a pattern is compiled
+        self._lock = threading.Lock()  # of what is aside, and of the inbox as far as that goes there
+
+    def run(self) -> None:
+        """Serves until the supervisor is gone."""
+        threading.Thread(target=self._read, daemon=True).start()
+        while self._take_messages():
+            if self.engine.idle:
+                continue
+            self.link.step(True)
+            events = self.engine.step()
+            self.link.step(False)
+            if events:
+                self.link.send(Happened(events))
+            if self.engine.clock.last_stats is not None:
+                self.link.send(Stepped(self.engine.clock.last_stats))
+                if self.engine.idle:
+                    self._send_idle()
+        if self.channel is not None:
+            self.channel.stop()
+
+    def _send_idle(self) -> None:
+        """No further step will say so."""
+        self.link.send(Stepped(self.engine.clock.idle_stats()))
+
+    def _take_messages(self) -> bool:
+        """Handles what has come in; waits for something while there is nothing to do."""
+        while True:
+            try:
+                kind, value = self.inbox.get(block=self.engine.idle)
+            except queue.Empty:
+                return True
+            match kind:
+                case "stop":
+                    return False
+                case "job":
+                    job, request = value
+                    self.engine.add(job, request)
+                case "change":
+                    self._change_adapters(*value)
+                case "cancel" if self.engine.cancel(value) and self.engine.idle:
+                    self._send_idle()
+
+    def _change_adapters(self, change: LoadAdapter | UnloadAdapter, number: int | None) -> None:
+        """Loads or unloads an adapter between two steps; its files are read meanwhile, beside them, and it comes here
+        again with its number when they are."""
+        card = None
+        try:
+            if isinstance(change, UnloadAdapter):
+                self.engine.adapters.unload(change.name)
+            elif number is not None:
+                card = self.engine.adapters.finish_loading(number, change.name)
+            else:
+                done = partial(self._has_read, change)
+                self.engine.adapters.begin_loading(change.name, change.path, done)
+                return
+        except RequestError as error:
+            self._refuse(change.id, error)
+            return
+        self.link.send(AdaptersChanged(self.engine.adapters.cards))
+        self.link.send(Reply(change.id, card))
+
+    def _has_read(self, change: LoadAdapter, number: int) -> None:
+        self.inbox.put(("change", (change, number)))
+
+    def _refuse(self, message_id: str, error: RequestError) -> None:
+        self.link.send(Refused(message_id, error.message, error.param, error.code))
+
+    def _read(self) -> None:
+        """Reads frames until the supervisor is gone. Tokenizing here leaves the iterations undisturbed."""
+        stream = self.link.connection.makefile("rb")
+        while len(header := stream.read(HEADER.size)) == HEADER.size:
+            message = TO_RANK.decode(stream.read(HEADER.unpack(header)[0]))
+            match message:
+                case Submit():
+                    self._submit(message.id, message.request)
+                case Cancel():
+                    with self._lock:
+                        self._aside.pop(message.id, None)
+                        self.inbox.put(("cancel", message.id))
+                case LoadAdapter() | UnloadAdapter():
+                    self.inbox.put(("change", (message, None)))
+                case Tokenize():
+                    if len(message.text) >= LONG:
+                        self._tokenizers.submit(self._tokenize, message)
+                    else:
+                        self._tokenize(message)
+                case Detokenize():
+                    try:
+                        text = self.engine.detokenize(message.token_ids, message.special)
+                        self.link.send(Reply(message.id, text))
+                    except RequestError as error:
+                        self._refuse(message.id, error)
+        self.inbox.put(("stop", None))
+
+    def _tokenize(self, message: Tokenize) -> None:
+        self.link.send(Reply(message.id, self.engine.tokenize(message.text, message.special)))
+
+    def _submit(self, request_id: str, request: Request) -> None:
+        """Prepares a request, elsewhere if that takes long."""
+        compiles = self.engine.compiles(request)
+        if not compiles and num_chars(request) < LONG:
+            self._prepare(request_id, request)
+        elif compiles and sum(self._aside.values()) >= MAX_COMPILING:
+            message = f"{MAX_COMPILING} requests wait for new regular expressions already"
+            self._fail(Failed(request_id, "overloaded", message, "regex", "regex_queue_full"))
+        else:
+            with self._lock:
+                self._aside[request_id] = compiles
+            (self._compilers if compiles else self._tokenizers).submit(self._prepare_aside, request_id, request)
+
+    def _prepare_aside(self, request_id: str, request: Request) -> None:
+        if request_id in self._aside:
+            self._prepare(request_id, request, aside=True)
+
+    def _fail(self, failed: Failed) -> None:
+        self.link.send(Happened([failed]))
+
+    def _prepare(self, request_id: str, request: Request, aside: bool = False) -> None:
+        try:
+            job = self.engine.prepare(request, request_id)
+            with self._lock:
+                # One that was cancelled meanwhile is not to begin.
+                if not aside or request_id in self._aside:
+                    self.inbox.put(("job", (job, request)))
+                else:
+                    self.engine.discard(request_id)
+        except RequestError as error:
+            self._fail(Failed(request_id, error.outcome, error.message, error.param, error.code))
+        except Exception as error:
+            self._fail(Failed(request_id, "error", type(error).__name__))
+            raise
+        finally:
+            with self._lock:
+                self._aside.pop(request_id, None)
+
+
+class Rank:
+    """One process of those that serve a model: loads its part, then leads or follows."""
+
+    def __init__(self, link: Line, config: EngineConfig, rank_info: RankInfo) -> None:
+        self.link = link
+        self.config = config
+        self.rank_info = rank_info
+
+    def run(self) -> int:
+        """The exit code: 0, or 1 if the rank could not be made ready or was lost, which the supervisor is told."""
+        try:
+            serve = self._prepare()
+        except Exception as error:
+            self.link.send(NotReady(reason_of(error)))
+            return 1
+        try:
+            serve()
+        except Exception as error:
+            traceback.print_exc()
+            # Its text may have addresses and paths, which are nobody else's business.
+            self.link.send(Raised(type(error).__name__))
+            return 1
+        return 0
+
+    def _prepare(self) -> Callable[[], None]:
+        """Loads, and tells that the rank is ready; what it gives then serves until the supervisor is gone."""
+        prepare(self.config, self.rank_info.local_size)
+        channel = join(self.rank_info, is_cuda(self.config)) if self.rank_info.size > 1 else None
+        self.link.loading(0.0)
+        ranks = ALONE if channel is None else channel.ranks
+        loaded = load_runner(self.config, None, ranks, self.rank_info.local_rank, self.link.loading)
+        if self.rank_info.rank > 0 and channel is not None:
+            self._settle()
+            self.link.send(Ready())
+            threading.Thread(target=self.link.wait_for_end, daemon=True).start()
+            return partial(follow, loaded.runner, channel, self.link.step)
+        assert isinstance(self.link, Link), "rank 0 has a supervisor"
+        engine = Engine(self.config, loaded=loaded, channel=channel)
+        self._settle()
+        self.link.send(Ready(engine.card, engine.adapters.cards))
+        return Worker(self.link, engine, channel).run
+
+    def _settle(self) -> None:
+        # What is there by now stays: to look through all of it for garbage would hold up a step for 0.1 s and more.
+        gc.collect()
+        gc.freeze()
+
+
+def follow_launched(config: EngineConfig, rank_info: RankInfo) -> NoReturn:
+    """The whole life of a rank other than the first that a launcher such as torchrun has started."""
+    leave(Rank(NoLink(), config, rank_info).run())

@@ -1,0 +1,116 @@
+"""The process that compiles one regular expression: `python -m engine.regex.child SECONDS`.
+
+The pattern comes in on standard input. What goes out first is "S": from here on whatever goes wrong is the pattern's
+doing. Then "D", the seconds of a processor that this process took as a double, the number of states and the start as
+two uint32, a byte a state that tells whether a text may end there, and for each state 256 int16: where each byte leads,
+-1 to nowhere. Or "E" and why there is none. The work is outlines-core's, over a vocabulary of the 256 bytes, with a
+limit of memory and of SECONDS of a processor; whoever started this has a clock and may kill it at any moment.
+"""
+
+import resource
+import struct
+import sys
+import time
+from array import array
+
+import outlines_core
+
+MEMORY = 1 << 30  # bytes of address space
+MAX_STATES = 8_000
+# Stands before the pattern: with nothing before it, outlines-core takes no pattern that looks at the end.
+_FIRST = 0
+# What outlines-core says would quote the pattern.
+_REASONS = {
+    "word boundaries": "a word boundary must be of ASCII words, (?-u:\\b)",
+    "no transitions": "a part of it matches no text",
+    "error building NFA": "it is not valid, or has look-around or back-references",
+}
+_OTHER = "outlines-core does not take it"
+
+
+def plain(pattern: str) -> str:
+    """A pattern without the anchors at its ends, which say nothing where all of a text must match."""
+    pattern = pattern.removeprefix("^").removeprefix("\\A")
+    for anchor in ("$", "\\z"):
+        body = pattern.removesuffix(anchor)
+        backslashes = len(body) - len(body.rstrip("\\"))
+        if body != pattern and backslashes % 2 == 0:
+            return body
+    return pattern
+
+
+def compiled(pattern: str) -> bytes:
+    """The automaton of all texts that the pattern matches whole. Raises ValueError with the reason if there is none."""
+    vocabulary = outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
+    pattern = plain(pattern)
+    try:
+        # Without a group first, which `a)|(?:b` would close. A pattern alone takes the first branch that matches, so
+        # that `a|ab` would never be "ab"; with the end behind it every branch counts.
+        outlines_core.Index(f"\\x00{pattern}|.", vocabulary)
+        index = outlines_core.Index(f"\\x00(?:{pattern})\\z", vocabulary)
+    except ValueError as error:
+        raise ValueError(next((reason for sign, reason in _REASONS.items() if sign in str(error)), _OTHER)) from None
+    steps: dict[int, dict[int, int]] = index.get_transitions()
+    first = steps[index.get_initial_state()].get(_FIRST)
+    finals = set(index.get_final_states())
+    live = _live(steps, finals)
+    if first not in live:
+        raise ValueError("no text matches it")
+    states = _reached(steps, first, live)
+    if len(states) > MAX_STATES:
+        raise ValueError(f"it needs {len(states)} states, the limit is {MAX_STATES}")
+    numbers = {state: number for number, state in enumerate(states)}
+    table = array("h", [-1]) * (256 * len(states))
+    for state, number in numbers.items():
+        for byte, target in steps.get(state, {}).items():
+            if byte < 256 and target in live:
+                table[256 * number + byte] = numbers[target]
+    ends = bytes(state in finals for state in states)
+    return struct.pack("=II", len(states), numbers[first]) + ends + table.tobytes()
+
+
+def _live(steps: dict[int, dict[int, int]], finals: set[int]) -> set[int]:
+    """The states from which an end can be reached."""
+    before: dict[int, list[int]] = {}
+    for state, targets in steps.items():
+        for target in set(targets.values()):
+            before.setdefault(target, []).append(state)
+    live, left = set(finals), list(finals)
+    while left:
+        fresh = [state for state in before.get(left.pop(), ()) if state not in live]
+        live.update(fresh)
+        left += fresh
+    return live
+
+
+def _reached(steps: dict[int, dict[int, int]], first: int, live: set[int]) -> list[int]:
+    """The live states that can be reached from the first, which stands first."""
+    order = {first: None}
+    left = [first]
+    while left:
+        targets = steps.get(left.pop(), {})
+        fresh = dict.fromkeys(t for byte, t in targets.items() if byte < 256 and t in live and t not in order)
+        order |= fresh
+        left += fresh
+    return list(order)
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    # The soft limit's signal is SIGXCPU. The hard one's is SIGKILL, which others send too.
+    seconds = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    out = sys.stdout.buffer
+    out.write(b"S")
+    out.flush()
+    try:
+        automaton = compiled(sys.stdin.buffer.read().decode())
+        answer = b"D" + struct.pack("=d", time.process_time()) + automaton
+    except (ValueError, MemoryError) as error:
+        answer = b"E" + (str(error) or "too much memory").encode()
+    out.write(answer)
+
+
+if __name__ == "__main__":
+    main()

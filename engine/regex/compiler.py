@@ -1,0 +1,69 @@
+"""Regular expressions compiled in a process of their own, which may be slow or hungry and is then killed.
+
+Nothing but numbers comes back, and they are checked: an automaton, with which a step has as little to do whatever the
+pattern was.
+"""
+
+import math
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+
+from engine.regex.automaton import Automaton
+from engine.regex.child import MEMORY
+from engine.requests import RequestError
+
+PATTERN_S = 2  # of a processor, for one pattern
+REQUEST_S = 4.0  # of a processor, for all patterns of a request
+# Of the clock, for all patterns of a request: where the processors are busy each gets its own time nevertheless.
+CLOCK_S = 6.0
+_SPENT = struct.Struct("=d")
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What the patterns of one request may still take: seconds of a processor, and a time of the monotonic clock."""
+
+    processor_s: float = REQUEST_S
+    until: float = field(default_factory=lambda: time.monotonic() + CLOCK_S)
+
+
+def compile_regex(pattern: str, allowance: Allowance | None = None) -> Automaton:
+    """The automaton of all texts that a pattern, in the syntax of Rust's regex crate, matches whole.
+
+    Waits for the process; to be called where nothing else has to wait. Raises RequestError for a pattern that there is
+    no automaton for, or none within the limits of processor time, memory and states. Where it is the machine that has
+    no time, process or memory left, the error's outcome is overloaded: the same request may go well later.
+    """
+    left = allowance or Allowance()
+    if left.processor_s <= 0:
+        raise RequestError(f"the patterns take more than {REQUEST_S:g} s of a processor to compile", "regex")
+    seconds = min(PATTERN_S, math.ceil(left.processor_s))
+    # -P: the folder that a server stands in is nowhere to import from.
+    command = [sys.executable, "-P", "-m", "engine.regex.child", str(seconds)]
+    clock_s = left.until - time.monotonic()
+    try:
+        process = subprocess.run(command, input=pattern.encode(), capture_output=True, timeout=clock_s, check=False)
+    except subprocess.TimeoutExpired:
+        raise _busy(f"took more than {CLOCK_S:g} s") from None
+    except OSError as error:
+        raise _busy(f"could not begin ({error.strerror})") from None
+    if not process.stdout.startswith(b"S"):
+        raise _busy("could not begin")
+    if process.returncode == -signal.SIGKILL:
+        raise _busy("was killed")
+    kind, data = process.stdout[1:2], process.stdout[2:]
+    if kind == b"D" and process.returncode == 0:
+        left.processor_s -= _SPENT.unpack_from(data)[0]
+        return Automaton.read(data[_SPENT.size :])
+    if kind == b"E":
+        raise RequestError(f"regex cannot be used: {data.decode()}", "regex")
+    raise RequestError(f"regex takes more than {seconds} s of a processor or {MEMORY >> 20} MiB to compile", "regex")
+
+
+def _busy(what: str) -> RequestError:
+    message = f"the machine is busy: compiling regex {what}; try again later"
+    return RequestError(message, "regex", "regex_timeout", "overloaded")

@@ -1,0 +1,160 @@
+"""Constraints: which tokens may come next in a blank that must match a regular expression.
+
+A pattern is matched against the text of a blank as it is given back: without the space that its mask swallowed, nor
+the one that a tokenizer puts before a text. The first token therefore begins in states of its own.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.regex.automaton import Automaton
+from engine.regex.compiler import Allowance, compile_regex
+from engine.regex.pieces import Pieces
+from engine.requests import RequestError
+from model.tokenizer import Tokenizer
+
+MASKS = 128  # kept of a pattern
+CACHE_BYTES = 128 << 20  # of all patterns kept
+REQUEST_BYTES = 16 << 20  # of the patterns of one request
+
+
+class Pattern:
+    """A compiled pattern over a vocabulary, shared by the blanks that ask for it."""
+
+    def __init__(self, automaton: Automaton, pieces: Pieces, space_lost_behind: str = "") -> None:
+        """`space_lost_behind` is a character behind which the tokenizer gives back no space."""
+        if space_lost_behind:
+            automaton = automaton.losing_space(ord(space_lost_behind))
+        automaton, spaced = automaton.with_optional_space(automaton.start)
+        # Where a first token begins, by whether the blank has a space before it: one that opens a text, any other.
+        self._first: dict[bool, tuple[int, int]] = {}
+        for is_spaced, base in ((False, automaton.start), (True, spaced)):
+            automaton, opening = automaton.with_space(base)
+            self._first[is_spaced] = opening, base
+        self.automaton = automaton
+        self.pieces = pieces
+        self._masks: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory, with all masks that it may come to keep."""
+        return self.automaton.table.nbytes + MASKS * (self.pieces.size // 8)
+
+    def begin(self, spaced: bool) -> tuple[int, int]:
+        """Where a blank's first token begins."""
+        return self._first[spaced]
+
+    def behind(self, at: tuple[int, int], token_id: int) -> tuple[int, int]:
+        """Where the token after this one begins."""
+        opening, other = at
+        state = opening if self.pieces.opens[token_id] else other
+        state = self.automaton.after(state, self.pieces.spelled[token_id])
+        return state, state
+
+    def may_end(self, at: tuple[int, int]) -> bool:
+        """Whether the text matches as it is."""
+        return bool(self.automaton.accepting[at[1]])
+
+    def allowed(self, at: tuple[int, int]) -> NDArray[np.bool_]:
+        """The tokens [vocab_size] that may come; of the masks made lately some are kept, a bit a token."""
+        with self._lock:
+            packed = self._masks.get(at)
+            if packed is None:
+                packed = self._masks[at] = np.packbits(self._read(at) >= 0)
+                if len(self._masks) > MASKS:
+                    self._masks.popitem(last=False)
+            self._masks.move_to_end(at)
+        return np.unpackbits(packed, count=self.pieces.size).view(np.bool_)
+
+    def whole(self, at: tuple[int, int]) -> NDArray[np.bool_]:
+        """The tokens [vocab_size] with which the text is complete."""
+        complete: NDArray[np.bool_] = self.automaton.accepting[self._read(at)]
+        return complete
+
+    def _read(self, at: tuple[int, int]) -> NDArray[np.int16]:
+        opening, other = at
+        found = self.pieces.read(self.automaton, other)
+        if opening == other:
+            return found
+        return np.where(self.pieces.opens, self.pieces.read(self.automaton, opening), found)
+
+
+class Constraint:
+    """What one blank has of its pattern so far."""
+
+    def __init__(self, pattern: Pattern, spaced: bool, ends: tuple[int, ...], one_token: bool = False) -> None:
+        """`ends` are the tokens that end a span. Of `one_token` a blank holds just one. Raises RequestError if no
+        token can begin the text."""
+        self._pattern = pattern
+        self._at = pattern.begin(spaced)
+        self._ends = list(ends)
+        self._one_token = one_token
+        if not self._tokens().any() and (one_token or not pattern.may_end(self._at)):
+            what = "is" if one_token else "begins"
+            raise RequestError(f"no token of this model {what} a text that matches the pattern", "regex")
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Whether each token may come [vocab_size] bool; the ends where the text matches as it is."""
+        tokens = self._tokens()
+        tokens[self._ends] = self._pattern.may_end(self._at)
+        return tokens
+
+    def accept(self, token_id: int) -> None:
+        """Goes on behind a token that was allowed and is no end."""
+        self._at = self._pattern.behind(self._at, token_id)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text matches, and no further token may come."""
+        return self._pattern.may_end(self._at) and not self._tokens().any()
+
+    def _tokens(self) -> NDArray[np.bool_]:
+        return self._pattern.whole(self._at) if self._one_token else self._pattern.allowed(self._at)
+
+
+class Patterns:
+    """The patterns compiled lately, over one vocabulary. May be used from several threads."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        self._tokenizer = tokenizer
+        self._size = size
+        self._pieces: Pieces | None = None
+        self._kept: OrderedDict[str, Pattern] = OrderedDict()
+        self._lock, self._reading = Lock(), Lock()
+
+    def knows(self, regexes: Iterable[str]) -> bool:
+        """Whether `get` need not wait."""
+        with self._lock:
+            return all(regex in self._kept for regex in regexes)
+
+    def get(self, regexes: Iterable[str]) -> dict[str, Pattern]:
+        """The compiled patterns of a request; new ones are waited for. Raises RequestError as `compile_regex` does, and
+        for patterns that together take too much time or memory."""
+        allowance = Allowance()
+        found: dict[str, Pattern] = {}
+        for regex in dict.fromkeys(regexes):
+            found[regex] = self._get(regex, allowance)
+            if sum(pattern.automaton.table.nbytes for pattern in found.values()) > REQUEST_BYTES:
+                raise RequestError(f"the patterns need more than {REQUEST_BYTES >> 20} MiB", "regex")
+        return found
+
+    def _get(self, regex: str, allowance: Allowance) -> Pattern:
+        with self._lock:
+            if regex in self._kept:
+                self._kept.move_to_end(regex)
+                return self._kept[regex]
+        automaton = compile_regex(regex, allowance)
+        with self._reading:
+            if self._pieces is None:
+                self._pieces = Pieces(self._tokenizer, self._size)
+            pattern = Pattern(automaton, self._pieces, self._tokenizer.space_lost_behind)
+        with self._lock:
+            self._kept[regex] = pattern
+            while len(self._kept) > 1 and sum(p.num_bytes for p in self._kept.values()) > CACHE_BYTES:
+                self._kept.popitem(last=False)
+            return pattern

@@ -1,0 +1,1 @@
+"""What runs next: sequences, their contexts and blocks, and the batch of a step."""
