@@ -8,13 +8,13 @@ import ast
 import importlib
 import pkgutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import quant.schemes
+from quant.scheme_facts import SchemeFacts
 
 if TYPE_CHECKING:
     import torch
@@ -22,26 +22,6 @@ if TYPE_CHECKING:
     from quant.scheme import HeadScheme, Scheme
 
 FLOAT = "none"  # the scheme that leaves a weight as it is
-
-
-@dataclass(frozen=True, slots=True)
-class SchemeFacts:
-    """What is known of a scheme by name alone.
-
-    `description` is one line for people. `bits` are those of a stored number without its scale, 16 for a float.
-    `head`: the embedding can be stored so, as rows can be read one by one. `group_sizes` are the numbers of inputs that
-    may share a scale, 0 for all of them; empty where there is no choice. `calibrates`: `quant.calibrate` can round to
-    its codes. `extra` is the optional dependency group that it needs. `published_bits`: it stores what GLM-130B and
-    ChatGLM-6B publish with so many bits and one scale a row.
-    """
-
-    description: str
-    bits: int
-    head: bool = False
-    group_sizes: tuple[int, ...] = ()
-    calibrates: bool = False
-    extra: str | None = None
-    published_bits: int | None = None
 
 
 def scheme_names() -> tuple[str, ...]:

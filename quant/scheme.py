@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from quant.registry import SchemeFacts
+from quant.scheme_facts import SchemeFacts
 
 Tensors = dict[str, Tensor]
 Stored = dict[str, tuple[tuple[int, ...], torch.dtype]]

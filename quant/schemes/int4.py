@@ -10,7 +10,6 @@ from torch import Tensor
 from quant import cpu
 from quant.operators.int4_linear import int4_linear, torch_packed, torch_packed_row_bytes
 from quant.packing import TILE, code_bytes, pack_nibbles, tiled_scale, tiles, unpack_nibbles, untile
-from quant.registry import SchemeFacts
 from quant.rows import finite, round_up
 from quant.scheme import (
     SPREAD,
@@ -23,6 +22,7 @@ from quant.scheme import (
     identity,
     num_bytes,
 )
+from quant.scheme_facts import SchemeFacts
 from quant.tensor_cores import copies_before_ampere
 
 FACTS = SchemeFacts(

@@ -9,7 +9,6 @@ from torch import Tensor
 from quant import cpu
 from quant.operators.int8_linear import int8_linear
 from quant.packing import TILE, code_bytes, tiled_scale, tiles, untile
-from quant.registry import SchemeFacts
 from quant.rows import finite, quantize_rows, round_up
 from quant.scheme import (
     SPREAD,
@@ -22,6 +21,7 @@ from quant.scheme import (
     identity,
     num_bytes,
 )
+from quant.scheme_facts import SchemeFacts
 from quant.tensor_cores import copies_before_ampere
 
 FACTS = SchemeFacts(

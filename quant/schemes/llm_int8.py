@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from quant import bitsandbytes
-from quant.registry import SchemeFacts
 from quant.scheme import Tensors
+from quant.scheme_facts import SchemeFacts
 from quant.schemes.int8 import Int8
 
 FACTS = SchemeFacts(

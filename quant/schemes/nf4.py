@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quant import bitsandbytes
-from quant.registry import SchemeFacts
 from quant.rows import MIN_ROWS, finite
 from quant.scheme import SPREAD, Narrowing, ReduceMax, Scheme, Stored, Tensors, identity
+from quant.scheme_facts import SchemeFacts
 
 FACTS = SchemeFacts(description="half a byte a weight, levels of a normal distribution", bits=4, extra="bnb")
 _ROWS = 1024  # outputs repacked at once, a multiple of `Nf4._OUTPUTS`: what is unpacked for a moment stays small

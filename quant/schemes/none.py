@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant.registry import SchemeFacts
 from quant.rows import finite, linear
 from quant.scheme import SPREAD, HeadScheme, Narrowing, ReduceMax, Stored, Tensors, identity, num_bytes
+from quant.scheme_facts import SchemeFacts
 
 FACTS = SchemeFacts(description="weights as the checkpoint has them", bits=16, head=True)
 
