@@ -81,3 +81,10 @@ def new_key(path: Path, **fields: object) -> str:
             file.truncate(file.tell() - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return key
+
+
+def forget_key(path: Path, name: str) -> None:
+    """Takes the last entry out of a file again, that of a key which nobody has seen. Raises OSError."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[-1])["name"] == name
+    os.truncate(path, sum(map(len, lines[:-1])))

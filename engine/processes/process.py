@@ -27,7 +27,7 @@ from engine.processes.messages import (
     UnloadAdapter,
     Value,
 )  # fmt: skip
-from engine.processes.supervisor import BACKOFF_S, Supervisor
+from engine.processes.supervisor import BACKOFF_S, WELL_S, Supervisor
 from engine.rank_info import RankInfo
 from engine.requests import Request, RequestError
 
@@ -45,9 +45,12 @@ class EngineProcess:
         rank_info: RankInfo | None = None,
         worker: str = "engine.processes.rank_process",
         backoff_s: Sequence[float] = BACKOFF_S,
+        well_s: float = WELL_S,
     ) -> None:
         self.config = config
-        self._supervisor = Supervisor(config, self._handle, self._lost, silence_s, step_s, rank_info, worker, backoff_s)
+        self._supervisor = Supervisor(
+            config, self._handle, self._lost, silence_s, step_s, rank_info, worker, backoff_s, well_s
+        )
         self._lose: Callable[[Loss], None] = ignore
         self._card: ModelCard | None = None
         self._queues: dict[str, asyncio.Queue[Event]] = {}

@@ -5,6 +5,7 @@ when its supervisor closes the socket.
 """
 
 import json
+import signal
 import socket
 import sys
 from typing import NoReturn
@@ -17,6 +18,8 @@ from engine.rank_info import RankInfo
 
 
 def main() -> NoReturn:
+    # Python's own way would end it with a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     link = Link(socket.socket(fileno=int(sys.argv[1])))
     rank_info = RankInfo(**json.loads(sys.argv[3]))
     config = EngineConfig(**json.loads(sys.argv[2]))

@@ -34,7 +34,7 @@ from engine.processes.messages import (
 from engine.rank_info import RankInfo
 
 BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
-# Ranks that have been ready for so long were well: the next loss counts as a first one.
+# Ranks that have been ready for so many seconds are well: the next loss counts as a first one.
 WELL_S = 60.0
 # Losses without an answer in between after which the whole process is given up.
 GIVEN_UP = 5
@@ -76,6 +76,7 @@ class Supervisor:
         rank_info: RankInfo | None,
         worker: str,
         backoff_s: Sequence[float] = BACKOFF_S,
+        well_s: float = WELL_S,
     ) -> None:
         self.config = config
         self.silence_s = silence_s
@@ -83,6 +84,7 @@ class Supervisor:
         self.rank_info = rank_info
         self.worker = worker
         self.backoff_s = backoff_s
+        self.well_s = well_s
         self.links: list[Link] = []
         self._handle = handle
         self._lose = lose
@@ -119,7 +121,7 @@ class Supervisor:
     @property
     def is_given_up(self) -> bool:
         """Whether this process will not serve again: all has failed, or no answer came between many losses."""
-        return self._state[0] == "failed" or self._unanswered >= GIVEN_UP
+        return self._state[0] == "failed" or (self._unanswered >= GIVEN_UP and not self._is_well)
 
     @property
     def all_ready(self) -> bool:
@@ -131,6 +133,10 @@ class Supervisor:
         self._state = ("ready", detail)
         self._has_served = True
         self._ready_at = time.monotonic()
+
+    @property
+    def _is_well(self) -> bool:
+        return self._ready_at is not None and time.monotonic() - self._ready_at > self.well_s
 
     def answered(self) -> None:
         """The ranks have answered a request."""
@@ -153,7 +159,6 @@ class Supervisor:
 
     async def _live(self) -> None:
         """One life of the ranks, from their start until they are gone."""
-        self._ready_at = None
         hangs = False
         try:
             with self._places() as places:
@@ -179,8 +184,10 @@ class Supervisor:
             self._state = ("failed", detail)
         else:
             self._state = ("restarting", detail)
-        is_well = self._ready_at is not None and time.monotonic() - self._ready_at > WELL_S
-        self._losses = 1 if is_well else self._losses + 1
+        if self._is_well:
+            self._losses = self._unanswered = 0
+        self._ready_at = None
+        self._losses += 1
         self._unanswered += 1
         self._lose(Loss(told[0].reason, detail, self._unanswered, self._state[0] == "failed"))
 

@@ -40,7 +40,9 @@ class Origin:
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         if self.checks_host and not self._is_own(name_of(host), scope.get("server")):
-            message = "the Host must be localhost, the server's address, or a name given by --allowed-host"
+            message = (
+                "the Host must be localhost, 127.0.0.1, [::1], the server's address, or a name given by --allowed-host"
+            )
             return ApiError(403, message, "host_not_allowed")
         if self.checks_page and scope["method"] not in SAFE and not self._is_own_page(headers, host):
             message = "a page of another origin sent this; --allowed-host NAME lets those of a host ask"

@@ -66,9 +66,12 @@ def batch(
     failed = sum(not ok for ok in done.values())
     with target.open("ab", buffering=0) as out, progress_bar() as progress:
         bar = progress.add_task("answering", total=len(lines), completed=len(lines) - len(left))
-        failed += asyncio.run(
-            _answer_all(left, partial(_write, out), window, url, config, lambda: progress.advance(bar))
-        )
+        try:
+            failed += asyncio.run(
+                _answer_all(left, partial(_write, out), window, url, config, lambda: progress.advance(bar))
+            )
+        except NoAnswer as error:
+            fail(f"{url}: {error}; the same command goes on from here")
     counts = {"lines": len(lines), "answered_before": len(lines) - len(left), "answered": len(left), "failed": failed}
     if as_json:
         print(json.dumps(counts))
@@ -76,6 +79,10 @@ def batch(
         output.print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
     if failed:
         raise typer.Exit(1)
+
+
+class NoAnswer(Exception):
+    """There is no server, or one of something else. What it did not answer is left to the next run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,24 +187,33 @@ def _write(out: FileIO, answer: dict[str, Any]) -> None:
 
 
 async def _answered(client: httpx.AsyncClient, line: Line) -> dict[str, Any]:
+    """What the file gets for a line. Raises NoAnswer when nobody answers, however often it is asked."""
     answer: dict[str, Any] = {"id": f"batch_req_{uuid4().hex}", "custom_id": line.custom_id, "response": None}
     if line.body is None:
         return answer | {"error": {"code": "invalid_line", "message": line.error}}
+    try:
+        request = client.build_request("POST", line.url, json=line.body)
+    except ValueError as error:  # what JSON cannot have
+        return answer | {"error": {"code": "invalid_line", "message": str(error)}}
     wait = 0.5
     for attempt in range(TRIES):
         after = wait
         try:
-            response = await client.post(line.url, json=line.body)
+            response = await client.send(request)
             if response.status_code not in (429, 503) or attempt == TRIES - 1:
                 shown = {"status_code": response.status_code, "request_id": response.headers.get("x-request-id")}
                 return answer | {"response": shown | {"body": response.json()}, "error": None}
             after = _seconds(response.headers.get("retry-after", "")) or wait
-        except (httpx.HTTPError, ValueError, RecursionError) as error:  # nothing comes, or what is no JSON
-            failure = {"code": "no_answer", "message": str(error) or type(error).__name__}
+        except httpx.HTTPError as error:
+            failure = str(error) or type(error).__name__
+        except (ValueError, RecursionError):
+            failure = f"status {response.status_code} and no JSON"
+            if response.status_code < 500:  # no server of ours, nor one that is being started
+                break
         if attempt < TRIES - 1:
             await asyncio.sleep(min(max(after, wait), PATIENCE_S))
             wait *= 2
-    return answer | {"error": failure}
+    raise NoAnswer(f"no answer: {failure}")
 
 
 def _seconds(header: str) -> float | None:

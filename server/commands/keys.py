@@ -9,7 +9,7 @@ import typer
 
 from server.commands.options import AsJson
 from server.console import fail, named
-from server.keyfile import new_key
+from server.keyfile import forget_key, new_key
 
 keys = typer.Typer(no_args_is_help=True, help="Keys for clients of a server.")
 
@@ -51,4 +51,8 @@ def new(
             )
     except ValueError as error:
         fail(str(error), code=2)
-    print(json.dumps({"name": name, "key": key, "file": str(file)}) if as_json else key)
+    try:
+        print(json.dumps({"name": name, "key": key, "file": str(file)}) if as_json else key, flush=True)
+    except OSError:
+        forget_key(file, name)
+        raise

@@ -30,7 +30,7 @@ class Service:
         """The engine's processes are lost and started again. Of a loss that is final `engine.state` tells."""
         if not loss.final:
             self.metrics.engine_restarts.labels(loss.reason).inc()
-            self.log.error("engine lost", reason=loss.reason, detail=loss.detail, unanswered=loss.unanswered)
+            self.log.error("engine lost", reason=loss.reason, detail=loss.detail, in_a_row=loss.unanswered)
 
     def failed(self, event: Failed, request_id: str) -> ApiError:
         """The error for a client; what it may not see of a failure of ours goes to the log."""

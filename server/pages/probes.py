@@ -15,9 +15,10 @@ router = APIRouter(tags=["probes"])
 @router.get("/live")
 async def live(service: Annotated[Service, Depends(service_of)]) -> Answer:
     """200 as long as the process answers and its engine is not given up; load does not matter. The engine is given up
-    after five losses without an answer in between."""
+    after five losses without an answer, or a minute of being ready, in between."""
     if service.engine.is_given_up:
-        return Answer({"status": "given_up", "detail": service.engine.state()[1]}, 503)
+        detail = f"the engine was lost again and again without an answer; now: {service.engine.state()[1]}"
+        return Answer({"status": "given_up", "detail": detail}, 503)
     return Answer({"status": "live"})
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,9 @@ class World:
         return self.count.stat().st_size if self.count.exists() else 0
 
     @asynccontextmanager
-    async def engine(self, tp: int = 1) -> AsyncGenerator[EngineProcess, None]:
-        engine = EngineProcess(EngineConfig(tp=tp), worker="tests.engine.odd_rank", backoff_s=(0.01,))
+    async def engine(self, tp: int = 1, **options: float) -> AsyncGenerator[EngineProcess, None]:
+        odd: dict[str, Any] = {"worker": "tests.engine.odd_rank", "backoff_s": (0.01,), **options}
+        engine = EngineProcess(EngineConfig(tp=tp), **odd)
         await engine.start(self.losses.append)
         try:
             async with asyncio.timeout(60):
@@ -137,6 +139,21 @@ def test_losses_without_an_answer_in_between_give_the_process_up_until_one_comes
             assert engine.is_given_up
             assert isinstance(await ask(engine), Done)
             assert not engine.is_given_up
+
+    asyncio.run(work())
+
+
+def test_so_does_being_ready_for_long(world: Callable[[str], World]) -> None:
+    w = world(",".join(["serves-exit:3"] * GIVEN_UP) + ",serves")
+
+    async def work() -> None:
+        async with w.engine(well_s=0.5) as engine:
+            for _ in range(GIVEN_UP):
+                assert isinstance(await ask(engine), Failed)
+            assert engine.is_given_up
+            while engine.is_given_up:
+                await asyncio.sleep(0.01)
+            assert engine.state()[0] == "ready"
 
     asyncio.run(work())
 

@@ -106,4 +106,4 @@ def test_a_lost_engine_is_told_and_comes_back(
     (told,) = [json.loads(line) for line in server.log.read_text().splitlines() if '"engine lost"' in line]
     assert told["reason"] == reason
     assert told["detail"] == f"the engine process {detail}"
-    assert told["unanswered"] == 1
+    assert told["in_a_row"] == 1

@@ -33,7 +33,10 @@ def test_a_server_whose_engine_is_given_up_is_not_live(client, engine):
     engine.is_given_up = True
     response = client.get("/live")
     assert response.status_code == 503
-    assert response.json() == {"status": "given_up", "detail": "the engine process exited with code 3"}
+    assert response.json() == {
+        "status": "given_up",
+        "detail": "the engine was lost again and again without an answer; now: the engine process exited with code 3",
+    }
 
 
 def test_losses_are_counted_by_reason_and_logged(capsys, make_client, engine):
@@ -45,7 +48,7 @@ def test_losses_are_counted_by_reason_and_logged(capsys, make_client, engine):
     assert 'glm_infill_engine_restarts_total{reason="signal"} 2.0' in text
     assert 'glm_infill_engine_restarts_total{reason="load"} 0.0' in text
     told = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"engine lost"' in line]
-    assert [(line["reason"], line["detail"], line["unanswered"]) for line in told] == [
+    assert [(line["reason"], line["detail"], line["in_a_row"]) for line in told] == [
         ("signal", "rank 1 was ended by SIGKILL", 1),
         ("signal", "rank 0 was ended by SIGKILL", 2),
     ]
