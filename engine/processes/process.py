@@ -176,13 +176,19 @@ class EngineProcess:
                     self._folders.pop(name, None)
                 self._adapters = adapters
             case Reply(message_id, value):
-                future = self._replies.get(message_id)
-                if future is not None and not future.done():
-                    future.set_result(value)
+                self._settle(message_id, value)
             case Refused(message_id, text, param, code):
-                future = self._replies.get(message_id)
-                if future is not None and not future.done():
-                    future.set_exception(RequestError(text, param, code))
+                self._settle(message_id, RequestError(text, param, code))
+
+    def _settle(self, message_id: str, outcome: Value | RequestError) -> None:
+        """Gives whoever asked what came of it, if anybody still waits."""
+        future = self._replies.get(message_id)
+        if future is None or future.done():
+            return
+        if isinstance(outcome, RequestError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
     def _lost(self, loss: Loss) -> None:
         ending = "" if loss.final else "; it is being started again"
