@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.options import Count, EngineOptions, Options, Repeated
+from server.fim_templates import TEMPLATES
 from server.keyfile import Rate, read_keys
 
 HOST_NAME = r"[a-z0-9._-]{1,253}|[0-9a-f.]*:[0-9a-f:.]*:[0-9a-f:.]*"
@@ -73,6 +74,37 @@ class LimitOptions(Options):
     )
 
 
+class BlankOptions(Options):
+    """Editors"""
+
+    long_texts: Literal["trim", "refuse"] | None = Field(
+        None,
+        description="Whether a text that is too long loses what is farthest from its blank, or is refused. "
+        "Without one: the protocols of editors trim, native routes refuse.",
+    )
+    fim_templates: str | None = Field(
+        None,
+        description="The templates of other models whose prompts are read as one blank: names, separated by commas; "
+        "all; none. Without one: the protocols of editors read all, native routes none.",
+    )
+
+    @field_validator("fim_templates")
+    @classmethod
+    def _are_templates(cls, value: str | None) -> str | None:
+        if value not in (None, "all", "none"):
+            for name in value.split(","):
+                if name not in TEMPLATES:
+                    raise ValueError(f"{name!r} is no template; there are {', '.join(TEMPLATES)}")
+        return value
+
+    @property
+    def template_names(self) -> tuple[str, ...]:
+        """The names in `fim_templates`."""
+        if self.fim_templates in (None, "none"):
+            return ()
+        return tuple(TEMPLATES) if self.fim_templates == "all" else tuple(self.fim_templates.split(","))
+
+
 class KeyOptions(Options):
     """Keys and rates"""
 
@@ -100,7 +132,7 @@ class TelemetryOptions(Options):
     )
 
 
-class Settings(TelemetryOptions, KeyOptions, LimitOptions, NetworkOptions, EngineOptions, BaseSettings):
+class Settings(TelemetryOptions, KeyOptions, BlankOptions, LimitOptions, NetworkOptions, EngineOptions, BaseSettings):
     """Everything an operator may choose. Nested limits read as `GLM_INFILL_LIMITS__N=4`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")

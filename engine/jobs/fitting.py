@@ -1,7 +1,7 @@
 """Fitting a text into the model: what is farthest from its one blank is cut off, as an editor's file needs it."""
 
 from engine.jobs.job import JobContext
-from engine.requests import Mask, RequestError, Segments
+from engine.requests import Mask, RequestError, Segments, Tokens
 from model.offsets import offsets
 
 # A quarter of what can be read is for what follows the blank, if there is more than fits on both sides.
@@ -14,8 +14,12 @@ _CHARS = 64
 def fitted(segments: Segments, max_tokens: int, job_context: JobContext) -> tuple[Segments, bool]:
     """The segments as they are if they fit, else shorter ones; whether they are. Raises RequestError.
 
+    A text with several blanks, or of token ids, stays as it is: what is too long then is refused where it is laid out.
+
     A causal model writes behind the text, so there `max_tokens` positions are kept free, as far as a quarter of them.
     """
+    if sum(isinstance(s, Mask) for s in segments) > 1 or any(isinstance(s, Tokens) for s in segments):
+        return segments, False
     limit = job_context.card.max_context
     if job_context.card.causal:
         limit -= min(max_tokens, limit // 4)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from server.telemetry.spans import Spans
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+WARNING = "x-glm-infill-warning"
 ADAPTER = "/v1/adapters/{name}"
 QUIET = {"/live", "/ready", "/health", "/metrics"}
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -75,7 +76,10 @@ class Observer:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                given = MutableHeaders(scope=message)
+                given["x-request-id"] = request_id
+                if state.get("warnings"):
+                    given[WARNING] = "; ".join(state["warnings"])
             await send(message)
 
         try:

@@ -8,6 +8,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from server.exchange.blank_rules import ruled
 from server.exchange.exchange import complete, submit
 from server.exchange.named_adapter import named_adapter
 from server.exchange.service import Service, service_of
@@ -30,9 +31,10 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
     body = InfillRequest.model_validate(await read_object(request, settings.body_seconds))
     card = service.engine.card
     adapter = named_adapter(service.engine, body.model, body.adapter)
-    work = replace(body.fill(settings.limits), adapter=adapter)
+    work = ruled(service, request, replace(body.fill(settings.limits), adapter=adapter), editor=False)
     work_id = f"infill-{uuid4().hex}"
     head = {"id": work_id, "object": "infill", "created": int(time.time()), "model": card.name}
+    head |= {"warnings": request.state.warnings} if request.state.warnings else {}
     events = submit(service, request, work, work_id)
     if body.stream:
         return EventStream(service, Stream(events, NamedEvents(head), request.state.request_id))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.answers import EchoedPrompt, Usage
-from engine.events import BlankDelta, BlankDone, Done, Echoed, Event
+from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event
 from server.exchange.streaming import data
 from server.protocols.openai.logprobs import Logprobs
 from server.protocols.openai.schemas import CompletionRequest
@@ -23,9 +23,12 @@ class CompletionEvents:
         self.with_usage = body.stream_options is not None and body.stream_options.include_usage
         self._echoed: set[int] = set()
         self._num_sent: dict[int, int] = {}
+        self._is_cut = False
 
     def event(self, event: Event) -> bytes:
         match event:
+            case Begun():
+                self._is_cut = event.fitted
             case Echoed():
                 return self._echo(event.index, event.input_index, event.echo)
             case BlankDelta():
@@ -66,7 +69,8 @@ class CompletionEvents:
         logprobs = Logprobs()
         sent = self._num_sent.get(event.index, 0)
         logprobs.add_span(event.blank, len(self.texts[event.input_index]), sent)
-        return self._chunk(event.index, "", logprobs, event.blank.finish_reason)
+        vendor = {"glm": {"truncated": True}} if self._is_cut else {}
+        return self._chunk(event.index, "", logprobs, event.blank.finish_reason, **vendor)
 
     def _chunk(
         self,

@@ -20,6 +20,7 @@ from engine.answers import EMPTY, FillResult, Usage
 from engine.client import EngineClient
 from engine.events import BlankDone, Done, ModelCard, ResultDone
 from engine.requests import RequestError, Tokens
+from server.exchange.blank_rules import ruled
 from server.exchange.bodies import names
 from server.exchange.exchange import Events, complete, submit
 from server.exchange.named_adapter import named_adapter
@@ -48,7 +49,7 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     body = CompletionRequest.model_validate(raw)
     card = engine.card
     adapter = named_adapter(engine, body.model)
-    work = replace(body.fill(settings.limits, card), adapter=adapter)
+    work = ruled(service, request, replace(body.fill(settings.limits, card), adapter=adapter), editor=True)
     asked = body.asked()
     work_id = f"cmpl-{uuid4().hex}"
     head = {
@@ -57,6 +58,7 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
         "created": int(time.time()),
         "model": adapter or card.name,
         "system_fingerprint": _fingerprint(card),
+        **({"warnings": request.state.warnings} if request.state.warnings else {}),
     }
     texts = [await _shown(prompt, engine) for prompt in asked.prompts] if body.echo else [""] * len(asked.prompts)
     if body.max_tokens or asked.scores:
@@ -117,6 +119,8 @@ def _choice(
     blank = result.blanks[0]
     prompt = texts[result.input_index]
     choice: dict[str, Any] = {"index": index, "text": prompt + blank.text, "finish_reason": blank.finish_reason}
+    if result.fitted:
+        choice["glm"] = {"truncated": True}
     if body.logprobs is None:
         return {**choice, "logprobs": None}
     logprobs = Logprobs()

@@ -87,7 +87,6 @@ class CompletionRequest(SamplingFields, Lenient):
         at_most("prompt", len(asked.prompts), limits.inputs, "prompts")
         at_most("n", self.n, limits.n)
         at_most("best_of", asked.best_of, limits.n)
-        at_most("max_tokens", self.max_tokens, limits.max_tokens)
         at_most("min_tokens", self.min_tokens, self.max_tokens)
         at_most("logprobs", self.logprobs or 0, limits.logprobs)
         return Fill(

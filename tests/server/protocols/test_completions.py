@@ -79,6 +79,7 @@ def test_every_field_reaches_the_engine(client, engine):
             sampling=Sampling(1.0, 0, 0.5, 0.1, rules, {7: -1.5}, ("x",), 2**63 - 1),
             n=3,
             logprobs=4,
+            fit=True,
             timeout_s=600.0,
         )
     ]

@@ -78,6 +78,36 @@ def test_a_suffix_is_read(client: openai.OpenAI, model: str) -> None:
     assert spelled.choices[0].finish_reason in ("stop", "length")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_file_of_10_kb_gets_a_suggestion(client: openai.OpenAI, model: str, stream: bool) -> None:
+    # Continue asks for up to 4,096 tokens, minuet for 256, both with the whole file around the cursor.
+    line = "And the sons of Noah went forth of the ark, and dwelt in the land.\n"
+    asked: Body = {"model": model, "prompt": 80 * line, "suffix": 80 * line, "max_tokens": 4096, "temperature": 0}
+    answer: Any = client.completions.create(**asked, stream=stream, stop=["\n"])
+    choices = [part.choices[0] for part in answer] if stream else [answer.choices[0]]
+    assert "".join(choice.text for choice in choices).strip()
+    assert choices[-1].glm == {"truncated": True}
+    with pytest.raises(openai.BadRequestError, match="max_tokens is 4096; the limit is 1024"):
+        client.completions.create(model=model, prompt=line, max_tokens=4096)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model=model, prompt=160 * line, max_tokens=8)
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_a_template_of_another_model_fills_the_same_blank(client: openai.OpenAI, model: str) -> None:
+    common: Body = {"model": model, "max_tokens": 6, "temperature": 0}
+    plain = client.completions.create(prompt="In the beginning God ", suffix=" the earth.", **common)
+    for prompt in (
+        "<|code_prefix|>In the beginning God <|code_suffix|> the earth.<|code_middle|>",
+        "[SUFFIX] the earth.[PREFIX]In the beginning God ",
+    ):
+        answer = client.completions.create(prompt=prompt, **common)
+        assert answer.choices[0].text == plain.choices[0].text
+        assert answer.usage is not None
+        assert plain.usage is not None
+        assert answer.usage.prompt_tokens == plain.usage.prompt_tokens
+
+
 def test_the_best_of_several_have_the_best_log_probability(client: openai.OpenAI, model: str) -> None:
     asked: Body = {
         "model": model,

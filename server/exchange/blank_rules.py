@@ -1,0 +1,74 @@
+"""Blank rules: what becomes of a fill whose text is too long, or is a template for another model.
+
+Editors know neither this model's length nor its layout, so their protocols trim and read templates unless the operator
+says otherwise. Native routes take a text as it is.
+"""
+
+from dataclasses import dataclass, replace
+
+from starlette.requests import Request
+
+from engine.events import ModelCard
+from engine.requests import Fill, Mask, Segments
+from server.exchange.bodies import at_most, count_blanks
+from server.exchange.service import Service
+from server.fim_templates import TEMPLATES, around, named_like
+from server.settings import Limits, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class BlankRules:
+    """`trims`: a text that is too long loses what is farthest from its blank. `templates`: the names that are read."""
+
+    trims: bool
+    templates: tuple[str, ...]
+
+    def apply(self, fill: Fill, limits: Limits, card: ModelCard) -> Fill:
+        """The fill as the engine gets it. Raises RequestError for `max_tokens` above the limit.
+
+        Texts are trimmed, and `max_tokens` is the most that fits, where each input has one blank of its own. What is
+        scored is never changed.
+        """
+        if not fill.echo:
+            fill = replace(fill, inputs=tuple(self._read(text, card) for text in fill.inputs))
+        if self.trims and not fill.echo and all(count_blanks(text) == 1 for text in fill.inputs):
+            most = min(limits.max_tokens, card.max_span)
+            return replace(fill, fit=True, max_tokens=tuple(min(number, most) for number in fill.max_tokens))
+        at_most("max_tokens", max(fill.max_tokens), limits.max_tokens)
+        return fill
+
+    def _read(self, text: Segments, card: ModelCard) -> Segments:
+        prompt = _prompt(text)
+        if prompt is None or card.infill_mask is None:
+            return text
+        sides = around(prompt, self.templates)
+        return text if sides is None else (sides.before, Mask(card.infill_mask), sides.after)
+
+
+def blank_rules(settings: Settings, *, editor: bool) -> BlankRules:
+    """The rules of a route: what the operator chose, or else what editors' protocols and native routes have."""
+    trims = editor if settings.long_texts is None else settings.long_texts == "trim"
+    names = tuple(TEMPLATES) if editor else ()
+    return BlankRules(trims, names if settings.fim_templates is None else settings.template_names)
+
+
+def ruled(service: Service, request: Request, fill: Fill, *, editor: bool) -> Fill:
+    """A route's fill by its rules. Raises RequestError.
+
+    A text with the marks of a template that is not read gets a warning: in the log, in the header
+    `x-glm-infill-warning`, and in `request.state.warnings` for the protocols whose answers have a place for it.
+    """
+    rules = blank_rules(service.settings, editor=editor)
+    fill = rules.apply(fill, service.settings.limits, service.engine.card)
+    unread = next((name for text in fill.inputs if (name := named_like(_prompt(text) or ""))), None)
+    request.state.warnings = []
+    if unread is not None:
+        message = f"the text has the marks of the template {unread}; this route reads them as text"
+        request.state.warnings.append(message)
+        service.log.warning("template not read", request_id=request.state.request_id, template=unread)
+    return fill
+
+
+def _prompt(text: Segments) -> str | None:
+    """A text without a blank of its own."""
+    return text[0] if len(text) == 1 and isinstance(text[0], str) else None

@@ -1,0 +1,75 @@
+"""Templates that clients write themselves: how a prompt for another model marks what stands around its blank.
+
+A prompt with such marks is one blank between two texts. It is read as that, and laid out as this model needs it: the
+marks are never passed on. The forms are those that the models' own cards publish.
+"""
+
+import re
+from dataclasses import dataclass
+
+# What may stand around a whole prompt: the start token, and CodeGeeX4's turn.
+OPENING = re.compile(r"^(?:<s>|<｜begin▁of▁sentence｜>|<\|user\|>\n?)+")
+CLOSING = re.compile(r"(?:<\|assistant\|>\n?)?\s*")
+# Marks of files before the one with the blank: their text is context.
+FILES = re.compile(r"<\|?(?:repo_name|reponame|file_sep|filename)\|?>")
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What stands on both sides of a blank."""
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class FimTemplate:
+    """One form: its marks in the order of the prompt. `suffix_first`: what follows the blank comes first."""
+
+    marks: tuple[str, ...]
+    suffix_first: bool = False
+
+    def has_marks(self, prompt: str) -> bool:
+        """Whether all marks are in a prompt, wherever."""
+        return all(mark in prompt for mark in self.marks)
+
+    def read(self, prompt: str) -> Around | None:
+        """The two sides, if the prompt as a whole has this form. Text of other files goes before the first side."""
+        if any(prompt.count(mark) != 1 for mark in self.marks):
+            return None
+        parts, rest = [], prompt
+        for mark in self.marks:
+            part, found, rest = rest.partition(mark)
+            if not found:
+                return None
+            parts.append(part)
+        head, first, *more = [*parts, rest]
+        second, *closing = more
+        if closing and not CLOSING.fullmatch(closing[0]):
+            return None
+        before, after = (second, first) if self.suffix_first else (first, second)
+        head = FILES.sub("\n", OPENING.sub("", head)).lstrip("\n")
+        return Around(head + before, after)
+
+
+TEMPLATES = {
+    "glm": FimTemplate(("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>")),
+    "codegeex": FimTemplate(("<|code_suffix|>", "<|code_prefix|>", "<|code_middle|>"), suffix_first=True),
+    "qwen": FimTemplate(("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")),
+    "starcoder": FimTemplate(("<fim_prefix>", "<fim_suffix>", "<fim_middle>")),
+    "santacoder": FimTemplate(("<fim-prefix>", "<fim-suffix>", "<fim-middle>")),
+    "codellama": FimTemplate(("<PRE> ", " <SUF>", " <MID>")),
+    "deepseek": FimTemplate(("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")),
+    "codestral": FimTemplate(("[SUFFIX]", "[PREFIX]"), suffix_first=True),
+    "seed": FimTemplate(("<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"), suffix_first=True),
+}
+
+
+def around(prompt: str, names: tuple[str, ...]) -> Around | None:
+    """What stands around the blank of a prompt that has one of these forms."""
+    return next((sides for name in names if (sides := TEMPLATES[name].read(prompt)) is not None), None)
+
+
+def named_like(prompt: str) -> str | None:
+    """The name of a template whose marks are all in a prompt."""
+    return next((name for name, template in TEMPLATES.items() if template.has_marks(prompt)), None)
