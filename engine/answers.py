@@ -13,11 +13,12 @@ INTERNAL: dict[str, Any] = {"wire": "internal"}
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """One of the most probable tokens at a place."""
+    """One of the most probable tokens at a place. `raw` are its bytes there, where `token` is not how they read."""
 
     token_id: int
     token: str
     logprob: float
+    raw: list[int] | None = field(default=None, metadata=INTERNAL)
 
 
 Alternatives = list[Alternative]
@@ -28,7 +29,8 @@ class FilledBlank:
     """A blank and what was written into it.
 
     `start` and `end` are the mask's offsets in the request's text, `text_offsets` those of the tokens in the fill's
-    `text`. `logprob` sums the tokens without the end token. `top_logprobs` is None unless alternatives were asked for.
+    `text`. `logprob` sums the tokens without the end token. `top_logprobs` is None unless alternatives were asked for;
+    then `raw` are the bytes that each token adds to the text, or None where `tokens` reads the same.
     """
 
     index: int
@@ -48,6 +50,7 @@ class FilledBlank:
     stop_string: str | None
     finish_reason: str | None
     choice_logprobs: list[float] | None = field(default=None, metadata=OPTIONAL)
+    raw: list[list[int] | None] = field(default_factory=list, metadata=INTERNAL)
 
 
 # A blank in which nothing was to be written.

@@ -54,9 +54,9 @@ class EngineClient(Protocol):
     async def tokenize(self, text: str, special: bool = False) -> list[int]:
         """Token ids of a text; mask tokens in it are recognised, other special tokens only with `special`."""
 
-    async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
-        """The text of token ids, masks by name, other special tokens only with `special`. Raises RequestError for an
-        id outside the vocabulary."""
+    async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
+        """The text of token ids, masks by name, other special tokens only with `special`, where `finished` leaves out
+        an unfinished character at the end. Raises RequestError for an id outside the vocabulary."""
 
     @property
     def adapters(self) -> list[AdapterCard]:

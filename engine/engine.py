@@ -229,12 +229,12 @@ class Engine:
                 ids += self.tokenizer.encode(part[0])
         return ids
 
-    def detokenize(self, token_ids: list[int], special: bool = False) -> str:
-        """The text of ids, masks by name, with `special` every special token by name. Raises RequestError for an id
-        outside the vocabulary."""
+    def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
+        """The text of ids, masks by name, with `special` every special token by name, and with `finished` too without
+        an unfinished character at its end. Raises RequestError for an id outside the vocabulary."""
         self.job_context.check_ids(token_ids, "tokens")
         if special:
-            return self.job_context.spelling.detokenize(token_ids)
+            return self.job_context.spelling.detokenize(token_ids, finished)
         names = {i: name for name, i in self.tokenizer.masks.items()}
         runs = groupby(token_ids, names.get)
         return "".join(name * len([*run]) if name else self.tokenizer.decode([*run]) for name, run in runs)

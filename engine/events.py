@@ -29,7 +29,7 @@ class Begun:
 class BlankDelta:
     """New text of one blank. Sent only for a `Fill` with `stream`.
 
-    `tokens`, `top_logprobs` and `text_offsets` are those of `FilledBlank`, for the tokens that are new.
+    `tokens`, `top_logprobs`, `text_offsets` and `raw` are those of `FilledBlank`, for the tokens that are new.
     """
 
     id: str
@@ -42,6 +42,7 @@ class BlankDelta:
     tokens: list[str] = field(default_factory=list)
     top_logprobs: list[Alternatives] | None = None
     text_offsets: list[int] = field(default_factory=list)
+    raw: list[list[int] | None] = field(default_factory=list)
     kind: Literal["blank_delta"] = field(default="blank_delta", kw_only=True)
 
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Literal, Protocol
 
 from model.segment import Tokens
-from model.tokenizer import Spelled, Tokenizer
+from model.tokenizer import Tokenizer
 
 MASK_PATTERN = re.compile(r"\[[sg]?MASK\]")
 
@@ -242,9 +242,3 @@ def parse(text: str) -> list[str | tuple[str, int, int]]:
 def span_ids(text: str, blank: Blank, tokenizer: Tokenizer) -> list[int]:
     """The tokens of a blank's known text, with the space that its mask swallowed."""
     return tokenizer.encode(f" {text}" if blank.spaced else text)
-
-
-def spelled_text(spelled: Spelled, blank: Blank, tokenizer: Tokenizer) -> str:
-    """The text of a blank's tokens as it stands in the blank's place: the inverse of `span_ids`."""
-    text = tokenizer.text(spelled)
-    return text[1:] if blank.spaced and text.startswith(" ") else text

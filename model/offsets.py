@@ -8,7 +8,7 @@ import torch.
 import unicodedata
 from collections.abc import Sequence
 
-from model.tokenizer import Tokenizer
+from model.tokenizer import Decoder, Tokenizer
 
 # How far a character is looked for that the decoded text has and the original spells otherwise.
 _WINDOW = 64
@@ -16,31 +16,20 @@ _WINDOW = 64
 
 def offsets(text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     """The first character of each token. They never decrease; a token within a character begins with it."""
-    data = tokenizer.decode_bytes(token_ids)
-    decoded = data.decode("utf-8", errors="replace")
-    starts = _starts(token_ids, data, len(decoded), tokenizer)
+    decoder = Decoder(tokenizer)
+    starts = [decoder.add(token_id) for token_id in token_ids]
+    return aligned(text, decoder.whole, starts)
+
+
+def aligned(text: str, decoded: str, starts: Sequence[int]) -> list[int]:
+    """Offsets in a text, from those in what its tokens are decoded to."""
     if decoded == text:
-        return starts
-    if decoded == f" {text}":  # a space that encoding put there
-        return [max(start - 1, 0) for start in starts]
-    places = _aligned(text, decoded)
+        return list(starts)
+    places = _places(text, decoded)
     return [places[start] for start in starts]
 
 
-def _starts(token_ids: Sequence[int], data: bytes, length: int, tokenizer: Tokenizer) -> list[int]:
-    """How many whole characters of the decoded bytes come before each token."""
-    starts: list[int] = []
-    num_bytes = num_chars = 0
-    for token_id in token_ids:
-        inside = num_bytes < len(data) and data[num_bytes] & 0xC0 == 0x80
-        starts.append(min(max(num_chars - inside, 0), length))
-        piece = tokenizer.decode_bytes([token_id])
-        num_bytes += len(piece)
-        num_chars += sum(byte & 0xC0 != 0x80 for byte in piece)
-    return starts
-
-
-def _aligned(text: str, decoded: str) -> list[int]:
+def _places(text: str, decoded: str) -> list[int]:
     """For each character of the decoded text, and its end, how much of the text comes before it."""
     source = [(c, at) for at, char in enumerate(text) for c in _folded(char)]
     places, step, reached = [], 0, 0

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from model.offsets import offsets
-from model.tokenizer import Tokenizer
+from model.tokenizer import Decoder, Tokenizer
 
 # GLM's papers' names, which every checkpoint's tokens go by here besides their own.
 _COMMON = {"<sop>": "sop", "<eop>": "eop"}
@@ -38,20 +38,33 @@ class Spelling:
         """At which of a text's characters each of its tokens begins."""
         return [at + n for at, plain, ids in self._parts(text) for n in offsets(plain, ids, self._tokenizer)]
 
-    def detokenize(self, token_ids: Sequence[int]) -> str:
-        """The text of ids, special ones by name."""
-        return "".join(text for text, _ in self._runs(token_ids))
+    def detokenize(self, token_ids: Sequence[int], finished: bool = False) -> str:
+        """The text of ids, special ones by name; with `finished` without an unfinished character at its end."""
+        parts: list[str] = []
+        rest = ""
+        for name, ids in self._runs(token_ids):
+            parts.append(rest)
+            decoder = Decoder(self._tokenizer)
+            if not name:
+                decoder.extend(ids)
+            parts.append(name * len(ids) or decoder.text)
+            rest = decoder.whole[decoder.length :]
+        return "".join(parts) + ("" if finished else rest)
 
     def starts_of(self, token_ids: Sequence[int]) -> list[int]:
         """At which character of the text of ids each begins."""
         starts: list[int] = []
         at = 0
-        for text, ids in self._runs(token_ids):
-            is_name = ids[0] in self._names
-            found = range(0, len(text), len(text) // len(ids)) if is_name else offsets(text, ids, self._tokenizer)
-            starts += [at + n for n in found]
-            at += len(text)
+        for name, ids in self._runs(token_ids):
+            decoder = Decoder(self._tokenizer)
+            starts += [at + (number * len(name) if name else decoder.add(i)) for number, i in enumerate(ids)]
+            at += len(name) * len(ids) if name else len(decoder.whole)
         return starts
+
+    def tail(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids behind the last special one: the text that what follows goes on with."""
+        behind = next((n for n in range(len(token_ids), 0, -1) if token_ids[n - 1] in self._names), 0)
+        return tuple(token_ids[behind:])
 
     def _parts(self, text: str) -> Iterator[tuple[int, str, list[int]]]:
         """Where a part of a text begins, what is encoded of it, and its ids."""
@@ -67,10 +80,9 @@ class Spelling:
             at += len(part)
 
     def _runs(self, token_ids: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
-        """Texts of neighbouring ids: a name as often as it comes, or plain text."""
+        """Neighbouring ids: a special token's name and how often it comes, or no name and ids of text."""
         for name, run in groupby(token_ids, self._names.get):
-            ids = list(run)
-            yield (name * len(ids) if name else self._tokenizer.decode(ids)), ids
+            yield name or "", list(run)
 
     def name(self, token_id: int) -> str:
         """How a special token is spelled."""

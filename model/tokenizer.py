@@ -6,12 +6,13 @@ Text is never read as a special token: masks are put in by `model.layout`. Does 
 from pathlib import Path
 
 from model.tokenizers.chinese import ChinesePieces
+from model.tokenizers.decoder import Decoder
 from model.tokenizers.gpt2 import read_gpt2
-from model.tokenizers.interface import NOTHING, Spelled, Tokenizer
+from model.tokenizers.interface import Tokenizer
 from model.tokenizers.sentence_pieces import SentencePieces
 from model.tokenizers.word_pieces import WordPieces
 
-__all__ = ["FILES", "NOTHING", "Spelled", "Tokenizer", "read_tokenizer"]
+__all__ = ["FILES", "Decoder", "Tokenizer", "read_tokenizer"]
 
 # Everything that a tokenizer of any kind is read from, beside config.json.
 FILES = (

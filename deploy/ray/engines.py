@@ -128,8 +128,8 @@ class Engines:
         assert isinstance(ids, list)
         return ids
 
-    async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
-        text = await self._answer(Detokenize("", token_ids, special))
+    async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
+        text = await self._answer(Detokenize("", token_ids, special, finished))
         assert isinstance(text, str)
         return text
 

@@ -62,7 +62,7 @@ class Replica:
     async def _answer(self, asked: Tokenize | Detokenize) -> list[int] | str:
         if isinstance(asked, Tokenize):
             return await self.engine.tokenize(asked.text, asked.special)
-        return await self.engine.detokenize(asked.token_ids, asked.special)
+        return await self.engine.detokenize(asked.token_ids, asked.special, asked.finished)
 
     async def report(self) -> bytes:
         """How the engine is: a `Report`."""

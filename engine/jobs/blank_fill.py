@@ -1,16 +1,21 @@
 """One blank being filled: its tokens so far, its text, and when it ends."""
 
+from bisect import bisect_left
 from copy import copy
 
-from engine.answers import FilledBlank
-from engine.jobs.job import JobContext, Work, alternatives
+from engine.answers import Alternative, Alternatives, FilledBlank
+from engine.jobs.job import JobContext, Work
 from engine.schedule.batch import Scored
-from model.layout import Blank, spelled_text
-from model.tokenizer import NOTHING
+from model.layout import Blank
+from model.offsets import aligned
+from model.tokenizer import Decoder, Tokenizer
 
 
 class BlankFill:
-    """One blank of one sample: its tokens so far and when it ends. `begun` are tokens that it had from the start."""
+    """One blank of one sample: its tokens so far and when it ends.
+
+    `begun` are tokens that it had from the start. `decoder` may have an unfinished character, which the text finishes.
+    """
 
     def __init__(
         self,
@@ -19,6 +24,7 @@ class BlankFill:
         max_tokens: int,
         min_tokens: int,
         stop: tuple[str, ...],
+        decoder: Decoder,
         begun: tuple[int, ...] = (),
     ) -> None:
         self.index = index
@@ -29,28 +35,47 @@ class BlankFill:
         self.stop = stop
         self.tokens: list[Scored] = []
         self.token_ids: list[int] = []  # theirs
-        self.offsets: list[int] = []
-        self.text = ""
+        self.tops: list[Alternatives] = []
+        self.raw: list[list[int] | None] = []
         self.end: Scored | None = None
+        self.end_top: Alternatives = []
         self.finish_reason: str | None = None
         self.stop_string: str | None = None
         self.choice_logprobs: list[float] | None = None
         self.sent_text = self.sent_tokens = 0
         self.counted_tokens, self.is_counted = 0, False
-        self._spelled = NOTHING  # by all tokens, those it began with first
-        self._begun_text = 0  # characters of those
+        self._decoder = decoder
+        self._offsets: list[int] = []
+        self._searched = 0  # characters in which no stop string ends that counts
+        self._settled: str | None = None  # the text, where it is not simply that of the tokens
+
+    @property
+    def text(self) -> str:
+        """The text so far; an unfinished character at its end is U+FFFD."""
+        return self._decoder.whole if self._settled is None else self._settled
+
+    @property
+    def offsets(self) -> list[int]:
+        """The character of the text at which each token begins."""
+        length = len(self.text)
+        return [min(at, length) for at in self._offsets]
+
+    @property
+    def num_shown(self) -> int:
+        """How many tokens there are whose text is sent, at least in part; at the end all of them."""
+        return bisect_left(self._offsets, self.sent_text) if self.finish_reason is None else len(self.tokens)
 
     def accept(self, token: Scored, job_context: JobContext) -> None:
         """Takes the next drawn token; sets `finish_reason` if it is the last."""
         if token.token_id in job_context.tokenizer.ends:
-            self.end = token
+            self.end, self.end_top = token, self._alternatives(token, job_context.tokenizer)
             self.finish_reason = "stop"
             return
-        self._add(token, job_context)
-        found = [(at, s) for at, s in ((self.text.find(s), s) for s in self.stop) if at >= 0]
-        if found:
-            at, self.stop_string = min(found)
-            self.text = self.text[:at]
+        self._add(token, job_context.tokenizer)
+        found = self._find_stop()
+        if found is not None:
+            at, self.stop_string = found
+            self._settled = self.text[:at]
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.max_tokens:
             self.finish_reason = "length"
@@ -58,7 +83,8 @@ class BlankFill:
     def copy(self) -> "BlankFill":
         """Another one that goes on from here by itself."""
         fill = copy(self)
-        fill.tokens, fill.token_ids, fill.offsets = list(self.tokens), list(self.token_ids), list(self.offsets)
+        fill.tokens, fill.token_ids, fill._offsets = list(self.tokens), list(self.token_ids), list(self._offsets)
+        fill.tops, fill.raw, fill._decoder = list(self.tops), list(self.raw), self._decoder.copy()
         return fill
 
     def choose(
@@ -66,9 +92,11 @@ class BlankFill:
     ) -> None:
         """Takes one of some choices; `logprobs` are what each of them is worth, its end included."""
         for token in tokens:
-            self._add(token, job_context)
-        self.text = text  # as it was asked for, also where the tokenizer folds characters
+            self._add(token, job_context.tokenizer)
+        self._offsets = aligned(text, self.text, self._offsets)
+        self._settled = text  # as it was asked for, also where the tokenizer folds characters
         self.end, self.finish_reason, self.choice_logprobs = end, "choice", logprobs
+        self.end_top = [] if end is None else self._alternatives(end, job_context.tokenizer)
 
     def count(self, work: Work) -> None:
         """Adds to the work what is new since the last time."""
@@ -78,25 +106,10 @@ class BlankFill:
             work.blanks += 1
             self.is_counted = True
 
-    def _add(self, token: Scored, job_context: JobContext) -> None:
-        self.offsets.append(len(self.text.rstrip("\ufffd")))
-        tokenizer = job_context.tokenizer
-        if self.begun and not self.tokens:
-            self._spelled = tokenizer.spell(self.begun)
-            self._begun_text = len(spelled_text(self._spelled, self.blank, tokenizer).rstrip("\ufffd"))
-        self.tokens.append(token)
-        self.token_ids.append(token.token_id)
-        self._spelled = tokenizer.spell((token.token_id,), self._spelled)
-        self.text = spelled_text(self._spelled, self.blank, tokenizer)[self._begun_text :]
-
     def fresh_text(self) -> str:
         """Text not sent yet that no later token can change: neither a part of a character nor of a stop string."""
-        text = self.text
-        if self.finish_reason is None:
-            text = text.rstrip("\ufffd")
-            held = max((len(s) for s in self.stop), default=1) - 1
-            text = text[: len(text) - held] if held else text
-        fresh = text[self.sent_text :]
+        is_over, final = self.finish_reason is not None, self._decoder.text
+        fresh = (self.text if is_over else final[: len(final) - self._held()])[self.sent_text :]
         self.sent_text += len(fresh)
         return fresh
 
@@ -113,12 +126,60 @@ class BlankFill:
             tokens=[tokenizer.piece(i) for i in self.token_ids],
             logprob=sum(t.logprob for t in self.tokens),
             token_logprobs=[t.logprob for t in self.tokens],
-            top_logprobs=alternatives([t.top for t in self.tokens], tokenizer) if with_top else None,
-            text_offsets=[min(at, len(self.text)) for at in self.offsets],
+            top_logprobs=self.tops if with_top else None,
+            text_offsets=self.offsets,
             end_token=None if end is None else tokenizer.piece(end.token_id),
             end_logprob=None if end is None else end.logprob,
-            end_top_logprobs=alternatives([end.top], tokenizer)[0] if end and with_top else None,
+            end_top_logprobs=self.end_top if end and with_top else None,
             stop_string=self.stop_string,
             finish_reason=self.finish_reason,
             choice_logprobs=self.choice_logprobs,
+            raw=self.raw if with_top else [],
         )
+
+    def _add(self, token: Scored, tokenizer: Tokenizer) -> None:
+        self.tops.append(self._alternatives(token, tokenizer))
+        self.raw.append(self._raw(token.token_id, tokenizer))
+        self.tokens.append(token)
+        self.token_ids.append(token.token_id)
+        self._offsets.append(self._decoder.add(token.token_id))
+
+    def _alternatives(self, token: Scored, tokenizer: Tokenizer) -> Alternatives:
+        """The best tokens beside one that comes next."""
+        return [Alternative(i, tokenizer.piece(i), p, self._raw(i, tokenizer)) for i, p in token.top]
+
+    def _raw(self, token_id: int, tokenizer: Tokenizer) -> list[int] | None:
+        """The bytes that a token would add here, unless its name says so."""
+        data = self._decoder.spell(token_id)
+        return None if data == tokenizer.piece(token_id).encode() else list(data)
+
+    def _find_stop(self) -> tuple[int, str] | None:
+        """The first stop string that ends in the text of the newest token, and where it begins.
+
+        In the text of the first `min_tokens` tokens none may end (vLLM, v1/engine/detokenizer.py).
+        """
+        text, start = self._decoder.text, self._searched
+        self._searched = len(text)
+        if len(self.tokens) <= self.min_tokens:
+            return None
+        found = ((text.find(s, max(start - len(s) + 1, 0)), s) for s in self.stop)
+        return min(((at, s) for at, s in found if at >= 0), default=None)
+
+    def _held(self) -> int:
+        """How many characters at the end of the final text may yet belong to a stop string."""
+        text, num_free = self._decoder.text, self.min_tokens - len(self.tokens)
+        return max((_overlap(text, s, num_free) for s in self.stop), default=0)
+
+
+def _overlap(text: str, stop: str, num_free: int) -> int:
+    """The longest end of a text with which a stop string may begin that ends behind `num_free` more tokens.
+
+    A token has a byte at least, so that a stop string that lacks no more bytes than that ends within those tokens.
+    """
+    at = text.find(stop[0], max(len(text) - len(stop) + 1, 0))
+    while at >= 0:
+        length = len(text) - at
+        if stop.startswith(text[at:]) and len(stop[length:].encode()) > num_free:
+            return length
+        at = text.find(stop[0], at + 1)
+    return 0

@@ -6,7 +6,7 @@ from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, Res
 from engine.jobs.blank_fill import BlankFill
 from engine.jobs.fill_checks import check_begun, check_echo, check_fill, read_choices, read_patterns
 from engine.jobs.fitting import fitted
-from engine.jobs.job import Counts, JobContext, Step, alternatives
+from engine.jobs.job import Counts, JobContext, Step
 from engine.jobs.prompts import read_prompt
 from engine.jobs.sample import Sample, Task
 from engine.requests import Fill
@@ -104,7 +104,9 @@ class FillJob:
         return events
 
     def _delta(self, sample: Sample, blank: BlankFill, text: str) -> BlankDelta:
-        fresh, tokenizer = blank.tokens[blank.sent_tokens :], self.job_context.tokenizer
+        first, last = blank.sent_tokens, blank.num_shown
+        fresh, tokenizer = blank.tokens[first:last], self.job_context.tokenizer
+        with_top = self.fill.logprobs is not None
         delta = BlankDelta(
             self.id,
             sample.index,
@@ -114,8 +116,9 @@ class FillJob:
             [t.token_id for t in fresh],
             [t.logprob for t in fresh],
             [tokenizer.piece(t.token_id) for t in fresh],
-            alternatives([t.top for t in fresh], tokenizer) if self.fill.logprobs is not None else None,
-            blank.offsets[blank.sent_tokens :],
+            blank.tops[first:last] if with_top else None,
+            blank.offsets[first:last],
+            blank.raw[first:last] if with_top else [],
         )
-        blank.sent_tokens = len(blank.tokens)
+        blank.sent_tokens = last
         return delta

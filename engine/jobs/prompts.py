@@ -10,6 +10,7 @@ from itertools import groupby
 
 from engine.jobs.job import JobContext
 from engine.requests import Mask, RequestError, Segments, Tokens
+from model.tokenizer import Decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,14 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An input ready to be laid out; its one blank begins with the tokens `begun`. `fitted`: it was longer."""
+    """An input ready to be laid out; its one blank begins with the tokens `begun`. `fitted`: it was longer.
+
+    What is written there goes on with the text of `before`: if that ends inside a character, by finishing it.
+    """
 
     segments: Segments
     begun: tuple[int, ...] = ()
+    before: tuple[int, ...] = ()
     echo: Echo | None = None
     fitted: bool = False
 
@@ -38,7 +43,8 @@ def read_prompt(given: Segments, echo: bool, job_context: JobContext) -> Prompt:
     segments, begun = unpacked(given, "text", job_context)
     if not any(isinstance(s, Mask) for s in segments):
         segments = (*segments, job_context.open_mask)
-    return Prompt(segments, begun)
+    ids = given[0].ids if given and isinstance(given[0], Tokens) else ()
+    return Prompt(segments, begun, _before(ids, bool(begun), job_context))
 
 
 def unpacked(given: Segments, param: str, job_context: JobContext) -> tuple[Segments, tuple[int, ...]]:
@@ -83,7 +89,16 @@ def _read_echo(given: Segments, job_context: JobContext) -> Prompt:
         segments, begun = (job_context.open_mask,), context
     elif not begun:
         raise RequestError("nothing follows the start token <sop> of the prompt that is to be scored", "text")
-    return Prompt(segments, begun, Echo(ids, tuple(starts), len(ids) - len(begun)))
+    echo = Echo(ids, tuple(starts), len(ids) - len(begun))
+    return Prompt(segments, begun, _before(ids, True, job_context), echo)
+
+
+def _before(ids: tuple[int, ...], is_begun: bool, job_context: JobContext) -> tuple[int, ...]:
+    """The text that a fill goes on with: of what it begins with, else of a prompt that ends inside a character."""
+    tail = job_context.spelling.tail(ids)
+    decoder = Decoder(job_context.tokenizer)
+    decoder.extend(tail)
+    return tail if is_begun or decoder.pending else ()
 
 
 def _parted(ids: tuple[int, ...], job_context: JobContext) -> tuple[tuple[int, ...], tuple[int, ...] | None]:

@@ -24,6 +24,7 @@ from engine.schedule.batch import Result, Row, Scored
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
 from model.layout import Blank, Layout
+from model.tokenizer import Decoder
 
 _BORDER_SLOTS = 64  # what beginning at a block's border can cost, twice
 
@@ -54,7 +55,8 @@ class Sample:
         count = len(laid.blanks)
         limits, floors = per_blank(fill.max_tokens, count), per_blank(fill.min_tokens, count)
         self.blanks = [
-            BlankFill(i, b, limits[i], floors[i], fill.sampling.stop, prompt.begun) for i, b in enumerate(laid.blanks)
+            BlankFill(i, b, limits[i], floors[i], fill.sampling.stop, self._decoder(b), prompt.begun)
+            for i, b in enumerate(laid.blanks)
         ]
         self.echoed: list[Scored] | None = None
         self.strategy = fill.strategy or job_context.card.strategies[0]
@@ -77,6 +79,12 @@ class Sample:
         ]
         # Where each blank is written: as first laid out, or as the text is by now.
         self.places = list(laid.blanks)
+
+    def _decoder(self, blank: Blank) -> Decoder:
+        decoder = Decoder(self.job_context.tokenizer, blank.spaced)
+        decoder.extend(self.prompt.before)
+        decoder.forget()
+        return decoder
 
     def start(self, view: SchedulerView, rank: float, step: Step) -> None:
         """Starts the sequences that run first."""
@@ -210,7 +218,10 @@ class Sample:
         return blank.answer(at, self.job_context, self.fill.logprobs is not None)
 
     def _shown(self, segment: str | Tokens) -> str:
-        return segment if isinstance(segment, str) else self.job_context.spelling.detokenize(segment.ids)
+        if isinstance(segment, str):
+            return segment
+        finished = bool(self.prompt.before and not self.prompt.begun)  # by the fill behind it
+        return self.job_context.spelling.detokenize(segment.ids, finished)
 
     def _next(self, view: SchedulerView, sequence: Sequence | None, step: Step) -> None:
         """Opens the next blank on a sequence (None: on one of its own), or first asks every blank left how sure it is

@@ -54,6 +54,7 @@ class Detokenize:
     id: str
     token_ids: list[int]
     special: bool = False
+    finished: bool = False
     kind: Literal["detokenize"] = "detokenize"
 
 

@@ -112,8 +112,8 @@ class EngineProcess:
         assert isinstance(ids, list)
         return ids
 
-    async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
-        text = await self._ask(Detokenize(self._new_id(), token_ids, special))
+    async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
+        text = await self._ask(Detokenize(self._new_id(), token_ids, special, finished))
         assert isinstance(text, str)
         return text
 

@@ -148,7 +148,7 @@ class Worker:
                         self._tokenize(message)
                 case Detokenize():
                     try:
-                        text = self.engine.detokenize(message.token_ids, message.special)
+                        text = self.engine.detokenize(message.token_ids, message.special, message.finished)
                         self.link.send(Reply(message.id, text))
                     except RequestError as error:
                         self._refuse(message.id, error)

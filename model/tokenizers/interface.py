@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from model.config import CheckpointError
+from model.tokenizers.decoder import Decoder
 
 MASKS = {"[MASK]": "mask", "[sMASK]": "smask", "[gMASK]": "gmask"}
 _ROLES = {"endoftext": "eos", "startofpiece": "sop", "endofpiece": "eop"}
@@ -19,17 +19,6 @@ class _Known(dict[int, bytes]):
     def __missing__(self, token_id: int) -> bytes:
         found = self[token_id] = self._of(token_id)
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Spelled:
-    """What some ids spell: their bytes, and the first of them that has any."""
-
-    data: bytes = b""
-    first: int | None = None
-
-
-NOTHING = Spelled()
 
 
 class Tokenizer(ABC):
@@ -83,23 +72,10 @@ class Tokenizer(ABC):
         return False
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD.
-
-        More ids never change what fewer gave, but for U+FFFD at its end.
-        """
-        return self.text(self.spell(token_ids))
-
-    def spell(self, token_ids: Sequence[int], before: Spelled = NOTHING) -> Spelled:
-        """What ids spell behind others, so that a text that grows is not read anew with each token."""
-        first = before.first
-        if first is None:
-            first = next((i for i in token_ids if self._known[i]), None)
-        return Spelled(before.data + self.decode_bytes(token_ids), first)
-
-    def text(self, spelled: Spelled) -> str:
-        """The text of what ids spell, as `decode` gives it."""
-        text = spelled.data.decode("utf-8", errors="replace")
-        return text[1:] if spelled.first is not None and self.opens_text(spelled.first) else text
+        """The text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
+        decoder = Decoder(self)
+        decoder.extend(token_ids)
+        return decoder.whole
 
     def decode_bytes(self, token_ids: Sequence[int]) -> bytes:
         """The bytes of ids, one after the other, which may end within a character; a first leading space is kept."""

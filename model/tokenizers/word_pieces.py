@@ -12,7 +12,7 @@ from pathlib import Path
 
 from model.config import CheckpointError
 from model.tokenizers.files import check_roles, read_ids, read_json, read_text, vocab_of
-from model.tokenizers.interface import Spelled, Tokenizer, roles_of
+from model.tokenizers.interface import Tokenizer, roles_of
 
 _BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _GLM_ADDED = ("<|startofpiece|>", "<|endofpiece|>")
@@ -103,9 +103,6 @@ class WordPieces(Tokenizer):
 
     def text_ids(self) -> Sequence[int]:
         return self._text_ids
-
-    def text(self, spelled: Spelled) -> str:
-        return super().text(spelled).replace(f"{self.space_lost_behind} ", self.space_lost_behind)
 
     def _word(self, word: str) -> list[int]:
         if len(word) > _LONGEST_WORD:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.layout import Blank, BlankLayout, Layout, LayoutError, Segment, parse, span_ids, spelled_text
-from model.tokenizer import Tokenizer
+from model.layout import Blank, BlankLayout, Layout, LayoutError, Segment, parse, span_ids
+from model.tokenizer import Decoder, Tokenizer
 from tests.conftest import TinyTokenizer
 
 LAYOUT = BlankLayout()
@@ -93,7 +93,9 @@ def test_parse_splits_at_masks(text: str, parts: list[str | tuple[str, int, int]
 @settings(max_examples=150, deadline=None)
 def test_a_span_s_text_comes_back_from_its_tokens(tiny_tokenizer: TinyTokenizer, text: str, spaced: bool) -> None:
     tokenizer, blank = tiny_tokenizer(), Blank("[MASK]", spaced, (), 0, 3, 1, (0, 1))
-    assert spelled_text(tokenizer.spell(span_ids(text, blank, tokenizer)), blank, tokenizer) == text
+    decoder = Decoder(tokenizer, spaced)
+    decoder.extend(span_ids(text, blank, tokenizer))
+    assert decoder.whole == text
 
 
 @given(before=st.sampled_from(["", "the", "the ", " "]), span=st.sampled_from(["cat", " cat", "", "船"]))
@@ -109,5 +111,6 @@ def test_tokens_around_a_blank_spell_the_text_with_the_span_in_it(
 
 
 def test_a_fill_without_the_swallowed_space_is_kept_whole(tokenizer: Tokenizer) -> None:
-    blank = Blank("[MASK]", True, (), 0, 2, 1, (0, 1))
-    assert spelled_text(tokenizer.spell(tokenizer.encode("cat")), blank, tokenizer) == "cat"
+    decoder = Decoder(tokenizer, spaced=True)
+    decoder.extend(tokenizer.encode("cat"))
+    assert decoder.whole == "cat"

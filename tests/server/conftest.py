@@ -88,7 +88,7 @@ class FakeEngine:
     async def tokenize(self, text: str, special: bool = False) -> list[int]:
         return [len(word) for word in text.split()]
 
-    async def detokenize(self, token_ids: list[int], special: bool = False) -> str:
+    async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
         if max(token_ids, default=0) >= CARD.vocab_size:
             raise RequestError("token id 100 is outside the vocabulary", "tokens")
         return " ".join(map(str, token_ids))

@@ -113,12 +113,14 @@ def _take(edit: Edit, event: Event, indent: int, limit_ms: int) -> None:
     if isinstance(event, BlankDelta):
         is_late = 0 < limit_ms < 1e3 * (edit.ended - edit.first)
         completion.add(event.text, event.token_ids, indent, is_late)
-        completion.probabilities += _probabilities(event.token_ids, event.tokens, event.logprobs, event.top_logprobs)
+        completion.probabilities += _probabilities(
+            event.token_ids, event.tokens, event.logprobs, event.top_logprobs, event.raw
+        )
     else:
         blank = event.blank
         completion.token_ids = list(blank.token_ids)
         completion.probabilities = _probabilities(
-            blank.token_ids, blank.tokens, blank.token_logprobs, blank.top_logprobs
+            blank.token_ids, blank.tokens, blank.token_logprobs, blank.top_logprobs, blank.raw
         )
         word = blank.stop_string
         completion.stopping_word = word or ""
@@ -130,18 +132,20 @@ def _probabilities(
     tokens: Sequence[str],
     logprobs: Sequence[float],
     tops: Sequence[Sequence[Alternative]] | None,
+    raws: Sequence[list[int] | None],
 ) -> list[dict[str, Any]]:
     """llama.cpp's `completion_probabilities`, of tokens whose alternatives are known."""
     if tops is None:
         return []
     return [
-        _probability(i, token, logprob) | {"top_logprobs": [_probability(t.token_id, t.token, t.logprob) for t in top]}
-        for i, token, logprob, top in zip(ids, tokens, logprobs, tops, strict=True)
+        _probability(Alternative(i, token, logprob, raw)) | {"top_logprobs": [_probability(t) for t in top]}
+        for i, token, logprob, top, raw in zip(ids, tokens, logprobs, tops, raws, strict=True)
     ]
 
 
-def _probability(token_id: int, token: str, logprob: float) -> dict[str, Any]:
-    return {"id": token_id, "token": token, "bytes": [*token.encode()], "logprob": max(logprob, LEAST)}
+def _probability(found: Alternative) -> dict[str, Any]:
+    data = [*found.token.encode()] if found.raw is None else found.raw
+    return {"id": found.token_id, "token": found.token, "bytes": data, "logprob": max(found.logprob, LEAST)}
 
 
 def wire(completion: Completion, edit: Edit, fields: dict[str, Any], with_tokens: bool) -> dict[str, Any]:

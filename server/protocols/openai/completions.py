@@ -60,11 +60,10 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
         "system_fingerprint": _fingerprint(card),
         **({"warnings": request.state.warnings} if request.state.warnings else {}),
     }
-    texts = [await _shown(prompt, engine) for prompt in asked.prompts] if body.echo else [""] * len(asked.prompts)
-    if body.max_tokens or asked.scores:
-        events = submit(service, request, work, work_id, NAMES)
-    else:
-        events = _nothing(asked, engine, work_id)
+    is_work = bool(body.max_tokens) or asked.scores
+    # What follows a prompt of ids may finish its last character.
+    texts = [await _shown(p, engine, finished=is_work) if body.echo else "" for p in asked.prompts]
+    events = submit(service, request, work, work_id, NAMES) if is_work else _nothing(asked, engine, work_id)
     if body.stream:
         return EventStream(service, Stream(events, CompletionEvents(body, texts, head), request.state.request_id))
     results, done = await complete(service, request, events)
@@ -73,12 +72,12 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     return Answer({**head, "choices": choices, "usage": usage(done.usage)})
 
 
-async def _shown(prompt: str | Tokens, engine: EngineClient) -> str:
+async def _shown(prompt: str | Tokens, engine: EngineClient, finished: bool = False) -> str:
     """The text that an echo repeats: a string as it came. Raises RequestError for an id outside the vocabulary."""
     if isinstance(prompt, str):
         return prompt
     try:
-        return await engine.detokenize(list(prompt.ids), special=True)
+        return await engine.detokenize(list(prompt.ids), special=True, finished=finished)
     except RequestError as error:
         raise RequestError(error.message, "prompt", error.code) from None
 

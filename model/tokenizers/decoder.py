@@ -1,0 +1,102 @@
+"""The decoder: the text of token ids as they come, one after the other."""
+
+import codecs
+from collections.abc import Sequence
+from copy import copy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.tokenizers.interface import Tokenizer
+
+REPLACEMENT = "\ufffd"
+
+
+class Decoder:
+    """The text of some ids, and the bytes at its end that are no character yet.
+
+    Only an unfinished character is `pending`: at most 3 bytes that further bytes can complete. All other text is
+    final. Bytes that can no longer become a character are U+FFFD, as many as `bytes.decode("utf-8", "replace")` gives.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", spaced: bool = False) -> None:
+        """`spaced`: the text stands behind a space that belongs to it, so its own first space is left out."""
+        self.pending = b""
+        self.length = 0  # characters of the final text
+        self._tokenizer = tokenizer
+        self._parts: list[str] = []
+        self._opening = True  # no id had bytes yet
+        self._spaced = spaced
+        self._behind_lost = False
+
+    @property
+    def text(self) -> str:
+        """The final text. More ids never change it."""
+        self._parts = ["".join(self._parts)]
+        return self._parts[0]
+
+    @property
+    def whole(self) -> str:
+        """The text if no more ids come."""
+        return self.text + REPLACEMENT if self.pending else self.text
+
+    def spell(self, token_id: int) -> bytes:
+        """The bytes that an id would add to the text here."""
+        data = self._opened(token_id)
+        return data[1:] if (self._spaced or self._behind_lost) and data.startswith(b" ") else data
+
+    def add(self, token_id: int) -> int:
+        """Takes an id. Gives the offset of the character that its first byte is in."""
+        opened, data = self._opened(token_id), self.spell(token_id)
+        if opened:
+            self._spaced = False
+        if raw := self._tokenizer.decode_bytes((token_id,)):
+            self._opening = False
+            lost = self._tokenizer.space_lost_behind
+            self._behind_lost = bool(lost) and raw.endswith(lost.encode())
+        is_behind = bool(self.pending and data) and not _goes_on(self.pending, data[:1])
+        start = self.length + is_behind
+        self._take(data)
+        return start
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Takes ids whose offsets nobody asks for."""
+        for number, token_id in enumerate(token_ids):
+            if not (self._opening or self._spaced or self._tokenizer.space_lost_behind):
+                self._take(self._tokenizer.decode_bytes(token_ids[number:]))
+                return
+            self.add(token_id)
+
+    def forget(self) -> None:
+        """Begins the text anew behind the final text so far. An unfinished character is the new text's."""
+        self._parts, self.length = [], 0
+
+    def copy(self) -> "Decoder":
+        """Another one that goes on from here by itself."""
+        decoder = copy(self)
+        decoder._parts = list(self._parts)
+        return decoder
+
+    def _opened(self, token_id: int) -> bytes:
+        """An id's bytes, without a space that is there only because the id opens the text."""
+        data = self._tokenizer.decode_bytes((token_id,))
+        return data[1:] if data and self._opening and self._tokenizer.opens_text(token_id) else data
+
+    def _take(self, data: bytes) -> None:
+        text, self.pending = _read(self.pending + data)
+        self._parts.append(text)
+        self.length += len(text)
+
+
+def _read(data: bytes) -> tuple[str, bytes]:
+    """The final text of bytes, and an unfinished character at their end."""
+    text, used = codecs.utf_8_decode(data, "replace", False)
+    rest = data[used:]
+    # Python waits for more behind the first half of a surrogate too, which is no beginning of a character.
+    shown = rest.decode("utf-8", "replace")
+    return (text + shown, b"") if len(shown) > 1 else (text, rest)
+
+
+def _goes_on(pending: bytes, byte: bytes) -> bool:
+    """Whether a byte is in the same character as the unfinished bytes before it."""
+    text, rest = _read(pending + byte)
+    return not text or (not rest and len(text) == 1)
