@@ -262,7 +262,9 @@ def test_stream_deltas_add_up_to_the_text(engine: Engine) -> None:
 
 
 def test_stop_strings_end_a_blank_and_are_cut_off(engine: Engine) -> None:
-    fill = Fill((segments(TWO),), max_tokens=(20,), min_tokens=(20,), sampling=Sampling(temperature=1.0, seed=1))
+    endless = {end: -100.0 for end in engine.tokenizer.ends}
+    sampling = Sampling(temperature=1.0, seed=1, logit_bias=endless)
+    fill = Fill((segments(TWO),), max_tokens=(20,), sampling=sampling)
     text = results(engine.run(fill))[0]["blanks"][0]["text"]
     stop = text[4:6]
     stopped = replace(fill, sampling=replace(fill.sampling, stop=(stop,)))

@@ -139,7 +139,7 @@ def _probabilities(
         return []
     return [
         _probability(Alternative(i, token, logprob, raw)) | {"top_logprobs": [_probability(t) for t in top]}
-        for i, token, logprob, top, raw in zip(ids, tokens, logprobs, tops, raws, strict=True)
+        for i, token, logprob, top, raw in zip(ids, tokens, logprobs, tops, raws or [None] * len(ids), strict=True)
     ]
 
 
