@@ -167,6 +167,8 @@ class BlankFill:
 
     def _held(self) -> int:
         """How many characters at the end of the final text may yet belong to a stop string."""
+        if self.min_tokens >= self.max_tokens:
+            return 0
         text, num_free = self._decoder.text, self.min_tokens - len(self.tokens)
         return max((_overlap(text, s, num_free) for s in self.stop), default=0)
 

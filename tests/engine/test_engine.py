@@ -262,7 +262,7 @@ def test_stream_deltas_add_up_to_the_text(engine: Engine) -> None:
 
 
 def test_stop_strings_end_a_blank_and_are_cut_off(engine: Engine) -> None:
-    endless = {end: -100.0 for end in engine.tokenizer.ends}
+    endless = dict.fromkeys(engine.tokenizer.ends, -100.0)
     sampling = Sampling(temperature=1.0, seed=1, logit_bias=endless)
     fill = Fill((segments(TWO),), max_tokens=(20,), sampling=sampling)
     text = results(engine.run(fill))[0]["blanks"][0]["text"]

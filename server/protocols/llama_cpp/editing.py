@@ -113,16 +113,15 @@ def _take(edit: Edit, event: Event, indent: int, limit_ms: int) -> None:
     if isinstance(event, BlankDelta):
         is_late = 0 < limit_ms < 1e3 * (edit.ended - edit.first)
         completion.add(event.text, event.token_ids, indent, is_late)
-        completion.probabilities += _probabilities(
-            event.token_ids, event.tokens, event.logprobs, event.top_logprobs, event.raw
-        )
+        found = _probabilities(event.token_ids, event.tokens, event.logprobs, event.top_logprobs, event.raw)
+        is_cut = completion.ended
+        completion.probabilities += _inside(completion.text, event.text_offsets, found) if is_cut else found
     else:
         blank = event.blank
         completion.token_ids = list(blank.token_ids)
-        completion.probabilities = _probabilities(
-            blank.token_ids, blank.tokens, blank.token_logprobs, blank.top_logprobs, blank.raw
-        )
+        found = _probabilities(blank.token_ids, blank.tokens, blank.token_logprobs, blank.top_logprobs, blank.raw)
         word = blank.stop_string
+        completion.probabilities = found if word is None else _inside(blank.text, blank.text_offsets, found)
         completion.stopping_word = word or ""
         completion.stop_type = STOPS.get(blank.finish_reason or "", "eos") if word is None else "word"
 
@@ -141,6 +140,11 @@ def _probabilities(
         _probability(Alternative(i, token, logprob, raw)) | {"top_logprobs": [_probability(t) for t in top]}
         for i, token, logprob, top, raw in zip(ids, tokens, logprobs, tops, raws or [None] * len(ids), strict=True)
     ]
+
+
+def _inside(text: str, offsets: Sequence[int], probabilities: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the tokens that begin in a text that was cut, as llama.cpp leaves out those of a stop string."""
+    return probabilities[: sum(at < len(text) for at in offsets)]
 
 
 def _probability(found: Alternative) -> dict[str, Any]:

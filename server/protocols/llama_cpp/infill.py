@@ -87,7 +87,7 @@ async def _nothing(edit: Edit) -> Events:
 
 class EditEvents:
     """The events of a request in llama.cpp's words, as `edit` grows: pieces, and behind the last one of a completion
-    all of it but its text. `fields` are the same for all."""
+    all of it but its text and probabilities. `fields` are the same for all."""
 
     def __init__(self, body: EditorRequest, edit: Edit, fields: dict[str, Any]) -> None:
         self.body = body
@@ -119,6 +119,7 @@ class EditEvents:
         sent = data(piece) if piece["content"] or piece["tokens"] else b""
         if completion.ended:
             del self._sent[event.index]
+            completion.probabilities = []  # as in llama.cpp the pieces have them
             sent += data(self.whole(event.index, content="", tokens=[]))
         return sent
 
