@@ -134,9 +134,13 @@ class WordPieces(Tokenizer):
         if token_id in self._names or token_id not in self._pieces:
             return b""
         piece = self._pieces[token_id]
-        if piece.startswith("##") and len(piece) > 2:
+        if self.goes_on(token_id):
             return piece[2:].encode()
         return piece.encode() if piece in _NO_SPACE_BEFORE else f" {piece}".encode()
+
+    def goes_on(self, token_id: int) -> bool:
+        piece = self._pieces.get(token_id, "")
+        return piece.startswith("##") and len(piece) > 2
 
     def opens_text(self, token_id: int) -> bool:
         return self._bytes(token_id).startswith(b" ")
