@@ -1,7 +1,6 @@
 """Pseudo-log-likelihoods of a masked language model against minicons 0.3.39 (golden/make_pll_minicons.py)."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -26,9 +26,9 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
 WORDS = [
-    "the", "cat", "sat", "on", "mat", "carl", "took", "a", "souvenir", ".", ",", "'", "!", "-", "dog", "un", "in", "ing",
-    "don", "t", "s", "we", "i", "am", "not", "very", "long", "be", "##s", "##ed", "##ing", "##able", "##aff", "##ven",
-    "##ir", "##ou", "##er", "##ly", "##est",
+    "the", "cat", "sat", "on", "mat", "carl", "took", "a", "souvenir", ".", ",", "'", "!", "-", "dog", "un", "in",
+    "ing", "don", "t", "s", "we", "i", "am", "not", "very", "long", "be", "##s", "##ed", "##ing", "##able", "##aff",
+    "##ven", "##ir", "##ou", "##er", "##ly", "##est",
 ]  # fmt: skip
 VOCAB = [*SPECIAL, *WORDS, *(c for c in LETTERS if c not in WORDS), *(f"##{c}" for c in LETTERS)]
 CONFIG = {
