@@ -87,8 +87,20 @@ class FillResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredWord:
+    """A word of a span, with its offsets in the span's text. `logprob` sums the tokens that begin in it or in the white
+    space before it; the end token is of no word."""
+
+    text: str
+    start: int
+    end: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredSpan:
-    """A span of a candidate; of several orders the means. `end_logprob` is None for a model without an end token."""
+    """A span of a candidate; of several orders the means. `end_logprob` is None for a model without an end token.
+    `words` is None unless they were asked for."""
 
     index: int
     text: str
@@ -98,6 +110,7 @@ class ScoredSpan:
     token_logprobs: list[float]
     top_logprobs: list[Alternatives] | None
     end_logprob: float | None
+    words: list[ScoredWord] | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ __all__ = [
 
 Strategy = Literal["append", "reencode", "parallel"]
 Priority = Literal["interactive", "batch"]
+Pll = Literal["original", "word_l2r"]
 
 
 class RequestError(ValueError):
@@ -106,7 +107,8 @@ class Score:
 
     `text` with `spans` (candidates, each one string per blank), `context` with `targets`, `text` alone, or
     `sentence_a` with `sentence_b`. `orders` is "left_to_right", "all", a number of random permutations or
-    explicit permutations of the blank indices.
+    explicit permutations of the blank indices. `pll` says what a masked language model does not see of a whole text
+    while it predicts a token: the token, or also what follows of the same word. With `words` the answer has them.
     """
 
     text: Segments | None = None
@@ -119,6 +121,8 @@ class Score:
     orders: str | int | tuple[tuple[int, ...], ...] = "left_to_right"
     normalize: Literal["none", "token", "char"] = "none"
     logprobs: int | None = None
+    pll: Pll = "original"
+    words: bool = False
     seed: int | None = None
     priority: Priority = "batch"
     timeout_s: float | None = None

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from model.stretch import Stretch
+
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
@@ -11,7 +13,8 @@ class Rotary:
     The first `size` numbers of a head are turned, the rest stay. With `axes` 2 the first half of them turns by the
     position, the second by the block position. A pair is (i, i + half) of its axis, or (2i, 2i + 1) if `interleaved`.
     `angles` is the precision that frequencies and angles were computed with when the weights were trained: float16
-    rounds them by up to half a radian at far positions, and a network has learned with that.
+    rounds them by up to half a radian at far positions, and a network has learned with that. A `stretch` changes
+    frequencies for texts longer than those.
     """
 
     size: int
@@ -19,6 +22,7 @@ class Rotary:
     axes: int = 1
     interleaved: bool = False
     angles: Literal["float32", "float16"] = "float32"
+    stretch: Stretch | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,24 @@ RotaryAngles = tuple[Tensor, Tensor]  # cosine and sine, each [..., 1, axes, siz
 def table(rotary: Rotary, rows: int, dtype: torch.dtype, device: torch.device) -> RotaryAngles:
     """Cosine and sine [rows, size / axes / 2] of positions 0 … rows − 1, in `dtype`."""
     kind = torch.float16 if rotary.angles == "float16" else torch.float32
-    size = rotary.size // rotary.axes
-    frequency = (1.0 / rotary.base ** (torch.arange(0, size, 2, dtype=torch.float32) / size)).to(kind)
-    angle = torch.arange(rows, dtype=kind)[:, None] * frequency
-    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    angle = torch.arange(rows, dtype=kind)[:, None] * frequencies(rotary).to(kind)
+    cosine, sine = angle.cos(), angle.sin()
+    if rotary.stretch is not None:
+        cosine, sine = cosine * rotary.stretch.amplitude, sine * rotary.stretch.amplitude
+    return cosine.to(device, dtype), sine.to(device, dtype)
+
+
+def frequencies(rotary: Rotary) -> Tensor:
+    """Radians a position, [size / axes / 2] float32."""
+    size, stretch = rotary.size // rotary.axes, rotary.stretch
+    plain = 1.0 / rotary.base ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    if stretch is None:
+        return plain
+    if stretch.turns is None:
+        return plain / stretch.factor
+    first, last = stretch.blend(size, rotary.base)
+    divided = ((torch.arange(size // 2, dtype=torch.float32) - first) / (last - first)).clamp(0, 1)
+    return plain / stretch.factor * divided + plain * (1 - divided)
 
 
 def rotation(rotary: Rotary, rows: int, positions: Tensor, block_positions: Tensor, dtype: torch.dtype) -> RotaryAngles:

@@ -5,8 +5,10 @@ Text is never read as a special token: masks are put in by `model.layout`. Does 
 
 from pathlib import Path
 
+from model.config import CheckpointError
 from model.tokenizers.chinese import ChinesePieces
 from model.tokenizers.decoder import Decoder
+from model.tokenizers.files import read_json
 from model.tokenizers.gpt2 import read_gpt2
 from model.tokenizers.interface import Tokenizer
 from model.tokenizers.sentence_pieces import SentencePieces
@@ -23,11 +25,28 @@ FILES = (
 
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a GLM v1 folder, of the kind that its files' names tell: Chinese, GPT-2's or RoBERTa's, BERT's,
-    or this repository's own. Raises CheckpointError, in one line, with file and reason."""
+    or this repository's own. A `tokenizer.json` alone names its kind. Raises CheckpointError, in one line, with file
+    and reason."""
     if (folder / "cog-pretrain.model").exists():
         return ChinesePieces.read(folder)
     if (folder / "vocab.json").exists():
         return read_gpt2(folder)
     if (folder / "vocab.txt").exists():
         return WordPieces.read(folder, glm=True)
+    if (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
+        return _read_json(folder)
     return SentencePieces.read(folder)
+
+
+def _read_json(folder: Path) -> Tokenizer:
+    """Of the kind that a `tokenizer.json` names."""
+    model = read_json(folder / "tokenizer.json").get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind == "BPE":
+        return read_gpt2(folder)
+    if kind == "WordPiece":
+        return WordPieces.read(folder, glm=True)
+    raise CheckpointError(
+        f"{folder / 'tokenizer.json'}: the model's type is {kind!r}; GLM's are 'BPE' (GPT-2, RoBERTa) and 'WordPiece' "
+        "(BERT), and the Chinese one has cog-pretrain.model"
+    )

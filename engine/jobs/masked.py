@@ -2,10 +2,11 @@
 
 Fills: `parallel` takes what stands at every mask in one pass, `reencode` one mask after the other, each seeing the
 fills before it. Scores: the masked words of a text (the masked-LM loss of the named positions), a whole text with
-each token masked in turn (its pseudo-log-likelihood, arXiv 1910.14659), or whether a sentence follows another
-(arXiv 1810.04805, task 2).
+each token masked in turn (its pseudo-log-likelihood, arXiv 1910.14659), with what follows of the same word masked too
+if that is asked for (arXiv 2305.10588), or whether a sentence follows another (arXiv 1810.04805, task 2).
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,12 +118,25 @@ class MaskedScoreJob(ScoreJob):
             whole += candidate.ids[number]
         self.job_context.check_length(len(whole), "text")
         # Alone, a text's tokens are masked in turn; the spans of a text with blanks all at once.
-        passes = [[row] for row in slots] if self.score.spans is None and self.score.context is None else [list(slots)]
-        for masked in passes:
-            chosen = set(masked)
+        for asked in [[row] for row in slots] if self._in_turn else [list(slots)]:
+            chosen = {*asked, *(behind for row in asked for behind in self._behind(row, whole))}
             rows = [(mask if row in chosen else token, row, 0) for row, token in enumerate(whole)]
-            targets = [token if row in chosen else -1 for row, token in enumerate(whole)]
-            yield Plan(candidate, order, (), rows, targets, [slots[row] for row in masked], whole=True)
+            targets = [token if row in asked else -1 for row, token in enumerate(whole)]
+            yield Plan(candidate, order, (), rows, targets, [slots[row] for row in asked], whole=True)
+
+    @property
+    def _in_turn(self) -> bool:
+        return self.score.spans is None and self.score.context is None
+
+    def _behind(self, row: int, whole: list[int]) -> Iterator[int]:
+        """The rows behind a row that go on with its word, where they are masked together with it."""
+        if self.score.pll == "word_l2r":
+            rows = range(row + 1, len(whole))
+            yield from itertools.takewhile(lambda n: self.job_context.tokenizer.goes_on(whole[n]), rows)
+
+    def check_pll(self) -> None:
+        if self.score.pll != "original" and not self._in_turn:
+            raise RequestError("pll is of a whole text; spans and targets are masked all at once", "pll", "unsupported")
 
 
 class NextSentenceJob:
@@ -137,6 +151,9 @@ class NextSentenceJob:
                 "sentence_a",
                 "unsupported",
             )
+        for field, default in (("pll", "original"), ("words", False)):
+            if getattr(score, field) != default:
+                raise RequestError("a pair of sentences is scored as a whole, not by its tokens", field, "unsupported")
         self.id = request_id
         self.job_context = job_context
         tokenizer = job_context.tokenizer

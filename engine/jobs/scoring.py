@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.answers import Ranking, ScoredOrder, ScoredSpan, ScoreResult
+from engine.answers import Ranking, ScoredOrder, ScoredSpan, ScoredWord, ScoreResult
 from engine.events import Done, Event, ResultDone
 from engine.jobs.job import Counts, JobContext, Step, alternatives
 from engine.jobs.prompts import unpacked
@@ -20,6 +20,7 @@ from engine.schedule.batch import Result, Scored
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
 from model.layout import Blank, Layout, span_ids
+from model.words import Words
 
 MAX_ORDERS = 120  # 5 blanks in all orders
 
@@ -29,12 +30,14 @@ Spans = list[list[Scored | None]]  # each blank's tokens, and the end token wher
 
 @dataclass(slots=True)
 class Candidate:
-    """One string per blank, their tokens, what each order gave, and how many sequences are still to give theirs."""
+    """One string per blank, their tokens, what each order gave, how many sequences are still to give theirs, and each
+    string's words if they are asked for."""
 
     texts: tuple[str, ...]
     ids: list[list[int]]
     scored: dict[Order, Spans]
     left: int = 0
+    words: list[Words] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,22 @@ class ScoreJob:
         self.job_context = job_context
         self.num_top = score.logprobs or 0
         self.counts = Counts()
+        self.check_pll()
         self.segments, self.laid, texts, param = self._read()
         self.orders = _orders(score, len(self.laid.blanks))
         self.candidates = [Candidate(self._shown(t), self._tokens(t, param), {}) for t in texts]
+        for candidate in self.candidates if score.words else ():
+            candidate.words = self._words(candidate)
         self._plans = [plan for c in self.candidates for order in self.orders for plan in self._planned(c, order)]
         for plan in self._plans:
             plan.candidate.left += 1
         self.counts.prompt_tokens = len(self.laid)
         self.counts.score_tokens = sum(len(ids) for c in self.candidates for ids in c.ids)
+
+    def check_pll(self) -> None:
+        """Raises RequestError for a measure that this request cannot have."""
+        if self.score.pll != "original":
+            raise RequestError("pll is of masked language models; this one is none", "pll", "unsupported")
 
     def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
         sequences = []
@@ -177,6 +188,10 @@ class ScoreJob:
             rows.append(ids)
         return rows
 
+    def _words(self, candidate: Candidate) -> list[Words]:
+        spans = zip(candidate.texts, candidate.ids, self.laid.blanks, strict=True)
+        return [Words.of(text, ids, self.job_context.tokenizer, blank.spaced) for text, ids, blank in spans]
+
     def _finish(self) -> Iterator[Event]:
         results = [self._result(number, c) for number, c in enumerate(self.candidates)]
         yield from (ResultDone(self.id, r) for r in results)
@@ -206,6 +221,9 @@ class ScoreJob:
                     if self.score.logprobs is None
                     else alternatives(tops, self.job_context.tokenizer),
                     end_logprob=end if self.has_end else None,
+                    words=None
+                    if candidate.words is None
+                    else _scored_words(candidate.texts[number], candidate.words[number], tokens),
                 )
             )
         totals = [self._total(candidate, o) for o in self.orders]
@@ -254,6 +272,14 @@ def _orders(score: Score, count: int) -> list[Order]:
         if sorted(order) != list(identity):
             raise RequestError(f"each order must hold the {count} blank indices 0 … {count - 1} once", "orders")
     return list(dict.fromkeys(asked))
+
+
+def _scored_words(text: str, words: Words, logprobs: list[float]) -> list[ScoredWord]:
+    parts: list[list[float]] = [[] for _ in words.spans]
+    for owner, logprob in zip(words.owners, logprobs, strict=bool(words.spans)):
+        parts[owner].append(logprob)
+    places = zip(words.spans, parts, strict=True)
+    return [ScoredWord(text[start:end], start, end, math.fsum(own)) for (start, end), own in places]
 
 
 def _mean(values: Iterator[float]) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.adapters.adapter import Adapter
 from model.adapters.files import Tensors
-from model.adapters.target import AdapterTarget, Stretch, put
+from model.adapters.target import AdapterTarget, Stretch, ends_with, put
 from model.config import CheckpointError, Config
 from model.parallel import RowLinear
 from model.sharding import ShardSpec
@@ -29,8 +29,8 @@ _HARMLESS = frozenset({
     "lora_bias", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out",
     "init_lora_weights", "eva_config", "runtime_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",
 })  # fmt: skip
-# Ways of starting that take something off the base's own weights.
-_KEEPS_BASE = (True, False, "gaussian", "eva", "orthogonal")
+# Ways of starting that leave the base's own weights as they are; the others take something off them.
+_KEEPS_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
 _PATTERN = re.compile(r"[\w.\\^$*+?|()\[\]-]{1,256}")
 
 
@@ -77,7 +77,7 @@ def _check(config: Config) -> None:
         if name not in _HARMLESS and value not in (None, False, [], {}, ""):
             raise CheckpointError(f"{config.source}: {name} is not supported")
     start = config.get("init_lora_weights", True)
-    if start not in _KEEPS_BASE:
+    if (start.lower() if isinstance(start, str) else start) not in _KEEPS_BASE:
         raise CheckpointError(
             f"{config.source}: init_lora_weights {start!r} is not supported: it changes the base's weights too"
         )
@@ -110,16 +110,19 @@ def _sorted(config: Config, tensors: Tensors) -> tuple[dict[str, _Parts], dict[s
 
 
 def _check_targets(config: Config, found: dict[str, _Parts], base: AdapterTarget) -> None:
-    """Raises CheckpointError for a module that the configuration names and neither the model nor the file has. A
-    string is a regular expression, or all-linear: there the tensors say which modules it meant."""
+    """Raises CheckpointError for a module of the model that the configuration names and the file has nothing of.
+
+    A name that the model does not have is ignored, as in peft. A string is a regular expression, or all-linear: there
+    the tensors say which modules it meant, as they do where modules are excluded.
+    """
     targets = config.get("target_modules", [])
     if not isinstance(targets, str | list) or not all(isinstance(name, str) for name in targets):
         raise CheckpointError(f"{config.source}: target_modules must be a string or a list of strings")
-    for name in [] if isinstance(targets, str) else targets:
-        if not any(path == name or path.endswith(f".{name}") for path in found):
-            known = next(base.called(name), None)
-            what = "has no tensors of it" if known else "is no linear of this model"
-            raise CheckpointError(f"{config.source}: target_modules: {name} {what}")
+    if isinstance(targets, str) or config.get("exclude_modules"):
+        return
+    for name in targets:
+        if not any(ends_with(path, name) for path in found) and base.called(name, found):
+            raise CheckpointError(f"{config.source}: target_modules: {name} has no tensors in the file")
 
 
 def _scale(config: Config, path: str, rank: int) -> float:
@@ -127,12 +130,13 @@ def _scale(config: Config, path: str, rank: int) -> float:
     expected = _by_pattern(config, "rank_pattern", path, config.get("r", 8))
     if rank != expected:
         raise CheckpointError(f"{path}: lora_A has rank {rank}, {config.source} says {expected}")
-    alpha = _by_pattern(config, "alpha_pattern", path, config.get("lora_alpha", 8))
+    alpha = _by_pattern(config, "alpha_pattern", path, config.get("lora_alpha", 8), least=-(2.0**31))
     return alpha / (math.sqrt(rank) if config.get("use_rslora", False) else rank)
 
 
-def _by_pattern(config: Config, field: str, path: str, default: Any) -> float:
-    """peft's own rule (utils/other.py, get_pattern_key): the first pattern that matches the end of a path."""
+def _by_pattern(config: Config, field: str, path: str, default: Any, least: float = 0) -> float:
+    """peft's own rule (utils/other.py, get_pattern_key): the first pattern that matches the end of a path. Raises
+    CheckpointError for what is no number above `least`."""
     patterns = config.get(field, {})
     if not isinstance(patterns, dict):
         raise CheckpointError(f"{config.source}: {field} must be an object")
@@ -141,8 +145,9 @@ def _by_pattern(config: Config, field: str, path: str, default: Any) -> float:
         if _matches(config, field, pattern, path):
             value = own
             break
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 2**31:
-        raise CheckpointError(f"{config.source}: {field} has {value!r}, a positive number is needed")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least < value < 2**31:
+        needed = "number" if least else "positive number"
+        raise CheckpointError(f"{config.source}: {field} has {value!r}, a {needed} is needed")
     return value
 
 

@@ -1,6 +1,6 @@
 """The base that an adapter is read for: a network's shapes and names, and what a rank has of each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -84,12 +84,13 @@ class AdapterTarget:
         """This rank's part of a tensor with `length` along a cut."""
         return cut.part(length, self.ranks.rank, self.ranks.size)
 
-    def called(self, pattern: str) -> Iterator[str]:
-        """The linears that a name at the end of a path stands for, in any of the family's layouts."""
-        for path in self.linears:
-            names = {path} | {n for naming in self.namings for n in self._published(naming, path)}
-            if any(name == pattern or name.endswith(f".{pattern}") for name in names):
-                yield path
+    def called(self, name: str, paths: Iterable[str]) -> bool:
+        """Whether a name at the end of a path stands for a linear, in the layout that all these paths are of."""
+        for naming in (*self.namings, Naming({})):
+            published = {naming.bare(p) for path in self.linears for p in self._published(naming, path)}
+            if all(naming.bare(path) in published for path in paths):
+                return any(ends_with(path, name) for path in published)
+        return False
 
     def _place(self, path: str, leaf: str) -> Place | None:
         place = placed(f"{path}.{leaf}", self.namings)
@@ -105,6 +106,11 @@ class AdapterTarget:
             return 0, whole
         sections = self.architecture.qkv_sections
         return sum(sections[: place.part]), sections[place.part]
+
+
+def ends_with(path: str, name: str) -> bool:
+    """Whether whole parts of a path are its end."""
+    return path == name or path.endswith(f".{name}")
 
 
 def put(tensor: Tensor, model: Network) -> Tensor:

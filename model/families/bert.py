@@ -15,6 +15,12 @@ from model.tokenizers.word_pieces import WordPieces
 def _read(c: Config) -> Architecture:
     c.only("hidden_act", "gelu")
     c.only("position_embedding_type", "absolute")
+    # A decoder's tokens see only those before them; it may read an encoder's answer.
+    c.only("is_decoder", False)
+    c.only("add_cross_attention", False)
+    c.only("tie_word_embeddings", True)
+    c.only("pruned_heads", {})
+    c.only("per_layer_config", {})
     hidden_size, heads = c.whole("hidden_size"), c.whole("num_attention_heads")
     length = c.whole("max_position_embeddings")
     return Architecture(

@@ -22,6 +22,9 @@ def _read(c: Config) -> Architecture:
     head_dim = c.heads(hidden_size, heads)
     c.only("rotary_angles", "float16", "float32")
     c.only("position_encoding_2d", True, False)
+    c.only("rope_scaling", None, {})
+    c.only("pre_seq_len", None, 0)  # a prefix inside the folder; adapters have their own
+    c.only("quantization_embeddings", False)
     return Architecture(
         num_layers=c.whole("num_layers"),
         hidden_size=hidden_size,

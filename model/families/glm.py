@@ -55,6 +55,8 @@ def config(a: Architecture) -> dict[str, Any]:
 def _read(c: Config) -> Architecture:
     c.only("attention_scale", 1.0)
     c.only("block_position_encoding", True)
+    c.only("relative_encoding", False)
+    c.only("spell_length", None, 0)  # a trained encoder of prompts
     hidden_size, heads = c.whole("hidden_size"), c.whole("num_attention_heads")
     c.heads(hidden_size, heads)
     return architecture(

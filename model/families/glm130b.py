@@ -19,6 +19,7 @@ def _read(c: Config) -> Architecture:
     hidden_size, heads, layers = c.whole("hidden_size"), c.whole("num_attention_heads"), c.whole("num_layers")
     head_dim = c.heads(hidden_size, heads)
     c.only("rotary_angles", "float16", "float32")
+    c.only("rope_scaling", None, {})
     return Architecture(
         num_layers=layers,
         hidden_size=hidden_size,

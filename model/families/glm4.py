@@ -13,6 +13,7 @@ from model.config import CheckpointError, Config
 from model.family import Family, Published
 from model.layout import InfillLayout
 from model.naming import Naming
+from model.stretch import Turning
 from model.tokenizers.glm4 import read_glm4
 
 
@@ -26,6 +27,8 @@ def _original(c: Config) -> Architecture:
     c.only("apply_residual_connection_post_layernorm", False)
     c.only("multi_query_attention", True)
     c.only("original_rope", True)
+    c.only("rope_scaling", None, {})  # the original's code does not read it
+    c.only("pre_seq_len", None, 0)  # a prefix inside the folder; adapters have their own
     head_dim = c.whole("kv_channels", 128)
     return Architecture(
         num_layers=c.whole("num_layers"),
@@ -50,29 +53,31 @@ def _original(c: Config) -> Architecture:
 def _transformers(c: Config) -> Architecture:
     c.only("hidden_act", "silu")
     c.only("tie_word_embeddings", False, True)
+    c.only("attention_bias", True, False)
+    c.only("per_layer_config", {})
     heads = c.whole("num_attention_heads")
     head_dim = c.whole("head_dim", 128)
-    rope = c.get("rope_parameters", {})
-    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-        raise CheckpointError(f"{c.source}: rope_parameters {rope!r} are not supported, only rope_type default")
-    turned = rope.get("partial_rotary_factor", c.get("partial_rotary_factor", 0.5))
+    turning = Turning.read(c, share=0.5)
+    size = int(head_dim * turning.share)
+    if size < 2 or size % 2:
+        raise CheckpointError(
+            f"{c.source}: partial_rotary_factor turns {size} of a head's {head_dim} numbers, not pairs"
+        )
     return Architecture(
         num_layers=c.whole("num_hidden_layers"),
         hidden_size=c.whole("hidden_size"),
         num_attention_heads=heads,
-        num_key_value_heads=c.whole("num_key_value_heads", heads),
+        num_key_value_heads=c.whole("num_key_value_heads", 2),
         head_dim=head_dim,
         inner_hidden_size=c.whole("intermediate_size"),
         vocab_size=c.whole("vocab_size"),
-        max_sequence_length=c.whole("max_position_embeddings"),
+        max_sequence_length=turning.length,
         epsilon=c.number("rms_norm_eps", 1.5625e-7),
-        rotary=Rotary(
-            int(head_dim * turned), rope.get("rope_theta", c.number("rope_theta", 10000.0)), interleaved=True
-        ),
+        rotary=Rotary(size, turning.base, interleaved=True, stretch=turning.stretch),
         norm="rms",
         residual="sandwich" if c.get("model_type") == "glm4" else "pre",
         activation="swiglu",
-        qkv_bias=bool(c.get("attention_bias", False)),
+        qkv_bias=c.get("attention_bias", True),
         bias=False,
         head="tied" if c.get("tie_word_embeddings", False) else "own",
         causal=True,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
+import tokenizers
 
 from model.config import CheckpointError
 
@@ -42,6 +43,23 @@ def vocab_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
     """The pieces of a `tokenizer.json`. Raises CheckpointError."""
     model = data.get("model")
     return checked_ids(model.get("vocab") if isinstance(model, dict) else None, f"{path}: model.vocab")
+
+
+def added_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """The ids of the tokens that a `tokenizer.json` adds to its pieces. Raises CheckpointError."""
+    try:
+        return {token["content"]: token["id"] for token in data["added_tokens"]}
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path}: added_tokens must be tokens with their ids") from None
+
+
+def plain_model(data: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
+    """The model of a `tokenizer.json` that reads no special token in a text. Raises CheckpointError."""
+    bare = {**data, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(bare))
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{path}: unreadable tokenizer ({error})") from None
 
 
 def checked_ids(ids: object, where: str) -> dict[str, int]:

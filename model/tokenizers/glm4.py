@@ -6,7 +6,6 @@ which is its id. Nothing is lost.
 
 import base64
 import binascii
-import json
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +16,7 @@ from tokenizers import Regex, models, pre_tokenizers
 
 from model.config import CheckpointError
 from model.tokenizers.byte_level import ByteLevelBPE, byte_alphabet, piece_bytes
-from model.tokenizers.files import check_roles, read_bytes, read_json, vocab_of
+from model.tokenizers.files import added_of, check_roles, plain_model, read_bytes, read_json, vocab_of
 from model.tokenizers.interface import roles_of
 
 _PATTERN = (
@@ -41,17 +40,8 @@ def _read_json(folder: Path) -> ByteLevelBPE:
     path = folder / "tokenizer.json"
     data = read_json(path)
     vocab = vocab_of(data, path)
-    try:
-        special = {token["content"]: token["id"] for token in data["added_tokens"]}
-    except (KeyError, TypeError):
-        raise CheckpointError(f"{path}: added_tokens must be tokens with their ids") from None
-    # Without added tokens the library reads none in a text.
-    data |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    try:
-        model = tokenizers.Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{path}: unreadable tokenizer ({error})") from None
-    return _tokenizer(model, vocab, special, path)
+    special = added_of(data, path)
+    return _tokenizer(plain_model(data, path), vocab, special, path)
 
 
 def _read_ranks(folder: Path) -> ByteLevelBPE:

@@ -67,6 +67,10 @@ class Tokenizer(ABC):
     def _bytes(self, token_id: int) -> bytes:
         """What an id adds to a text; nothing for special tokens and ids past the vocabulary."""
 
+    def goes_on(self, token_id: int) -> bool:
+        """Whether a token goes on with the word of the token before it, in a vocabulary that tells."""
+        return False
+
     def opens_text(self, token_id: int) -> bool:
         """Whether an id's leading space is there only because texts are encoded as if a space stood before them."""
         return False

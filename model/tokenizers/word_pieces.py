@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import CheckpointError
-from model.tokenizers.files import check_roles, read_ids, read_json, read_text, vocab_of
+from model.tokenizers.files import added_of, check_roles, read_ids, read_json, read_text, vocab_of
 from model.tokenizers.interface import Tokenizer, roles_of
 
 _BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -27,11 +27,16 @@ _IDEOGRAPHS = (
 
 @dataclass(frozen=True, slots=True)
 class Splitter:
-    """How a text falls into words (google-research/bert, tokenization.py)."""
+    """How a text falls into words (google-research/bert, tokenization.py).
+
+    Characters that Python's Unicode tables do not know stay, as in the tokenizers library: those that a later version
+    knows have the same ids there. GLM's own code drops Unicode's noncharacters (U+FFFE and their like) too.
+    """
 
     lower: bool = True
     strip_accents: bool = True
     ideographs_apart: bool = True
+    drops_noncharacters: bool = False
 
     def words(self, text: str) -> Iterator[str]:
         """Words and punctuation marks, without white space."""
@@ -46,7 +51,7 @@ class Splitter:
         if c in _WHITE_SPACE:
             return " "
         category = unicodedata.category(c)
-        if category[0] == "C" or c == "\ufffd":
+        if category in ("Cc", "Cf", "Co") or c == "\ufffd" or (self.drops_noncharacters and _is_noncharacter(c)):
             return ""
         if category == "Zs":
             return " "
@@ -73,11 +78,11 @@ class WordPieces(Tokenizer):
     def read(cls, folder: Path, glm: bool = False) -> "WordPieces":
         """Reads `vocab.txt`, else `tokenizer.json`, with GLM's tokens or without. Raises CheckpointError.
 
-        `added_tokens.json` has the ids of GLM's tokens; without that file they follow the vocabulary.
+        `added_tokens.json`, or `tokenizer.json`, has the ids of GLM's tokens; else they follow the vocabulary.
         """
         if (folder / "vocab.txt").exists():
             lines = read_text(folder / "vocab.txt").removesuffix("\n").split("\n")
-            vocab = {line.strip(): i for i, line in enumerate(lines)}
+            vocab, added = {line.strip(): i for i, line in enumerate(lines)}, {}
             config = read_json(folder / "tokenizer_config.json", {})
             lower, accents = config.get("do_lower_case", True), config.get("strip_accents")
             apart = config.get("tokenize_chinese_chars", True)
@@ -85,6 +90,7 @@ class WordPieces(Tokenizer):
             path = folder / "tokenizer.json"
             data = read_json(path)
             vocab, rules = vocab_of(data, path), data.get("normalizer")
+            added = {name: i for name, i in added_of(data, path).items() if name not in _BERT} if glm else {}
             rules = rules if isinstance(rules, dict) else {}
             lower, accents = rules.get("lowercase", True), rules.get("strip_accents")
             apart = rules.get("handle_chinese_chars", True)
@@ -93,10 +99,10 @@ class WordPieces(Tokenizer):
             raise CheckpointError(f"{folder}: the vocabulary lacks {', '.join(missing)}")
         special = {_role(name): vocab[name] for name in _BERT}
         if glm:
-            default = {name: len(vocab) + n for n, name in enumerate(_GLM_ADDED)}
+            default = added or {name: len(vocab) + n for n, name in enumerate(_GLM_ADDED)}
             special |= {"eos": special["pad"]} | roles_of(read_ids(folder / "added_tokens.json", default))
             check_roles(special, ("sop", "eop"), folder / "added_tokens.json")
-        return cls(vocab, special, Splitter(lower, lower if accents is None else accents, apart))
+        return cls(vocab, special, Splitter(lower, lower if accents is None else accents, apart, glm))
 
     def encode(self, text: str) -> list[int]:
         return [i for word in self._splitter.words(text) for i in self._word(word)]
@@ -125,9 +131,13 @@ class WordPieces(Tokenizer):
         if token_id in self._names or token_id not in self._pieces:
             return b""
         piece = self._pieces[token_id]
-        if piece.startswith("##") and len(piece) > 2:
+        if self.goes_on(token_id):
             return piece[2:].encode()
         return piece.encode() if piece in _NO_SPACE_BEFORE else f" {piece}".encode()
+
+    def goes_on(self, token_id: int) -> bool:
+        piece = self._pieces.get(token_id, "")
+        return piece.startswith("##") and len(piece) > 2
 
     def opens_text(self, token_id: int) -> bool:
         return self._bytes(token_id).startswith(b" ")
@@ -140,6 +150,11 @@ def _role(name: str) -> str:
 def _is_unused(piece: str) -> bool:
     """Rows that BERT keeps free."""
     return piece.startswith("[unused") and piece.endswith("]")
+
+
+def _is_noncharacter(c: str) -> bool:
+    """What no version of Unicode will ever assign."""
+    return 0xFDD0 <= ord(c) <= 0xFDEF or ord(c) & 0xFFFE == 0xFFFE
 
 
 def _is_punctuation(c: str) -> bool:

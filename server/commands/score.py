@@ -13,7 +13,7 @@ from server.console import output
 from server.protocols.native.schemas import ScoreRequest
 from server.settings import Limits
 
-FLAGS = flags_of(ScoreRequest, ("logprobs", "seed"))
+FLAGS = flags_of(ScoreRequest, ("logprobs", "pll", "words", "seed"))
 
 
 @takes_flags(*FLAGS, *ENGINE)
@@ -57,3 +57,8 @@ def score(
         words = " · ".join(s["text"] for s in result["spans"])
         table.add_row(words, f"{result['logprob']:.4f}", f"{result['perplexity']:.2f}", f"{probability:.3f}")
     output.print(table)
+    for result in answer["results"] if given.get("words") else ():
+        table = Table("word", "log p")
+        for word in (word for own in result["spans"] for word in own["words"]):
+            table.add_row(word["text"], f"{word['logprob']:.4f}")
+        output.print(table)

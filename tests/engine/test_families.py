@@ -4,6 +4,7 @@ A tokenizer whose words are numbered (w12 is token 12) lets a request spell the 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -285,6 +286,9 @@ class TestMaskedLM:
             (Score(text=segments("w5 [MASK]"), spans=(("w6",),), include_end=True), "include_end"),
             (Score(text=segments("w5 [MASK]"), spans=(("w6",),), orders="all"), "orders"),
             (Score(text=(words([7] * 400),)), "text"),
+            (Score(text=segments("w5 [MASK]"), spans=(("w6",),), pll="word_l2r"), "pll"),
+            (Score(sentence_a="w5", sentence_b="w6", pll="word_l2r"), "pll"),
+            (Score(sentence_a="w5", sentence_b="w6", words=True), "words"),
             (Fill((segments("w5 [MASK]"),), choices=(("w6 w7",),)), "choices"),
             (Fill((segments("w5 [MASK]"),), num_beams=2), "num_beams"),
         ],
@@ -293,6 +297,29 @@ class TestMaskedLM:
         with pytest.raises(RequestError) as error:
             engines["bert"].prepare(request_, "r")
         assert error.value.param == field
+
+
+@pytest.mark.parametrize("file", list(SPECIAL))
+def test_words_of_every_family(engines: Engines, file: str) -> None:
+    """A numbered word is a token: a word's surprisal is its token's."""
+    text = "w20 w21\n w22"
+    requests = [Score(text=(text,), words=True), Score(context=("w5 w6",), targets=(text,), words=True)]
+    requests += [] if file == "glm4" else [Score(text=segments("w5 [MASK] w9"), spans=((text,),), words=True)]
+    for request in requests:
+        (result,) = results(engines[file], request)
+        (plain,) = results(engines[file], replace(request, words=False))
+        (span,) = result["spans"]
+        found = span.pop("words")
+        assert result == plain  # nothing else changes
+        assert [(w["text"], w["start"], w["end"]) for w in found] == [("w20", 0, 3), ("w21", 4, 7), ("w22", 9, 12)]
+        assert [w["logprob"] for w in found] == span["token_logprobs"]
+
+
+@pytest.mark.parametrize("file", [name for name in SPECIAL if name != "bert"])
+def test_word_l2r_is_refused_by_models_that_are_not_masked(engines: Engines, file: str) -> None:
+    with pytest.raises(RequestError, match="pll is of masked language models") as error:
+        engines[file].prepare(Score(text=("w5",), pll="word_l2r"), "r")
+    assert (error.value.param, error.value.code) == ("pll", "unsupported")
 
 
 def test_counting_blanks_end_at_the_last_position(engines: Engines) -> None:

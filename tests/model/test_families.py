@@ -64,7 +64,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "glm-4-0414": {
         "model_type": "glm4", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 288,
-        "max_position_embeddings": 64,
+        "max_position_embeddings": 64, "attention_bias": False,
     },
     "bert": {
         "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,

@@ -1,6 +1,7 @@
 """The command line as a user runs it: real processes, a tiny model."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,19 @@ def test_score_ranks_candidates_for_one_blank(folder: str) -> None:
     answer = json.loads(done.stdout)
     assert [r["spans"][0]["text"] for r in answer["results"]] == ["cat", "bird"]
     assert sum(answer["probabilities"]) == pytest.approx(1.0)
+
+
+def test_score_shows_words(folder: str) -> None:
+    asked = ("score", "the old cat sang", "--words", "--model", folder)
+    done = command(*asked)
+    assert done.returncode == 0, done.stderr
+    shown = re.findall(r"(\w+)\W+(-\d+\.\d{4})", done.stdout.split("word", 1)[1])
+    (span,) = json.loads(command(*asked, "--json").stdout)["results"][0]["spans"]
+    assert shown == [(word["text"], f"{word['logprob']:.4f}") for word in span["words"]]
+    assert [word["text"] for word in span["words"]] == ["the", "old", "cat", "sang"]
+    done = command(*asked, "--pll", "word_l2r")
+    assert done.returncode in (1, 2)
+    assert "pll is of masked language models" in done.stderr
 
 
 @pytest.mark.parametrize("command_line", [("fill", "a [MASK]"), ("score", "a [MASK]", "--span", "b")])

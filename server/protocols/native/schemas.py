@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from engine.options import ADAPTER_NAME
-from engine.requests import Fill, Mask, Priority, RequestError, Score, Segments, Strategy
+from engine.requests import Fill, Mask, Pll, Priority, RequestError, Score, Segments, Strategy
 from server.exchange.bodies import (
     INT32,
     MASKS,
@@ -209,6 +209,11 @@ class ScoreRequest(Work):
     include_end: bool = False
     orders: Orders = "left_to_right"
     normalize: Literal["none", "token", "char"] = "none"
+    pll: Annotated[
+        Pll,
+        Field(description="What BERT does not see of a text: each token in turn, or also what follows of its word."),
+    ] = "original"
+    words: Annotated[bool, Field(description="Add the log-probability of each word.")] = False
     priority: Priority = "batch"
 
     def score(self, limits: Limits) -> Score:
@@ -231,6 +236,8 @@ class ScoreRequest(Work):
             orders=orders,
             normalize=self.normalize,
             logprobs=self.logprobs,
+            pll=self.pll,
+            words=self.words,
             seed=self.seed,
             priority=self.priority,
             timeout_s=self.timeout_s or limits.timeout_s,

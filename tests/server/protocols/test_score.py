@@ -30,6 +30,7 @@ def test_answer_has_the_fields_of_the_contract(client):
         ({"text": "a", "orders": [[1, 0]]}, Score(text=("a",), orders=((1, 0),))),
         ({"text": "a", "normalize": "token", "include_end": True, "logprobs": 2, "priority": "interactive"},
          Score(text=("a",), normalize="token", include_end=True, logprobs=2, priority="interactive")),
+        ({"text": "a", "pll": "word_l2r", "words": True}, Score(text=("a",), pll="word_l2r", words=True)),
     ],
 )  # fmt: skip
 def test_every_form_reaches_the_engine(client, engine, body, asked):
@@ -66,6 +67,8 @@ def test_every_form_reaches_the_engine(client, engine, body, asked):
         ({"context": "a", "targets": ["b", "[sMASK]"]}, "targets"),
         ({"context": "a", "targets": []}, "targets"),
         ({"text": "a", "normalize": "word"}, "normalize"),
+        ({"text": "a", "pll": "within_word_l2r"}, "pll"),
+        ({"text": "a", "words": "yes"}, "words"),
         ({"text": "a", "stream": True}, "stream"),
         ({"text": ["a"]}, "text"),
     ],

@@ -1,0 +1,284 @@
+"""Every field of a config.json that changes numbers is honoured or refused by name.
+
+The tables go through transformers' configurations field by field. A field that transformers adds makes a test fail.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForPreTraining, Glm4Config, Glm4ForCausalLM, GlmConfig, GlmForCausalLM
+from transformers.modeling_rope_utils import RopeParameters
+
+from model.architecture import Architecture
+from model.config import CheckpointError, Config
+from model.families import family_of
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field, and a value other than its usual one: our network is another by it, refuses it, or both we and
+    transformers compute the same."""
+
+    kind: Literal["honoured", "refused", "neutral"]
+    other: Any
+
+
+def honoured(other: Any) -> Field:
+    return Field("honoured", other)
+
+
+def refused(other: Any) -> Field:
+    return Field("refused", other)
+
+
+def neutral(other: Any) -> Field:
+    return Field("neutral", other)
+
+
+# Of every model: how answers are wrapped, tasks that we have no heads of, and what only training needs.
+SHARED = {
+    "transformers_version": neutral("4.0.0"),
+    "output_hidden_states": neutral(True),
+    "return_dict": neutral(True),  # with False transformers' own GLM raises
+    "dtype": neutral("float16"),  # weights have the dtype of their file
+    "chunk_size_feed_forward": neutral(2),
+    "is_encoder_decoder": neutral(True),
+    "id2label": neutral({"0": "a", "1": "b"}),
+    "label2id": neutral({"a": 0, "b": 1}),
+    "problem_type": neutral("regression"),
+    "initializer_range": neutral(0.5),
+    "use_cache": neutral(False),
+    "pad_token_id": neutral(3),
+    "bos_token_id": neutral(1),
+    "eos_token_id": neutral(2),  # our tokenizers know the end
+}
+# What is no field of the class: written by to_dict(), by transformers 4, or taken from any file.
+BESIDE = {
+    "_name_or_path": neutral("somewhere"),
+    "output_attentions": neutral(True),
+    "torch_dtype": neutral("float16"),
+    "per_layer_config": refused({"0": {"num_attention_heads": 2}}),
+}
+GLM = {
+    **SHARED,
+    "architectures": neutral(["GlmModel"]),
+    "vocab_size": honoured(64),
+    "hidden_size": honoured(48),
+    "intermediate_size": honoured(48),
+    "num_hidden_layers": honoured(1),
+    "num_attention_heads": honoured(2),
+    "num_key_value_heads": honoured(4),
+    "head_dim": honoured(16),
+    "hidden_act": refused("gelu"),
+    "attention_dropout": neutral(0.5),
+    "max_position_embeddings": honoured(16),
+    "rms_norm_eps": honoured(1e-3),
+    "tie_word_embeddings": honoured(True),
+    "rope_parameters": honoured({"rope_type": "linear", "factor": 2.0}),
+    "attention_bias": honoured(False),
+}
+GLM_BESIDE = {
+    **BESIDE,
+    "model_type": honoured("glm4"),
+    "rope_scaling": honoured({"type": "linear", "factor": 2.0}),
+    "rope_theta": honoured(500.0),
+    "partial_rotary_factor": honoured(1.0),
+}
+BERT = {
+    **SHARED,
+    "architectures": honoured(["BertForMaskedLM"]),  # without a next-sentence classifier
+    "vocab_size": honoured(64),
+    "hidden_size": honoured(48),
+    "num_hidden_layers": honoured(1),
+    "num_attention_heads": honoured(2),
+    "intermediate_size": honoured(48),
+    "hidden_act": refused("gelu_new"),
+    "hidden_dropout_prob": neutral(0.5),
+    "attention_probs_dropout_prob": neutral(0.5),
+    "max_position_embeddings": honoured(16),
+    "type_vocab_size": honoured(3),
+    "layer_norm_eps": honoured(1e-3),
+    "classifier_dropout": neutral(0.5),
+    "is_decoder": refused(True),
+    "add_cross_attention": refused(True),
+    "tie_word_embeddings": refused(False),
+}
+BERT_BESIDE = {
+    **BESIDE,
+    "model_type": refused("electra"),
+    "position_embedding_type": refused("relative_key"),
+    "pruned_heads": refused({"0": [1]}),
+}
+# A stretched GLM-4's; those of other kinds change nothing in transformers either.
+ROPE = {
+    "rope_theta": honoured(500.0),
+    "rope_type": honoured("linear"),
+    "partial_rotary_factor": honoured(1.0),
+    "factor": honoured(2.0),
+    "original_max_position_embeddings": honoured(12),
+    "attention_factor": honoured(1.5),
+    "beta_fast": honoured(1.2),
+    "beta_slow": honoured(2.0),
+    "mscale": honoured(0.7),
+    "mscale_all_dim": honoured(0.5),
+    "truncate": honoured(False),
+    "short_factor": neutral([1.0] * 2),
+    "long_factor": neutral([2.0] * 2),
+    "low_freq_factor": neutral(1.0),
+    "high_freq_factor": neutral(4.0),
+    "mrope_section": neutral([4, 2, 2]),
+}
+SIZES = {
+    "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 40, "vocab_size": 32,
+    "max_position_embeddings": 32,
+}  # fmt: skip
+BASES: dict[str, dict[str, Any]] = {
+    "glm": {"model_type": "glm", **SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
+    "glm4": {"model_type": "glm4", **SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
+    "bert": {"model_type": "bert", **SIZES},
+}
+CLASSES: dict[str, tuple[Any, Any]] = {
+    "glm": (GlmConfig, GlmForCausalLM),
+    "glm4": (Glm4Config, Glm4ForCausalLM),
+    "bert": (BertConfig, BertForPreTraining),
+}
+TABLES: dict[str, tuple[dict[str, Field], dict[str, Field]]] = {
+    "glm": (GLM, GLM_BESIDE),
+    "glm4": (GLM, GLM_BESIDE | {"model_type": honoured("glm")}),
+    "bert": (BERT, BERT_BESIDE),
+}
+ENTRIES = [(name, field) for name, tables in TABLES.items() for table in tables for field in table]
+
+
+def entry(name: str, field: str) -> Field:
+    fields, beside = TABLES[name]
+    return {**fields, **beside}[field]
+
+
+def architecture(config: Mapping[str, Any]) -> Architecture:
+    return family_of(Config(config)).architecture(Config(config))
+
+
+def outcome(config: Mapping[str, Any]) -> Architecture | str:
+    """The network, or why there is none."""
+    try:
+        return architecture(config)
+    except CheckpointError as error:
+        return str(error)
+
+
+def logprobs(name: str, config: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Any]:
+    """transformers' log-probabilities of a text, and the weights that it computed with."""
+    config_class, model_class = CLASSES[name]
+    torch.manual_seed(1)
+    # transformers changes the dictionaries that it is given.
+    own = deepcopy({key: value for key, value in config.items() if key != "model_type"})
+    model = model_class(config_class(**own)).float().eval()
+    if weights is not None:
+        model.load_state_dict(weights)
+    with torch.inference_mode():
+        logits = model(input_ids=torch.arange(3, 23)[None], use_cache=False)[0]
+    return torch.log_softmax(logits.float(), -1), model.state_dict()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_tables_know_every_field_of_transformers(name: str) -> None:
+    config_class, _ = CLASSES[name]
+    fields, beside = TABLES[name]
+    assert {field.name for field in dataclasses.fields(config_class)} == set(fields)
+    assert set(config_class().to_dict()) <= {*fields, *beside}
+
+
+def test_the_table_of_rotary_positions_knows_every_field_of_transformers() -> None:
+    assert set(RopeParameters.__annotations__) == set(ROPE)
+
+
+@pytest.mark.parametrize(("name", "field"), ENTRIES)
+def test_a_field_does_what_the_table_says(name: str, field: str) -> None:
+    base, found = BASES[name], entry(name, field)
+    changed = base | {field: found.other}
+    if found.kind == "refused":
+        with pytest.raises(CheckpointError, match=field):
+            architecture(changed)
+    elif found.kind == "honoured":
+        assert architecture(changed) != architecture(base)
+    else:
+        assert architecture(changed) == architecture(base)
+        plain, weights = logprobs(name, base)
+        torch.testing.assert_close(logprobs(name, changed, weights)[0], plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "field"), [(n, f) for n, f in ENTRIES if f in TABLES[n][0]])
+def test_a_field_that_is_left_out_is_transformers_default_or_missed(name: str, field: str) -> None:
+    base = BASES[name]
+    default = CLASSES[name][0]().to_dict().get(field)
+    bare = {key: value for key, value in base.items() if key != field}
+    ours = outcome(bare)
+    if isinstance(ours, str):
+        assert "missing" in ours
+    else:
+        assert ours == architecture(bare if default is None else base | {field: default})
+
+
+@pytest.mark.parametrize("field", ROPE)
+@pytest.mark.parametrize("layout", ["rope_parameters", "rope_scaling"])
+def test_a_field_of_rotary_positions_does_what_the_table_says(layout: str, field: str) -> None:
+    rope = {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 3.0,
+        "beta_slow": 0.5, "rope_theta": 50.0, "mscale": 1.0, "mscale_all_dim": 1.5,
+    }  # fmt: skip
+    wide = BASES["glm"] | {"head_dim": 32}  # pairs enough for a blend
+    base, changed = wide | {layout: rope}, wide | {layout: rope | {field: ROPE[field].other}}
+    plain, weights = logprobs("glm", base)
+    theirs = logprobs("glm", changed, weights)[0]
+    if ROPE[field].kind == "neutral":
+        assert architecture(changed) == architecture(base)
+        assert torch.equal(theirs, plain)
+    else:
+        assert architecture(changed) != architecture(base)
+        assert not torch.equal(theirs, plain)
+
+
+V1 = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 32, "max_sequence_length": 32}
+ORIGINAL = {
+    "model_type": "chatglm", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "ffn_hidden_size": 40,
+    "padded_vocab_size": 32, "seq_length": 32, "multi_query_group_num": 2, "kv_channels": 8,
+}  # fmt: skip
+OTHERS = {
+    "glm": {"model_type": "glm", **V1},
+    "chatglm": {"model_type": "chatglm", **V1},
+    "glm-130b": {"model_type": "glm-130b", **V1, "inner_hidden_size": 40},
+    "original": ORIGINAL,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        # configuration_glm.py of GLM v1's port on the hub
+        ("glm", "relative_encoding", True), ("glm", "block_position_encoding", False), ("glm", "spell_length", 8),
+        ("glm", "attention_scale", 8.0),
+        # configuration_chatglm.py of ChatGLM-6B
+        ("chatglm", "pre_seq_len", 128), ("chatglm", "quantization_embeddings", True),
+        ("chatglm", "rope_scaling", {"type": "linear"}), ("chatglm", "position_encoding_2d", "yes"),
+        ("chatglm", "rotary_angles", "float64"),
+        ("glm-130b", "rotary_angles", "float64"), ("glm-130b", "rope_scaling", {"type": "linear"}),
+        # configuration_chatglm.py of GLM-4-9B
+        ("original", "rmsnorm", False), ("original", "post_layer_norm", False),
+        ("original", "multi_query_attention", False),
+        ("original", "apply_residual_connection_post_layernorm", True), ("original", "original_rope", False),
+        ("original", "pre_seq_len", 128), ("original", "rope_scaling", {"type": "yarn", "factor": 4.0}),
+    ],
+)  # fmt: skip
+def test_what_the_original_s_configurations_can_say_is_refused_where_it_is_not_computed(
+    name: str, field: str, value: Any
+) -> None:
+    architecture(OTHERS[name])
+    with pytest.raises(CheckpointError, match=field):
+        architecture(OTHERS[name] | {field: value})
