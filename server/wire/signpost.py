@@ -19,6 +19,8 @@ NO_CHAT = (
 )
 # Of a path no more is compared or told.
 MAX_LEN = 80
+# How alike a path is that was only mistyped.
+ALIKE = 0.9
 SLASHES = re.compile("/+")
 
 
@@ -49,27 +51,24 @@ class Signpost:
             return ApiError(404, NO_CHAT, "no_chat")
         asked = f"{method[:16]} {_shown(path)}"
         if error.status_code == 405:
-            headers = dict(error.headers or {})
-            if path in self.routes:
-                headers["allow"] = ", ".join(sorted(self.routes[path]))
-            methods = headers.get("allow") or headers.get("Allow", "another method")
-            message = f"{asked}: this route takes {methods}; /docs describes it"
-            return ApiError(405, message, "method_not_allowed", headers=headers)
+            # Of several routes with one path the router tells the methods of the first.
+            own = ", ".join(sorted(self.routes.get(path, ()))) or (error.headers or {}).get("Allow", "")
+            message = f"{asked}: this route takes {own}; /docs describes it"
+            return ApiError(405, message, "method_not_allowed", headers={"allow": own})
         closest = self.closest(path)
         hint = "" if closest is None else f"; the closest one is {'/'.join(sorted(self.routes[closest]))} {closest}"
         return ApiError(404, f"there is no route {asked}{hint}; /docs describes all routes", "not_found")
 
     def closest(self, path: str) -> str | None:
-        """The route whose path is the most like one; None where none is like it. A base address with a part too much,
-        too little or twice comes first."""
+        """The route whose path is the most like one; None where none is like it. A part of a route comes first, a whole
+        route behind other parts comes before one that is only alike."""
         path = SLASHES.sub("/", path[:MAX_LEN]).rstrip("/") or "/"
-        longer = [route for route in self.routes if route.endswith(path) and path != "/"]
+        longer = [route for route in self.routes if path != "/" and route.endswith(path)]
         if longer:
             return min(longer, key=len)
         shorter = [route for route in self.routes if path.endswith(route)]
-        if shorter:
-            return max(shorter, key=len)
-        return next(iter(difflib.get_close_matches(path, self.routes, n=1)), None)
+        alike = difflib.get_close_matches(path, self.routes, n=1, cutoff=ALIKE if shorter else 0.6)
+        return next(iter(alike), max(shorter, key=len, default=None))
 
 
 def _shown(path: str) -> str:

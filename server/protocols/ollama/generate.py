@@ -36,7 +36,7 @@ router = APIRouter()
 async def generate(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """Ollama's generation: text that follows a prompt, or stands before a suffix."""
     settings, engine = service.settings, service.engine
-    raw = await read_object(request, settings.body_seconds)
+    raw = await read_object(request, settings.body_seconds, bare=True)
     service.ignored.note(PATH, raw.keys() - names(GenerateRequest))
     body = GenerateRequest.model_validate(raw)
     unknown = (raw.get("options") or {}).keys() - names(GenerateOptions)

@@ -46,7 +46,7 @@ async def loaded(service: Annotated[Service, Depends(service_of)]) -> Answer:
 @router.post("/api/show", openapi_extra=takes(ShowRequest))
 async def show(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
     """What a model is and can do."""
-    body = ShowRequest.model_validate(await read_object(request, service.settings.body_seconds))
+    body = ShowRequest.model_validate(await read_object(request, service.settings.body_seconds, bare=True))
     engine = service.engine
     adapter = named_model(engine, body.named)
     card = engine.card
