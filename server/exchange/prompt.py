@@ -6,7 +6,7 @@ from server.exchange.bodies import at_most, count_blanks, split
 from server.settings import Limits
 
 
-def around(prompt: str | Tokens, suffix: str | None, card: ModelCard) -> Segments:
+def part_a(prompt: str | Tokens, suffix: str | None, card: ModelCard) -> Segments:
     """Part A. Between a prompt and a suffix both are text, whatever they spell; a string without a suffix may have one
     mask of its own. Raises RequestError for a suffix or masks that cannot be had."""
     if suffix is not None:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from engine.answers import EMPTY, Usage
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed
 from engine.requests import Mask, RequestError, Segments, Tokens
+from server.exchange.blank_rules import ruled
 from server.exchange.exchange import Events, attended, submit
 from server.exchange.service import Service
 from server.exchange.streaming import EventStream, Stream, data
@@ -30,12 +31,14 @@ async def predict(
     adapter = next((a.name for a in service.engine.adapters if a.name == body.model), None)
     ids = {text: await service.engine.tokenize(text) for text in body.biased_texts}
     work = replace(body.fill(segments, limits, card, body.biases(limits, ids)), adapter=adapter)
+    work = ruled(service, request, work, editor=True)
     edit = Edit([Completion() for _ in range(body.n_cmpl)], time.monotonic())
     fields = {
         "id_slot": body.id_slot,
         "model": adapter or card.name,
-        "prompt": "".join([await _shown(service, segment) for segment in segments]),
+        "prompt": "".join([await _shown(service, segment) for segment in work.inputs[0]]),
         "generation_settings": body.settings(limits, card),
+        **({"warnings": request.state.warnings} if request.state.warnings else {}),
     }
     answers = EditEvents(body, edit, fields)
     if body.num_tokens(limits, card):

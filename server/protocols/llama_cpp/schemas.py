@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Strict, Tag
 from engine.events import ModelCard
 from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
 from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
-from server.exchange.prompt import around, most_tokens
+from server.exchange.prompt import most_tokens, part_a
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
@@ -85,8 +85,7 @@ class Prediction(SamplingFields, Lenient):
         return most_tokens(None if self.n_predict < 0 else self.n_predict, limits, card)
 
     def fill(self, segments: Segments, limits: Limits, card: ModelCard, biases: Mapping[int, float]) -> Fill:
-        """The request for the engine, with `self.biases`; a text that is too long is cut, token ids are not. Raises
-        RequestError for what is over a limit."""
+        """The request for the engine, with `self.biases`. Raises RequestError for what is over a limit."""
         at_most("n_cmpl", self.n_cmpl, limits.n)
         at_most("n_probs", self.n_probs, limits.logprobs)
         return Fill(
@@ -96,7 +95,6 @@ class Prediction(SamplingFields, Lenient):
             n=self.n_cmpl,
             logprobs=self.n_probs or None,
             stream=True,
-            fit=not any(isinstance(segment, Tokens) for segment in segments),
             timeout_s=limits.timeout_s,
         )
 
@@ -195,7 +193,7 @@ class PromptRequest(Prediction):
     def segments(self, limits: Limits, card: ModelCard) -> Segments:
         """Part A; a text without token ids may have a mask. Raises RequestError for several texts."""
         if isinstance(self.prompt, str):
-            return around(self.prompt, None, card)
+            return part_a(self.prompt, None, card)
         if all(isinstance(piece, str) for piece in self.prompt) and len(self.prompt) > 1:
             raise RequestError("prompt has several texts; give one, or send them to /v1/completions", "prompt")
         at_most("prompt", len(self.prompt), limits.token_ids, "items")

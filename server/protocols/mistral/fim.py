@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from engine.answers import FilledBlank, FillResult
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event
+from server.exchange.blank_rules import ruled
 from server.exchange.bodies import names
 from server.exchange.exchange import complete, submit
 from server.exchange.named_adapter import named_adapter
@@ -40,9 +41,10 @@ async def fim(request: Request, service: Annotated[Service, Depends(service_of)]
     service.ignored.note(PATH, raw.keys() - names(FimRequest))
     body = FimRequest.model_validate(raw)
     adapter = named_adapter(engine, body.model)
-    work = replace(body.fill(settings.limits, engine.card), adapter=adapter)
+    work = ruled(service, request, replace(body.fill(settings.limits, engine.card), adapter=adapter), editor=True)
     work_id = f"fim-{uuid4().hex}"
     head = {"id": work_id, "created": int(time.time()), "model": adapter or engine.card.name}
+    head |= {"warnings": request.state.warnings} if request.state.warnings else {}
     events = submit(service, request, work, work_id, NAMES)
     if body.stream:
         return EventStream(service, Stream(events, Chunks(head, work.logprobs is not None), request.state.request_id))

@@ -7,7 +7,7 @@ from pydantic import Field
 from engine.events import ModelCard
 from engine.requests import Fill
 from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
-from server.exchange.prompt import around, most_tokens
+from server.exchange.prompt import most_tokens, part_a
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
@@ -29,18 +29,17 @@ class FimRequest(SamplingFields, Lenient):
     top_logprobs: Number = 0
 
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
-        """The request for the engine. A text that is too long is cut, and a length that is too great too: an editor
-        knows neither. Raises RequestError for what is over a limit or not to be had of the model."""
+        """The request for the engine. A length that is too great is the most that there can be: an editor knows none.
+        Raises RequestError for what is over a limit or not to be had of the model."""
         length = most_tokens(self.max_tokens, limits, card)
         at_most("min_tokens", self.min_tokens, length)
         at_most("top_logprobs", self.top_logprobs, limits.logprobs)
         return Fill(
-            inputs=(around(self.prompt, self.suffix, card),),
+            inputs=(part_a(self.prompt, self.suffix, card),),
             max_tokens=(length,),
             min_tokens=(self.min_tokens,),
             sampling=self.sampling(limits),
             logprobs=self.top_logprobs if self.logprobs or self.top_logprobs else None,
             stream=self.stream,
-            fit=True,
             timeout_s=limits.timeout_s,
         )

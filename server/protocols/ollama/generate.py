@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from engine.answers import FilledBlank, FillResult
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event
+from server.exchange.blank_rules import ruled
 from server.exchange.bodies import names
 from server.exchange.exchange import complete, submit
 from server.exchange.service import Service, service_of
@@ -42,8 +43,8 @@ async def generate(request: Request, service: Annotated[Service, Depends(service
     unknown = (raw.get("options") or {}).keys() - names(GenerateOptions)
     service.ignored.note(PATH, (f"options.{name}" for name in unknown))
     adapter = named_model(engine, body.model)
-    work = replace(body.fill(settings.limits, engine.card), adapter=adapter)
-    lines = Lines(adapter or engine.card.name, work.logprobs is not None)
+    work = ruled(service, request, replace(body.fill(settings.limits, engine.card), adapter=adapter), editor=True)
+    lines = Lines(adapter or engine.card.name, work.logprobs is not None, request.state.warnings)
     if not body.prompt and body.behind is None:
         # So a client has a model loaded before it is needed. It is.
         return Answer(lines.line("", done=True, done_reason="load"))
@@ -60,9 +61,10 @@ async def generate(request: Request, service: Annotated[Service, Depends(service
 class Lines:
     """The events of one request as lines: pieces of text, and behind them how it ended, with counts and times."""
 
-    def __init__(self, model: str, with_logprobs: bool) -> None:
+    def __init__(self, model: str, with_logprobs: bool, warnings: list[str]) -> None:
         self.model = model
         self.with_logprobs = with_logprobs
+        self.warnings = {"warnings": warnings} if warnings else {}
         self.began = time.monotonic_ns()
         self._num_sent = 0
         self._truncated = False
@@ -88,6 +90,7 @@ class Lines:
             eval_count=done.usage.completion_tokens,
             eval_duration=total - first,
             **self._shown(logprobs),
+            **self.warnings,
         )
 
     def event(self, event: Event) -> bytes:

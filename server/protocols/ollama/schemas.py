@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue
 from engine.events import ModelCard
 from engine.requests import Fill, RequestError, Sampling
 from server.exchange.bodies import INT32, Lenient, Number, String, at_most
-from server.exchange.prompt import around, most_tokens
+from server.exchange.prompt import most_tokens, part_a
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
@@ -60,12 +60,11 @@ class GenerateRequest(Lenient):
         at_most("top_logprobs", self.top_logprobs, limits.logprobs)
         asked = self.options.num_predict
         return Fill(
-            inputs=(around(self.prompt, self.behind, card),),
+            inputs=(part_a(self.prompt, self.behind, card),),
             max_tokens=(most_tokens(asked if asked > 0 else None, limits, card),),
             sampling=self.options.sampling(limits),
             logprobs=self.top_logprobs if self.logprobs or self.top_logprobs else None,
             stream=self.stream,
-            fit=True,
             timeout_s=limits.timeout_s,
         )
 

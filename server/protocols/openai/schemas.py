@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 from engine.events import ModelCard
 from engine.requests import Fill, RequestError, Sampling, Segments, Tokens
 from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
-from server.exchange.prompt import around
+from server.exchange.prompt import part_a
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
@@ -112,4 +112,4 @@ class CompletionRequest(SamplingFields, Lenient):
         """Part A. In a prompt that is scored a mask is for the engine to read."""
         if self.suffix is None and asked.scores:
             return (prompt,)
-        return around(prompt, self.suffix, card)
+        return part_a(prompt, self.suffix, card)

@@ -371,7 +371,7 @@ def test_samplers_of_the_engine_that_llama_cpp_does_not_have(client, engine):
 @pytest.mark.parametrize(
     ("prompt", "segments", "fit"),
     [
-        ("a b", ("a b",), True),
+        ("a b", ("a b",), False),
         ("a [MASK] b", ("a ", Mask("[MASK]"), " b"), True),
         ([5, 6], (Tokens((5, 6)),), False),
         (["a", 5, 6, "b"], ("a", Tokens((5, 6)), "b"), False),
@@ -386,6 +386,15 @@ def test_a_completion_reads_texts_and_token_ids(client, engine, prompt, segments
     )
     (asked,) = engine.asked
     assert (asked.inputs, asked.max_tokens, asked.fit, asked.logprobs) == ((segments,), (9,), fit, 3)
+
+
+def test_a_template_of_another_model_is_a_blank(client, engine):
+    answer = client.post("/completion", json={"prompt": "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"}).json()
+    assert engine.asked[0].inputs == (("a", Mask("[MASK]"), "b"),)
+    assert (answer["prompt"], "warnings" in answer) == ("a[MASK]b", False)
+    unread = client.post("/completion", json={"prompt": "<|fim_suffix|>a<|fim_prefix|>b<|fim_middle|>"}).json()
+    assert engine.asked[1].fit is False
+    assert "qwen" in unread["warnings"][0]
 
 
 def test_a_completion_is_streamed_as_an_infill_is(client):
