@@ -27,6 +27,7 @@ from server.wire.error_bodies import ErrorBodies
 from server.wire.errors import HANDLED, answer_error
 from server.wire.head import Head
 from server.wire.headers_only import HeadersOnly
+from server.wire.signpost import Signpost
 
 PAGES = (probes.router, openapi.router, playground.router)
 ROUTERS = (*(protocol.router for protocol in protocols()), *PAGES)
@@ -37,7 +38,9 @@ ROUTES = frozenset({"/openapi.json"}).union(*map(paths_of, ROUTERS))
 OPEN = frozenset({"/live", "/ready", "/health", "/docs", "/openapi.json", *playground.PATHS})
 WORK = frozenset[str]().union(*(protocol.work for protocol in protocols()))
 BODIES = tuple(body for protocol in protocols() for body in protocol.bodies)
-ERROR_BODIES = {path: p.error_body for p in protocols() if p.error_body is not None for path in p.paths}
+CHATS = frozenset[str]().union(*(protocol.chats for protocol in protocols()))
+ERROR_BODIES = {path: p.error_body for p in protocols() if p.error_body is not None for path in p.paths | p.chats}
+ERRORS_BELOW = {p.below: p.error_body for p in protocols() if p.error_body is not None and p.below is not None}
 
 
 def create_app(settings: Settings, engine: EngineClient, is_local: bool = False) -> FastAPI:
@@ -50,6 +53,7 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
     keyring = Keyring(settings, log)
     service = Service(settings, engine, gate, Metrics(settings.vllm_metrics), log, IgnoredFields(log))
     open_paths = OPEN | {"/metrics"} if settings.open_metrics or keyring.is_open else OPEN
+    signpost = Signpost.before(ROUTERS, CHATS)
     spans = None
     if settings.otlp_endpoint is not None:
         from server.telemetry.spans import Spans
@@ -76,7 +80,7 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=[
-            Middleware(ErrorBodies, shapes=ERROR_BODIES),
+            Middleware(ErrorBodies, shapes=ERROR_BODIES, below=ERRORS_BELOW),
             Middleware(Observer, metrics=service.metrics, log=service.log, routes=ROUTES, spans=spans),
             Middleware(Head),
             Middleware(
@@ -90,7 +94,7 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             Middleware(HeadersOnly),
         ],
-        exception_handlers=dict.fromkeys(HANDLED, answer_error),
+        exception_handlers={**dict.fromkeys(HANDLED, answer_error), **dict.fromkeys((404, 405), signpost.answer)},
     )
     app.state.service = service
     app.state.drain = gate.drain

@@ -15,8 +15,9 @@ class Protocol:
 
     `bodies` are the models that the routes take, for `/openapi.json`. `work` are the paths whose POST is work: it goes
     through the queue, and counts for the client's rates (below `/v1/` every POST is work). `batch` are the paths that a
-    line of `glm-infill batch` may ask, with their bodies. `error_body` makes the JSON of an error on these routes,
-    whoever refuses; None is `ApiError.body`.
+    line of `glm-infill batch` may ask, with their bodies. `chats` are the paths that the protocol's clients ask for a
+    chat; they have no route, and a 404 that says so. `error_body` makes the JSON of an error on all these paths and on
+    those `below` a prefix such as `/api/`, whoever refuses; None is `ApiError.body`.
     """
 
     name: str
@@ -25,6 +26,8 @@ class Protocol:
     work: frozenset[str]
     batch: Mapping[str, type[BaseModel]] = field(default_factory=dict)
     error_body: ErrorBody | None = None
+    chats: frozenset[str] = frozenset()
+    below: str | None = None
 
     @property
     def paths(self) -> frozenset[str]:

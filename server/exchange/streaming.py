@@ -1,4 +1,4 @@
-"""A stream of server-sent events: a fill as it grows, in the words of the client's protocol."""
+"""A stream: a fill as it grows, in the words of the client's protocol; server-sent events unless it says otherwise."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class Dialect(Protocol):
-    """How a protocol writes events; each method gives bytes of whole server-sent events, or none."""
+    """How a protocol writes events; each method gives bytes of whole events on the wire, or none."""
 
     def event(self, event: Event) -> bytes: ...
 
@@ -29,20 +29,20 @@ class Dialect(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What the stream is of: the engine's events, and how they are written."""
+    """What the stream is of: the engine's events, and how they are written. `heartbeat` is sent while none comes."""
 
     events: Events
     dialect: Dialect
     request_id: str
+    media_type: str = "text/event-stream"
+    heartbeat: bytes = HEARTBEAT
 
 
 class EventStream(Response):
     """The response. It starts with the first event, so that a refusal still has its own status."""
 
-    media_type = "text/event-stream"
-
     def __init__(self, service: Service, stream: Stream) -> None:
-        super().__init__(headers=HEADERS)
+        super().__init__(headers=HEADERS, media_type=stream.media_type)
         # Response counts an empty body; a stream has no length.
         del self.headers["content-length"]
         self.service = service
@@ -95,7 +95,7 @@ class EventStream(Response):
                 done, _ = await asyncio.wait({step}, timeout=self.service.settings.heartbeat_seconds)
                 if done:
                     return step.result()
-                await self._write(send, HEARTBEAT)
+                await self._write(send, self.stream.heartbeat)
         finally:
             step.cancel()
             await asyncio.gather(step, return_exceptions=True)

@@ -51,9 +51,9 @@ class BodyLimit:
         return ApiError(413, f"the body is over the limit of {self.max_bytes} bytes", "body_too_large")
 
 
-async def read_object(request: Request, timeout_s: float) -> dict[str, Any]:
-    """The JSON object in the body of a request."""
-    _check_headers(request.headers)
+async def read_object(request: Request, timeout_s: float, bare: bool = False) -> dict[str, Any]:
+    """The JSON object in the body of a request. `bare`: it may come without a content type, if no page sent it."""
+    _check_headers(request.headers, bare)
     try:
         async with asyncio.timeout(timeout_s):
             raw = await request.body()
@@ -89,9 +89,11 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _check_headers(headers: Headers) -> None:
+def _check_headers(headers: Headers, bare: bool) -> None:
     # Nothing is assumed where there is none: a page of any site may send such a body, and none that is called JSON.
-    if not _is_json(headers.get("content-type", "")):
+    # A browser tells with each POST by a page where the page is from.
+    is_bare = bare and "content-type" not in headers and "origin" not in headers and "sec-fetch-site" not in headers
+    if not is_bare and not _is_json(headers.get("content-type", "")):
         message = "the content type must be application/json in UTF-8; send the header Content-Type: application/json"
         raise ApiError(415, message, "unsupported_media_type")
     # A compressed body could unfold to any size: only plain ones are read.

@@ -1,4 +1,4 @@
-"""The shapes of errors: some protocols have their own, on their routes."""
+"""The shapes of errors: some protocols have their own, on their paths."""
 
 from collections.abc import Mapping
 
@@ -8,14 +8,21 @@ from server.wire.errors import ErrorBody
 
 
 class ErrorBodies:
-    """Middleware that leaves in the scope how errors of a path look. It is the outermost: any layer may refuse."""
+    """Middleware that leaves in the scope how errors of a path look. It is the outermost: any layer may refuse.
+    `shapes` are those of single paths, `below` those of all that begin with a prefix."""
 
-    def __init__(self, app: ASGIApp, shapes: Mapping[str, ErrorBody]) -> None:
+    def __init__(self, app: ASGIApp, shapes: Mapping[str, ErrorBody], below: Mapping[str, ErrorBody]) -> None:
         self.app = app
         self.shapes = shapes
+        self.below = below
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        shape = self.shapes.get(scope["path"]) if scope["type"] == "http" else None
+        shape = self._shape(scope["path"]) if scope["type"] == "http" else None
         if shape is not None:
             scope["state"] = {**scope.get("state", {}), "error_body": shape}
         await self.app(scope, receive, send)
+
+    def _shape(self, path: str) -> ErrorBody | None:
+        if path in self.shapes:
+            return self.shapes[path]
+        return next((shape for prefix, shape in self.below.items() if path.startswith(prefix)), None)

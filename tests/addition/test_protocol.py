@@ -20,7 +20,7 @@ def test_a_protocol_is_one_file(addition: Callable[[str], Run], tiny_checkpoint:
     toy, native, refused, unknown, api = found["answers"]
     assert toy == [200, {"between": [native[1]["results"][0]["blanks"][0]["text"]]}]
     assert refused == [400, {"toy": "presence_penalty: Input should be less than or equal to 2"}]
-    assert unknown == [405, {"toy": "Method Not Allowed"}]
+    assert unknown == [405, {"toy": "GET /toy: this route takes POST; /docs describes it"}]
     assert "ToyRequest" in api[1]["components"]["schemas"]
     assert "/toy" in api[1]["paths"]
 

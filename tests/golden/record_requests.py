@@ -10,6 +10,10 @@ into OUT.json, with the status of its answer, under the client's NAME. `clients.
 - "lm_eval gguf": lm_eval --model gguf --model_args base_url=PROXY --include_path . --tasks glm_choices,glm_generate
 - "llama.vim", a1c8e6e, in Vim 9.0: vim -Nu NONE -S tests/golden/llama_vim.vim, with LLAMA_VIM its folder and
   ENDPOINT=PROXY/infill
+- "Mistral's and Ollama's JavaScript", @mistralai/mistralai 2.7.0 and ollama 0.6.4: after npm install in its folder,
+  node tests/golden/js/editors.mjs PROXY
+- "Continue", @continuedev/openai-adapters 1.37.0: node tests/golden/continue_adapters.mjs, with CONTINUE a folder in
+  which npm has installed them and ENDPOINT=PROXY
 - "llama.vscode", 3938fb3: node tests/golden/llama_vscode.cjs, with LLAMA_VSCODE its folder and ENDPOINT=PROXY
 """
 

@@ -1,8 +1,18 @@
-"""llama.cpp's `/infill`, for its editors. Errors are in llama.cpp's shape, whoever refuses."""
+"""llama.cpp's own routes, for its editors and other clients. Errors are in llama.cpp's shape, whoever refuses."""
+
+from fastapi import APIRouter
 
 from server.exchange.protocol import Protocol
+from server.protocols.llama_cpp import completion, infill, props
 from server.protocols.llama_cpp.error_body import error_body
-from server.protocols.llama_cpp.infill import PATH, router
-from server.protocols.llama_cpp.schemas import EditorRequest
+from server.protocols.llama_cpp.schemas import EditorRequest, PromptRequest
 
-PROTOCOL = Protocol("llama_cpp", router, bodies=(EditorRequest,), work=frozenset({PATH}), error_body=error_body)
+PARTS = (infill.router, completion.router, props.router)
+
+PROTOCOL = Protocol(
+    "llama_cpp",
+    APIRouter(routes=[route for part in PARTS for route in part.routes]),
+    bodies=(EditorRequest, PromptRequest),
+    work=frozenset({infill.PATH, completion.PATH}),
+    error_body=error_body,
+)

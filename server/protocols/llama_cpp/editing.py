@@ -10,10 +10,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.answers import Alternative, Usage
+from engine.answers import Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event
-from server.exchange.bodies import LEAST
 from server.exchange.exchange import Events
+from server.exchange.token_logprobs import of_blank, of_delta
 
 WHITE = " \t"
 STOPS = {"length": "limit", "deadline": "limit"}
@@ -113,43 +113,22 @@ def _take(edit: Edit, event: Event, indent: int, limit_ms: int) -> None:
     if isinstance(event, BlankDelta):
         is_late = 0 < limit_ms < 1e3 * (edit.ended - edit.first)
         completion.add(event.text, event.token_ids, indent, is_late)
-        found = _probabilities(event.token_ids, event.tokens, event.logprobs, event.top_logprobs, event.raw)
+        found = of_delta(event)
         is_cut = completion.ended
         completion.probabilities += _inside(completion.text, event.text_offsets, found) if is_cut else found
     else:
         blank = event.blank
         completion.token_ids = list(blank.token_ids)
-        found = _probabilities(blank.token_ids, blank.tokens, blank.token_logprobs, blank.top_logprobs, blank.raw)
+        found = of_blank(blank)
         word = blank.stop_string
         completion.probabilities = found if word is None else _inside(blank.text, blank.text_offsets, found)
         completion.stopping_word = word or ""
         completion.stop_type = STOPS.get(blank.finish_reason or "", "eos") if word is None else "word"
 
 
-def _probabilities(
-    ids: Sequence[int],
-    tokens: Sequence[str],
-    logprobs: Sequence[float],
-    tops: Sequence[Sequence[Alternative]] | None,
-    raws: Sequence[list[int] | None],
-) -> list[dict[str, Any]]:
-    """llama.cpp's `completion_probabilities`, of tokens whose alternatives are known."""
-    if tops is None:
-        return []
-    return [
-        _probability(Alternative(i, token, logprob, raw)) | {"top_logprobs": [_probability(t) for t in top]}
-        for i, token, logprob, top, raw in zip(ids, tokens, logprobs, tops, raws or [None] * len(ids), strict=True)
-    ]
-
-
 def _inside(text: str, offsets: Sequence[int], probabilities: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of the tokens that begin in a text that was cut, as llama.cpp leaves out those of a stop string."""
     return probabilities[: sum(at < len(text) for at in offsets)]
-
-
-def _probability(found: Alternative) -> dict[str, Any]:
-    data = [*found.token.encode()] if found.raw is None else found.raw
-    return {"id": found.token_id, "token": found.token, "bytes": data, "logprob": max(found.logprob, LEAST)}
 
 
 def wire(completion: Completion, edit: Edit, fields: dict[str, Any], with_tokens: bool) -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""The body of llama.cpp's `/infill`, as its editors send it, and what it becomes for the engine."""
+"""The bodies of llama.cpp's `/infill` and `/completion` on the wire, and what they become for the engine."""
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Strict, Tag
 
 from engine.events import ModelCard
-from engine.requests import Fill, Mask, Sampling
+from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
 from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
+from server.exchange.prompt import most_tokens, part_a
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
@@ -41,6 +43,12 @@ Biases = Annotated[
 ]
 
 
+Piece = Annotated[
+    Annotated[String, Tag("<text>")] | Annotated[Number, Tag("<id>")],
+    Discriminator(lambda value: "<text>" if isinstance(value, str) else "<id>"),
+]
+
+
 class Chunk(Lenient):
     """A piece of another file, in `input_extra`."""
 
@@ -48,13 +56,9 @@ class Chunk(Lenient):
     filename: String | None = None
 
 
-class EditorRequest(SamplingFields, Lenient):
-    """The body of `POST /infill`."""
+class Prediction(SamplingFields, Lenient):
+    """The fields that both bodies have."""
 
-    input_prefix: String
-    input_suffix: String
-    input_extra: Annotated[list[Chunk], Field(default_factory=list, max_length=1024)]
-    prompt: String = ""
     n_predict: Unset = -1
     n_cmpl: Positive = 1
     n_indent: Number = 0
@@ -76,28 +80,21 @@ class EditorRequest(SamplingFields, Lenient):
     id_slot: Annotated[int, Field(ge=-1, le=2**31 - 1)] = -1
     model: String | None = None
 
-    @property
-    def before(self) -> str:
-        """The text before the cursor, pieces of other files first."""
-        return "".join(f"{chunk.text}\n" for chunk in self.input_extra) + self.input_prefix + self.prompt
-
     def num_tokens(self, limits: Limits, card: ModelCard) -> int:
         """The most tokens to write: as many as are asked for and the model and the server allow."""
-        most = min(limits.max_tokens, card.max_span)
-        return most if self.n_predict < 0 else min(self.n_predict, most)
+        return most_tokens(None if self.n_predict < 0 else self.n_predict, limits, card)
 
-    def fill(self, limits: Limits, card: ModelCard, mask: str, biases: Mapping[int, float]) -> Fill:
+    def fill(self, segments: Segments, limits: Limits, card: ModelCard, biases: Mapping[int, float]) -> Fill:
         """The request for the engine, with `self.biases`. Raises RequestError for what is over a limit."""
         at_most("n_cmpl", self.n_cmpl, limits.n)
         at_most("n_probs", self.n_probs, limits.logprobs)
         return Fill(
-            inputs=((self.before, Mask(mask), self.input_suffix),),
+            inputs=(segments,),
             max_tokens=(max(self.num_tokens(limits, card), 1),),
             sampling=replace(self.sampling(limits), logit_bias=dict(biases)),
             n=self.n_cmpl,
             logprobs=self.n_probs or None,
             stream=True,
-            fit=True,
             timeout_s=limits.timeout_s,
         )
 
@@ -165,3 +162,45 @@ class EditorRequest(SamplingFields, Lenient):
             "stop": list(s.stop),
             "seed": RANDOM_SEED if s.seed is None else s.seed,
         }
+
+
+class EditorRequest(Prediction):
+    """The body of `POST /infill`."""
+
+    input_prefix: String
+    input_suffix: String
+    input_extra: Annotated[list[Chunk], Field(default_factory=list, max_length=1024)]
+    prompt: String = ""
+
+    @property
+    def before(self) -> str:
+        """The text before the cursor, pieces of other files first."""
+        return "".join(f"{chunk.text}\n" for chunk in self.input_extra) + self.input_prefix + self.prompt
+
+    def segments(self, mask: str) -> Segments:
+        """Part A."""
+        return (self.before, Mask(mask), self.input_suffix)
+
+
+class PromptRequest(Prediction):
+    """The body of `POST /completion`. Its prompt is a text, or a list of texts and token ids that follow each other."""
+
+    prompt: Annotated[
+        Annotated[String, Tag("<text>")] | Annotated[list[Piece], Field(min_length=1), Tag("<list>")],
+        Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
+    ]
+
+    def segments(self, limits: Limits, card: ModelCard) -> Segments:
+        """Part A; a text without token ids may have a mask. Raises RequestError for several texts."""
+        if isinstance(self.prompt, str):
+            return part_a(self.prompt, None, card)
+        if all(isinstance(piece, str) for piece in self.prompt) and len(self.prompt) > 1:
+            raise RequestError("prompt has several texts; give one, or send them to /v1/completions", "prompt")
+        at_most("prompt", len(self.prompt), limits.token_ids, "items")
+        segments: list[str | Tokens] = []
+        for are_ids, same in groupby(self.prompt, key=lambda piece: isinstance(piece, int)):
+            if are_ids:
+                segments.append(Tokens(tuple(piece for piece in same if isinstance(piece, int))))
+            else:
+                segments += [piece for piece in same if isinstance(piece, str)]
+        return tuple(segments)

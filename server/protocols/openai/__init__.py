@@ -10,4 +10,5 @@ PROTOCOL = Protocol(
     bodies=(CompletionRequest,),
     work=frozenset({PATH}),
     batch={PATH: CompletionRequest},
+    chats=frozenset({"/v1/chat/completions", "/chat/completions", "/v1/responses", "/responses"}),
 )

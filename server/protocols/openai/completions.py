@@ -45,7 +45,7 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     """OpenAI's completions: text that follows a prompt, or stands before a suffix, and log-probabilities."""
     settings, engine = service.settings, service.engine
     raw = await read_object(request, settings.body_seconds)
-    service.ignored.note(PATH, raw.keys() - names(CompletionRequest))
+    service.ignored.note(request.scope["path"], raw.keys() - names(CompletionRequest))
     body = CompletionRequest.model_validate(raw)
     card = engine.card
     adapter = named_adapter(engine, body.model)

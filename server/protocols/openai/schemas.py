@@ -6,8 +6,9 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from engine.events import ModelCard
-from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
-from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most, count_blanks, split
+from engine.requests import Fill, RequestError, Sampling, Segments, Tokens
+from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
+from server.exchange.prompt import part_a
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
@@ -108,13 +109,7 @@ class CompletionRequest(SamplingFields, Lenient):
         return drawn if drawn.seed is None else replace(drawn, seed=drawn.seed % 2**63)
 
     def _segments(self, prompt: str | Tokens, asked: Asked, card: ModelCard) -> Segments:
-        """Part A. Between a prompt and a suffix both are text, whatever they spell."""
-        if self.suffix is not None:
-            if "[MASK]" not in card.masks:
-                raise RequestError("this model cannot write between a prompt and a suffix", "suffix", "unsupported")
-            return (prompt, Mask("[MASK]"), self.suffix)
-        if isinstance(prompt, Tokens) or asked.scores:
+        """Part A. In a prompt that is scored a mask is for the engine to read."""
+        if self.suffix is None and asked.scores:
             return (prompt,)
-        segments = split(prompt)
-        at_most("prompt", count_blanks(segments), 1, "masks, here, where one text is the answer")
-        return segments
+        return part_a(prompt, self.suffix, card)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.answers import Alternative, Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event, Failed
-from engine.requests import Fill, Mask, Request, Sampling
+from engine.requests import Fill, Mask, Request, Sampling, Tokens
 from server.protocols.llama_cpp.editing import Completion
 from tests.answers import blank
 
@@ -366,3 +366,64 @@ def test_biases_that_are_none(client, engine, given):
 def test_samplers_of_the_engine_that_llama_cpp_does_not_have(client, engine):
     assert client.post("/infill", json={**BODY, "no_repeat_ngram_size": 3, "samplers": []}).status_code == 200
     assert engine.asked[0].sampling.rules == {"no_repeat_ngram_size": 3}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "segments", "fit"),
+    [
+        ("a b", ("a b",), False),
+        ("a [MASK] b", ("a ", Mask("[MASK]"), " b"), True),
+        ([5, 6], (Tokens((5, 6)),), False),
+        (["a", 5, 6, "b"], ("a", Tokens((5, 6)), "b"), False),
+    ],
+)
+def test_a_completion_reads_texts_and_token_ids(client, engine, prompt, segments, fit):
+    body = {"prompt": prompt, "n_predict": 9, "samplers": [], "n_probs": 3}
+    answer = client.post("/completion", json=body).json()
+    assert (answer["content"], answer["stop"], answer["stop_type"]) == ("one two 0", True, "eos")
+    assert answer["prompt"] == "".join(
+        " ".join(map(str, s.ids)) if isinstance(s, Tokens) else s.name if isinstance(s, Mask) else s for s in segments
+    )
+    (asked,) = engine.asked
+    assert (asked.inputs, asked.max_tokens, asked.fit, asked.logprobs) == ((segments,), (9,), fit, 3)
+
+
+def test_a_template_of_another_model_is_a_blank(client, engine):
+    answer = client.post("/completion", json={"prompt": "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"}).json()
+    assert engine.asked[0].inputs == (("a", Mask("[MASK]"), "b"),)
+    assert (answer["prompt"], "warnings" in answer) == ("a[MASK]b", False)
+    unread = client.post("/completion", json={"prompt": "<|fim_suffix|>a<|fim_prefix|>b<|fim_middle|>"}).json()
+    assert engine.asked[1].fit is False
+    assert "qwen" in unread["warnings"][0]
+
+
+def test_a_completion_is_streamed_as_an_infill_is(client):
+    *pieces, last = streamed(client.post("/completion", json={"prompt": "a", "stream": True}))
+    assert "".join(piece["content"] for piece in pieces) == "one two 0"
+    assert (last["stop"], last["content"], last["tokens_evaluated"]) == (True, "", 40)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (["a", "b"], "prompt has several texts; give one, or send them to /v1/completions"),
+        ([], "prompt: List should have at least 1 item"),
+        ([100], "token id 100 is outside the vocabulary"),
+        ("[MASK] [MASK]", "prompt has 2 masks"),
+        (None, "prompt is required"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read(client, prompt, message):
+    response = client.post("/completion", json={"prompt": prompt})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith(message)
+    assert response.json()["error"]["code"] == 400
+
+
+def test_the_properties_are_those_of_a_completion(client):
+    props = client.get("/props").json()
+    params = props["default_generation_settings"]["params"]
+    assert params == client.post("/completion", json={"prompt": "a"}).json()["generation_settings"]
+    assert (params["temperature"], params["top_k"], params["n_predict"]) == (0.8, 40, 512)
+    assert (props["default_generation_settings"]["n_ctx"], props["model_path"]) == (512, "demo")
+    assert (props["chat_template"], props["bos_token"], props["eos_token"]) == ("", "<sop>", "<eop>")

@@ -1,0 +1,26 @@
+"""Anthropic's messages, which are a chat: there is none here, and its clients are told so in their own words."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from server.exchange.protocol import Protocol
+from server.wire.errors import TYPES, ApiError
+
+KINDS = {**TYPES, 500: "api_error", 504: "timeout_error"}
+
+
+def error_body(error: ApiError) -> dict[str, Any]:
+    """An error in Anthropic's shape."""
+    kind = KINDS.get(error.status, "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+PROTOCOL = Protocol(
+    "anthropic",
+    APIRouter(),
+    bodies=(),
+    work=frozenset(),
+    error_body=error_body,
+    chats=frozenset({"/v1/messages", "/v1/messages/count_tokens"}),
+)

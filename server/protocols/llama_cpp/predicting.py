@@ -1,0 +1,140 @@
+"""The answer to a prediction, for `/infill` and `/completion`: one object, several, or a stream of pieces."""
+
+import time
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from fastapi import Request
+from starlette.responses import Response
+
+from engine.answers import EMPTY, Usage
+from engine.events import BlankDelta, BlankDone, Done, Event, Failed
+from engine.requests import Mask, RequestError, Segments, Tokens
+from server.exchange.blank_rules import ruled
+from server.exchange.exchange import Events, attended, submit
+from server.exchange.service import Service
+from server.exchange.streaming import EventStream, Stream, data
+from server.protocols.llama_cpp.editing import Completion, Edit, edited, wire
+from server.protocols.llama_cpp.error_body import error_body
+from server.protocols.llama_cpp.schemas import Prediction
+from server.wire.answer import Answer
+from server.wire.errors import ApiError
+
+
+async def predict(
+    service: Service, request: Request, body: Prediction, segments: Segments, text_field: str
+) -> Response:
+    """Fills the blank of the segments; the client calls their text `text_field`."""
+    limits, card = service.settings.limits, service.engine.card
+    # Editors send whatever name they were given: only that of an adapter means something.
+    adapter = next((a.name for a in service.engine.adapters if a.name == body.model), None)
+    ids = {text: await service.engine.tokenize(text) for text in body.biased_texts}
+    work = replace(body.fill(segments, limits, card, body.biases(limits, ids)), adapter=adapter)
+    work = ruled(service, request, work, editor=True)
+    edit = Edit([Completion() for _ in range(body.n_cmpl)], time.monotonic())
+    fields = {
+        "id_slot": body.id_slot,
+        "model": adapter or card.name,
+        "prompt": "".join([await _shown(service, segment) for segment in work.inputs[0]]),
+        "generation_settings": body.settings(limits, card),
+        **({"warnings": request.state.warnings} if request.state.warnings else {}),
+    }
+    answers = EditEvents(body, edit, fields)
+    if body.num_tokens(limits, card):
+        names = {"text": text_field, "max_tokens": "n_predict"}
+        events = submit(service, request, work, f"infill-{uuid4().hex}", names)
+        events = edited(events, edit, body.n_indent, body.t_max_predict_ms)
+    else:
+        events = _nothing(edit)
+    if body.stream:
+        return EventStream(service, Stream(events, answers, request.state.request_id))
+    failed = await attended(service, request, _last(events), [events])
+    if isinstance(failed, Failed):
+        raise service.failed(failed, request.state.request_id)
+    whole = [answers.whole(index) for index in range(body.n_cmpl)]
+    return Answer(whole if body.n_cmpl > 1 else whole[0])
+
+
+async def _shown(service: Service, segment: str | Tokens | Mask) -> str:
+    """A piece of the prompt as the answer repeats it. Raises RequestError for an id outside the vocabulary."""
+    if isinstance(segment, Tokens):
+        try:
+            return await service.engine.detokenize(list(segment.ids), special=True)
+        except RequestError as error:
+            raise RequestError(error.message, "prompt", error.code) from None
+    return segment.name if isinstance(segment, Mask) else segment
+
+
+async def _last(events: Events) -> Event:
+    """The event that a request ends with."""
+    async for event in events:
+        last = event
+    return last
+
+
+async def _nothing(edit: Edit) -> Events:
+    """What comes of no tokens: an editor warms a server up, and there is nothing to be kept warm."""
+    edit.ended = edit.began
+    for index, completion in enumerate(edit.completions):
+        completion.stop_type = "limit"
+        yield BlankDone("", index, 0, EMPTY)
+    yield Done("", Usage())
+
+
+class EditEvents:
+    """The events of a request in llama.cpp's words, as `edit` grows: pieces, and behind the last one of a completion
+    all of it but its text and probabilities. `fields` are the same for all."""
+
+    def __init__(self, body: Prediction, edit: Edit, fields: dict[str, Any]) -> None:
+        self.body = body
+        self.edit = edit
+        self.fields = fields
+        self._sent = dict.fromkeys(range(body.n_cmpl), (0, 0))  # characters and tokens of those that go on
+
+    def whole(self, index: int, **changes: Any) -> dict[str, Any]:
+        """A completion's answer, with the fields that were asked for."""
+        answer = wire(self.edit.completions[index], self.edit, self.fields, self.body.return_tokens)
+        return _chosen({"index": index, **answer, **changes}, self.body.response_fields)
+
+    def event(self, event: Event) -> bytes:
+        if not isinstance(event, BlankDelta | BlankDone) or event.index not in self._sent:
+            return b""
+        completion, (chars, tokens) = self.edit.completions[event.index], self._sent[event.index]
+        self._sent[event.index] = len(completion.text), len(completion.token_ids)
+        piece = {
+            "index": event.index,
+            "content": completion.text[chars:],
+            "tokens": completion.token_ids[tokens:],
+            "stop": False,
+            "id_slot": self.body.id_slot,
+            "tokens_predicted": len(completion.token_ids),
+            "tokens_evaluated": self.edit.usage.prompt_tokens,
+        }
+        if self.body.n_probs:
+            piece["completion_probabilities"] = completion.probabilities[tokens:]
+        sent = data(piece) if piece["content"] or piece["tokens"] else b""
+        if completion.ended:
+            del self._sent[event.index]
+            completion.probabilities = []  # as in llama.cpp the pieces have them
+            sent += data(self.whole(event.index, content="", tokens=[]))
+        return sent
+
+    def error(self, error: ApiError) -> bytes:
+        return data(error_body(error))
+
+
+def _chosen(answer: dict[str, Any], paths: list[str]) -> dict[str, Any]:
+    """The fields that were asked for, each under its whole path; all of them if none was."""
+    if not paths:
+        return answer
+    chosen = {}
+    for path in paths:
+        value: Any = answer
+        for part in path.split("/"):
+            if not isinstance(value, dict) or part not in value:
+                break
+            value = value[part]
+        else:
+            chosen[path] = value
+    return chosen

@@ -1,0 +1,81 @@
+"""The bodies of Ollama's API on the wire, and what a generation becomes for the engine."""
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field, JsonValue
+
+from engine.events import ModelCard
+from engine.requests import Fill, RequestError, Sampling
+from server.exchange.bodies import INT32, Lenient, Number, String, at_most
+from server.exchange.prompt import most_tokens, part_a
+from server.exchange.sampling import SamplingFields
+from server.settings import Limits
+
+Integer = Annotated[int, Field(ge=-INT32, le=INT32)]
+
+
+class GenerateOptions(SamplingFields, Lenient):
+    """`options`, with Ollama's defaults (api/types.go). A client that knows no `suffix` may put it here."""
+
+    suffix: String = ""
+    num_predict: Integer = -1
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
+    top_k: Integer = 40
+    top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, alias="repeat_penalty")] = 1.1
+    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
+
+    def sampling(self, limits: Limits) -> Sampling:
+        """How the engine draws. A seed below 0 is none."""
+        drawn = super().sampling(limits)
+        return replace(drawn, seed=None) if drawn.seed is not None and drawn.seed < 0 else drawn
+
+
+class GenerateRequest(Lenient):
+    """The body of `POST /api/generate`. What it has of pictures, forms and thoughts is refused: nobody would notice
+    that it was missing."""
+
+    model: String | None = None
+    prompt: String = ""
+    suffix: String = ""
+    stream: bool = True
+    options: GenerateOptions = Field(default_factory=lambda: GenerateOptions.model_validate({}))
+    logprobs: bool = False
+    top_logprobs: Number = 0
+    format: JsonValue = None
+    images: list[JsonValue] | None = None
+    think: JsonValue = None
+
+    @property
+    def behind(self) -> str | None:
+        """The text behind the blank; None where there is none."""
+        return self.suffix or self.options.suffix or None
+
+    def fill(self, limits: Limits, card: ModelCard) -> Fill:
+        """The request for the engine. Raises RequestError for what is over a limit or not to be had of the model."""
+        for name in ("format", "images", "think"):
+            if getattr(self, name):
+                raise RequestError(f"{name}: this model does not support it", name, "unsupported")
+        at_most("top_logprobs", self.top_logprobs, limits.logprobs)
+        asked = self.options.num_predict
+        return Fill(
+            inputs=(part_a(self.prompt, self.behind, card),),
+            max_tokens=(most_tokens(asked if asked > 0 else None, limits, card),),
+            sampling=self.options.sampling(limits),
+            logprobs=self.top_logprobs if self.logprobs or self.top_logprobs else None,
+            stream=self.stream,
+            timeout_s=limits.timeout_s,
+        )
+
+
+class ShowRequest(Lenient):
+    """The body of `POST /api/show`. Older clients say `name`."""
+
+    model: String | None = None
+    name: String | None = None
+
+    @property
+    def named(self) -> str | None:
+        """The model that is asked for."""
+        return self.model if self.model is not None else self.name
