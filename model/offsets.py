@@ -32,13 +32,17 @@ def aligned(text: str, decoded: str, starts: Sequence[int]) -> list[int]:
 def _places(text: str, decoded: str) -> list[int]:
     """For each character of the decoded text, and its end, how much of the text comes before it."""
     source = [(c, at) for at, char in enumerate(text) for c in _folded(char)]
-    places, step, reached = [], 0, 0
+    places, step, reached, last = [], 0, 0, 0
     for char in decoded:
-        places.append(reached)
+        begin, first = reached, True
         for folded in _folded(char):
             found = next((n for n in range(step, min(step + _WINDOW, len(source))) if source[n][0] == folded), None)
             if found is not None:
-                step, reached = found + 1, source[found][1] + 1
+                at = source[found][1]
+                begin, first = at if first else begin, False
+                step, reached = found + 1, at + 1
+        last = max(last, begin)
+        places.append(last)
     return [*places, len(text)]
 
 
