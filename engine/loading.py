@@ -17,6 +17,7 @@ from model.parallel import ALONE, Ranks
 from model.random_weights import invented
 from quant.cache_tensor import kept_dtype
 from quant.memory import is_out_of_memory
+from quant.usage import UsageError
 
 # Tokens of a context, and of a span, that there is room for unless a smaller cache is asked for.
 LONGEST_CONTEXT = 4096
@@ -51,13 +52,13 @@ def is_cuda(config: EngineConfig) -> bool:
 
 def prepare(config: EngineConfig, local_size: int = 1) -> None:
     """Checks the devices of the ranks on this machine, and sets the threads of this process: what the configuration
-    says, else its share of the cores. Raises ValueError where there are fewer CUDA devices than ranks."""
+    says, else its share of the cores. Raises UsageError where there are fewer CUDA devices than ranks."""
     if is_cuda(config):
         devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not devices:
-            raise ValueError("no CUDA device that torch can use; --device cpu serves without one")
+            raise UsageError("no CUDA device that torch can use; --device cpu serves without one")
         if local_size > devices:
-            raise ValueError(f"{local_size} ranks need a GPU each, this machine has {devices}; --tp {devices} fits")
+            raise UsageError(f"{local_size} ranks need a GPU each, this machine has {devices}; --tp {devices} fits")
     if config.threads:
         torch.set_num_threads(config.threads)
     elif local_size > 1:
@@ -71,7 +72,7 @@ def load_runner(
     local_rank: int = 0,
     progress: Progress = lambda done: None,
 ) -> Loaded:
-    """Reads the checkpoint, or this rank's part of it, and makes the cache. Raises CheckpointError, and ValueError for
+    """Reads the checkpoint, or this rank's part of it, and makes the cache. Raises CheckpointError, and UsageError for
     a kind of cache that there is not and for more memory than there is."""
     cuda = is_cuda(config)
     device = f"cuda:{local_rank}" if cuda else "cpu"
@@ -90,7 +91,7 @@ def load_runner(
         if not is_out_of_memory(error):
             raise
         message = f"out of memory: the weights need more than the {_gb(free)} that were free"
-        raise ValueError(f"{message}; `glm-infill plan` tells how much") from None
+        raise UsageError(f"{message}; `glm-infill plan` tells how much") from None
     model, size = loaded.model, config.block_size
     a = model.architecture
     kept = kept_dtype(config.kv_cache_type, model.dtype)
@@ -101,7 +102,7 @@ def load_runner(
         longest = min(a.max_sequence_length, max(LONGEST_CONTEXT, longest))
         num_blocks = max(num_blocks, least_blocks(longest, size))
     elif longest < size:
-        raise ValueError(
+        raise UsageError(
             f"kv_cache_gb: {config.kv_cache_gb:g} hold {num_blocks * size} tokens, "
             f"a context and a span need {least_blocks(size, size) * size} at the least"
         )
@@ -116,10 +117,10 @@ def load_runner(
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ValueError(_no_room(cache_bytes, free, least_blocks(size, size) * size * token_bytes)) from None
+        raise UsageError(_no_room(cache_bytes, free, least_blocks(size, size) * size * token_bytes)) from None
     whole = Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
     if len(config.adapters) > config.max_adapters:
-        raise ValueError(f"{len(config.adapters)} adapters are more than max_adapters, {config.max_adapters}")
+        raise UsageError(f"{len(config.adapters)} adapters are more than max_adapters, {config.max_adapters}")
     runner.adapters.root = None if config.adapter_root is None else Path(config.adapter_root)
     for number, (_, adapter) in enumerate(config.adapters, 1):
         runner.adapters.read(number, os.path.abspath(adapter))

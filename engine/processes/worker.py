@@ -17,7 +17,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Failed
 from engine.loading import is_cuda, load_runner, prepare
-from engine.processes.ending import leave, reason_of
+from engine.processes.ending import is_foreseen, leave, reason_of
 from engine.processes.link import Line, Link, NoLink
 from engine.processes.messages import (
     HEADER,
@@ -209,6 +209,8 @@ class Rank:
         try:
             serve = self._prepare()
         except Exception as error:
+            if not is_foreseen(error):
+                traceback.print_exc()
             self.link.send(NotReady(reason_of(error)))
             return 1
         try:

@@ -18,6 +18,7 @@ from model.checkpoint import load
 from model.families.glm import FAMILY
 from model.layout import Layout, parse, span_ids
 from model.network import Network
+from quant.usage import UsageError
 from tests.answers import wire
 
 TWO = "the river [MASK] under a bridge and the [MASK] sang"
@@ -146,7 +147,7 @@ def test_a_cache_in_int8_holds_more_tokens(folder: Path) -> None:
 
 
 def test_an_unknown_cache_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"^kv_cache_type: one of auto, int8, not 'int3'$"):
+    with pytest.raises(UsageError, match=r"^kv_cache_type: one of auto, int8, not 'int3'$"):
         Engine(EngineConfig(str(folder), kv_cache_type="int3"))
 
 
@@ -225,7 +226,7 @@ def test_a_cache_that_was_asked_for_is_not_made_larger(folder: Path) -> None:
     assert engine.card.kv_cache_tokens == 96
     assert engine.card.max_context == 31
     with pytest.raises(
-        ValueError, match=r"kv_cache_gb: 1e-05 hold 16 tokens, a context and a span need 96 at the least"
+        UsageError, match=r"kv_cache_gb: 1e-05 hold 16 tokens, a context and a span need 96 at the least"
     ):
         Engine(EngineConfig(str(folder), kv_cache_gb=0.00001))
 

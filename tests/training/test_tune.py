@@ -22,6 +22,7 @@ from engine.requests import Mask, Score
 from model.adapters.target import AdapterTarget
 from model.checkpoint import load
 from model.layout import parse
+from quant.usage import UsageError
 from tests.answers import wire
 from training.adapters import AdapterOptions, learner
 from training.lessons import LessonError, Lessons
@@ -230,5 +231,5 @@ def test_the_command_goes_on_after_a_kill(folder: Path, data: Path, tmp_path: Pa
 
 
 def test_unknown_targets_are_named(folder: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="target-modules: 'q_proj' is none of"):
+    with pytest.raises(UsageError, match="target-modules: 'q_proj' is none of"):
         tune(options(folder, data, tmp_path / "out", adapter=AdapterOptions(target_modules=("q_proj",))))
