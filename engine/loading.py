@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -76,17 +75,15 @@ def load_runner(
     a kind of cache that there is not and for more memory than there is."""
     cuda = is_cuda(config)
     device = f"cuda:{local_rank}" if cuda else "cpu"
-    path = Path(config.model) if config.model else None
-    tokenizer = Path(config.tokenizer) if config.tokenizer else None
     storage = config.quant, device, config.group_size, config.quant_head
     free = free_on(device)
     try:
         if checkpoint is not None:
             loaded = checkpoint
         elif config.load_format == "dummy":
-            loaded = invented(path, *storage, config.preset, tokenizer, ranks)
+            loaded = invented(config.model, *storage, config.preset, config.tokenizer, ranks)
         else:
-            loaded = load(path, *storage, config.preset, tokenizer, ranks, progress)
+            loaded = load(config.model, *storage, config.preset, config.tokenizer, ranks, progress)
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -121,8 +118,8 @@ def load_runner(
     whole = Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
     if len(config.adapters) > config.max_adapters:
         raise UsageError(f"{len(config.adapters)} adapters are more than max_adapters, {config.max_adapters}")
-    runner.adapters.root = None if config.adapter_root is None else Path(config.adapter_root)
-    for number, (_, adapter) in enumerate(config.adapters, 1):
+    runner.adapters.root = config.adapter_root
+    for number, adapter in enumerate(config.adapters.values(), 1):
         runner.adapters.read(number, os.path.abspath(adapter))
         prefix = runner.adapters.attach(number).prefix
         whole.longest_behind(0 if prefix is None else len(prefix))

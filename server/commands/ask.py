@@ -1,11 +1,11 @@
 """Asking for one answer, for commands: a server, or a model loaded here."""
 
 import asyncio
-import dataclasses
 import json
 import os
 from collections.abc import Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,7 +28,7 @@ def with_adapter(
     if adapter is None:
         return body, config
     name = adapter if url is not None else "adapter"
-    return {**body, "adapter": name}, dataclasses.replace(config, adapters=[(name, adapter)])
+    return {**body, "adapter": name}, config.model_copy(update={"adapters": {name: Path(adapter)}})
 
 
 def ask(

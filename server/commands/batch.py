@@ -63,7 +63,7 @@ def batch(
     except UsageError as error:
         fail(f"{source}: {error}", code=2)
     left = [line for line in lines if line.custom_id not in done]
-    config = engine_options(given).engine()
+    config = EngineConfig.of(engine_options(given))
     failed = sum(not ok for ok in done.values())
     with target.open("ab", buffering=0) as out, progress_bar() as progress:
         bar = progress.add_task("answering", total=len(lines), completed=len(lines) - len(left))

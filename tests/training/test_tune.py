@@ -85,7 +85,7 @@ def test_what_is_learned_is_what_the_engine_scores(folder: Path, data: Path, tmp
     out = tmp_path / method
     found = tune(options(folder, data, out, adapter=METHODS[method]))
     assert found["eval_loss"] < found["eval_loss_before"] - 0.02
-    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.01, adapters=((method, str(out)),)))
+    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.01, adapters={method: out}))
     for adapter, expected in ((None, found["eval_loss_before"]), (method, found["eval_loss"])):
         scores = [scored(engine, line, adapter) for line in LINES]
         loss = -sum(s for s, _ in scores) / sum(n for _, n in scores)
