@@ -60,10 +60,10 @@ class Learner(Protocol):
         """Writes the adapter as it is now."""
 
 
-def learner(model: Network, options: AdapterOptions, base: AdapterTarget, name: str) -> Learner:
+def learner(model: Network, options: AdapterOptions, target: AdapterTarget, name: str) -> Learner:
     """A fresh adapter. Raises UsageError for modules that there are not and sizes that make no sense."""
     model.requires_grad_(False)
-    fingerprint = base.fingerprint
+    fingerprint = target.fingerprint
     _as_torch(model, options.base)
     return (LoRA if options.method == "lora" else Prefix)(model, options, fingerprint, name)
 

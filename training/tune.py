@@ -90,8 +90,8 @@ def tune(options: TuneOptions, tell: Tell = lambda progress, steps: None) -> dic
     lessons = Lessons(options.data, checkpoint)
     train, held_out, evaluation = _divided(options, lessons, checkpoint)
     torch.manual_seed(options.seed)
-    base = AdapterTarget(checkpoint.model, checkpoint.family.namings)
-    adapter = learner(checkpoint.model, options.adapter, base, checkpoint.name)
+    target = AdapterTarget(checkpoint.model, checkpoint.family.namings)
+    adapter = learner(checkpoint.model, options.adapter, target, checkpoint.name)
     adapter.network.to(device)
     if isinstance(adapter, torch.nn.Module):
         adapter.to(device)
