@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.answers import FillResult
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import ResultDone
@@ -44,6 +45,7 @@ def test_a_family_and_a_scheme_are_served(
     assert (model["family"], model["quantization"]) == ("toy", "half")
     assert "|half|" in found["shown"].replace(" ", "")
     (blank,) = fill["results"][0]["blanks"]
+    assert isinstance(filled, FillResult)
     assert blank["token_ids"] == filled.blanks[0].token_ids
     assert blank["token_logprobs"] == pytest.approx(filled.blanks[0].token_logprobs, rel=1e-4)
     assert sums(score["results"]) == pytest.approx(
