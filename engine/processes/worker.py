@@ -147,15 +147,24 @@ class Worker:
                     else:
                         self._tokenize(message)
                 case Detokenize():
-                    try:
-                        text = self.engine.detokenize(message.token_ids, message.special, message.finished)
-                        self.link.send(Reply(message.id, text))
-                    except RequestError as error:
-                        self._refuse(message.id, error)
+                    self._detokenize(message)
         self.inbox.put(("stop", None))
 
     def _tokenize(self, message: Tokenize) -> None:
-        self.link.send(Reply(message.id, self.engine.tokenize(message.text, message.special)))
+        spelling = self.engine.job_context.spelling
+        tokenize = spelling.tokenize if message.special else spelling.tokenize_masks
+        self.link.send(Reply(message.id, tokenize(message.text)))
+
+    def _detokenize(self, message: Detokenize) -> None:
+        spelling = self.engine.job_context.spelling
+        try:
+            self.engine.job_context.check_ids(message.token_ids, "tokens")
+        except RequestError as error:
+            self._refuse(message.id, error)
+        else:
+            ids = message.token_ids
+            text = spelling.detokenize(ids, message.finished) if message.special else spelling.detokenize_masks(ids)
+            self.link.send(Reply(message.id, text))
 
     def _submit(self, request_id: str, request: Request) -> None:
         """Prepares a request, elsewhere if that takes long."""
