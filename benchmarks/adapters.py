@@ -43,11 +43,11 @@ def architecture(layers: int) -> Architecture:
     return replace(family.architecture(config), num_layers=layers)
 
 
-def lora(base: AdapterTarget, linears: tuple[str, ...], rank: int, seed: int) -> Adapter:
+def lora(target: AdapterTarget, linears: tuple[str, ...], rank: int, seed: int) -> Adapter:
     """A LoRA of these linears of every block."""
     draw = torch.Generator().manual_seed(seed)
     pieces: dict[str, tuple[LowRank, ...]] = {}
-    for path, (outputs, inputs) in base.linears.items():
+    for path, (outputs, inputs) in target.linears.items():
         if ".layers." in path and path.rpartition(".")[2] in linears:
             down = torch.randn(rank, inputs, generator=draw) * 0.01
             pieces[path] = (LowRank(down, torch.randn(rank, outputs, generator=draw) * 0.01),)
@@ -85,14 +85,14 @@ class Steps:
 
 def cost(model: Network, rank: int, rounds: int) -> dict[str, float]:
     """Milliseconds of a step by no adapter and by 8, of query_key_value and of all linears; the least of the rounds."""
-    base = AdapterTarget(model)
-    runner = Runner(model, ROWS * 8, BLOCK, base=base)
+    target = AdapterTarget(model)
+    runner = Runner(model, ROWS * 8, BLOCK, target=target)
     held = runner.adapters.held
     kinds: dict[str, list[int]] = {"none": [0] * ROWS}
     for number, (kind, linears) in enumerate(LINEARS.items()):
         own = [1 + number * ADAPTERS + n for n in range(ADAPTERS)]
         for adapter in own:
-            held.add(adapter, lora(base, linears, rank, adapter))
+            held.add(adapter, lora(target, linears, rank, adapter))
         kinds[kind] = [own[row % ADAPTERS] for row in range(ROWS)]
     steps = Steps(runner, ROWS, 64)
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -106,8 +106,8 @@ def cost(model: Network, rank: int, rounds: int) -> dict[str, float]:
 
 def gaps(model: Network, rank: int, folder: Path) -> dict[str, float]:
     """The longest of 40 steps of one row, in milliseconds, without and with adapters being loaded meanwhile."""
-    base = AdapterTarget(model)
-    adapter = lora(base, LINEARS["all"], rank, 0)
+    target = AdapterTarget(model)
+    adapter = lora(target, LINEARS["all"], rank, 0)
     tensors = {}
     for path, (piece,) in adapter.pieces.items():
         tensors[f"base_model.model.{path}.lora_A.weight"] = piece.down
@@ -115,7 +115,7 @@ def gaps(model: Network, rank: int, folder: Path) -> dict[str, float]:
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": "all-linear"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "adapter_model.safetensors")
-    runner = Runner(model, 64, BLOCK, base=base)
+    runner = Runner(model, 64, BLOCK, target=target)
     alone, _ = longest_step(runner, None)
     loading, loads = longest_step(runner, folder)
     num_bytes = (folder / "adapter_model.safetensors").stat().st_size

@@ -88,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     config = EngineConfig(
         str(options.model),
-        options.quant,
+        quant=options.quant,
         quant_head=options.quant_head,
         tokenizer=options.tokenizer,
         kv_cache_gb=options.kv_cache_gb,

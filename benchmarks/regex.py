@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--quant", default="int8")
     parser.add_argument("--model")
     args = parser.parse_args()
-    engine = Engine(EngineConfig(args.model, args.quant))
+    engine = Engine(EngineConfig(args.model, quant=args.quant))
     ways: dict[str, tuple[str, ...]] = {"free": (), "kept": ("[a-z ]+",), "new": ("[a-z ]{1,1000}",)}
     times: dict[str, list[float]] = {name: [] for name in ways}
     began = time.perf_counter()

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--quant", default="int8")
     parser.add_argument("--model")
     args = parser.parse_args()
-    engine = Engine(EngineConfig(args.model, args.quant))
+    engine = Engine(EngineConfig(args.model, quant=args.quant))
     word = engine.tokenizer.encode(" the")
     text = engine.tokenizer.decode(word * (args.context - 4))
     context = (text, " ", Mask("[MASK]"), ".")

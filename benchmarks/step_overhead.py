@@ -85,7 +85,7 @@ def main() -> None:
         found[name] = [measure(config, int(rows), options.steps, sampling) for rows in options.rows.split(",")]
         for line in found[name]:
             print(name, *(f"{key} {value:.3g}" for key, value in line.items()))
-    print(json.dumps({"benchmark": "step_overhead", "model": config.model or "glm-demo", **found}))
+    print(json.dumps({"benchmark": "step_overhead", "model": str(config.model or "glm-demo"), **found}))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class AdapterHost:
         self._job_context = job_context
         self._contexts: dict[int, JobContext] = {}
         self._taken: dict[str, Entry] = {}  # by requests, from when they are prepared until they end
-        for name, _ in config.adapters:
+        for name in config.adapters:
             number = self.registry.begin(name)
             self._enter(number, name, loaded.runner.adapters.held.get(number), pinned=True)
 

@@ -20,10 +20,10 @@ class Adapters:
     A path that is relative leads down from `root`, and nothing that lies elsewhere is read for it.
     """
 
-    def __init__(self, base: AdapterTarget) -> None:
+    def __init__(self, target: AdapterTarget) -> None:
         self.root: Path | None = None
-        self._base = base
-        self.held = HeldAdapters(base.model)
+        self._target = target
+        self.held = HeldAdapters(target.model)
         self._reading: dict[int, Future[Adapter]] = {}
 
     def read(self, number: int, path: str, done: Callable[[], object] = lambda: None) -> None:
@@ -42,7 +42,7 @@ class Adapters:
         """
         future = self._reading.pop(number)
         error = future.exception()
-        ranks = self._base.ranks
+        ranks = self._target.ranks
         if ranks.size > 1 and not ranks.all_gather(torch.tensor([int(error is None)])).all() and error is None:
             error = CheckpointError("another rank could not read the adapter")
         if error is not None:
@@ -58,11 +58,11 @@ class Adapters:
         torch.set_num_threads(1)  # of this thread; the steps have all others
         try:
             if folder.is_absolute():
-                future.set_result(read_adapter(folder, self._base))
+                future.set_result(read_adapter(folder, self._target))
             elif self.root is None:
                 raise CheckpointError(f"adapter {folder.name}: there is no folder that it is below")
             else:
-                future.set_result(read_adapter(self.root / folder, self._base, self.root))
+                future.set_result(read_adapter(self.root / folder, self._target, self.root))
         except CheckpointError as error:
             future.set_exception(error)
         except Exception as error:

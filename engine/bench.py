@@ -18,6 +18,7 @@ from model.random_weights import synthetic
 from quant import cpu
 from quant.linear import Weight
 from quant.registry import build, build_head, scheme_facts
+from quant.usage import UsageError
 
 _BLOCK = 16
 _BUFFER = 10**9  # bytes read to learn the memory's speed
@@ -42,11 +43,11 @@ class DecodeBench:
 def decode(bench: DecodeBench) -> dict[str, Any]:
     """The JSON document of `bench decode`, as docs/contract.md has it.
 
-    Raises ValueError for what a network cannot be stored as, and for more positions than it has.
+    Raises UsageError for what a network cannot be stored as, and for more positions than it has.
     """
     a, positions = bench.architecture, bench.context + bench.steps + 2
     if positions > a.max_sequence_length:
-        raise ValueError(f"a context of {bench.context} needs {positions} positions of {a.max_sequence_length}")
+        raise UsageError(f"a context of {bench.context} needs {positions} positions of {a.max_sequence_length}")
     head = build_head(bench.quant_head, torch.float32, "cpu")
     model = synthetic(bench.architecture, build(bench.quant, torch.float32, bench.group_size), head)
     weights = [module for module in model.modules() if isinstance(module, Weight)]

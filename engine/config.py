@@ -1,39 +1,32 @@
-"""What an engine is started with."""
+"""The configuration of an engine: its options, all of them settled. Does not import torch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field
+
+from engine.options import Count, EngineOptions
 
 
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """`model` is a checkpoint folder, None the bundled demo. `tp` is the number of devices that share it.
+class EngineConfig(EngineOptions):
+    """What an engine is started with: its options, and what the program chooses for it.
 
-    `kv_cache_gb` is 10⁹ bytes of keys and values on each of them, None for half of one or what long requests need. They
-    are kept as the model computes or, with `kv_cache_type` "int8", in a byte each with one scale a token and head.
-    `threads` are those of each process, None its share of the cores.
-
-    `quant`, `group_size` and `quant_head` (the embedding and head) say how matrices are stored; None is what the
-    checkpoint says, or float. `preset` and `tokenizer` (a folder) stand in for a config.json and a tokenizer that the
-    folder lacks. `load_format` "dummy" reads no weights: all are invented, to try a machine.
-
-    `adapters` are names and folders of those that are there from the start, `max_adapters` how many there are at most;
-    `adapter_root` is the folder below which those lie that are loaded later by a relative path.
+    `block_size` is the number of tokens in a cache block. `threads` are those of each process, None its share of the
+    cores.
     """
 
-    model: str | None = None
-    quant: str | None = None
-    group_size: int | None = None
-    quant_head: str | None = None
-    device: str = "auto"
-    kv_cache_gb: float | None = None
-    kv_cache_type: str = "auto"
-    max_batch_tokens: int = 2048
-    block_size: int = 16
-    threads: int | None = None
-    tp: int = 1
-    preset: str | None = None
-    tokenizer: str | None = None
-    load_format: str = "auto"
-    adapters: Sequence[Sequence[str]] = ()
-    max_adapters: int = 32
-    adapter_root: str | None = None
+    tp: Annotated[int, Field(ge=1)] = 1
+    block_size: Count = 16
+    threads: Count | None = None
+
+    def __init__(self, model: Path | str | None = None, **options: Any) -> None:
+        """Raises ValidationError for an option that there is not, or a value out of its bounds."""
+        super().__init__(model=model, **options)
+
+    @classmethod
+    def of(cls, options: EngineOptions, **chosen: Any) -> Self:
+        """The configuration that options ask for; what is `chosen`, by name, goes before them."""
+        given = {name: getattr(options, name) for name in EngineOptions.model_fields}
+        root = options.adapter_root
+        settled = {"tp": options.tp or 1, "adapter_root": None if root is None else root.absolute()}
+        return cls(**given | settled | chosen)

@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 
@@ -30,7 +29,6 @@ from engine.schedule.scheduler import Scheduler, SchedulerView
 from engine.schedule.sequence import Sequence
 from engine.step_clock import JobTimes, StepClock
 from model.checkpoint import Checkpoint
-from model.layout import parse
 from model.spelling import Spelling
 from quant.memory import is_out_of_memory
 
@@ -213,31 +211,6 @@ class Engine:
         while request_id in self._jobs:
             events += self.step()
         return events
-
-    def tokenize(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of a text; masks that the model has become their ids, everything else is text. With `special`
-        every special token is read."""
-        if special:
-            return self.job_context.spelling.tokenize(text)
-        ids: list[int] = []
-        for part in parse(text):
-            if isinstance(part, str):
-                ids += self.tokenizer.encode(part)
-            elif part[0] in self.tokenizer.masks:
-                ids.append(self.tokenizer.masks[part[0]])
-            else:
-                ids += self.tokenizer.encode(part[0])
-        return ids
-
-    def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
-        """The text of ids, masks by name, with `special` every special token by name, and with `finished` too without
-        an unfinished character at its end. Raises RequestError for an id outside the vocabulary."""
-        self.job_context.check_ids(token_ids, "tokens")
-        if special:
-            return self.job_context.spelling.detokenize(token_ids, finished)
-        names = {i: name for name, i in self.tokenizer.masks.items()}
-        runs = groupby(token_ids, names.get)
-        return "".join(name * len([*run]) if name else self.tokenizer.decode([*run]) for name, run in runs)
 
     def _advance(self, sequence: Sequence, result: Result) -> list[Event]:
         entry = self._jobs[sequence.job_id]

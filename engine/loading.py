@@ -1,8 +1,10 @@
 """A model loaded for serving: network, cache and runner, as large as the configuration says."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 
@@ -17,6 +19,7 @@ from model.parallel import ALONE, Ranks
 from model.random_weights import invented
 from quant.cache_tensor import kept_dtype
 from quant.memory import is_out_of_memory
+from quant.usage import UsageError
 
 # Tokens of a context, and of a span, that there is room for unless a smaller cache is asked for.
 LONGEST_CONTEXT = 4096
@@ -51,13 +54,13 @@ def is_cuda(config: EngineConfig) -> bool:
 
 def prepare(config: EngineConfig, local_size: int = 1) -> None:
     """Checks the devices of the ranks on this machine, and sets the threads of this process: what the configuration
-    says, else its share of the cores. Raises ValueError where there are fewer CUDA devices than ranks."""
+    says, else its share of the cores. Raises UsageError where there are fewer CUDA devices than ranks."""
     if is_cuda(config):
         devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not devices:
-            raise ValueError("no CUDA device that torch can use; --device cpu serves without one")
+            raise UsageError("no CUDA device that torch can use; --device cpu serves without one")
         if local_size > devices:
-            raise ValueError(f"{local_size} ranks need a GPU each, this machine has {devices}; --tp {devices} fits")
+            raise UsageError(f"{local_size} ranks need a GPU each, this machine has {devices}; --tp {devices} fits")
     if config.threads:
         torch.set_num_threads(config.threads)
     elif local_size > 1:
@@ -71,61 +74,79 @@ def load_runner(
     local_rank: int = 0,
     progress: Progress = lambda done: None,
 ) -> Loaded:
-    """Reads the checkpoint, or this rank's part of it, and makes the cache. Raises CheckpointError, and ValueError for
-    a kind of cache that there is not and for more memory than there is."""
-    cuda = is_cuda(config)
-    device = f"cuda:{local_rank}" if cuda else "cpu"
-    path = Path(config.model) if config.model else None
-    tokenizer = Path(config.tokenizer) if config.tokenizer else None
-    storage = config.quant, device, config.group_size, config.quant_head
-    free = free_on(device)
-    try:
-        if checkpoint is not None:
-            loaded = checkpoint
-        elif config.load_format == "dummy":
-            loaded = invented(path, *storage, config.preset, tokenizer, ranks)
-        else:
-            loaded = load(path, *storage, config.preset, tokenizer, ranks, progress)
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        message = f"out of memory: the weights need more than the {_gb(free)} that were free"
-        raise ValueError(f"{message}; `glm-infill plan` tells how much") from None
-    model, size = loaded.model, config.block_size
+    """Reads the checkpoint, or this rank's part of it, and makes the cache. Raises CheckpointError, and UsageError for
+    a cache that is too small for any text and for more memory than there is."""
+    device = f"cuda:{local_rank}" if is_cuda(config) else "cpu"
+    if checkpoint is None:
+        checkpoint = _checkpoint(config, device, ranks, progress)
+    model, size = checkpoint.model, config.block_size
     a = model.architecture
-    kept = kept_dtype(config.kv_cache_type, model.dtype)
-    token_bytes = KVCache.bytes_per_token(a.num_layers, model.kv_heads, a.head_dim, kept)
+    token_bytes = KVCache.bytes_per_token(
+        a.num_layers, model.kv_heads, a.head_dim, kept_dtype(config.kv_cache_type, model.dtype)
+    )
+    num_blocks, longest = _cache_size(config, a.max_sequence_length, token_bytes)
+    cache_bytes, least_bytes = num_blocks * size * token_bytes, least_blocks(size, size) * size * token_bytes
+    target = AdapterTarget(model, checkpoint.family.namings, ranks)
+    with _in_memory(device, partial(_no_room, cache_bytes, least_bytes)) as free:
+        # A CPU's memory is given when it is written to: too late for an answer.
+        if device == "cpu" and free is not None and cache_bytes > free:
+            raise MemoryError
+        runner = Runner(model, num_blocks, size, checkpoint.tokenizer.aliases, config.kv_cache_type, target)
+    loaded = Loaded(checkpoint, runner, num_blocks, longest, "cuda" if is_cuda(config) else "cpu")
+    _read_adapters(config, loaded)
+    return loaded
+
+
+def _checkpoint(config: EngineConfig, device: str, ranks: Ranks, progress: Progress) -> Checkpoint:
+    storage = config.quant, device, config.group_size, config.quant_head
+    with _in_memory(device, _weights_too_large):
+        if config.load_format == "dummy":
+            return invented(config.model, *storage, config.preset, config.tokenizer, ranks)
+        return load(config.model, *storage, config.preset, config.tokenizer, ranks, progress)
+
+
+def _cache_size(config: EngineConfig, limit: int, token_bytes: int) -> tuple[int, int]:
+    """The cache's blocks, and the longest context and span that are sure to fit into them; `limit` is the model's.
+
+    Raises UsageError for a cache that is too small for any.
+    """
+    size = config.block_size
     num_blocks = max(int((config.kv_cache_gb or DEFAULT_GB) * 1e9 // (token_bytes * size)), 1)
-    longest = min(a.max_sequence_length, fitting(num_blocks, size))
+    longest = min(limit, fitting(num_blocks, size))
     if config.kv_cache_gb is None:
-        longest = min(a.max_sequence_length, max(LONGEST_CONTEXT, longest))
+        longest = min(limit, max(LONGEST_CONTEXT, longest))
         num_blocks = max(num_blocks, least_blocks(longest, size))
     elif longest < size:
-        raise ValueError(
+        raise UsageError(
             f"kv_cache_gb: {config.kv_cache_gb:g} hold {num_blocks * size} tokens, "
             f"a context and a span need {least_blocks(size, size) * size} at the least"
         )
-    base = AdapterTarget(model, loaded.family.namings, ranks)
-    cache_bytes = num_blocks * size * token_bytes
+    return num_blocks, longest
+
+
+def _read_adapters(config: EngineConfig, loaded: Loaded) -> None:
+    """Reads the configuration's adapters. Raises CheckpointError, and UsageError for more than there may be."""
+    if len(config.adapters) > config.max_adapters:
+        raise UsageError(f"{len(config.adapters)} adapters are more than max_adapters, {config.max_adapters}")
+    adapters = loaded.runner.adapters
+    adapters.root = config.adapter_root
+    for number, folder in enumerate(config.adapters.values(), 1):
+        adapters.read(number, os.path.abspath(folder))
+        prefix = adapters.attach(number).prefix
+        loaded.longest_behind(0 if prefix is None else len(prefix))
+
+
+@contextmanager
+def _in_memory(device: str, told: Callable[[int | None], str]) -> Iterator[int | None]:
+    """Gives the bytes that are free on a device. Raises UsageError where they are not enough for what is made in it, in
+    the words of `told`."""
     free = free_on(device)
     try:
-        # A CPU's memory is given when it is written to: too late for an answer.
-        if not cuda and free is not None and cache_bytes > free:
-            raise MemoryError
-        runner = Runner(model, num_blocks, size, loaded.tokenizer.aliases, config.kv_cache_type, base)
+        yield free
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ValueError(_no_room(cache_bytes, free, least_blocks(size, size) * size * token_bytes)) from None
-    whole = Loaded(loaded, runner, num_blocks, longest, "cuda" if cuda else "cpu")
-    if len(config.adapters) > config.max_adapters:
-        raise ValueError(f"{len(config.adapters)} adapters are more than max_adapters, {config.max_adapters}")
-    runner.adapters.root = None if config.adapter_root is None else Path(config.adapter_root)
-    for number, (_, adapter) in enumerate(config.adapters, 1):
-        runner.adapters.read(number, os.path.abspath(adapter))
-        prefix = runner.adapters.attach(number).prefix
-        whole.longest_behind(0 if prefix is None else len(prefix))
-    return whole
+        raise UsageError(f"out of memory: {told(free)}") from None
 
 
 def free_on(device: str) -> int | None:
@@ -133,8 +154,13 @@ def free_on(device: str) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_bytes()
 
 
-def _no_room(asked: int, free: int | None, least: int) -> str:
-    message = f"out of memory: {_gb(asked)} of keys and values asked, {_gb(free)} free"
+def _weights_too_large(free: int | None) -> str:
+    return f"the weights need more than the {_gb(free)} that were free; `glm-infill plan` tells how much"
+
+
+def _no_room(asked: int, least: int, free: int | None) -> str:
+    """`least` are the bytes of the smallest cache of use."""
+    message = f"{_gb(asked)} of keys and values asked, {_gb(free)} free"
     fits = 0 if free is None else int(SPARED * free / 1e8) / 10
     return f"{message}; --kv-cache-gb {fits:g} fits" if fits * 1e9 >= max(least, 1) else message
 

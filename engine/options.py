@@ -1,17 +1,16 @@
 """The options of an engine: what an operator may choose, written once.
 
-Settings, the flags of commands and the tables of the documentation are made of these fields: name, type, bounds,
-default and description. Each class is a group; the first line of its docstring is the group's name.
+Configurations, settings, the flags of commands and the tables of the documentation are made of these fields: name,
+type, bounds, default and description. Each class is a group; the first line of its docstring is the group's name.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from engine.config import EngineConfig
 from quant.registry import group_sizes, head_names, scheme_names
 
 if TYPE_CHECKING:
@@ -104,16 +103,3 @@ class AdapterOptions(Options):
 
 class EngineOptions(AdapterOptions, DeviceOptions, ModelOptions):
     """All options of an engine. Fields come in the order of the groups from the last one on, as pydantic has them."""
-
-    def engine(self, tp: int | None = None, device: str | None = None, threads: int | None = None) -> EngineConfig:
-        """What an engine is started with; `tp`, `device` and `threads` (of each process) go before the options."""
-        chosen = {name: _plain(getattr(self, name)) for name in EngineOptions.model_fields}
-        chosen["adapters"] = [(name, str(folder)) for name, folder in self.adapters.items()]
-        if self.adapter_root is not None:
-            chosen["adapter_root"] = str(self.adapter_root.absolute())
-        chosen |= {"tp": tp or self.tp or 1, "device": device or self.device, "threads": threads}
-        return EngineConfig(**chosen)
-
-
-def _plain(value: object) -> Any:
-    return str(value) if isinstance(value, Path) else value

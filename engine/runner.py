@@ -30,12 +30,12 @@ class Runner:
         block_size: int,
         aliases: Collection[int] = (),
         kv_cache_type: str = "auto",
-        base: AdapterTarget | None = None,
+        target: AdapterTarget | None = None,
     ) -> None:
-        """`aliases` are tokens with the row of another one, which a distribution would count twice; `base` is what
+        """`aliases` are tokens with the row of another one, which a distribution would count twice; `target` is what
         adapters are read for."""
         self.model = model
-        self.adapters = Adapters(base or AdapterTarget(model))
+        self.adapters = Adapters(target or AdapterTarget(model))
         self.logit_chunk = LOGIT_ROWS
         first, count = model.vocabulary.span
         self.aliases = [i - first for i in aliases if first <= i < first + count]

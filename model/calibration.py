@@ -21,6 +21,7 @@ from quant.calibrate import compensate
 from quant.linear import Embedding
 from quant.scheme import Scheme, Tensors
 from quant.schemes.none import Float
+from quant.usage import UsageError
 
 LENGTHS = (32, 256)  # tokens of the shortest and of the longest window
 SHORTEST_DOCUMENT = 8
@@ -150,7 +151,7 @@ class Calibration:
                         drift.addmm_((y - x).t(), x)
                     try:
                         stored = compensate(module.packed()["weight"], hessian, self.scheme, drift)
-                    except ValueError as error:
+                    except UsageError as error:
                         raise CheckpointError(f"{prefix}{path}.weight: {error}") from None
                 module.assign({"weight": self.scheme.dequantize(stored)})
                 yield prefix + path, stored

@@ -26,6 +26,7 @@ from quant.heap import give_back
 from quant.linear import Embedding, Weight
 from quant.scheme import ReduceMax, Scheme, Tensors, identity
 from quant.schemes.none import Float
+from quant.usage import UsageError
 
 DEMO = Path(__file__).parent / "demo"
 Progress = Callable[[float], object]  # takes the share of the weights that is read
@@ -132,7 +133,7 @@ def assembled(
         whole = plain if weights.storage is None else Network(a, scheme, dtype, head_scheme)
         try:
             part = Network(a, ranks=ranks)
-        except ValueError as error:
+        except UsageError as error:
             raise CheckpointError(f"{folder}: {error}") from None
         check_sizes(part, scheme, head_scheme, ranks.size)
         model = Network(a, scheme, dtype, head_scheme, ranks)
@@ -165,7 +166,7 @@ def check_sizes(model: nn.Module, scheme: Scheme, head: Scheme, ranks: int = 1) 
     for path, module in matrices(model):
         try:
             (head if isinstance(module, Embedding) else scheme).tensors(module.out_features, module.in_features)
-        except ValueError as error:
+        except UsageError as error:
             share = f" of a rank's share, one of {ranks}" if ranks > 1 else ""
             raise CheckpointError(f"{path}.weight: {error}{share}") from None
 
@@ -239,6 +240,6 @@ def quantized(scheme: Scheme, weight: Tensor, name: str, reduce_max: ReduceMax =
             for key, part in scheme.quantize(weight[start : start + length], reduce_max).items():
                 cut = scheme.narrow(key, 0, start, length)
                 (made[key] if cut is None else made[key].narrow(*cut)).copy_(part)
-    except ValueError as error:
+    except UsageError as error:
         raise CheckpointError(f"{name}: {error}") from None
     return made

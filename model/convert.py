@@ -34,6 +34,7 @@ from quant.calibrate import check
 from quant.linear import Embedding
 from quant.scheme import Scheme, Stored, Tensors, num_bytes
 from quant.schemes.none import Float
+from quant.usage import UsageError
 
 STATE = "quantize.json"
 LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
@@ -135,7 +136,7 @@ class Conversion:
         try:
             with torch.device("meta"):
                 part = Network(a, ranks=Ranks(0, size))
-        except ValueError as error:
+        except UsageError as error:
             raise CheckpointError(str(error)) from None
         check_sizes(part, self.scheme, self.head, size)
         shapes = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}

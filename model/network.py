@@ -200,7 +200,7 @@ class Network(nn.Module):
     ) -> None:
         """`scheme` stores the blocks' matrices, `head` the embedding and head; both are `dtype` when left out.
 
-        Of several ranks each makes its own part. Raises ValueError for heads or widths that they do not divide.
+        Of several ranks each makes its own part. Raises UsageError for heads or widths that they do not divide.
         """
         super().__init__()
         a = architecture

@@ -49,7 +49,7 @@ class Outline:
     def storage(self, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
         """How the weights are held if they are asked for so.
 
-        Raises ValueError for what there is not, CheckpointError for what these weights cannot become.
+        Raises UsageError for what there is not, CheckpointError for what these weights cannot become.
         """
         storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
         storage.schemes(torch.float16, "cuda")

@@ -14,6 +14,7 @@ from torch import Tensor
 from model.sharding import ShardSpec
 from quant.linear import Embedding, Linear
 from quant.scheme import HeadScheme, Scheme
+from quant.usage import UsageError
 
 # Numbers up to which partial sums are sent whole to all ranks, in one round of messages instead of two.
 SMALL = 2**16
@@ -32,9 +33,9 @@ class Ranks:
     group: dist.ProcessGroup | None = None
 
     def share(self, count: int, name: str) -> int:
-        """This rank's part of a count. Raises ValueError, with its name, for one that the ranks do not divide."""
+        """This rank's part of a count. Raises UsageError, with its name, for one that the ranks do not divide."""
         if count % self.size:
-            raise ValueError(f"{name} {count} is not divided by {self.size} ranks")
+            raise UsageError(f"{name} {count} is not divided by {self.size} ranks")
         return count // self.size
 
     def share_or_copy(self, count: int, name: str) -> int:

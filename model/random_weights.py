@@ -13,6 +13,7 @@ from model.parallel import ALONE, Ranks
 from model.storage import Storage
 from quant.linear import Weight
 from quant.scheme import SPREAD, HeadScheme, Scheme
+from quant.usage import UsageError
 
 
 def synthetic(
@@ -56,7 +57,7 @@ def invented(
     check_sizes(plain, scheme, head_scheme)
     try:
         model = synthetic(description.architecture, scheme, head_scheme, ranks=ranks).to(device)
-    except ValueError as error:
+    except UsageError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     model = model.half() if kind == "cuda" else model
     return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters)

@@ -7,6 +7,7 @@ from model.config import CheckpointError
 from model.parallel import ALONE, Ranks
 from model.sharding import ShardSpecs, Slice
 from quant.scheme import ReduceMax, Scheme, identity
+from quant.usage import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class RankSlice:
             return None
         try:
             return cut.part(self.shapes[name][cut.dim], self.ranks.rank, self.ranks.size)
-        except ValueError as error:
+        except UsageError as error:
             raise CheckpointError(f"{name}: {error}") from None
 
     def stored(self, name: str, leaf: str, scheme: Scheme) -> Slice | None:
@@ -35,7 +36,7 @@ class RankSlice:
             return None
         try:
             found = [scheme.narrow(leaf, part.dim, *span) for span in part.spans]
-        except ValueError as error:
+        except UsageError as error:
             raise CheckpointError(f"{name}: {error}, for {self.ranks.size} ranks") from None
         cuts = [cut for cut in found if cut is not None]
         return Slice(cuts[0][0], tuple((start, length) for _, start, length in cuts)) if cuts else None

@@ -10,6 +10,7 @@ from model.config import CheckpointError
 from model.sharding import ShardSpec, ShardSpecs, Slice, merge, sources
 from model.source import Source
 from quant.scheme import Stored
+from quant.usage import UsageError
 
 
 class Ranked:
@@ -75,7 +76,7 @@ class Ranked:
         whole = cut.whole(lengths)
         try:
             parts = [cut.part(whole, rank, self.size).length for rank in range(self.size)]
-        except ValueError as error:
+        except UsageError as error:
             raise CheckpointError(f"{self.listing}: {name}: {error}") from None
         if parts != lengths:
             raise CheckpointError(

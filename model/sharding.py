@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.architecture import Architecture
+from quant.usage import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class ShardSpec:
     def part(self, length: int, rank: int, size: int) -> Slice:
         """What one of `size` ranks has of a tensor with `length` along `dim`.
 
-        Raises ValueError for a tensor that cannot be divided so.
+        Raises UsageError for a tensor that cannot be divided so.
         """
         if self.ragged:
             own, more = divmod(length, size)  # the first ones have one more
@@ -59,7 +60,7 @@ class ShardSpec:
             # Where heads are fewer than ranks, neighbouring ranks share one.
             pieces = heads if heads and size % heads == 0 else size
             if length % whole or rows % pieces or (heads and heads % pieces):
-                raise ValueError(f"{self._described(length)} are not divided by {size}")
+                raise UsageError(f"{self._described(length)} are not divided by {size}")
             own = rows // pieces
             spans.append((begin + rank * pieces // size * own, own))
             begin += rows
@@ -112,7 +113,7 @@ def cuts_of(a: Architecture) -> ShardSpecs:
 def shard(tensor: Tensor, cut: ShardSpec | None, rank: int, size: int) -> Tensor:
     """The part of a tensor that one of `size` ranks holds: a view, unless there are several sections.
 
-    Raises ValueError for a tensor that cannot be divided so.
+    Raises UsageError for a tensor that cannot be divided so.
     """
     return tensor if cut is None or size == 1 else cut.part(tensor.shape[cut.dim], rank, size).of(tensor)
 

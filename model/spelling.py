@@ -1,13 +1,14 @@
 """Special tokens as they are spelled: texts in which their names stand for them, as clients write that know ids.
 
-Elsewhere a text that spells a special token is text. Here `[gMASK]` or `<sop>` is the token, so that a client finds
-the ids of the start and the end, and can say where a context ends. Does not import torch.
+In a request's text only a mask is more than text. Here `<sop>` is a token too, so that a client finds the ids of the
+start and the end, and can say where a context ends. Does not import torch.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from model.layout import parse
 from model.offsets import offsets
 from model.tokenizer import Decoder, Tokenizer
 
@@ -34,6 +35,18 @@ class Spelling:
         """The ids of a text. A mask swallows white space before it where it does in the family's layout."""
         return [i for _, _, ids in self._parts(text) for i in ids]
 
+    def tokenize_masks(self, text: str) -> list[int]:
+        """The same where only masks that the model has become their ids, and everything else is text."""
+        ids: list[int] = []
+        for part in parse(text):
+            if isinstance(part, str):
+                ids += self._tokenizer.encode(part)
+            elif part[0] in self._tokenizer.masks:
+                ids.append(self._tokenizer.masks[part[0]])
+            else:
+                ids += self._tokenizer.encode(part[0])
+        return ids
+
     def starts(self, text: str) -> list[int]:
         """At which of a text's characters each of its tokens begins."""
         return [at + n for at, plain, ids in self._parts(text) for n in offsets(plain, ids, self._tokenizer)]
@@ -50,6 +63,12 @@ class Spelling:
             parts.append(name * len(ids) or decoder.text)
             rest = decoder.whole[decoder.length :]
         return "".join(parts) + ("" if finished else rest)
+
+    def detokenize_masks(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, of the special ones only masks by name."""
+        names = {i: name for name, i in self._tokenizer.masks.items()}
+        runs = groupby(token_ids, names.get)
+        return "".join(name * len([*run]) if name else self._tokenizer.decode([*run]) for name, run in runs)
 
     def starts_of(self, token_ids: Sequence[int]) -> list[int]:
         """At which character of the text of ids each begins."""

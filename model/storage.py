@@ -10,6 +10,7 @@ import torch
 from model.config import CheckpointError
 from quant.registry import FLOAT, build, build_head, published_as, scheme_facts
 from quant.scheme import HeadScheme, Scheme
+from quant.usage import UsageError
 
 METHOD = "glm-infill"
 GROUP_SIZE = 32
@@ -48,7 +49,7 @@ class Storage:
         storage = cls(**known)
         try:
             storage.schemes(torch.float32, "cuda")  # what a folder may hold, not what this machine can read
-        except ValueError as error:
+        except UsageError as error:
             raise CheckpointError(f"{path}: quantization_config: {error}") from None
         if storage.scheme == FLOAT:
             raise CheckpointError(f"{path}: quantization_config names no scheme")
@@ -66,7 +67,7 @@ class Storage:
         return {"quant_method": METHOD, "scheme": self.scheme, **grouped, "head": self.head}
 
     def schemes(self, dtype: torch.dtype, device: str) -> tuple[Scheme, HeadScheme]:
-        """The blocks' scheme and the head's. Raises ValueError for what there is not, or not on the device."""
+        """The blocks' scheme and the head's. Raises UsageError for what there is not, or not on the device."""
         return build(self.scheme, dtype, self.group_size), build_head(self.head, dtype, device)
 
     def changed(self, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":

@@ -20,6 +20,7 @@ from model.network import Network
 from model.safetensors_writer import SafetensorsWriter
 from model.sharding import ShardSpec, ShardSpecs, cuts, shard
 from quant.scheme import SPREAD, Stored, num_bytes
+from quant.usage import UsageError
 
 Progress = Callable[[int], object]
 _ITERATION = "1"
@@ -51,12 +52,12 @@ def of_preset(preset: str, layers: int | None = None, format: Format = "hf", see
     """The checkpoint of a published model, or the first `layers` of it, under the names of that format.
 
     A folder of ranks has no config.json, as published, unless a number of layers is given, which no preset tells.
-    Raises ValueError for a preset that there is not, or that was not published in the format.
+    Raises UsageError for a preset that there is not, or that was not published in the format.
     """
     family, config = _preset(preset)
     naming = family.published.rank_naming if format == "sat" else family.namings[0]
     if naming is None:
-        raise ValueError(f"{preset} is not published in the format {format}")
+        raise UsageError(f"{preset} is not published in the format {format}")
     fields = dict(config.fields)
     if layers is not None:
         count = "num_layers" if "num_layers" in fields else "num_hidden_layers"
@@ -76,12 +77,12 @@ def of_preset(preset: str, layers: int | None = None, format: Format = "hf", see
 
 def _preset(name: str) -> tuple[Family, Config]:
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise UsageError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def published_format(preset: str) -> Format:
-    """The format of a preset's original files. Raises ValueError for a preset that there is not."""
+    """The format of a preset's original files. Raises UsageError for a preset that there is not."""
     return _preset(preset)[0].published.format
 
 
@@ -95,11 +96,11 @@ def write_synthetic(
     """Writes a new folder; `progress` is told the bytes of what is made.
 
     The format is hf, safetensors shards, with one tensor in memory at a time; bin, pytorch_model shards, with one shard
-    in memory; or sat, `tp` model-parallel ranks, with one rank in memory. Raises ValueError where `tp` does not divide
+    in memory; or sat, `tp` model-parallel ranks, with one rank in memory. Raises UsageError where `tp` does not divide
     the tensors, or the format is not divided, and CheckpointError for a folder with something in it or on a full disk.
     """
     if tp > 1 and format != "sat":
-        raise ValueError(f"only the format sat is divided among ranks, not {format}")
+        raise UsageError(f"only the format sat is divided among ranks, not {format}")
     if format == "sat":
         for name, shape in made.shapes.items():
             shard(torch.empty(shape, device="meta"), made.cuts(name), 0, tp)

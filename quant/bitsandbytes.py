@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from quant.usage import UsageError
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)  # that bitsandbytes computes in
 _INSTALL = "pip install 'glm-infill[bnb]'"
 
@@ -36,11 +38,11 @@ def library() -> Any:
 
 
 def require(scheme: str) -> None:
-    """Raises ValueError, naming the scheme, where bitsandbytes is not installed."""
+    """Raises UsageError, naming the scheme, where bitsandbytes is not installed."""
     try:
         library()
     except ImportError as error:
-        raise ValueError(f"{scheme} needs bitsandbytes: {_INSTALL}") from error
+        raise UsageError(f"{scheme} needs bitsandbytes: {_INSTALL}") from error
 
 
 def describe() -> str:

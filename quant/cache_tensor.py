@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quant.memory import huge_page_zeros
 from quant.operators.quantize_vectors import quantize_vectors
+from quant.usage import UsageError
 
 KINDS = ("auto", "int8")  # of a cache: as the model computes, or int8
 
@@ -56,9 +57,9 @@ class CacheTensor:
 
 
 def kept_dtype(kind: str, computed: torch.dtype) -> torch.dtype:
-    """What numbers a cache of this kind keeps, beside a model that computes in `computed`. Raises ValueError."""
+    """What numbers a cache of this kind keeps, beside a model that computes in `computed`. Raises UsageError."""
     if kind not in KINDS:
-        raise ValueError(f"kv_cache_type: one of {', '.join(KINDS)}, not {kind!r}")
+        raise UsageError(f"kv_cache_type: one of {', '.join(KINDS)}, not {kind!r}")
     return torch.int8 if kind == "int8" else computed
 
 

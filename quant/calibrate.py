@@ -14,16 +14,17 @@ from torch import Tensor
 
 from quant.registry import scheme_facts, scheme_names
 from quant.scheme import IntegerScheme, Scheme, Tensors
+from quant.usage import UsageError
 
 BLOCK = 128  # inputs whose errors are gathered before the inputs behind them are touched
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal
 
 
 def check(scheme: Scheme) -> IntegerScheme:
-    """The scheme. Raises ValueError for one whose codes cannot be compensated."""
+    """The scheme. Raises UsageError for one whose codes cannot be compensated."""
     if not isinstance(scheme, IntegerScheme):
         names = [name for name in scheme_names() if scheme_facts(name).calibrates]
-        raise ValueError(f"{scheme.name} weights cannot be calibrated, only {', '.join(names)}")
+        raise UsageError(f"{scheme.name} weights cannot be calibrated, only {', '.join(names)}")
     return scheme
 
 
@@ -35,13 +36,13 @@ def compensate(weight: Tensor, hessian: Tensor, scheme: Scheme, drift: Tensor | 
 
     Inputs that were always zero are rounded by themselves, and an output that compensation would serve worse is rounded
     plainly: Σ ‖(W − Q)·x‖² is never larger than plain rounding's, with W as the drift has it. Needs about
-    32·in_features² + 32·in_features·out_features bytes. Raises ValueError for NaN or infinity, for sizes that the
+    32·in_features² + 32·in_features·out_features bytes. Raises UsageError for NaN or infinity, for sizes that the
     scheme cannot hold, and for a scheme whose codes are no integers.
     """
     scheme = check(scheme)
     plain = scheme.quantize(weight)
     if not bool(torch.isfinite(hessian if drift is None else hessian + drift).all()):
-        raise ValueError("the layer's inputs hold NaN or infinity")
+        raise UsageError("the layer's inputs hold NaN or infinity")
     weight, hessian = weight.float(), hessian.float()
     damped = _damped(hessian)
     if drift is not None:

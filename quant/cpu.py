@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant.usage import UsageError
+
 VARIANTS = ("portable", "avx2", "avx-vnni", "avx512-vnni")  # by their numbers in cpu_kernels.cpp
 CHOICE = "GLM_INFILL_CPU_KERNEL"
 
@@ -52,7 +54,7 @@ def kernels() -> Kernels:
 def variant() -> str | None:
     """The variant in use: the fastest, or the one that GLM_INFILL_CPU_KERNEL names; None for torch's own kernels.
 
-    Raises ValueError for a name that is unknown or that this machine cannot run.
+    Raises UsageError for a name that is unknown or that this machine cannot run.
     """
     return _chosen(os.environ.get(CHOICE))
 
@@ -65,7 +67,7 @@ def _chosen(asked: str | None) -> str | None:
     if asked == "torch":
         return None
     if asked not in supported:
-        raise ValueError(f"{CHOICE}={asked}: this machine has {', '.join([*supported, 'torch'])}")
+        raise UsageError(f"{CHOICE}={asked}: this machine has {', '.join([*supported, 'torch'])}")
     return asked
 
 
@@ -79,7 +81,7 @@ def describe() -> str:
 
 
 def number() -> int | None:
-    """The number of the variant in use, None for torch's own kernels. Raises ValueError as `variant` does."""
+    """The number of the variant in use, None for torch's own kernels. Raises UsageError as `variant` does."""
     return _numbered(os.environ.get(CHOICE))
 
 

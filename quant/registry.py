@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import quant.schemes
 from quant.scheme_facts import SchemeFacts
+from quant.usage import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -41,12 +42,12 @@ def group_sizes() -> tuple[int, ...]:
 
 
 def scheme_facts(name: str) -> SchemeFacts:
-    """The facts of a scheme. Raises ValueError for a name that there is not."""
+    """The facts of a scheme. Raises UsageError for a name that there is not."""
     if name not in scheme_names():
-        raise ValueError(f"no such scheme: {name}")
+        raise UsageError(f"no such scheme: {name}")
     spec = find_spec(_module(name))
     if spec is None or spec.origin is None:
-        raise ValueError(f"no such scheme: {name}")
+        raise UsageError(f"no such scheme: {name}")
     return _read_facts(Path(spec.origin))
 
 
@@ -69,16 +70,16 @@ def published_as(bits: int) -> str:
 
 
 def scheme_class(name: str) -> "type[Scheme]":
-    """Imports a scheme. Raises ValueError for a name that there is not."""
+    """Imports a scheme. Raises UsageError for a name that there is not."""
     if name not in scheme_names():
-        raise ValueError(f"no such scheme: {name}")
+        raise UsageError(f"no such scheme: {name}")
     return cast("type[Scheme]", importlib.import_module(_module(name)).SCHEME)
 
 
 def build(name: str, dtype: "torch.dtype | None" = None, group_size: int = 32) -> "Scheme":
     """The scheme of a name; `dtype` (None: float32) is that of float weights, `group_size` counts inputs.
 
-    Raises ValueError for a name or group size that there is not, and where its optional dependency is not installed.
+    Raises UsageError for a name or group size that there is not, and where its optional dependency is not installed.
     """
     return scheme_class(name).build(dtype, group_size)
 
@@ -86,10 +87,10 @@ def build(name: str, dtype: "torch.dtype | None" = None, group_size: int = 32) -
 def build_head(name: str, dtype: "torch.dtype | None", device: str) -> "HeadScheme":
     """The scheme of the embedding and head on a "cpu" or "cuda" device, in its default groups.
 
-    Raises ValueError for a scheme that cannot be one, or whose rows cannot be read on this machine.
+    Raises UsageError for a scheme that cannot be one, or whose rows cannot be read on this machine.
     """
     if name not in head_names():
-        raise ValueError(f"no such scheme for the embedding: {name}")
+        raise UsageError(f"no such scheme for the embedding: {name}")
     scheme = cast("HeadScheme", build(name, dtype))
     scheme.check_head(device)
     return scheme

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quant.scheme import ReduceMax, identity
+from quant.usage import UsageError
 
 # A BLAS picks another summation order below this many rows (a matrix-vector product at 1); from here on it
 # was measured to give each row the same bits at every height.
@@ -28,10 +29,10 @@ def quantize_rows(x: Tensor, reduce_max: ReduceMax = identity) -> tuple[Tensor, 
 
 
 def finite(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The weight in `dtype`. Raises ValueError for NaN and infinity, also those of a dtype that is too narrow."""
+    """The weight in `dtype`. Raises UsageError for NaN and infinity, also those of a dtype that is too narrow."""
     weight = weight.to(dtype)
     if not bool(torch.isfinite(weight).all()):
-        raise ValueError("the weight holds NaN or infinity")
+        raise UsageError("the weight holds NaN or infinity")
     return weight
 
 

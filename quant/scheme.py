@@ -47,7 +47,7 @@ class Scheme(ABC):
     def build(cls, dtype: torch.dtype | None, group_size: int) -> Self:
         """The scheme with what it takes of these: the dtype of float weights, inputs that share a scale.
 
-        Raises ValueError for a group size that it does not have, and for an optional dependency that is missing.
+        Raises UsageError for a group size that it does not have, and for an optional dependency that is missing.
         """
 
     @classmethod
@@ -57,11 +57,11 @@ class Scheme(ABC):
 
     @abstractmethod
     def tensors(self, out_features: int, in_features: int) -> Stored:
-        """Name → (shape, dtype) of a stored weight. Raises ValueError for sizes that the scheme cannot hold."""
+        """Name → (shape, dtype) of a stored weight. Raises UsageError for sizes that the scheme cannot hold."""
 
     @abstractmethod
     def quantize(self, weight: Tensor, reduce_max: ReduceMax = identity) -> Tensors:
-        """The stored form of a float weight. Raises ValueError for NaN, infinity or sizes that do not fit.
+        """The stored form of a float weight. Raises UsageError for NaN, infinity or sizes that do not fit.
 
         Where the weight has only some inputs of its rows, `reduce_max` makes scales of whole rows those of the whole.
         """
@@ -78,7 +78,7 @@ class Scheme(ABC):
     def narrow(self, name: str, dim: int, start: int, length: int) -> Narrowing | None:
         """How a stored tensor is narrowed when the weight is, None for not at all.
 
-        dim 0 are outputs, 1 inputs. Raises ValueError for a border inside what is stored as one.
+        dim 0 are outputs, 1 inputs. Raises UsageError for a border inside what is stored as one.
         """
 
     @abstractmethod
@@ -115,7 +115,7 @@ class HeadScheme(Scheme):
         """Chosen rows of the weight, [..., in_features] for an index [...]."""
 
     def check_head(self, device: str) -> None:
-        """Raises ValueError where this machine cannot read rows on the device."""
+        """Raises UsageError where this machine cannot read rows on the device."""
 
 
 class IntegerScheme(Scheme):
@@ -130,7 +130,7 @@ class IntegerScheme(Scheme):
 
     @abstractmethod
     def scales(self, weight: Tensor, reduce_max: ReduceMax = identity) -> Tensor:
-        """The scales [out_features, groups] of a float weight, as they are stored. Raises ValueError for a weight that
+        """The scales [out_features, groups] of a float weight, as they are stored. Raises UsageError for a weight that
         is too large for them."""
 
     @abstractmethod

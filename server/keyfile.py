@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.requests import Priority
+from quant.usage import UsageError
 from server.wire.complaint import Complaint
 
 PREFIX = "glmi_"
@@ -36,11 +37,11 @@ class Entry(BaseModel):
 
 
 def read_keys(path: Path) -> list[Entry]:
-    """The entries of a key file. Raises ValueError, naming the line, for what is not one."""
+    """The entries of a key file. Raises UsageError, naming the line, for what is not one."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
     entries: list[Entry] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -48,28 +49,28 @@ def read_keys(path: Path) -> list[Entry]:
         try:
             entry = Entry.model_validate(json.loads(line))
         except json.JSONDecodeError:
-            raise ValueError(f"{path}, line {number}: not a JSON object") from None
+            raise UsageError(f"{path}, line {number}: not a JSON object") from None
         except ValidationError as error:
-            raise ValueError(f"{path}, line {number}: {Complaint.first(error).message}") from None
+            raise UsageError(f"{path}, line {number}: {Complaint.first(error).message}") from None
         if any(entry.name == e.name or entry.sha256 == e.sha256 for e in entries):
-            raise ValueError(f"{path}, line {number}: {entry.name} is there twice")
+            raise UsageError(f"{path}, line {number}: {entry.name} is there twice")
         entries.append(entry)
     if not entries:
-        raise ValueError(f"{path} holds no key; `glm-infill keys new NAME --file {path}` adds one")
+        raise UsageError(f"{path} holds no key; `glm-infill keys new NAME --file {path}` adds one")
     return entries
 
 
 def new_key(path: Path, **fields: object) -> str:
-    """Makes a key and adds its entry to a file, which only its owner may read. Raises ValueError for bad fields and a
+    """Makes a key and adds its entry to a file, which only its owner may read. Raises UsageError for bad fields and a
     name that is taken, and OSError, with the file as it was."""
     key = PREFIX + secrets.token_urlsafe(32)
     try:
         entry = Entry.model_validate({**fields, "sha256": hashlib.sha256(key.encode()).hexdigest()})
     except ValidationError as error:
-        raise ValueError(Complaint.first(error).message) from None
+        raise UsageError(Complaint.first(error).message) from None
     before = path.read_bytes() if path.is_file() else b""
     if before.strip() and entry.name in {e.name for e in read_keys(path)}:
-        raise ValueError(f"name: {path} has a key for {entry.name} already")
+        raise UsageError(f"name: {path} has a key for {entry.name} already")
     line = entry.model_dump_json(exclude_none=True) + "\n"
     if before and not before.endswith(b"\n"):
         line = "\n" + line

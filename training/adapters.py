@@ -18,6 +18,7 @@ from model.architecture import Architecture
 from model.attention import DenseAttention, visible
 from model.network import Network
 from quant.linear import Linear
+from quant.usage import UsageError
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -59,10 +60,10 @@ class Learner(Protocol):
         """Writes the adapter as it is now."""
 
 
-def learner(model: Network, options: AdapterOptions, base: AdapterTarget, name: str) -> Learner:
-    """A fresh adapter. Raises ValueError for modules that there are not and sizes that make no sense."""
+def learner(model: Network, options: AdapterOptions, target: AdapterTarget, name: str) -> Learner:
+    """A fresh adapter. Raises UsageError for modules that there are not and sizes that make no sense."""
     model.requires_grad_(False)
-    fingerprint = base.fingerprint
+    fingerprint = target.fingerprint
     _as_torch(model, options.base)
     return (LoRA if options.method == "lora" else Prefix)(model, options, fingerprint, name)
 
@@ -82,7 +83,7 @@ class LoRA:
         for target in options.target_modules:
             if not any(path == target or path.endswith(f".{target}") for path in linears):
                 known = sorted({path.split(".", 3)[-1] for path in linears})
-                raise ValueError(f"target-modules: {target!r} is none of {', '.join(known)}")
+                raise UsageError(f"target-modules: {target!r} is none of {', '.join(known)}")
         targets = list(options.target_modules) or sorted({path.rpartition(".")[2] for path in linears})
         config = peft.LoraConfig(
             r=options.rank,

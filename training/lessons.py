@@ -16,13 +16,14 @@ import numpy as np
 
 from model.checkpoint import Checkpoint
 from model.layout import Layout, LayoutError, parse, span_ids
+from quant.usage import UsageError
 from training.blocklm import Mixture, Rng, Sample, SpecialIds, corrupt, token_spans
 
 FORMS = ({"text", "spans"}, {"context", "target"}, {"text"})
 CUTS = Mixture(mask_ratio=0.15)
 
 
-class LessonError(ValueError):
+class LessonError(UsageError):
     """A line that nothing can be learned from: its number, the field and what is wrong, in one line."""
 
 

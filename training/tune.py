@@ -26,6 +26,7 @@ from torch import Tensor
 from model.adapters.target import AdapterTarget
 from model.attention import DenseAttention, visible
 from model.checkpoint import Checkpoint, load
+from quant.usage import UsageError
 from training.adapters import AdapterOptions, Learner, learner, restore
 from training.blocklm import Sample
 from training.lessons import LessonError, Lessons
@@ -34,7 +35,7 @@ from training.pretrain import collate
 EVAL_BATCH = 16
 
 
-class TuneError(ValueError):
+class TuneError(UsageError):
     """A run that cannot begin or go on, in one line."""
 
 
@@ -89,8 +90,8 @@ def tune(options: TuneOptions, tell: Tell = lambda progress, steps: None) -> dic
     lessons = Lessons(options.data, checkpoint)
     train, held_out, evaluation = _divided(options, lessons, checkpoint)
     torch.manual_seed(options.seed)
-    base = AdapterTarget(checkpoint.model, checkpoint.family.namings)
-    adapter = learner(checkpoint.model, options.adapter, base, checkpoint.name)
+    target = AdapterTarget(checkpoint.model, checkpoint.family.namings)
+    adapter = learner(checkpoint.model, options.adapter, target, checkpoint.name)
     adapter.network.to(device)
     if isinstance(adapter, torch.nn.Module):
         adapter.to(device)

@@ -46,5 +46,5 @@ class Arguments(BaseModel):
     def engine(self) -> EngineConfig:
         """The engine of a replica."""
         settings = self.settings()
-        tp = settings.tp or 1
-        return settings.engine(tp, self.device, threads=max(int(self.cpus) // tp, 1))
+        threads = max(int(self.cpus) // (settings.tp or 1), 1)
+        return EngineConfig.of(settings, device=self.device, threads=threads)

@@ -13,12 +13,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from engine.jobs.blank_fill import BlankFill
-from engine.jobs.job import JobContext, Step
-from engine.jobs.sampler import Sampler, best, scored
+from engine.jobs.job import Step
+from engine.jobs.sampler import best, scored
+from engine.jobs.search import Wanted
 from engine.schedule.batch import Result, Row
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
-from model.layout import Blank
 
 
 @dataclass(eq=False, slots=True)
@@ -44,30 +44,17 @@ class Ended:
 class BeamSearch:
     """`num_beams` hypotheses of one blank."""
 
-    def __init__(
-        self,
-        blank: BlankFill,
-        num_beams: int,
-        length_penalty: float,
-        place: Blank,
-        sampler: Sampler,
-        num_top: int,
-        keep: bool,
-        job_context: JobContext,
-    ) -> None:
-        """With `keep` the best fill's sequence is kept."""
-        self.index = blank.index
+    def __init__(self, wanted: Wanted, num_beams: int, length_penalty: float) -> None:
+        self.index = wanted.blank.index
         self.blanks: list[BlankFill] = []
         self.kept: Sequence | None = None
-        self._first, self._place, self._job_context = blank, place, job_context
-        self._num_beams, self._length_penalty = num_beams, length_penalty
-        self._sampler, self._num_top, self._keep = sampler, num_top, keep
+        self._wanted, self._num_beams, self._length_penalty = wanted, num_beams, length_penalty
         self._live: dict[Sequence, Hypothesis] = {}
         self._ended: list[Ended] = []
         self._count = 0
 
     def start(self, sequence: Sequence) -> None:
-        self._live = {sequence: Hypothesis(sequence, self._first, 0.0)}
+        self._live = {sequence: Hypothesis(sequence, self._wanted.blank, 0.0)}
 
     @property
     def reached(self) -> int:
@@ -87,7 +74,7 @@ class BeamSearch:
         children: list[tuple[Hypothesis, BlankFill, float]] = []
         num_going = 0
         for rank, (total, parent, token) in enumerate(self._candidates(live)):
-            is_end = token in self._job_context.tokenizer.ends
+            is_end = token in self._wanted.job_context.tokenizer.ends
             if rank >= self._num_beams if is_end else num_going == self._num_beams:
                 continue
             num_going += not is_end
@@ -97,7 +84,7 @@ class BeamSearch:
             if fill.finish_reason is None:
                 children.append((parent, fill, total))
             else:
-                self._set_aside(fill, total, _forked(view, parent, step) if self._keep else None, step)
+                self._set_aside(fill, total, _forked(view, parent, step) if self._wanted.keep else None, step)
         # The last child goes on in its parent's place, so that a hypothesis without rivals is never copied.
         last = {id(parent): number for number, (parent, _, _) in enumerate(children)}
         sequences = [
@@ -106,7 +93,7 @@ class BeamSearch:
         ]
         for sequence, (_, fill, total) in zip(sequences, children, strict=True):
             number = len(fill.begun) + len(fill.tokens)
-            sequence.push(fill.tokens[-1].token_id, *self._place.place(number))
+            sequence.push(fill.tokens[-1].token_id, *self._wanted.place.place(number))
             self._live[sequence] = Hypothesis(sequence, fill, total)
         for parent in live:
             if id(parent) not in last:
@@ -120,7 +107,7 @@ class BeamSearch:
         for number, hypothesis in enumerate(live):
             assert hypothesis.result is not None
             fill = hypothesis.fill
-            scores = self._sampler.weighed(hypothesis.result, fill.token_ids, self._banned(fill))
+            scores = self._wanted.sampler.weighed(hypothesis.result, fill.token_ids, self._banned(fill))
             found += [
                 (hypothesis.total + value, -number, -token)
                 for token, value in best(scores, 2 * self._num_beams)
@@ -130,18 +117,18 @@ class BeamSearch:
         return [(total, live[-number], -token) for total, number, token in found[: 2 * self._num_beams]]
 
     def _banned(self, fill: BlankFill) -> Collection[int]:
-        return self._job_context.tokenizer.ends if len(fill.tokens) < fill.min_tokens else ()
+        return self._wanted.job_context.tokenizer.ends if len(fill.tokens) < fill.min_tokens else ()
 
     def _grown(self, parent: Hypothesis, token: int) -> BlankFill:
         """The parent's fill with one token more."""
         assert parent.result is not None
         fill = parent.fill.copy()
-        fill.accept(scored(parent.result, token, self._num_top), self._job_context)
+        fill.accept(scored(parent.result, token, self._wanted.num_top), self._wanted.job_context)
         return fill
 
     def _has_room(self, sequence: Sequence, fill: BlankFill) -> bool:
-        card, number = self._job_context.card, len(fill.begun) + len(fill.tokens)
-        return max(self._place.place(number)) < card.max_positions and len(sequence.token_ids) < card.max_span
+        card, number = self._wanted.job_context.card, len(fill.begun) + len(fill.tokens)
+        return max(self._wanted.place.place(number)) < card.max_positions and len(sequence.token_ids) < card.max_span
 
     def _set_aside(self, fill: BlankFill, total: float, sequence: Sequence | None, step: Step) -> None:
         """Keeps the best num_beams fills that have ended, and their sequences."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from engine.jobs.blank_fill import BlankFill
 from engine.jobs.job import JobContext, Step
-from engine.jobs.sampler import Sampler, scored
+from engine.jobs.sampler import scored
+from engine.jobs.search import Wanted
 from engine.requests import RequestError
 from engine.schedule.batch import Result, Row, Scored
 from engine.schedule.scheduler import SchedulerView
@@ -96,30 +97,19 @@ class Run:
 class ChoiceSearch:
     """Finds the best choice, or draws one by its probability among them."""
 
-    def __init__(
-        self,
-        blank: BlankFill,
-        choices: Choices,
-        place: Blank,
-        sampler: Sampler,
-        num_top: int,
-        keep: bool,
-        job_context: JobContext,
-    ) -> None:
-        """With `keep` the sequence it starts on goes on with what was chosen."""
-        self.index = blank.index
+    def __init__(self, wanted: Wanted, choices: Choices) -> None:
+        self.index = wanted.blank.index
         self.blanks: list[BlankFill] = []
         self.kept: Sequence | None = None
-        self._blank, self._choices, self._place, self._job_context = blank, choices, place, job_context
-        self._sampler, self._num_top, self._keep = sampler, num_top, keep
-        self._end = job_context.tokenizer.ends[0]
+        self._wanted, self._choices = wanted, choices
+        self._end = wanted.job_context.tokenizer.ends[0]
         self._runs: dict[Sequence, Run] = {}
         self._found: dict[int, tuple[list[Scored], Scored]] = {}
         self._count = len(set(choices.ids))
         self._forced = 0  # tokens that all choices begin with, on the first sequence from the start
 
     def start(self, sequence: Sequence) -> None:
-        if self._keep:
+        if self._wanted.keep:
             self.kept = sequence
         forced, node = self._choices.trie().chain()
         self._forced = len(forced)
@@ -147,22 +137,22 @@ class ChoiceSearch:
     def _divide(self, view: SchedulerView, sequence: Sequence, run: Run, logprobs: Row) -> list[Sequence]:
         """Goes on with a fork for each child, the last one on the sequence itself; gives the forks."""
         forced = zip(logprobs[:-1], run.forced, strict=True)
-        path = [*run.path, *(scored(row, token, self._num_top) for row, token in forced)]
+        path = [*run.path, *(scored(row, token, self._wanted.num_top) for row, token in forced)]
         if run.node.choice >= 0:
-            self._found[run.node.choice] = path, scored(logprobs[-1], self._end, self._num_top)
+            self._found[run.node.choice] = path, scored(logprobs[-1], self._end, self._wanted.num_top)
         children = list(run.node.children.items())
         forks = [view.fork(sequence) for _ in children[sequence is not self.kept :]]
         sequences = forks if sequence is self.kept else [*forks, sequence]
         for (token, child), own in zip(children, sequences, strict=True):
             behind, node = child.chain()
             self._push(own, [token, *behind], len(path) + 1)
-            self._expect(own, Run([*path, scored(logprobs[-1], token, self._num_top)], behind, node))
+            self._expect(own, Run([*path, scored(logprobs[-1], token, self._wanted.num_top)], behind, node))
         return forks
 
     def _push(self, sequence: Sequence, tokens: list[int], number: int) -> None:
         """Adds tokens of the blank from its number-th on."""
         for offset, token in enumerate(tokens):
-            sequence.push(token, *self._place.place(number + offset))
+            sequence.push(token, *self._wanted.place.place(number + offset))
 
     def _expect(self, sequence: Sequence, run: Run) -> None:
         """Asks the last rows for what they predict: forced tokens and an end, or also all that may come behind."""
@@ -177,11 +167,11 @@ class ChoiceSearch:
     def _decide(self) -> None:
         worth = {n: math.fsum([*(t.logprob for t in path), end.logprob]) for n, (path, end) in self._found.items()}
         by_ids = {self._choices.ids[n]: value for n, value in worth.items()}
-        chosen = self._sampler.pick(worth)
+        chosen = self._wanted.sampler.pick(worth)
         path, end = self._found[chosen]
         logprobs = [by_ids[ids] for ids in self._choices.ids]
-        self._blank.choose(self._choices.texts[chosen], path, end, logprobs, self._job_context)
-        self.blanks = [self._blank]
+        self._wanted.blank.choose(self._choices.texts[chosen], path, end, logprobs, self._wanted.job_context)
+        self.blanks = [self._wanted.blank]
         if self.kept is not None:
             self.kept.output, self.kept.logit_rows, self.kept.targets = "token", (-1,), []
             self._push(self.kept, [t.token_id for t in path[self._forced :]], self._forced + 1)

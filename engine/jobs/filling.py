@@ -8,7 +8,7 @@ from engine.jobs.fill_checks import check_begun, check_echo, check_fill, read_ch
 from engine.jobs.fitting import fitted
 from engine.jobs.job import Counts, JobContext, Step
 from engine.jobs.prompts import read_prompt
-from engine.jobs.sample import Sample, Task
+from engine.jobs.sample import Input, Sample, Task
 from engine.requests import Fill
 from engine.schedule.batch import Result
 from engine.schedule.scheduler import SchedulerView
@@ -41,8 +41,9 @@ class FillJob:
             check_begun(fill, prompt, laid, job_context)
             self._prompts.append(len(laid) + len(prompt.begun))
             choices, patterns = read_choices(fill, laid, job_context), read_patterns(fill, len(laid.blanks), compiled)
+            whole = Input(number, prompt, laid, choices, patterns)
             self.samples += [
-                self.sample(fill, number * fill.n + j, number, prompt, laid, choices, patterns, job_context)
+                self.sample(fill, number * fill.n + j, whole, job_context)
                 for j in range(fill.n if fill.num_beams == 1 else 1)
             ]
         self.counts.prompt_tokens = sum(self._prompts)

@@ -17,7 +17,7 @@ from engine.jobs.fill_checks import LEAST_ROWS, per_blank
 from engine.jobs.job import JobContext, Step, alternatives
 from engine.jobs.prompts import Prompt
 from engine.jobs.sampler import Sampler
-from engine.jobs.search import Search
+from engine.jobs.search import Search, Wanted
 from engine.regex.constraint import Constraint, Pattern
 from engine.requests import Fill, Mask, Sampling, Segments, Tokens
 from engine.schedule.batch import Result, Row, Scored
@@ -29,25 +29,27 @@ from model.tokenizer import Decoder
 _BORDER_SLOTS = 64  # what beginning at a block's border can cost, twice
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An input of a `Fill`, read: its number, its prompt and how that is laid out; what each blank must be or match."""
+
+    number: int
+    prompt: Prompt
+    laid: Layout
+    choices: Items[Choices | None]
+    patterns: Items[Pattern | None]
+
+
 class Sample:
     """One sample of one input: its blanks, the order they are filled in, and its running sequences."""
 
-    def __init__(
-        self,
-        fill: Fill,
-        index: int,
-        input_index: int,
-        prompt: Prompt,
-        laid: Layout,
-        choices: Items[Choices | None],
-        patterns: Items[Pattern | None],
-        job_context: JobContext,
-    ) -> None:
+    def __init__(self, fill: Fill, index: int, given: Input, job_context: JobContext) -> None:
         self.fill = fill
         self.job_context = job_context
         self.index = index
-        self.input_index = input_index
-        self.prompt = prompt
+        self.input_index = given.number
+        self.prompt = prompt = given.prompt
+        laid = given.laid
         self.segments = prompt.segments
         seed = fill.sampling.seed
         # Sample j of input i is the same whatever n and the other inputs are.
@@ -63,11 +65,11 @@ class Sample:
         self.confident = fill.order == "confident"
         self.queue = _order(fill.order, count, random.Random(self.seed))
         self.searches: dict[int, Search] = {}  # those under way, by blank
-        self.choices = choices
+        self.choices = given.choices
         ends, one_token = job_context.tokenizer.ends, job_context.card.masked
         self.constraints = [
             None if pattern is None else Constraint(pattern, blank.spaced, ends, one_token)
-            for pattern, blank in zip(patterns, laid.blanks, strict=True)
+            for pattern, blank in zip(given.patterns, laid.blanks, strict=True)
         ]
         self.other_fills: list[BlankFill] = []  # of the last blank, by a search that finds several
         self.probes: list[Probe] = []
@@ -263,21 +265,25 @@ class Sample:
 
     def _begin(self, sequence: Sequence, index: int) -> None:
         """Fills a blank from its start, which the sequence has as its last row."""
-        blank, place, sampler = self.blanks[index], self.places[index], self.samplers[index]
-        num_top, keep = self.fill.logprobs or 0, bool(self.queue) and self.strategy == "append"
-        choices = self._choices_of(index)
-        search: Search
-        if choices is not None:
-            search = ChoiceSearch(blank, choices, place, sampler, num_top, keep, self.job_context)
-        elif self.fill.num_beams > 1:
-            beams, penalty = self.fill.num_beams, self.fill.length_penalty
-            search = BeamSearch(blank, beams, penalty, place, sampler, num_top, keep, self.job_context)
-        else:
-            sequence.owner = Writing(self, blank)
+        search = self._search(index)
+        if search is None:
+            sequence.owner = Writing(self, self.blanks[index])
             return
         self.searches[index] = search
         sequence.owner = Searching(self, search)
         search.start(sequence)
+
+    def _search(self, index: int) -> Search | None:
+        """What finds a blank's fill; None where it is written token by token."""
+        choices = self._choices_of(index)
+        if choices is None and self.fill.num_beams == 1:
+            return None
+        keep = bool(self.queue) and self.strategy == "append"
+        blank, place, sampler = self.blanks[index], self.places[index], self.samplers[index]
+        wanted = Wanted(blank, place, sampler, self.fill.logprobs or 0, keep, self.job_context)
+        if choices is not None:
+            return ChoiceSearch(wanted, choices)
+        return BeamSearch(wanted, self.fill.num_beams, self.fill.length_penalty)
 
     def _choices_of(self, index: int) -> Choices | None:
         """A blank's choices, by the tokens that they have in its place as it is now."""

@@ -259,11 +259,7 @@ def _orders(score: Score, count: int) -> list[Order]:
     if isinstance(asked, int):
         if not 1 <= asked <= MAX_ORDERS:
             raise RequestError(f"orders must be between 1 and {MAX_ORDERS}", "orders")
-        rng = random.Random(score.seed)
-        drawn: dict[Order, None] = {}
-        while len(drawn) < min(asked, math.factorial(min(count, 6))):
-            drawn[tuple(rng.sample(identity, count))] = None
-        return list(drawn)
+        return _drawn_orders(asked, count, random.Random(score.seed))
     if isinstance(asked, str):
         raise RequestError('orders must be "left_to_right", "all", a number or a list of lists', "orders")
     if not 1 <= len(asked) <= MAX_ORDERS:
@@ -280,6 +276,14 @@ def _scored_words(text: str, words: Words, logprobs: list[float]) -> list[Scored
         parts[owner].append(logprob)
     places = zip(words.spans, parts, strict=True)
     return [ScoredWord(text[start:end], start, end, math.fsum(own)) for (start, end), own in places]
+
+
+def _drawn_orders(number: int, count: int, rng: random.Random) -> list[Order]:
+    """So many different orders, or all that there are."""
+    drawn: dict[Order, None] = {}
+    while len(drawn) < min(number, math.factorial(min(count, 6))):
+        drawn[tuple(rng.sample(range(count), count))] = None
+    return list(drawn)
 
 
 def _mean(values: Iterator[float]) -> float:

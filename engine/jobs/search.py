@@ -1,12 +1,28 @@
 """A search: one blank filled by several sequences, where a plain fill has one."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from engine.jobs.blank_fill import BlankFill
-from engine.jobs.job import Step
+from engine.jobs.job import JobContext, Step
+from engine.jobs.sampler import Sampler
 from engine.schedule.batch import Result
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
+from model.layout import Blank
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a search is to find: the fill of a blank at its place. With `keep` a sequence goes on with what was found,
+    for the blanks behind; `num_top` alternatives are told for each token."""
+
+    blank: BlankFill
+    place: Blank
+    sampler: Sampler
+    num_top: int
+    keep: bool
+    job_context: JobContext
 
 
 class Search(Protocol):

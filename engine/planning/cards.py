@@ -9,12 +9,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from quant.usage import UsageError
+
 CARDS = Path(__file__).parent / "cards.toml"
 _GIB = 2**30
 _MOST = 1024  # devices that one plan is made for
 
 
-class CardError(ValueError):
+class CardError(UsageError):
     """A table of cards or a list of devices that cannot be used; the message is one line."""
 
 

@@ -31,7 +31,7 @@ class Deployment:
         return len(self.devices)
 
     def scheme(self, kind: str) -> Scheme:
-        """The scheme of the blocks' matrices on devices of a kind. Raises ValueError for what there is not."""
+        """The scheme of the blocks' matrices on devices of a kind. Raises UsageError for what there is not."""
         return self.storage.schemes(compute_dtype(kind), kind)[0]
 
     @property

@@ -45,7 +45,7 @@ class Footprint:
 
 
 def footprint(deployment: Deployment, rank: int) -> Footprint:
-    """Raises ValueError, in a line, for what the ranks do not divide or the scheme does not hold."""
+    """Raises UsageError or CheckpointError, in a line, for what the ranks do not divide or the scheme does not hold."""
     d, a, kind = deployment, deployment.architecture, deployment.devices[rank].kind
     network = _network(d, rank)
     block = network.transformer.layers[0]

@@ -9,8 +9,10 @@ from engine.planning.cards import Card
 from engine.planning.deployment import Deployment
 from engine.planning.footprint import Footprint, footprint
 from engine.planning.roofline import Roofline
+from model.config import CheckpointError
 from model.storage import Storage
 from quant.registry import FLOAT, smaller_heads, smaller_schemes
+from quant.usage import UsageError
 
 _ENCODED = (128, 512, 1024, 2048)  # tokens whose encoding is predicted
 _MOST_RANKS = 64  # that are proposed
@@ -67,7 +69,7 @@ def plan(deployment: Deployment, requantize: bool = True) -> Plan:
     d = deployment
     try:
         prints = _footprints(d)
-    except ValueError as error:
+    except (CheckpointError, UsageError) as error:
         instead = [*_instead(d, requantize)]
         return Plan(False, str(error), [], 0, 0, Predicted({}, {}, None), d.tokens, 0.0, instead, [])
     devices = [_device(card, f) for card, f in zip(d.devices, prints, strict=True)]
@@ -210,7 +212,7 @@ def _room(d: Deployment) -> int:
     """Cache blocks that there is room for, none where the model cannot be divided or stored so."""
     try:
         return _blocks(d, _footprints(d))
-    except ValueError:
+    except (CheckpointError, UsageError):
         return 0
 
 

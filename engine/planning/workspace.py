@@ -1,7 +1,9 @@
 """The workspace of a step: what the network allocates beside weights and cache, its tensors one by one.
 
 Follows model/network.py, model/attention.py, model/parallel.py and engine/runner.py line by line; where they change,
-tests/engine/test_plan.py, which has torch count what a step allocates, says so. A width counts numbers a row.
+tests/engine/planning/test_plan.py, which has torch count what a step allocates, says so. Running the network on meta
+tensors would not count it: they have no kernels, no collectives and none of CUDA's attention, which allocate most of
+what is here. A width counts numbers a row.
 """
 
 from dataclasses import dataclass

@@ -6,13 +6,21 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import NoReturn
 
+from model.config import CheckpointError
+from quant.usage import UsageError
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether an error says itself, in words for users, what is wrong; another one is a fault of the program."""
+    return isinstance(error, CheckpointError | UsageError) or (isinstance(error, OSError) and bool(error.strerror))
+
 
 def reason_of(error: BaseException) -> str:
     """An error in one line. Those made for users say it themselves, others have their type and place before them."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, ValueError) and text:
+    if is_foreseen(error) and text:
         return text
     frame = next(iter(extract_tb(error.__traceback__)[-1:]), None)
     place = f" in {Path(frame.filename).name}, line {frame.lineno}" if frame else ""

@@ -312,7 +312,7 @@ class Link:
                     "-m",
                     worker,
                     str(theirs.fileno()),
-                    json.dumps(asdict(config)),
+                    json.dumps(config.model_dump(mode="json")),
                     json.dumps(asdict(rank_info)),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,

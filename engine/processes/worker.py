@@ -17,7 +17,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Failed
 from engine.loading import is_cuda, load_runner, prepare
-from engine.processes.ending import leave, reason_of
+from engine.processes.ending import is_foreseen, leave, reason_of
 from engine.processes.link import Line, Link, NoLink
 from engine.processes.messages import (
     HEADER,
@@ -147,15 +147,24 @@ class Worker:
                     else:
                         self._tokenize(message)
                 case Detokenize():
-                    try:
-                        text = self.engine.detokenize(message.token_ids, message.special, message.finished)
-                        self.link.send(Reply(message.id, text))
-                    except RequestError as error:
-                        self._refuse(message.id, error)
+                    self._detokenize(message)
         self.inbox.put(("stop", None))
 
     def _tokenize(self, message: Tokenize) -> None:
-        self.link.send(Reply(message.id, self.engine.tokenize(message.text, message.special)))
+        spelling = self.engine.job_context.spelling
+        tokenize = spelling.tokenize if message.special else spelling.tokenize_masks
+        self.link.send(Reply(message.id, tokenize(message.text)))
+
+    def _detokenize(self, message: Detokenize) -> None:
+        spelling = self.engine.job_context.spelling
+        try:
+            self.engine.job_context.check_ids(message.token_ids, "tokens")
+        except RequestError as error:
+            self._refuse(message.id, error)
+        else:
+            ids = message.token_ids
+            text = spelling.detokenize(ids, message.finished) if message.special else spelling.detokenize_masks(ids)
+            self.link.send(Reply(message.id, text))
 
     def _submit(self, request_id: str, request: Request) -> None:
         """Prepares a request, elsewhere if that takes long."""
@@ -209,6 +218,8 @@ class Rank:
         try:
             serve = self._prepare()
         except Exception as error:
+            if not is_foreseen(error):
+                traceback.print_exc()
             self.link.send(NotReady(reason_of(error)))
             return 1
         try:

@@ -15,6 +15,8 @@ from array import array
 
 import outlines_core
 
+from quant.usage import UsageError
+
 MEMORY = 1 << 30  # bytes of address space
 MAX_STATES = 8_000
 # Stands before the pattern: with nothing before it, outlines-core takes no pattern that looks at the end.
@@ -40,7 +42,7 @@ def plain(pattern: str) -> str:
 
 
 def compiled(pattern: str) -> bytes:
-    """The automaton of all texts that the pattern matches whole. Raises ValueError with the reason if there is none."""
+    """The automaton of all texts that the pattern matches whole. Raises UsageError with the reason if there is none."""
     vocabulary = outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
     pattern = plain(pattern)
     try:
@@ -49,16 +51,16 @@ def compiled(pattern: str) -> bytes:
         outlines_core.Index(f"\\x00{pattern}|.", vocabulary)
         index = outlines_core.Index(f"\\x00(?:{pattern})\\z", vocabulary)
     except ValueError as error:
-        raise ValueError(next((reason for sign, reason in _REASONS.items() if sign in str(error)), _OTHER)) from None
+        raise UsageError(next((reason for sign, reason in _REASONS.items() if sign in str(error)), _OTHER)) from None
     steps: dict[int, dict[int, int]] = index.get_transitions()
     first = steps[index.get_initial_state()].get(_FIRST)
     finals = set(index.get_final_states())
     live = _live(steps, finals)
     if first not in live:
-        raise ValueError("no text matches it")
+        raise UsageError("no text matches it")
     states = _reached(steps, first, live)
     if len(states) > MAX_STATES:
-        raise ValueError(f"it needs {len(states)} states, the limit is {MAX_STATES}")
+        raise UsageError(f"it needs {len(states)} states, the limit is {MAX_STATES}")
     numbers = {state: number for number, state in enumerate(states)}
     table = array("h", [-1]) * (256 * len(states))
     for state, number in numbers.items():

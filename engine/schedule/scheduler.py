@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from engine.schedule.batch import Batch, PrefixCopy, Rows
 from engine.schedule.blocks import BlockPool
-from engine.schedule.contexts import Contexts
+from engine.schedule.context_cache import ContextCache
 from engine.schedule.holdings import Holdings
 from engine.schedule.sequence import Context, Prefix, Sequence
 from engine.schedule.waiting import Waiting
@@ -53,7 +53,7 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self.running: dict[Sequence, None] = {}  # the oldest first
         self.waiting = Waiting()
-        self.contexts = Contexts(pool)
+        self.contexts = ContextCache(pool)
         self.holdings = Holdings()
         self._running_of: dict[str, dict[Sequence, None]] = {}  # by tenant
         self._prefixes: dict[int, Prefix] = {}

@@ -42,32 +42,32 @@ class _Parts(NamedTuple):
     bias: Tensor | None
 
 
-def read_lora(config: Config, tensors: Tensors, base: AdapterTarget) -> Adapter:
+def read_lora(config: Config, tensors: Tensors, target: AdapterTarget) -> Adapter:
     """A rank's part of a LoRA. Raises CheckpointError for what is not supported or does not fit the base."""
     _check(config)
     found, biases = _sorted(config, tensors)
-    _check_targets(config, found, base)
+    _check_targets(config, found, target)
     pieces: dict[str, list[LowRank]] = {}
     changes: dict[str, Tensor] = {}
     for path, parts in found.items():
-        stretch = base.stretch(path)
+        stretch = target.stretch(path)
         factor = _scale(config, path, len(parts.down))
-        _check_shapes(path, parts, stretch, base)
-        pieces.setdefault(stretch.path, []).append(_own_piece(stretch, parts, factor, base))
+        _check_shapes(path, parts, stretch, target)
+        pieces.setdefault(stretch.path, []).append(_own_piece(stretch, parts, factor, target))
         if parts.bias is not None:
-            _add_bias(changes, stretch, parts.bias * factor, base, old=False)
+            _add_bias(changes, stretch, parts.bias * factor, target, old=False)
     for path, bias in biases.items():
-        place = base.bias(path)
+        place = target.bias(path)
         if place is None or bias.shape != (place.length,):
             raise CheckpointError(f"{path}.bias {list(bias.shape)} is no bias of a linear or a norm of this model")
-        _add_bias(changes, place, bias, base, old=True)
+        _add_bias(changes, place, bias, target, old=True)
     for path, own in pieces.items():
         ordered = sorted(own, key=lambda piece: piece.first)
         if any(a.last > b.first for a, b in pairwise(ordered)):
             raise CheckpointError(f"{path} is there twice")
     return Adapter(
         {path: tuple(own) for path, own in pieces.items()},
-        {path: put(change, base.model) for path, change in changes.items()},
+        {path: put(change, target.model) for path, change in changes.items()},
     )
 
 
@@ -109,7 +109,7 @@ def _sorted(config: Config, tensors: Tensors) -> tuple[dict[str, _Parts], dict[s
     return found, biases
 
 
-def _check_targets(config: Config, found: dict[str, _Parts], base: AdapterTarget) -> None:
+def _check_targets(config: Config, found: dict[str, _Parts], target: AdapterTarget) -> None:
     """Raises CheckpointError for a module of the model that the configuration names and the file has nothing of.
 
     A name that the model does not have is ignored, as in peft. A string is a regular expression, or all-linear: there
@@ -121,7 +121,7 @@ def _check_targets(config: Config, found: dict[str, _Parts], base: AdapterTarget
     if isinstance(targets, str) or config.get("exclude_modules"):
         return
     for name in targets:
-        if not any(ends_with(path, name) for path in found) and base.called(name, found):
+        if not any(ends_with(path, name) for path in found) and target.called(name, found):
             raise CheckpointError(f"{config.source}: target_modules: {name} has no tensors in the file")
 
 
@@ -162,8 +162,8 @@ def _matches(config: Config, field: str, pattern: str, path: str) -> bool:
         raise CheckpointError(f"{config.source}: {field}: {pattern[:80]!r} is no pattern ({error})") from None
 
 
-def _check_shapes(path: str, parts: _Parts, stretch: Stretch, base: AdapterTarget) -> None:
-    inputs = base.linears[stretch.path][1]
+def _check_shapes(path: str, parts: _Parts, stretch: Stretch, target: AdapterTarget) -> None:
+    inputs = target.linears[stretch.path][1]
     rank = len(parts.down) if parts.down.dim() == 2 else 0
     for name, tensor, shape in (
         ("lora_A", parts.down, (rank, inputs)),
@@ -174,34 +174,34 @@ def _check_shapes(path: str, parts: _Parts, stretch: Stretch, base: AdapterTarge
             raise CheckpointError(f"{path}.{name} is {list(tensor.shape)}, this model needs {[*shape]}")
 
 
-def _own_piece(stretch: Stretch, parts: _Parts, factor: float, base: AdapterTarget) -> LowRank:
+def _own_piece(stretch: Stretch, parts: _Parts, factor: float, target: AdapterTarget) -> LowRank:
     """This rank's part: of a matrix whose outputs are divided some lines of `up`, else some inputs of `down`."""
     down, up = parts.down.float(), parts.up.float() * factor
-    cut, first = base.cut(stretch.path, "weight"), stretch.start
+    cut, first = target.cut(stretch.path, "weight"), stretch.start
     if cut is not None and cut.dim == 1:
-        down = base.own(cut, base.linears[stretch.path][1]).of(down)
+        down = target.own(cut, target.linears[stretch.path][1]).of(down)
     elif cut is not None:
-        first, lines = _within(stretch, base, cut)
+        first, lines = _within(stretch, target, cut)
         up = up[lines]
-    return LowRank(put(down, base.model), put(up.t(), base.model), first)
+    return LowRank(put(down, target.model), put(up.t(), target.model), first)
 
 
-def _within(stretch: Stretch, base: AdapterTarget, cut: ShardSpec) -> tuple[int, Tensor]:
+def _within(stretch: Stretch, target: AdapterTarget, cut: ShardSpec) -> tuple[int, Tensor]:
     """Where a stretch begins in this rank's rows, and which of the stretch's rows are there."""
-    part = base.own(cut, stretch.whole)
+    part = target.own(cut, stretch.whole)
     before = part.within(0, stretch.start).length
     spans = part.within(stretch.start, stretch.length).spans
     return before, torch.cat([torch.arange(start, start + length) for start, length in spans])
 
 
-def _add_bias(changes: dict[str, Tensor], stretch: Stretch, bias: Tensor, base: AdapterTarget, old: bool) -> None:
+def _add_bias(changes: dict[str, Tensor], stretch: Stretch, bias: Tensor, target: AdapterTarget, old: bool) -> None:
     """Adds to what is added to a layer's own bias: a bias, or with `old` one in place of it."""
-    module = base.model.get_submodule(stretch.path)
-    cut, first, own = base.cut(stretch.path, "bias"), stretch.start, bias.float()
-    if isinstance(module, RowLinear) and base.ranks.rank > 0:
+    module = target.model.get_submodule(stretch.path)
+    cut, first, own = target.cut(stretch.path, "bias"), stretch.start, bias.float()
+    if isinstance(module, RowLinear) and target.ranks.rank > 0:
         return  # summed over the ranks: the first one adds it
     if cut is not None:
-        first, lines = _within(stretch, base, cut)
+        first, lines = _within(stretch, target, cut)
         own = own[lines]
     mine: Tensor | None = getattr(module, "bias", None)
     size = module.out_features if isinstance(module, Weight) else len(bias)

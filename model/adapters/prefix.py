@@ -22,7 +22,7 @@ def is_p_tuning(tensors: Tensors) -> bool:
     return any(_ENCODER in name for name in tensors.names)
 
 
-def read_p_tuning(config: Config | None, tensors: Tensors, base: AdapterTarget) -> Adapter:
+def read_p_tuning(config: Config | None, tensors: Tensors, target: AdapterTarget) -> Adapter:
     """P-tuning v2's prefix; token positions do not shift. Raises CheckpointError for one that does not fit the base."""
     found = {name.partition(_ENCODER)[2]: name for name in tensors.names if _ENCODER in name}
     known = {"embedding.weight", "trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias"}
@@ -39,13 +39,13 @@ def read_p_tuning(config: Config | None, tensors: Tensors, base: AdapterTarget) 
             table = torch.nn.functional.linear(hidden, own["trans.2.weight"], own["trans.2.bias"])
         except RuntimeError:
             raise CheckpointError(f"{tensors.source}: the shapes of the prefix encoder do not fit together") from None
-    return Adapter(prefix=_prefix(tensors.source, table, base, shifts=False))
+    return Adapter(prefix=_prefix(tensors.source, table, target, shifts=False))
 
 
-def read_prefix_tuning(config: Config, tensors: Tensors, base: AdapterTarget) -> Adapter:
+def read_prefix_tuning(config: Config, tensors: Tensors, target: AdapterTarget) -> Adapter:
     """peft's prefix; where the model is causal, transformers counts its tokens among the positions. Raises
     CheckpointError for one that does not fit the base."""
-    heads, layers = base.architecture.num_key_value_heads, base.architecture.num_layers
+    heads, layers = target.architecture.num_key_value_heads, target.architecture.num_layers
     for field, wanted in (("num_attention_heads", heads), ("num_layers", layers)):
         if (given := config.get(field, wanted)) != wanted:
             raise CheckpointError(f"{config.source}: {field} is {given!r}, this model has {wanted}")
@@ -57,12 +57,12 @@ def read_prefix_tuning(config: Config, tensors: Tensors, base: AdapterTarget) ->
     length = config.get("num_virtual_tokens", len(table))
     if length != len(table):
         raise CheckpointError(f"{tensors.source}: a prefix of {len(table)} tokens, {config.source} says {length}")
-    return Adapter(prefix=_prefix(tensors.source, table, base, shifts=base.architecture.causal))
+    return Adapter(prefix=_prefix(tensors.source, table, target, shifts=target.architecture.causal))
 
 
-def _prefix(source: str, table: Tensor, base: AdapterTarget, shifts: bool) -> Prefix:
+def _prefix(source: str, table: Tensor, target: AdapterTarget, shifts: bool) -> Prefix:
     """The keys and values of this rank's heads, of a table [tokens, layers · 2 · kv_heads · head_dim]."""
-    a = base.architecture
+    a = target.architecture
     width = a.num_layers * 2 * a.num_key_value_heads * a.head_dim
     if table.dim() != 2 or not 1 <= len(table) <= MAX_TOKENS or table.shape[1] != width:
         raise CheckpointError(
@@ -71,8 +71,8 @@ def _prefix(source: str, table: Tensor, base: AdapterTarget, shifts: bool) -> Pr
     if not bool(torch.isfinite(table).all()):
         raise CheckpointError(f"{source}: the prefix holds NaN or infinity")
     both = table.view(len(table), a.num_layers, 2, a.num_key_value_heads, a.head_dim).permute(2, 1, 0, 3, 4)
-    if base.ranks.size > 1:
+    if target.ranks.size > 1:
         cut = ShardSpec(3, heads=(a.num_key_value_heads,))
-        both = base.own(cut, a.num_key_value_heads).of(both)
-    keys, values = (put(x, base.model) for x in both)
+        both = target.own(cut, a.num_key_value_heads).of(both)
+    keys, values = (put(x, target.model) for x in both)
     return Prefix(keys, values, len(table) if shifts else 0)

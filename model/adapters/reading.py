@@ -12,7 +12,7 @@ from model.config import CheckpointError, Config
 _PEFT = {"LORA": read_lora, "PREFIX_TUNING": read_prefix_tuning}
 
 
-def read_adapter(path: Path, base: AdapterTarget, root: Path | None = None) -> Adapter:
+def read_adapter(path: Path, target: AdapterTarget, root: Path | None = None) -> Adapter:
     """An adapter, or a rank's part of it, for a base; with a `root` only of files that lie below it.
 
     Raises CheckpointError, in one line that names no path but the folder's own name, for a folder that is in none of
@@ -20,12 +20,12 @@ def read_adapter(path: Path, base: AdapterTarget, root: Path | None = None) -> A
     """
     with Folder(path, root) as folder:
         try:
-            return _read(folder, base)
+            return _read(folder, target)
         except (CheckpointError, OSError) as error:
             raise CheckpointError(f"adapter {path.name}: {folder.told(str(error).splitlines()[0])}") from None
 
 
-def _read(folder: Folder, base: AdapterTarget) -> Adapter:
+def _read(folder: Folder, target: AdapterTarget) -> Adapter:
     if not folder.path.is_dir():
         raise CheckpointError("no such folder")
     config = config_of(folder, CONFIG)
@@ -33,19 +33,19 @@ def _read(folder: Folder, base: AdapterTarget) -> Adapter:
         kind = config.get("peft_type")
         if not isinstance(kind, str) or kind not in _PEFT:
             raise CheckpointError(f"{CONFIG}: peft_type {kind!r} is not supported, only {' and '.join(_PEFT)}")
-        _check_base(config, base)
-        return _PEFT[kind](config, Tensors(folder, PEFT_FILES), base)
+        _check_base(config, target)
+        return _PEFT[kind](config, Tensors(folder, PEFT_FILES), target)
     if not any(folder.open(name) for name in P_TUNING_FILES):
         raise CheckpointError(f"holds no {CONFIG}, and no prefix in {' or '.join(P_TUNING_FILES)}")
     tensors = Tensors(folder, P_TUNING_FILES)
     if not is_p_tuning(tensors):
         raise CheckpointError(f"holds no {CONFIG}, and no prefix_encoder in {tensors.source}")
-    return read_p_tuning(config_of(folder, "config.json"), tensors, base)
+    return read_p_tuning(config_of(folder, "config.json"), tensors, target)
 
 
-def _check_base(config: Config, base: AdapterTarget) -> None:
+def _check_base(config: Config, target: AdapterTarget) -> None:
     """Refuses an adapter that says of which base it is, where that is another one; most say nothing but a name."""
     given = config.get("base_fingerprint")
-    if given is not None and given != base.fingerprint:
+    if given is not None and given != target.fingerprint:
         name = config.get("base_model_name_or_path")
         raise CheckpointError(f"{CONFIG}: trained on another base, {name!r}: base_fingerprint differs")

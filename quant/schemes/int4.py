@@ -24,6 +24,7 @@ from quant.scheme import (
 )
 from quant.scheme_facts import SchemeFacts
 from quant.tensor_cores import copies_before_ampere
+from quant.usage import UsageError
 
 FACTS = SchemeFacts(
     description="half a byte a weight, one scale for a group of inputs or for a whole row",
@@ -51,7 +52,7 @@ class Int4(HeadScheme, IntegerScheme):
 
     def __init__(self, group_size: int = 32) -> None:
         if group_size not in FACTS.group_sizes:
-            raise ValueError(f"group_size must be one of {', '.join(map(str, FACTS.group_sizes))} (0: whole rows)")
+            raise UsageError(f"group_size must be one of {', '.join(map(str, FACTS.group_sizes))} (0: whole rows)")
         self.group_size = group_size
 
     @classmethod
@@ -68,9 +69,9 @@ class Int4(HeadScheme, IntegerScheme):
 
     def tensors(self, out_features: int, in_features: int) -> Stored:
         if in_features % 2:
-            raise ValueError(f"int4 needs an even number of inputs, not {in_features}")
+            raise UsageError(f"int4 needs an even number of inputs, not {in_features}")
         if self.group_size and in_features % self.group_size:
-            raise ValueError(f"group_size {self.group_size} does not divide the {in_features} inputs")
+            raise UsageError(f"group_size {self.group_size} does not divide the {in_features} inputs")
         groups = (out_features, in_features // self.group_size) if self.group_size else (out_features,)
         return {"weight": ((out_features, in_features // 2), torch.int8), "weight_scale": (groups, self.scale_dtype)}
 
@@ -84,7 +85,7 @@ class Int4(HeadScheme, IntegerScheme):
     def scales(self, weight: Tensor, reduce_max: ReduceMax = identity) -> Tensor:
         """The least in float16 with which the codes reach both ends of a group, [out_features, groups]; 1 for zeros.
 
-        Negative where a group has codes −8 … 7 and its largest number is positive. Raises ValueError for a weight too
+        Negative where a group has codes −8 … 7 and its largest number is positive. Raises UsageError for a weight too
         large for float16.
         """
         grouped, (lowest, highest) = self._grouped(weight), self.code_range
@@ -92,7 +93,7 @@ class Int4(HeadScheme, IntegerScheme):
         high, low = ends if self.group_size else reduce_max(ends)
         most = torch.maximum(torch.maximum(high, low) / -lowest, torch.minimum(high, low) / highest)
         if bool((most > torch.finfo(torch.float16).max).any()):
-            raise ValueError("the weight is too large for float16 scales")
+            raise UsageError("the weight is too large for float16 scales")
         steps = (most * 2.0**24).ceil()  # of these few of float16's smallest steps, rounding down would cut the largest
         most = torch.where(steps <= -lowest, steps * 2.0**-24, most)
         signed = torch.where((high > low) & (lowest != -highest), -most, most)
@@ -131,7 +132,7 @@ class Int4(HeadScheme, IntegerScheme):
             return None
         whole = self.group_size or 2
         if start % whole or length % whole:
-            raise ValueError(f"a cut of inputs at {start} + {length} goes through a group of {whole}")
+            raise UsageError(f"a cut of inputs at {start} + {length} goes through a group of {whole}")
         return 1, start // size, length // size
 
     def pack(self, stored: Tensors) -> Tensors:
@@ -177,7 +178,7 @@ class Int4(HeadScheme, IntegerScheme):
 
     def check_head(self, device: str) -> None:
         if device == "cpu" and cpu.variant() is None:
-            raise ValueError("an int4 embedding needs the CPU kernels, which this machine does not have")
+            raise UsageError("an int4 embedding needs the CPU kernels, which this machine does not have")
 
     def activation_bits(self, device: str) -> int:
         return 8 if device == "cpu" else super().activation_bits(device)

@@ -23,6 +23,7 @@ from quant.scheme import (
 )
 from quant.scheme_facts import SchemeFacts
 from quant.tensor_cores import copies_before_ampere
+from quant.usage import UsageError
 
 FACTS = SchemeFacts(
     description="a byte a weight, one scale per output", bits=8, head=True, calibrates=True, published_bits=8
@@ -55,7 +56,7 @@ class Int8(HeadScheme, IntegerScheme):
 
     def tensors(self, out_features: int, in_features: int) -> Stored:
         if in_features < 2:
-            raise ValueError("int8 needs at least 2 input features")  # torch._int_mm is wrong for 1
+            raise UsageError("int8 needs at least 2 input features")  # torch._int_mm is wrong for 1
         return {
             "weight": ((out_features, in_features), torch.int8),
             "weight_scale": ((out_features,), self.scale_dtype),

@@ -11,6 +11,7 @@ from quant import bitsandbytes
 from quant.rows import MIN_ROWS, finite
 from quant.scheme import SPREAD, Narrowing, ReduceMax, Scheme, Stored, Tensors, identity
 from quant.scheme_facts import SchemeFacts
+from quant.usage import UsageError
 
 FACTS = SchemeFacts(description="half a byte a weight, levels of a normal distribution", bits=4, extra="bnb")
 _ROWS = 1024  # outputs repacked at once, a multiple of `Nf4._OUTPUTS`: what is unpacked for a moment stays small
@@ -44,7 +45,7 @@ class Nf4(Scheme):
 
     def tensors(self, out_features: int, in_features: int) -> Stored:
         if in_features % self.BLOCK:
-            raise ValueError(f"nf4 needs a multiple of {self.BLOCK} inputs, not {in_features}")
+            raise UsageError(f"nf4 needs a multiple of {self.BLOCK} inputs, not {in_features}")
         return {
             "weight": ((out_features, in_features // 2), torch.uint8),
             "absmax": ((out_features, in_features // self.BLOCK), torch.float32),
@@ -76,7 +77,7 @@ class Nf4(Scheme):
         if dim == 0:
             return 0, start, length
         if start % self.BLOCK or length % self.BLOCK:
-            raise ValueError(f"a cut of inputs at {start} + {length} goes through a block of {self.BLOCK}")
+            raise UsageError(f"a cut of inputs at {start} + {length} goes through a block of {self.BLOCK}")
         size = 2 if name == "weight" else self.BLOCK
         return 1, start // size, length // size
 

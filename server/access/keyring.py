@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from structlog.typing import FilteringBoundLogger
 
 from engine.requests import Priority
+from quant.usage import UsageError
 from server.access.rates import Bucket, Rates
 from server.keyfile import Entry, read_keys
 from server.settings import Settings
@@ -33,7 +34,7 @@ class Keyring:
     """
 
     def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
-        """Raises ValueError for a key file that cannot be used."""
+        """Raises UsageError for a key file that cannot be used."""
         self._settings = settings
         self._log = log
         self._path = settings.api_keys
@@ -77,7 +78,7 @@ class Keyring:
         self._stamp = _stamp(self._path)
         try:
             entries = read_keys(self._path)
-        except ValueError as error:
+        except UsageError as error:
             self._log.error("keys not read", detail=str(error))
             return
         before = set(self._clients)

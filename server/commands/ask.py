@@ -1,11 +1,11 @@
 """Asking for one answer, for commands: a server, or a model loaded here."""
 
 import asyncio
-import dataclasses
 import json
 import os
 from collections.abc import Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,7 +28,7 @@ def with_adapter(
     if adapter is None:
         return body, config
     name = adapter if url is not None else "adapter"
-    return {**body, "adapter": name}, dataclasses.replace(config, adapters=[(name, adapter)])
+    return {**body, "adapter": name}, config.model_copy(update={"adapters": {name: Path(adapter)}})
 
 
 def ask(
@@ -80,11 +80,16 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     # In the environment, where no list of processes shows it.
     key = os.environ.get("GLM_INFILL_API_KEY")
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    try:
-        response = httpx.post(url, json=body, headers=headers, timeout=600)
-        answer = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
-        fail(f"{url}: {error or type(error).__name__}")
+    with httpx.Client(timeout=600) as client:
+        try:
+            request = client.build_request("POST", url, json=body, headers=headers)
+        except (httpx.InvalidURL, ValueError) as error:  # a URL, a key or a number that no request can have
+            fail(f"{url}: {error}")
+        try:
+            response = client.send(request)
+            answer = response.json()
+        except (httpx.HTTPError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            fail(f"{url}: {error or type(error).__name__}")
     match answer:
         case {"results": [*_], "usage": {}} if response.status_code == 200:
             return dict(answer)

@@ -21,6 +21,7 @@ import typer
 
 from engine.config import EngineConfig
 from engine.processes.process import EngineProcess
+from quant.usage import UsageError
 from server.app import create_app
 from server.commands.flags import Given, takes_flags
 from server.commands.options import ENGINE, AsJson, Url, engine_options
@@ -59,10 +60,10 @@ def batch(
             done = resume(target)
     except UnicodeDecodeError as error:
         fail(f"{source}: not UTF-8 at byte {error.start}", code=2)
-    except ValueError as error:
+    except UsageError as error:
         fail(f"{source}: {error}", code=2)
     left = [line for line in lines if line.custom_id not in done]
-    config = engine_options(given).engine()
+    config = EngineConfig.of(engine_options(given))
     failed = sum(not ok for ok in done.values())
     with target.open("ab", buffering=0) as out, progress_bar() as progress:
         bar = progress.add_task("answering", total=len(lines), completed=len(lines) - len(left))
@@ -96,7 +97,7 @@ class Line:
 
 
 def read(text: str) -> Iterator[Line]:
-    """The lines of a file. A line that is no request is one with an error; raises ValueError for an id that comes
+    """The lines of a file. A line that is no request is one with an error; raises UsageError for an id that comes
     twice, since answers would be taken for each other."""
     seen: dict[str, int] = {}
     for number, raw in enumerate(text.split("\n"), 1):
@@ -105,7 +106,7 @@ def read(text: str) -> Iterator[Line]:
         line = _line(raw, f"line-{number}")
         first = seen.setdefault(line.custom_id, number)
         if first != number:
-            raise ValueError(f"line {number}: custom_id {line.custom_id!r} is that of line {first}")
+            raise UsageError(f"line {number}: custom_id {line.custom_id!r} is that of line {first}")
         yield line
 
 
@@ -147,7 +148,7 @@ def resume(target: Path) -> dict[str, bool]:
             value = json.loads(line)
             done[value["custom_id"]] = value["error"] is None and value["response"]["status_code"] == 200
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"line {number} of {target} is no answer of a batch") from None
+            raise UsageError(f"line {number} of {target} is no answer of a batch") from None
     return done
 
 

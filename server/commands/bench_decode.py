@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from quant.usage import UsageError
 from server.commands.flags import Given, takes_flags, with_defaults
 from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import errors, fail, output
@@ -38,9 +39,9 @@ def bench_decode(
         fail(f"--preset: one of {', '.join(PRESETS)}", code=2)
     try:
         counts = [int(part) for part in rows.split(",")]
-        if min(counts) < 1:
-            raise ValueError
     except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
         fail(f"--rows: positive numbers with commas, not {rows!r}", code=2)
     family, config = PRESETS[preset]
     architecture = family.architecture(config)
@@ -52,7 +53,7 @@ def bench_decode(
                 options.kv_cache_type,
             )  # fmt: skip
             result = {"preset": preset, "layers": architecture.num_layers, **decode(wanted)}
-    except ValueError as error:
+    except UsageError as error:
         fail(str(error), code=2)
     if not as_json:
         table = Table("rows", "ms a step", "tokens/s", "ns per million MACs", "share of read bandwidth")

@@ -11,6 +11,7 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
+from quant.usage import UsageError
 from server.commands.options import AsJson
 from server.console import fail, named, output, progress_bar
 
@@ -77,7 +78,7 @@ def bench_serve(
         loads = measure(url, workload, clients, rates, duration, seed, goal, lambda: progress.advance(bar))
         try:
             found = asyncio.run(loads)
-        except (ClientError, TimeoutError, ValueError) as error:
+        except (ClientError, TimeoutError, UsageError) as error:
             fail(f"{url}: {error or type(error).__name__}")
     if not as_json:
         output.print(_table(found))

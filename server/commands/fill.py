@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from engine.config import EngineConfig
 from server.commands.ask import ask, with_adapter
 from server.commands.flags import Given, flags_of, takes_flags
 from server.commands.options import ENGINE, Adapter, AsJson, Url, engine_options
@@ -42,7 +43,7 @@ def fill(
     body: dict[str, Any] = {"text": text, "max_tokens": max_tokens, "min_tokens": min_tokens, "n": n, "order": order}
     body |= {name: value for name, value in given.items() if name in {flag.name for flag in FLAGS}}
     body |= {name: value for name, value in (("choices", choice), ("regex", regex)) if value is not None}
-    config = engine_options(given).engine()
+    config = EngineConfig.of(engine_options(given))
     body, config = with_adapter(body, config, adapter, url)
     answer = ask("infill", body, lambda b: InfillRequest.model_validate(b).fill(Limits()), url, config)
     if as_json:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from quant.usage import UsageError
 from server.commands.options import AsJson
 from server.console import fail, named
 from server.keyfile import forget_key, new_key
@@ -49,7 +50,7 @@ def new(
                 requests_per_minute=requests_per_minute,
                 tokens_per_minute=tokens_per_minute,
             )
-    except ValueError as error:
+    except UsageError as error:
         fail(str(error), code=2)
     try:
         print(json.dumps({"name": name, "key": key, "file": str(file)}) if as_json else key, flush=True)

@@ -15,6 +15,8 @@ from typing import Any
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector
 
+from quant.usage import UsageError
+
 # Common words that a tokenizer of any of the languages' models has; texts are drawn, not written.
 _COMMON = (
     "the of and to in he that was it his with as for had but not at on by which all be from they this were we her or "
@@ -136,19 +138,22 @@ async def _read_events(answer: ClientResponse, outcome: Outcome) -> None:
 
 
 def client_of(url: str, api_key: str | None, timeout_s: float = 120.0) -> ClientSession:
-    """A client with as many connections as are asked for; paths are relative to `url`.
+    """A client with as many connections as are asked for; paths are relative to `url`. Raises UsageError for a bad URL.
 
     aiohttp's, since what it takes of a processor is a third of what httpx takes, whose pool besides looks through all
     its connections for each request.
     """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    return ClientSession(
-        url.rstrip("/") + "/",
-        headers=headers,
-        timeout=ClientTimeout(total=timeout_s),
-        connector=TCPConnector(limit=0),
-        read_bufsize=2**20,  # the longest line of an event is half of it
-    )
+    try:
+        return ClientSession(
+            url.rstrip("/") + "/",
+            headers=headers,
+            timeout=ClientTimeout(total=timeout_s),
+            connector=TCPConnector(limit=0),
+            read_bufsize=2**20,  # the longest line of an event is half of it
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 async def closed_loop(

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import ClientSession
 
+from quant.usage import UsageError
 from server.commands.load import Goal, Outcome, Workload, client_of, closed_loop, open_loop, summary
 
 __all__ = ["AUTO", "Goal", "Workload", "measure"]
@@ -29,7 +30,7 @@ async def measure(
     """Closed loops of so many clients each, then open ones at these rates, or at shares of what the closed ones got.
 
     Each lasts so many seconds; behind each `advance` is called. A key is taken from GLM_INFILL_API_KEY. Raises
-    ClientError, TimeoutError, and ValueError for another kind of server, a bad URL and a bad key.
+    ClientError, TimeoutError, and UsageError for another kind of server, a bad URL and a bad key.
     """
     found: dict[str, Any] = {
         "url": url,
@@ -39,12 +40,7 @@ async def measure(
         "open": [],
     }
     async with client_of(url, os.environ.get("GLM_INFILL_API_KEY")) as client:
-        async with client.get("v1/models", raise_for_status=True) as answer:
-            match await answer.json():
-                case {"data": [{"id": model, "quantization": quantization, "tp": tp}, *_]}:
-                    found |= {"model": model, "quantization": quantization, "tp": tp}
-                case _:
-                    raise ValueError("answers, and not as glm-infill does")
+        found |= await _served(client)
         for number in clients:
             load = closed_loop(client, workload, number, duration, seed)
             found["closed"].append({"concurrency": number} | await _watched(client, load, goal, duration))
@@ -57,6 +53,19 @@ async def measure(
             found["open"].append({"rate": rate} | await _watched(client, load, goal, duration))
             advance()
     return found
+
+
+async def _served(client: ClientSession) -> dict[str, Any]:
+    """What the server serves. Raises UsageError for a URL or a key that no request can have, and for another server."""
+    try:
+        async with client.get("v1/models", raise_for_status=True) as answer:
+            listed = await answer.json()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    match listed:
+        case {"data": [{"id": model, "quantization": quantization, "tp": tp}, *_]}:
+            return {"model": model, "quantization": quantization, "tp": tp}
+    raise UsageError("answers, and not as glm-infill does")
 
 
 async def _watched(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from quant.usage import UsageError
 from server.commands.flags import Given, takes_flags
 from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, output
@@ -52,7 +53,7 @@ def plan(
         storage = outline.storage(options.quant, options.group_size, options.quant_head)
     except CheckpointError as error:
         fail(str(error))
-    except ValueError as error:
+    except UsageError as error:
         fail(str(error), code=2)
     limit = outline.architecture.max_sequence_length
     if context is not None and context > limit:

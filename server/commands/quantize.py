@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from quant.registry import scheme_names
+from quant.usage import UsageError
 from server.commands.flags import Given, takes_flags, with_defaults
 from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, named, output, progress_bar
@@ -52,7 +53,7 @@ def quantize(
             facts = conversion.run(lambda num_bytes: progress.advance(task, num_bytes))
     except CheckpointError as error:
         fail(str(error))
-    except ValueError as error:
+    except UsageError as error:
         fail(str(error), code=2)
     if as_json:
         print(json.dumps(facts))

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from engine.config import EngineConfig
 from server.commands.ask import ask, with_adapter
 from server.commands.flags import Given, flags_of, takes_flags
 from server.commands.options import ENGINE, Adapter, AsJson, Url, engine_options
@@ -46,7 +47,7 @@ def score(
     if span:
         one_blank = sum(text.count(mask) for mask in ("[MASK]", "[sMASK]", "[gMASK]")) == 1
         body["spans"] = [[s] for s in span] if one_blank else span
-    config = engine_options(given).engine()
+    config = EngineConfig.of(engine_options(given))
     body, config = with_adapter(body, config, adapter, url)
     answer = ask("score", body, lambda b: ScoreRequest.model_validate(b).score(Limits()), url, config)
     if as_json:

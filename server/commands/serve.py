@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from engine.config import EngineConfig
 from engine.processes.process import EngineProcess
 from engine.rank_info import RankInfo
 from server.commands.flags import Given, checked, flags_of, takes_flags
@@ -33,7 +34,7 @@ def serve(
     size = settings.tp or (rank_info.size if rank_info else 1)
     if rank_info and size != rank_info.size:
         fail(f"--tp {size}: torchrun has started {rank_info.size} ranks", code=2)
-    config = settings.engine(tp=size)
+    config = EngineConfig.of(settings, tp=size)
     if rank_info and rank_info.rank > 0:
         from engine.processes.worker import follow_launched
 

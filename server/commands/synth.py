@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from quant.usage import UsageError
 from server.commands.options import AsJson
 from server.console import fail, named, output, progress_bar
 
@@ -53,7 +54,7 @@ def synth(
                     os.replace(part, target / path.name)
     except CheckpointError as error:
         fail(str(error))
-    except ValueError as error:
+    except UsageError as error:
         fail(str(error), code=2)
     needs = {"--preset": preset if made.config is None else None, "--tokenizer": None if tokenizer else "FOLDER"}
     options = [f"{option} {value}" for option, value in needs.items() if value is not None]

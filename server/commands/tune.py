@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from quant.usage import UsageError
 from server.commands.flags import Given, takes_flags
 from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, named, output, progress_bar
@@ -78,9 +79,8 @@ def tune(
     try:
         from model.config import CheckpointError
         from training.adapters import AdapterOptions
-        from training.lessons import LessonError
         from training.tune import Progress as Where
-        from training.tune import TuneError, TuneOptions
+        from training.tune import TuneOptions
         from training.tune import tune as train
     except ImportError as error:
         fail(_lacking(error))
@@ -103,7 +103,7 @@ def tune(
 
         try:
             found = train(options, tell)
-        except (CheckpointError, LessonError, TuneError, ValueError) as error:
+        except (CheckpointError, UsageError) as error:
             fail(str(error))
         except ImportError as error:
             fail(_lacking(error))

@@ -1,4 +1,4 @@
-"""A temporary copy of the packages, to which a test adds a single file, and Python that runs in it."""
+"""A temporary copy of the packages, to which a test adds single files, and Python that runs in it."""
 
 import json
 import os
@@ -17,9 +17,9 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def addition(tmp_path: Path) -> Callable[[str], Run]:
-    """`addition("schemes/half.py")` copies the packages and adds this file of ours to the folder of that name; the
-    result is `run(code, *arguments)`, which gives what the code prints as JSON."""
+def addition(tmp_path: Path) -> Callable[..., Run]:
+    """`addition("schemes/half.py")` copies the packages and adds this file of ours to the folder of that name, or more
+    than one; the result is `run(code, *arguments)`, which gives what the code prints as JSON."""
     folders = {
         "schemes": "quant/schemes",
         "families": "model/families",
@@ -27,14 +27,15 @@ def addition(tmp_path: Path) -> Callable[[str], Run]:
         "logit_rules": "engine/logit_rules",
     }
 
-    def make(file: str) -> Run:
+    def make(*files: str) -> Run:
         copy = tmp_path / "copy"
         for package in PACKAGES:
             shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-        kind, _, name = file.partition("/")
-        target = copy / folders[kind] / name
-        assert not target.exists()
-        shutil.copyfile(Path(__file__).parent / file, target)
+        for file in files:
+            kind, _, name = file.partition("/")
+            target = copy / folders[kind] / name
+            assert not target.exists()
+            shutil.copyfile(Path(__file__).parent / file, target)
 
         def run(code: str, *arguments: str) -> Any:
             environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}

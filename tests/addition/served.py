@@ -1,19 +1,21 @@
 """Runs in a copy of the packages: serves a checkpoint, asks it what it is told to, and prints the answers as JSON.
 
-Arguments: the checkpoint, a JSON list of [method, path, body], and a command line whose help is wanted or "".
+Arguments: the checkpoint, a JSON list of [method, path, body], a command line whose help is wanted or "", and further
+flags of `serve`.
 """
 
 SERVED = """
 import json, os, socket, subprocess, sys, time
 import httpx
 
-folder, asked, wanted = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+folder, asked, wanted, *flags = sys.argv[1], json.loads(sys.argv[2]), *sys.argv[3:]
 with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
 glm = [sys.executable, "-P", "-m", "server.cli"]
 environment = {**os.environ, "GLM_INFILL_LOG_LEVEL": "error", "COLUMNS": "400"}
-server = subprocess.Popen([*glm, "serve", folder, "--port", str(port), "--kv-cache-gb", "0.01"], env=environment)
+command = [*glm, "serve", folder, "--port", str(port), "--kv-cache-gb", "0.01", *flags]
+server = subprocess.Popen(command, env=environment)
 try:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         end = time.monotonic() + 100

@@ -1,17 +1,14 @@
 """A family is added by one file: its folders are recognised, read under their own names, and served by the engine."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-
-from safetensors.torch import load_file, save_file
 
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import ResultDone
 from engine.requests import Fill, Mask
 from tests.addition.conftest import Run
+from tests.addition.toy_checkpoint import as_toy
 
 REQUEST = Fill((("the ", Mask("[MASK]")),), (3,), (3,))
 CODE = """
@@ -42,15 +39,7 @@ def test_a_family_is_one_file(
     addition: Callable[[str], Run], tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tiny_checkpoint()
-    toy = tmp_path / "toy"
-    shutil.copytree(folder, toy)
-    glm = json.loads((folder / "config.json").read_text())
-    names = {"num_layers": "depth", "hidden_size": "width", "num_attention_heads": "heads", "vocab_size": "tokens"}
-    config = {new: glm[old] for old, new in names.items()} | {"length": glm["max_sequence_length"]}
-    (toy / "config.json").write_text(json.dumps({"model_type": "toy", **config}))
-    tensors = load_file(folder / "model.safetensors")
-    tensors["toy_words.weight"] = tensors.pop("word_embeddings.weight")
-    save_file(tensors, toy / "model.safetensors")
+    toy = as_toy(folder, tmp_path / "toy")
     events = Engine(EngineConfig(str(folder), kv_cache_gb=0.01)).run(REQUEST)
     (expected,) = (e.result for e in events if isinstance(e, ResultDone))
 

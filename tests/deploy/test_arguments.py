@@ -14,7 +14,7 @@ def test_arguments_become_the_settings_of_server_and_engine() -> None:
     assert arguments.replicas == 2
     assert arguments.settings().model == Path("/models/glm")
     engine = arguments.engine()
-    assert (engine.model, engine.quant, engine.tp, engine.device) == ("/models/glm", "int4", 4, "cuda")
+    assert (engine.model, engine.quant, engine.tp, engine.device) == (Path("/models/glm"), "int4", 4, "cuda")
     assert engine.threads == 2
     assert Arguments().engine().threads == 1
 

@@ -79,7 +79,7 @@ def eight(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[
 
 
 def engine_of(folder: Path, adapters: list[tuple[str, str]], **options: Any) -> Engine:
-    return Engine(EngineConfig(str(folder), **{"kv_cache_gb": 0.02, "adapters": adapters, **options}))
+    return Engine(EngineConfig(str(folder), **{"kv_cache_gb": 0.02, "adapters": dict(adapters), **options}))
 
 
 def requests(adapters: list[str | None]) -> list[Request]:
@@ -153,8 +153,8 @@ def test_preempted_and_evicted_prefixes_change_nothing(folder: Path, eight: list
     roomy = engine_of(folder, eight, block_size=4)
     wanted = requests(["a2", "a5", "a0", None])
     expected = run_all(roomy, wanted)
-    loaded = load_runner(EngineConfig(str(folder), kv_cache_gb=0.00016, block_size=4, adapters=eight))
-    tight = Engine(EngineConfig(str(folder), block_size=4, adapters=eight), loaded=loaded)
+    loaded = load_runner(EngineConfig(str(folder), kv_cache_gb=0.00016, block_size=4, adapters=dict(eight)))
+    tight = Engine(EngineConfig(str(folder), block_size=4, adapters=dict(eight)), loaded=loaded)
     found = run_all(tight, wanted)
     assert tight.scheduler.preemptions > 0
     for number in expected:
@@ -293,7 +293,7 @@ def test_ranks_give_what_one_does(folders: dict[str, Path], tmp_path: Path, name
     def serve(size: int) -> list[Event]:
         def work(ranks: Ranks) -> list[Event]:
             found: Checkpoint = checkpoint(folders[name], name, "none", ranks)
-            config = EngineConfig(kv_cache_gb=0.001, block_size=8, adapters=made[:2])
+            config = EngineConfig(kv_cache_gb=0.001, block_size=8, adapters=dict(made[:2]))
             loaded = load_runner(config, found, ranks)
             channel = Channel(ranks, ranks.group) if size > 1 and ranks.group is not None else None
             if ranks.rank > 0 and channel is not None:

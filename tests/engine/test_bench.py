@@ -4,6 +4,7 @@ import pytest
 
 from engine.bench import DecodeBench, decode
 from model.families import glm
+from quant.usage import UsageError
 
 
 def test_decode_tells_what_was_measured() -> None:
@@ -19,5 +20,5 @@ def test_decode_tells_what_was_measured() -> None:
 
 def test_a_context_longer_than_the_positions_is_refused() -> None:
     architecture = glm.architecture(2, 64, 2, 101, 128)
-    with pytest.raises(ValueError, match="a context of 128 needs 132 positions of 128"):
+    with pytest.raises(UsageError, match="a context of 128 needs 132 positions of 128"):
         decode(DecodeBench(architecture, "int8", 32, "none", (1,), 0, context=128, steps=2))

@@ -61,7 +61,7 @@ def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
 def test_preempted_requests_give_the_bits_that_they_give_alone(folder: Path, kind: str, quant: str) -> None:
     requests = KINDS[kind]
     config = EngineConfig(str(folder), quant=quant, kv_cache_gb=0.0002, threads=1)
-    small, roomy = Engine(config), Engine(replace(config, kv_cache_gb=0.01))
+    small, roomy = Engine(config), Engine(config.model_copy(update={"kv_cache_gb": 0.01}))
     together = served(small, requests)
     assert small.scheduler.preemptions > 0
     for number, request in enumerate(requests):

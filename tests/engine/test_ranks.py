@@ -256,7 +256,7 @@ def assert_same_numbers(found: Served, expected: Served) -> None:
 
 @pytest.mark.parametrize("name", ["glm_sat", "glm4"])
 def test_ranks_keep_keys_and_values_in_int8_as_one_does(folders: dict[str, Path], name: str) -> None:
-    config, requests = replace(CONFIG, kv_cache_type="int8"), requests_of(name, "int8")
+    config, requests = CONFIG.model_copy(update={"kv_cache_type": "int8"}), requests_of(name, "int8")
     one, two = (serve(lambda r: checkpoint(folders[name], name, "none", r), size, requests, config) for size in (1, 2))
     assert_alike(two.events, one.events, ROUNDING)
 

@@ -33,6 +33,7 @@ from model.tokenizer import Tokenizer
 from model.tokenizers.word_pieces import WordPieces
 from quant.packing import unpack_nibbles
 from quant.registry import build
+from quant.usage import UsageError
 from tests.answers import wire
 from tests.conftest import WORDS
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
@@ -290,9 +291,9 @@ class TestPreset:
         assert made.shapes["word_embeddings.weight"] == (a.vocab_size, a.hidden_size)
 
     def test_what_there_is_not(self) -> None:
-        with pytest.raises(ValueError, match="chatglm-6b is not published in the format sat"):
+        with pytest.raises(UsageError, match="chatglm-6b is not published in the format sat"):
             of_preset("chatglm-6b", format="sat")
-        with pytest.raises(ValueError, match="no preset 'glm-7b'; there are bert-base, "):
+        with pytest.raises(UsageError, match="no preset 'glm-7b'; there are bert-base, "):
             of_preset("glm-7b")
 
 

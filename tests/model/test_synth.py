@@ -16,6 +16,7 @@ from model.naming import Naming
 from model.sharding import cuts
 from model.synth import Synthetic, write_synthetic
 from model.weights import Weights
+from quant.usage import UsageError
 
 WIDTH = 32
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -72,9 +73,9 @@ def test_the_published_names_are_in_the_files(tmp_path: Path) -> None:
 
 
 def test_ranks_that_do_not_divide_the_tensors_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="are not divided by 3"):
+    with pytest.raises(UsageError, match="are not divided by 3"):
         write_synthetic(tmp_path / "new", made(), "sat", 3)
-    with pytest.raises(ValueError, match="only the format sat is divided among ranks, not hf"):
+    with pytest.raises(UsageError, match="only the format sat is divided among ranks, not hf"):
         write_synthetic(tmp_path / "new", made(), "hf", 2)
     assert not (tmp_path / "new").exists()
 

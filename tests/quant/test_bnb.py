@@ -16,6 +16,7 @@ from quant.scheme import Scheme
 from quant.schemes.int8 import Int8
 from quant.schemes.llm_int8 import LlmInt8
 from quant.schemes.nf4 import Nf4
+from quant.usage import UsageError
 from tests.quant.conftest import product
 
 # Not importorskip: an import that is not the package's own might fetch a kernel.
@@ -47,7 +48,7 @@ def test_a_missing_library_is_named_when_a_scheme_is_built(
     scheme: type[Nf4 | LlmInt8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ValueError, match=rf"^{scheme.name} needs bitsandbytes: pip install 'glm-infill\[bnb\]'$"):
+    with pytest.raises(UsageError, match=rf"^{scheme.name} needs bitsandbytes: pip install 'glm-infill\[bnb\]'$"):
         scheme()
 
 
@@ -104,14 +105,14 @@ def test_llm_int8_is_stored_as_int8() -> None:
 def test_weights_that_are_not_finite_are_refused(scheme: Scheme, value: float) -> None:
     weight = torch.ones(4, 64)
     weight[2, 3] = value
-    with pytest.raises(ValueError, match="the weight holds NaN or infinity"):
+    with pytest.raises(UsageError, match="the weight holds NaN or infinity"):
         scheme.quantize(weight)
 
 
 def test_nf4_refuses_part_of_a_block() -> None:
-    with pytest.raises(ValueError, match="nf4 needs a multiple of 64 inputs, not 96"):
+    with pytest.raises(UsageError, match="nf4 needs a multiple of 64 inputs, not 96"):
         Nf4().tensors(4, 96)
-    with pytest.raises(ValueError, match="nf4 needs a multiple of 64 inputs, not 96"):
+    with pytest.raises(UsageError, match="nf4 needs a multiple of 64 inputs, not 96"):
         Nf4().quantize(torch.ones(4, 96))
 
 
@@ -132,7 +133,7 @@ def test_a_cut_weight_is_the_quantized_cut(scheme: Scheme, dim: int, start: int,
 @pytest.mark.parametrize(("start", "length"), [(32, 64), (64, 32), (1, 1)])
 def test_nf4_refuses_a_cut_through_a_block(start: int, length: int) -> None:
     for name in Nf4().tensors(4, 256):
-        with pytest.raises(ValueError, match="goes through a block of 64"):
+        with pytest.raises(UsageError, match="goes through a block of 64"):
             Nf4().narrow(name, 1, start, length)
 
 

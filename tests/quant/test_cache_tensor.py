@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from quant import cpu
 from quant.cache_tensor import CacheTensor, kept_dtype, num_bytes
 from quant.operators.quantize_vectors import quantize_vectors
+from quant.usage import UsageError
 from tests.quant.conftest import drawn, running
 
 VARIANTS = [*cpu.kernels().supported(), "torch"]
@@ -80,5 +81,5 @@ def test_bytes_are_those_of_the_tensors(slots: int, heads: int, size: int, dtype
 def test_kinds() -> None:
     assert kept_dtype("auto", torch.bfloat16) == torch.bfloat16
     assert kept_dtype("int8", torch.bfloat16) == torch.int8
-    with pytest.raises(ValueError, match=r"^kv_cache_type: one of auto, int8, not 'fp8'$"):
+    with pytest.raises(UsageError, match=r"^kv_cache_type: one of auto, int8, not 'fp8'$"):
         kept_dtype("fp8", torch.float32)

@@ -13,6 +13,7 @@ from quant.scheme import IntegerScheme
 from quant.schemes.int4 import Int4
 from quant.schemes.int8 import Int8
 from quant.schemes.none import Float
+from quant.usage import UsageError
 
 SCHEMES: dict[str, Callable[[], IntegerScheme]] = {
     "int8": Int8,
@@ -115,18 +116,18 @@ def test_zero_rows_stay_zero() -> None:
 def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     hessian, weight = torch.eye(128), torch.ones(4, 128)
     hessian[3, 3] = value
-    with pytest.raises(ValueError, match="the layer's inputs hold NaN or infinity"):
+    with pytest.raises(UsageError, match="the layer's inputs hold NaN or infinity"):
         compensate(weight, hessian, Int4(32))
     weight[1, 5] = value
-    with pytest.raises(ValueError, match="the weight holds NaN or infinity"):
+    with pytest.raises(UsageError, match="the weight holds NaN or infinity"):
         compensate(weight, torch.eye(128), Int4(32))
 
 
 def test_other_schemes_are_refused() -> None:
-    with pytest.raises(ValueError, match="none weights cannot be calibrated, only int4, int8, llm-int8"):
+    with pytest.raises(UsageError, match="none weights cannot be calibrated, only int4, int8, llm-int8"):
         compensate(torch.ones(4, 128), torch.eye(128), Float())
 
 
 def test_groups_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match="group_size 64 does not divide the 96 inputs"):
+    with pytest.raises(UsageError, match="group_size 64 does not divide the 96 inputs"):
         compensate(torch.ones(4, 96), torch.eye(96), Int4(64))

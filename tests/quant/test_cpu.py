@@ -20,6 +20,7 @@ from quant.packing import unpack_nibbles
 from quant.scheme import Tensors
 from quant.schemes.int4 import Int4
 from quant.schemes.int8 import Int8
+from quant.usage import UsageError
 from tests.quant.conftest import drawn, product, running
 
 KERNELS = cpu.kernels().supported()
@@ -435,7 +436,7 @@ def test_an_unknown_variant_is_refused_with_those_that_there_are(monkeypatch: py
     monkeypatch.setenv(cpu.CHOICE, asked)
     expected = f"GLM_INFILL_CPU_KERNEL={asked}: this machine has {', '.join([*KERNELS, 'torch'])}"
     for refused in (cpu.variant, cpu.describe, lambda: Int8().pack(Int8().quantize(torch.ones(2, 2)))):
-        with pytest.raises(ValueError, match="GLM_INFILL_CPU_KERNEL=") as error:
+        with pytest.raises(UsageError, match="GLM_INFILL_CPU_KERNEL=") as error:
             refused()
         assert str(error.value) == expected
 

@@ -21,6 +21,7 @@ from quant.registry import (
     smaller_schemes,
 )
 from quant.scheme import HeadScheme, IntegerScheme
+from quant.usage import UsageError
 
 every_scheme = pytest.mark.parametrize("name", scheme_names())
 
@@ -88,5 +89,5 @@ def test_a_file_without_facts_is_told(text: str, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("name", ["int3", "", "__init__", "../int4", "llm_int8"])
 def test_other_names_are_refused(name: str) -> None:
     for ask in (scheme_facts, scheme_class, build):
-        with pytest.raises(ValueError, match="no such scheme"):
+        with pytest.raises(UsageError, match="no such scheme"):
             ask(name)

@@ -14,6 +14,7 @@ from quant.scheme import Scheme, Tensors
 from quant.schemes.int4 import Int4
 from quant.schemes.int8 import Int8
 from quant.schemes.none import Float
+from quant.usage import UsageError
 from tests.quant.conftest import drawn, product, running
 
 SCHEMES: dict[str, Scheme] = {
@@ -172,7 +173,7 @@ def test_int4_refuses_weights_too_large_for_its_scales(group_size: int) -> None:
     weight[1, 3] = -scheme.code_range[0] * 65504
     assert torch.equal(scheme.dequantize(scheme.quantize(weight)), weight)
     weight[1, 3] *= -1.001
-    with pytest.raises(ValueError, match="the weight is too large for float16 scales"):
+    with pytest.raises(UsageError, match="the weight is too large for float16 scales"):
         scheme.quantize(weight)
 
 
@@ -181,7 +182,7 @@ def test_int4_refuses_weights_too_large_for_its_scales(group_size: int) -> None:
 def test_weights_that_are_not_finite_are_refused(scheme: Scheme, value: float) -> None:
     weight = torch.ones(4, width(scheme))
     weight[2, 3] = value
-    with pytest.raises(ValueError, match="the weight holds NaN or infinity"):
+    with pytest.raises(UsageError, match="the weight holds NaN or infinity"):
         scheme.quantize(weight)
 
 
@@ -189,25 +190,25 @@ def test_weights_that_are_not_finite_are_refused(scheme: Scheme, value: float) -
 @pytest.mark.parametrize("in_features", [1, 33, 129])
 def test_int4_refuses_an_odd_number_of_inputs(group_size: int, in_features: int) -> None:
     for refused in (lambda s: s.tensors(4, in_features), lambda s: s.quantize(torch.ones(4, in_features))):
-        with pytest.raises(ValueError, match=f"int4 needs an even number of inputs, not {in_features}"):
+        with pytest.raises(UsageError, match=f"int4 needs an even number of inputs, not {in_features}"):
             refused(Int4(group_size))
 
 
 @pytest.mark.parametrize(("group_size", "in_features"), [(32, 48), (64, 32), (64, 160), (128, 64), (128, 4160)])
 def test_int4_refuses_a_group_that_does_not_divide_the_inputs(group_size: int, in_features: int) -> None:
     for refused in (lambda s: s.tensors(4, in_features), lambda s: s.quantize(torch.ones(4, in_features))):
-        with pytest.raises(ValueError, match=f"group_size {group_size} does not divide the {in_features} inputs"):
+        with pytest.raises(UsageError, match=f"group_size {group_size} does not divide the {in_features} inputs"):
             refused(Int4(group_size))
 
 
 @pytest.mark.parametrize("group_size", [-32, 1, 16, 48, 256])
 def test_int4_refuses_groups_that_no_kernel_has(group_size: int) -> None:
-    with pytest.raises(ValueError, match=r"group_size must be one of 0, 32, 64, 128 \(0: whole rows\)"):
+    with pytest.raises(UsageError, match=r"group_size must be one of 0, 32, 64, 128 \(0: whole rows\)"):
         Int4(group_size)
 
 
 def test_int8_refuses_one_input() -> None:
-    with pytest.raises(ValueError, match="int8 needs at least 2 input features"):
+    with pytest.raises(UsageError, match="int8 needs at least 2 input features"):
         Int8().tensors(4, 1)
 
 
@@ -215,7 +216,7 @@ def test_schemes_are_built_by_name() -> None:
     assert [build(name).name for name in ("none", "int8", "int4")] == ["none", "int8", "int4"]
     assert build("none", torch.float16).tensors(1, 1) == {"weight": ((1, 1), torch.float16)}
     assert build("int4", group_size=128).tensors(1, 256)["weight_scale"] == ((1, 2), torch.float16)
-    with pytest.raises(ValueError, match="no such scheme: int3"):
+    with pytest.raises(UsageError, match="no such scheme: int3"):
         build("int3")
 
 
@@ -223,10 +224,10 @@ def test_schemes_of_the_embedding_are_built_by_name(monkeypatch: pytest.MonkeyPa
     assert [build_head(name, torch.float16, "cpu").name for name in ("none", "int8")] == ["none", "int8"]
     assert build_head("none", torch.float16, "cpu").tensors(1, 1) == {"weight": ((1, 1), torch.float16)}
     assert build_head("int4", torch.float16, "cuda").name == "int4"
-    with pytest.raises(ValueError, match="no such scheme for the embedding: int3"):
+    with pytest.raises(UsageError, match="no such scheme for the embedding: int3"):
         build_head("int3", torch.float32, "cpu")
     monkeypatch.setenv(cpu.CHOICE, "torch")
-    with pytest.raises(ValueError, match="an int4 embedding needs the CPU kernels"):
+    with pytest.raises(UsageError, match="an int4 embedding needs the CPU kernels"):
         build_head("int4", torch.float32, "cpu")
 
 
@@ -311,13 +312,13 @@ def test_cut_inputs_stand_for_the_same_weights(data: st.DataObject, scheme: Sche
 @pytest.mark.parametrize("name", ["weight", "weight_scale"])
 def test_a_cut_through_a_group_is_refused(group_size: int, name: str) -> None:
     for start, length in [(0, group_size + 2), (group_size // 2, group_size), (group_size - 1, group_size + 1)]:
-        with pytest.raises(ValueError, match=rf"a cut of inputs at {start} \+ {length} goes through a group of"):
+        with pytest.raises(UsageError, match=rf"a cut of inputs at {start} \+ {length} goes through a group of"):
             Int4(group_size).narrow(name, 1, start, length)
 
 
 def test_a_cut_through_a_byte_is_refused() -> None:
     for start, length in [(1, 2), (0, 3)]:
-        with pytest.raises(ValueError, match=rf"a cut of inputs at {start} \+ {length} goes through a group of 2"):
+        with pytest.raises(UsageError, match=rf"a cut of inputs at {start} \+ {length} goes through a group of 2"):
             Int4(0).narrow("weight", 1, start, length)
 
 

@@ -158,7 +158,12 @@ class TestFilesThatAFolderLacks:
         done = CliRunner().invoke(server.cli.app, line)
         assert done.exit_code == 0, done.output
         (c,) = started
-        assert (c.model, c.preset, c.tokenizer, c.kv_cache_type) == ("folder", "glm-130b", "vocabulary", "int8")
+        assert (c.model, c.preset, c.tokenizer, c.kv_cache_type) == (
+            Path("folder"),
+            "glm-130b",
+            Path("vocabulary"),
+            "int8",
+        )
 
     def test_synth_and_quantize_by_a_preset(self, preset: str, folder: str, tmp_path: Path) -> None:
         made, out = str(tmp_path / "made"), str(tmp_path / "out")

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import server.cli
+from quant.usage import UsageError
 from server.keyfile import new_key, read_keys
 
 ENTRY = {"name": "a", "sha256": "0" * 64}
@@ -32,7 +33,7 @@ def test_the_command_prints_the_key_once_and_keeps_only_its_hash(tmp_path):
 
 @pytest.mark.parametrize("fields", [{"name": ""}, {"name": "a\nb"}, {"name": "a", "tokens_per_minute": 0}])
 def test_a_key_with_bad_fields_is_not_made(tmp_path, fields):
-    with pytest.raises(ValueError, match=r"name|tokens_per_minute"):
+    with pytest.raises(UsageError, match=r"name|tokens_per_minute"):
         new_key(tmp_path / "keys", **fields)
     assert not (tmp_path / "keys").exists()
 
@@ -53,7 +54,7 @@ def test_a_key_with_bad_fields_is_not_made(tmp_path, fields):
 def test_what_is_no_key_file_is_refused_by_its_line(tmp_path, lines, says):
     path = tmp_path / "keys"
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(UsageError, match=says):
         read_keys(path)
 
 

@@ -1,6 +1,5 @@
 """Settings come from the environment, once, and refuse what they cannot keep."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +51,10 @@ def test_frozen():
 
 
 def test_an_engine_starts_with_what_its_options_say_and_the_same_defaults():
-    fields = {field.name: field.default for field in dataclasses.fields(EngineConfig)}
-    assert EngineOptions.model_fields.keys() <= fields.keys()
-    assert EngineOptions().engine() == EngineConfig(adapters=[])
+    assert EngineConfig.of(EngineOptions()) == EngineConfig()
     options = EngineOptions(model=Path("a"), tp=2, adapters={"b": Path("c")}, kv_cache_gb=1.5, device="cpu")
-    config = EngineConfig("a", tp=2, adapters=[("b", "c")], kv_cache_gb=1.5, device="cpu", threads=3)
-    assert options.engine(threads=3) == config
+    config = EngineConfig("a", tp=2, adapters={"b": "c"}, kv_cache_gb=1.5, device="cpu", threads=3)
+    assert EngineConfig.of(options, threads=3) == config
 
 
 def test_every_setting_is_a_flag_that_help_shows_once_with_its_variable_and_default():

@@ -22,6 +22,7 @@ from engine.requests import Mask, Score
 from model.adapters.target import AdapterTarget
 from model.checkpoint import load
 from model.layout import parse
+from quant.usage import UsageError
 from tests.answers import wire
 from training.adapters import AdapterOptions, learner
 from training.lessons import LessonError, Lessons
@@ -84,7 +85,7 @@ def test_what_is_learned_is_what_the_engine_scores(folder: Path, data: Path, tmp
     out = tmp_path / method
     found = tune(options(folder, data, out, adapter=METHODS[method]))
     assert found["eval_loss"] < found["eval_loss_before"] - 0.02
-    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.01, adapters=((method, str(out)),)))
+    engine = Engine(EngineConfig(str(folder), kv_cache_gb=0.01, adapters={method: out}))
     for adapter, expected in ((None, found["eval_loss_before"]), (method, found["eval_loss"])):
         scores = [scored(engine, line, adapter) for line in LINES]
         loss = -sum(s for s, _ in scores) / sum(n for _, n in scores)
@@ -230,5 +231,5 @@ def test_the_command_goes_on_after_a_kill(folder: Path, data: Path, tmp_path: Pa
 
 
 def test_unknown_targets_are_named(folder: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="target-modules: 'q_proj' is none of"):
+    with pytest.raises(UsageError, match="target-modules: 'q_proj' is none of"):
         tune(options(folder, data, tmp_path / "out", adapter=AdapterOptions(target_modules=("q_proj",))))

@@ -22,15 +22,15 @@ INSIDE, OUTSIDE = 3, 7  # tokens of the prefixes, by which they are told apart
 
 
 @pytest.fixture(scope="module")
-def base(tiny_checkpoint: Callable[..., Path]) -> AdapterTarget:
+def target(tiny_checkpoint: Callable[..., Path]) -> AdapterTarget:
     return AdapterTarget(load(tiny_checkpoint()).model)
 
 
 @pytest.fixture
-def root(base: AdapterTarget, tmp_path: Path) -> Path:
+def root(target: AdapterTarget, tmp_path: Path) -> Path:
     """An adapter two folders below the root, and one that lies outside."""
-    write_prefix(tmp_path / "root/team/a", base.model, 0, INSIDE)
-    write_prefix(tmp_path / "outside/a", base.model, 1, OUTSIDE)
+    write_prefix(tmp_path / "root/team/a", target.model, 0, INSIDE)
+    write_prefix(tmp_path / "outside/a", target.model, 1, OUTSIDE)
     return tmp_path / "root"
 
 
@@ -41,31 +41,31 @@ def replace(place: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["team", "team/a", f"team/a/{WEIGHTS}", "team/a/adapter_config.json"])
-def test_what_is_swapped_after_the_check_is_not_read(root: Path, base: AdapterTarget, place: str) -> None:
+def test_what_is_swapped_after_the_check_is_not_read(root: Path, target: AdapterTarget, place: str) -> None:
     path = root / folder_below(root, "team/a")
-    assert len(read_adapter(path, base, root).prefix or ()) == INSIDE
+    assert len(read_adapter(path, target, root).prefix or ()) == INSIDE
     replace(root / place, root.parent / "outside" / Path(place).relative_to("team"))
     with pytest.raises(CheckpointError, match=r"adapter a: .* leads out of the adapters' folder$"):
-        read_adapter(path, base, root)
+        read_adapter(path, target, root)
 
 
-def test_an_operator_s_own_may_be_anywhere(root: Path, base: AdapterTarget) -> None:
+def test_an_operator_s_own_may_be_anywhere(root: Path, target: AdapterTarget) -> None:
     replace(root / "team", root.parent / "outside")
-    assert len(read_adapter(root / "team/a", base).prefix or ()) == OUTSIDE
+    assert len(read_adapter(root / "team/a", target).prefix or ()) == OUTSIDE
 
 
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(root: Path, base: AdapterTarget) -> None:
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(root: Path, target: AdapterTarget) -> None:
     path = root / folder_below(root, "team/a")
     (path / WEIGHTS).unlink()
     os.mkfifo(path / WEIGHTS)
     with pytest.raises(CheckpointError, match=f"adapter a: {WEIGHTS} is no file"):
-        read_adapter(path, base, root)
+        read_adapter(path, target, root)
 
 
-def test_links_within_the_root_are_followed(root: Path, base: AdapterTarget) -> None:
+def test_links_within_the_root_are_followed(root: Path, target: AdapterTarget) -> None:
     (root / "blob").write_bytes((root / "team/a" / WEIGHTS).read_bytes())
     replace(root / "team/a" / WEIGHTS, root / "blob")
-    assert len(read_adapter(root / "team/a", base, root).prefix or ()) == INSIDE
+    assert len(read_adapter(root / "team/a", target, root).prefix or ()) == INSIDE
 
 
 def test_what_was_opened_is_what_is_read(root: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_was_opened_is_what_is_read(root: Path) -> None:
     assert not before.exists()
 
 
-def test_a_link_that_changes_all_the_time_leads_to_nothing_outside(root: Path, base: AdapterTarget) -> None:
+def test_a_link_that_changes_all_the_time_leads_to_nothing_outside(root: Path, target: AdapterTarget) -> None:
     path, outside, other = root / "team/a", root.parent / "outside/a", root / "team/b"
     path.rename(other)
     ends = threading.Event()
@@ -96,7 +96,7 @@ def test_a_link_that_changes_all_the_time_leads_to_nothing_outside(root: Path, b
     try:
         for _ in range(200):
             try:
-                adapter = read_adapter(path, base, root)
+                adapter = read_adapter(path, target, root)
                 assert adapter.prefix is not None
                 assert torch.isfinite(adapter.prefix.keys).all()
                 found.add(len(adapter.prefix))

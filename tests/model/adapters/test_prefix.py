@@ -64,10 +64,10 @@ class Behind(DenseAttention):
 @pytest.mark.parametrize("length", [5, 16, 37])
 @pytest.mark.parametrize("file", FILES)
 def test_logprobs_are_those_of_plain_torch(tmp_path: Path, file: str, length: int, kv_cache_type: str) -> None:
-    model, base = ours(tmp_path / "model", file)
+    model, target = ours(tmp_path / "model", file)
     numbers = table(model, length)
     folder = peft_folder(tmp_path / "prefix", numbers, num_layers=2)
-    runner = Runner(model, 16, BLOCK, kv_cache_type=kv_cache_type, base=base)
+    runner = Runner(model, 16, BLOCK, kv_cache_type=kv_cache_type, target=target)
     runner.adapters.read(1, str(folder))
     prefix = runner.adapters.attach(1).prefix
     assert prefix is not None
@@ -120,8 +120,8 @@ def test_logits_are_those_of_peft_s_own_prefix_on_transformers_glm4(tmp_path: Pa
     ids = torch.arange(12)
     with torch.inference_mode():
         expected = torch.log_softmax(wrapped(ids[None]).logits[0], -1)
-    model, base = ours(tmp_path / "model", "glm4")
-    runner = Runner(model, 8, BLOCK, base=base)
+    model, target = ours(tmp_path / "model", "glm4")
+    runner = Runner(model, 8, BLOCK, target=target)
     runner.adapters.read(1, str(tmp_path / "prefix"))
     prefix = runner.adapters.attach(1).prefix
     assert prefix is not None
@@ -146,14 +146,14 @@ def encoder(model: Network, length: int, hidden: int) -> tuple[dict[str, Tensor]
 @pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 def test_p_tuning_v2_with_and_without_projection(tmp_path: Path, projected: bool, name: str) -> None:
-    model, base = ours(tmp_path / "model", "chatglm_sat")
+    model, target = ours(tmp_path / "model", "chatglm_sat")
     if projected:
         tensors, numbers = encoder(model, 9, 32)
     else:
         numbers = table(model, 9)
         tensors = {"transformer.prefix_encoder.embedding.weight": numbers}
     folder = write(tmp_path / "prefix", {"pre_seq_len": 9, "model_type": "chatglm"}, tensors, name)
-    prefix = read_adapter(folder, base).prefix
+    prefix = read_adapter(folder, target).prefix
     assert prefix is not None
     # modeling_chatglm.py, get_prompt: view, permute and split into (key, value) of each layer.
     a = model.architecture
@@ -165,7 +165,7 @@ def test_p_tuning_v2_with_and_without_projection(tmp_path: Path, projected: bool
 
 
 def test_prefixes_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
-    model, base = ours(tmp_path / "model", "glm4")
+    model, target = ours(tmp_path / "model", "glm4")
     numbers = table(model, 4)
     key = "transformer.prefix_encoder.embedding.weight"
     cases = [
@@ -183,5 +183,5 @@ def test_prefixes_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     for number, (make, arguments, options, message) in enumerate(cases):
         folder = make(tmp_path / str(number), *arguments, **options)  # type: ignore[operator]
         with pytest.raises(CheckpointError) as raised:
-            read_adapter(folder, base)
+            read_adapter(folder, target)
         assert message in str(raised.value)

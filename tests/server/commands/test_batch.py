@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from quant.usage import UsageError
 from server.commands.batch import read, resume
 
 
@@ -113,7 +114,7 @@ def test_an_id_that_comes_twice_ends_it_before_it_begins(tmp_path: Path) -> None
 def test_a_file_of_something_else_is_not_written_to(tmp_path: Path) -> None:
     other = tmp_path / "notes.txt"
     other.write_text("dear diary\n")
-    with pytest.raises(ValueError, match="is no answer of a batch"):
+    with pytest.raises(UsageError, match="is no answer of a batch"):
         resume(other)
     assert other.read_text() == "dear diary\n"
     assert command(tmp_path / "missing.jsonl", other).returncode == 1

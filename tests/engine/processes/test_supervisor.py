@@ -18,7 +18,7 @@ from engine.processes.process import EngineProcess
 from engine.processes.supervisor import GIVEN_UP
 from engine.requests import Score
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ASKED = Score(text=("a",))
 
 
@@ -35,7 +35,7 @@ class World:
 
     @asynccontextmanager
     async def engine(self, tp: int = 1, **options: float) -> AsyncGenerator[EngineProcess, None]:
-        odd: dict[str, Any] = {"worker": "tests.engine.odd_rank", "backoff_s": (0.01,), **options}
+        odd: dict[str, Any] = {"worker": "tests.engine.processes.odd_rank", "backoff_s": (0.01,), **options}
         engine = EngineProcess(EngineConfig(tp=tp), **odd)
         await engine.start(self.losses.append)
         try:

@@ -10,7 +10,7 @@ from engine.schedule.blocks import BlockPool
 from engine.schedule.fair_queue import FairQueue
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Prefix, Sequence
-from tests.engine.plain_scheduler import PlainScheduler
+from tests.engine.schedule.plain_scheduler import PlainScheduler
 
 PLAYS = 250  # of each seed
 Pair = tuple[Sequence, Sequence]

@@ -1,6 +1,6 @@
 """Where the end token counts: the table of docs/scoring.md, number by number.
 
-That sums of beams are transformers' is tests/engine/test_beams.py's to say; here the fields of one fill agree.
+That sums of beams are transformers' is tests/engine/jobs/test_beams.py's to say; here the fields of one fill agree.
 """
 
 import math

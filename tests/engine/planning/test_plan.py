@@ -21,12 +21,14 @@ from engine.runner import Runner
 from engine.schedule.batch import Batch, Rows
 from model.architecture import Architecture
 from model.attention import Span
+from model.config import CheckpointError
 from model.families import PRESETS
 from model.network import Network
 from model.parallel import Ranks
 from model.random_weights import synthetic
 from model.storage import Storage
 from quant.linear import Weight
+from quant.usage import UsageError
 
 CARDS = read_cards()
 SCHEMES = ("none", "int8", "int4")
@@ -338,7 +340,7 @@ deployments = st.builds(
 def footprints(d: Deployment) -> list[Footprint] | None:
     try:
         return [footprint(d, rank) for rank in range(d.ranks)]
-    except ValueError:
+    except (CheckpointError, UsageError):
         return None
 
 

@@ -1,4 +1,4 @@
-"""A rank's process without a model, as `python -m tests.engine.odd_rank`: each life goes as ODD_LIVES has it.
+"""A rank's process without a model, as `python -m tests.engine.processes.odd_rank`: each life goes as ODD_LIVES has it.
 
 Lives are separated by commas and the last one repeats: `exit:CODE`, `signal:NUMBER`, `fails:TEXT` (it says so itself),
 `serves` (answers every request), `serves-exit:CODE` (ends with its first request),

@@ -46,6 +46,10 @@ def reference(engine: Engine, part: Layout, ids: list[int]) -> list[torch.Tensor
     return found
 
 
+def ids_of(engine: Engine, text: str) -> list[int]:
+    return engine.job_context.spelling.tokenize_masks(text)
+
+
 def part_a(engine: Engine, *segments: Any) -> Layout:
     return engine.job_context.rules.lay_out(list(segments), engine.tokenizer, True)
 
@@ -55,7 +59,7 @@ def echo(ids: list[int], **fields: Any) -> Fill:
 
 
 def test_a_scored_prompt_is_read_from_left_to_right_behind_the_open_mask(engine: Engine) -> None:
-    ids = engine.tokenize(TEXT)
+    ids = ids_of(engine, TEXT)
     (result,) = results(engine.run(echo(ids, max_tokens=(0,))))
     expected = reference(engine, part_a(engine, ("[gMASK]",)), ids)
     found = result["echo"]["token_logprobs"]
@@ -65,7 +69,7 @@ def test_a_scored_prompt_is_read_from_left_to_right_behind_the_open_mask(engine:
 
 
 def test_what_is_generated_behind_a_scored_prompt_goes_on_from_it(engine: Engine) -> None:
-    ids = engine.tokenize(TEXT)
+    ids = ids_of(engine, TEXT)
     (result,) = results(engine.run(echo(ids, max_tokens=(4,), min_tokens=(4,))))
     drawn = result["blanks"][0]["token_ids"]
     expected = reference(engine, part_a(engine, ("[gMASK]",)), [*ids, *drawn])
@@ -75,8 +79,8 @@ def test_what_is_generated_behind_a_scored_prompt_goes_on_from_it(engine: Engine
 
 def test_a_mask_and_a_start_token_make_what_stands_before_them_the_context(engine: Engine) -> None:
     context = "the [MASK] of the hill<sop>"
-    ids = engine.tokenize(context + " old river", special=True)
-    known = engine.tokenize(context, special=True)
+    ids = engine.job_context.spelling.tokenize(context + " old river")
+    known = engine.job_context.spelling.tokenize(context)
     assert ids[: len(known)] == known
     (result,) = results(engine.run(echo(ids)))
     target = ids[len(known) :]
@@ -91,14 +95,14 @@ def test_a_mask_and_a_start_token_make_what_stands_before_them_the_context(engin
 
 
 def test_a_start_token_that_stands_first_is_not_doubled(engine: Engine) -> None:
-    ids = engine.tokenize(TEXT)
+    ids = ids_of(engine, TEXT)
     (plain,) = results(engine.run(echo(ids)))
     (begun,) = results(engine.run(echo([engine.tokenizer.sop, *ids])))
     assert begun["echo"]["token_logprobs"] == [None, *plain["echo"]["token_logprobs"]]
 
 
 def test_prompts_packed_together_score_bit_for_bit_as_alone(engine: Engine) -> None:
-    prompts = [engine.tokenize(TEXT)[:count] for count in (1, 5, 12, 3)] + [engine.tokenize("hill " * 30)]
+    prompts = [ids_of(engine, TEXT)[:count] for count in (1, 5, 12, 3)] + [ids_of(engine, "hill " * 30)]
     inputs = tuple((Tokens(tuple(ids)),) for ids in prompts)
     together = results(engine.run(Fill(inputs, max_tokens=(1,), echo=True, logprobs=2)))
     together.sort(key=lambda result: int(result["index"]))
@@ -111,7 +115,7 @@ def test_prompts_packed_together_score_bit_for_bit_as_alone(engine: Engine) -> N
 def test_a_string_scores_as_its_tokens_with_offsets_into_the_string(engine: Engine) -> None:
     text = "the 床 river, 我们 😀 hill"
     (result,) = results(engine.run(Fill(((text,),), max_tokens=(1,), echo=True, logprobs=1)))
-    (by_ids,) = results(engine.run(echo(engine.tokenize(text))))
+    (by_ids,) = results(engine.run(echo(ids_of(engine, text))))
     assert result["echo"] == by_ids["echo"]
     offsets = result["echo"]["text_offsets"]
     assert offsets == sorted(offsets)
@@ -122,10 +126,10 @@ def test_a_string_scores_as_its_tokens_with_offsets_into_the_string(engine: Engi
 
 
 def test_tokens_fill_as_the_text_that_they_are_of(engine: Engine) -> None:
-    ids = engine.tokenize("the river [MASK] the hill")
+    ids = ids_of(engine, "the river [MASK] the hill")
     (by_ids,) = results(engine.run(Fill(((Tokens(tuple(ids)),),), max_tokens=(5,))))
     assert [(b["mask"], b["start"], b["end"]) for b in by_ids["blanks"]] == [("[MASK]", 10, 16)]
-    plain = engine.tokenize(TEXT)
+    plain = ids_of(engine, TEXT)
     (open_ids,) = results(engine.run(Fill(((Tokens(tuple(plain)),),), max_tokens=(5,))))
     (open_text,) = results(engine.run(Fill(((TEXT,),), max_tokens=(5,))))
     assert open_ids == open_text
@@ -135,7 +139,7 @@ def test_tokens_fill_as_the_text_that_they_are_of(engine: Engine) -> None:
 
 
 def test_a_span_that_is_begun_goes_on_where_it_stopped(engine: Engine) -> None:
-    head = [*engine.tokenize("the river[gMASK]"), engine.tokenizer.sop]
+    head = [*ids_of(engine, "the river[gMASK]"), engine.tokenizer.sop]
     (whole,) = results(engine.run(Fill(((Tokens(tuple(head)),),), max_tokens=(8,), min_tokens=(8,))))
     ids = whole["blanks"][0]["token_ids"]
     begun = Fill(((Tokens((*head, *ids[:3])),),), max_tokens=(5,), min_tokens=(5,))
@@ -145,7 +149,7 @@ def test_a_span_that_is_begun_goes_on_where_it_stopped(engine: Engine) -> None:
 
 
 def test_a_streamed_echo_comes_before_what_is_generated(engine: Engine) -> None:
-    fill = echo(engine.tokenize(TEXT), max_tokens=(3,), min_tokens=(3,), stream=True, n=2)
+    fill = echo(ids_of(engine, TEXT), max_tokens=(3,), min_tokens=(3,), stream=True, n=2)
     events = engine.run(fill)
     kinds = [type(e) for e in events if getattr(e, "index", 0) == 0]
     assert kinds.index(Echoed) < kinds.index(BlankDelta)
@@ -176,8 +180,8 @@ def engine_segments(engine: Engine, fill: Fill) -> Any:
 
 
 def test_labels_by_id_score_as_the_tokens_that_they_are(engine: Engine) -> None:
-    labels = [engine.tokenize(word)[0] for word in ("river", "hill")]
-    context = tuple(engine.tokenize(TEXT))
+    labels = [ids_of(engine, word)[0] for word in ("river", "hill")]
+    context = tuple(ids_of(engine, TEXT))
     scored = Score(context=(Tokens(context),), targets=tuple(Tokens((i,)) for i in labels))
     found = [r["logprob"] for r in results(engine.run(scored))]
     expected = reference(engine, part_a(engine, TEXT, ("[gMASK]",)), [])[0]
@@ -210,7 +214,7 @@ def test_a_scored_prompt_whose_context_is_unclear_is_refused(engine: Engine, tex
 
 @pytest.mark.parametrize("text", ["the [MASK] river [MASK] hill", "the<sop> river", "<sop>[gMASK] hill"])
 def test_special_tokens_that_divide_nothing_are_tokens_of_the_text(engine: Engine, text: str) -> None:
-    ids = engine.tokenize(text, special=True)
+    ids = engine.job_context.spelling.tokenize(text)
     (result,) = results(engine.run(Fill(((text,),), max_tokens=(1,), echo=True)))
     skipped = int(ids[0] == engine.tokenizer.sop)
     expected = reference(engine, part_a(engine, ("[gMASK]",)), ids[skipped:])

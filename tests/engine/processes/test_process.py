@@ -22,7 +22,7 @@ from engine.events import Done, Event, Failed, ResultDone, StepStats
 from engine.processes.process import EngineProcess
 from engine.requests import Fill, Mask, Request, RequestError, Score
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LONG = Fill((("the ", Mask("[MASK]")),), max_tokens=(250,), min_tokens=(250,), n=8, stream=True)
 
 
@@ -185,7 +185,7 @@ class TestRanks:
         monkeypatch.setenv("GLM_TEST_ONCE", str(tmp_path / "once"))
 
         async def work() -> None:
-            async with ready_engine(folder, tp=2, step_s=2.0, worker="tests.engine.faulty_worker") as engine:
+            async with ready_engine(folder, tp=2, step_s=2.0, worker="tests.engine.processes.faulty_worker") as engine:
                 await self.loses_and_returns(engine, reason, lambda: None)
 
         run(work())

@@ -1,4 +1,4 @@
-"""Contexts: one for each tenant, adapter and tokens, as long as it is in the cache or somebody wants it."""
+"""The context cache: a context for each tenant, adapter and tokens, while it is in the cache or somebody wants it."""
 
 from bisect import bisect_left, insort
 from itertools import count
@@ -11,7 +11,7 @@ from engine.schedule.sequence import Context, Key
 _used = attrgetter("used")
 
 
-class Contexts:
+class ContextCache:
     """`unused` are those in the cache that no sequence holds, least recently used first. A context is used when it is
     asked for and when it is encoded."""
 

@@ -1,4 +1,4 @@
-"""A rank's process with a fault, as `python -m tests.engine.faulty_worker`: what goes wrong is in GLM_TEST_FAULT.
+"""A rank's process with a fault, as `python -m tests.engine.processes.faulty_worker`: GLM_TEST_FAULT says which.
 
 `raise:RANK:STEP` raises in a rank's forward pass, `hang:RANK:STEP` waits there for ever, `skip:0:STEP` has rank 0 leave
 a step's number out. Rank 0 tells its faults apart by a file, so that only its first life has one.

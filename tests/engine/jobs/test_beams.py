@@ -14,11 +14,11 @@ from engine.engine import Engine
 from engine.events import Failed, ResultDone
 from engine.requests import Fill, RequestError, Sampling, Score, Tokens
 from tests.answers import wire
-from tests.engine.test_choices import ONE
+from tests.engine.jobs.test_choices import ONE
 from tests.engine.test_engine import TWO, next_logprobs, results, segments
 from tests.engine.test_families import engines, words  # noqa: F401
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "beams.json").read_text())
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[2] / "golden" / "beams.json").read_text())
 
 
 @pytest.fixture(scope="module")
