@@ -156,7 +156,7 @@ def test_a_suggestion_moves_nothing_that_stands_before_the_cursor(code: Page) ->
         range.selectNodeContents(layer.firstChild);
         const before = [...range.getClientRects()].map((r) => [r.x, r.y, r.width]);
         ghost.remove();
-        field.style.height = "auto";
+        field.style.alignSelf = layer.style.alignSelf = "start";
         field.rows = 1;
         const after = [...range.getClientRects()].map((r) => [r.x, r.y, r.width]);
         return [field.scrollHeight, layer.scrollHeight, before, after];
@@ -165,6 +165,15 @@ def test_a_suggestion_moves_nothing_that_stands_before_the_cursor(code: Page) ->
     assert suggestion
     assert field == layer
     assert before == after
+
+
+def test_a_long_text_is_seen_whole_and_its_buttons_too(phone: Page) -> None:
+    phone["tab-code"].click()
+    phone["code-text"].send_keys("one\n" * 60)
+    assert phone.run("const f = document.getElementById('code-text'); return f.scrollHeight <= f.clientHeight")
+    phone.run("document.getElementById('code-text').scrollIntoView({block: 'start'})")
+    bottom = phone.run("return document.getElementById('code-run').getBoundingClientRect().bottom")
+    assert 0 < bottom <= 844
 
 
 def test_others_hear_what_is_suggested(code: Page) -> None:

@@ -1,8 +1,10 @@
 """What the page tells to type into other programs, in Chromium: only what this server has, and it works."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,6 +22,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.faults.conftest import Server
 from tests.playground.conftest import Page
 
+OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 ALL = """
 const done = arguments[arguments.length - 1];
 import("/playground/clients.js").then(({CLIENTS}) => done(Object.values(CLIENTS).flat()
@@ -29,6 +32,17 @@ ONLY_INFILL = """
 const real = window.fetch;
 window.fetch = async (path, options) => path !== "/openapi.json" ? real(path, options)
     : new Response(JSON.stringify({paths: {"/infill": {post: {}}, "/": {get: {}}}}));
+"""
+
+EVERY_ROUTE = """
+const done = arguments[arguments.length - 1], real = window.fetch;
+import("/playground/clients.js").then(({CLIENTS}) => {
+    const paths = {};
+    for (const {route} of Object.values(CLIENTS).flat()) paths[route.split(" ")[1]] = {post: {}};
+    window.fetch = async (path, options) => path !== "/openapi.json" ? real(path, options)
+        : new Response(JSON.stringify({paths}));
+    done();
+});
 """
 
 
@@ -49,6 +63,13 @@ def shown(page: Page) -> dict[str, str]:
     return lines(page)
 
 
+@pytest.fixture
+def every(page: Page) -> dict[str, str]:
+    """The lines of all clients, as a server that has every route shows them."""
+    page.driver.execute_async_script(EVERY_ROUTE)
+    return lines(page)
+
+
 def of(shown: dict[str, str], where: str) -> list[str]:
     return [text for name, text in shown.items() if name.endswith(f"({where})")]
 
@@ -66,12 +87,13 @@ def test_a_client_without_a_route_is_not_shown(page: Page) -> None:
     assert [name.partition(" (")[0] for name in cards(page)] == ["llama.vim", "llama.vscode"]
 
 
-def test_all_lines_name_this_server_and_none_another(page: Page, shown: dict[str, str]) -> None:
-    for name, text in shown.items():
+def test_all_lines_name_this_server_and_none_another(page: Page, every: dict[str, str]) -> None:
+    assert len(every) >= 20
+    for name, text in every.items():
         assert set(re.findall(r"https?://[\w.:]+", text)) == {page.url}, name
         assert "undefined" not in text
         assert "YOUR_KEY" not in text, "this server asks for none"
-    assert sum("glm-demo" in text for text in shown.values()) >= 8
+    assert sum("glm-demo" in text for text in every.values()) >= 14
 
 
 def test_the_button_copies_the_lines(page: Page) -> None:
@@ -104,25 +126,24 @@ def test_the_lines_of_python_and_of_the_shell_run(shown: dict[str, str]) -> None
     assert len(code) >= 2
     commands = [[sys.executable, "-c", text] for text in code] + [["sh", "-c", shown["curl (shell)"]]]
     for command in commands:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **OFFLINE})
         assert ran.returncode == 0, f"{command[-1]}\n{ran.stderr}"
         assert "error" not in ran.stdout
         assert ran.stdout.strip()
 
 
-def test_the_files_are_what_their_programs_read(page: Page, shown: dict[str, str]) -> None:
-    vscode: Any = json.loads(shown["llama.vscode (VS Code: settings.json)"])
+def test_the_files_are_what_their_programs_read(page: Page, every: dict[str, str]) -> None:
+    vscode: Any = json.loads(every["llama.vscode (VS Code: settings.json)"])
     assert vscode == {"llama-vscode.endpoint": page.url}
-    zed = json.loads(shown["Zed (settings.json)"])["edit_predictions"]
+    zed = json.loads(every["Zed (settings.json)"])["edit_predictions"]
     assert zed["open_ai_compatible_api"]["api_url"] == f"{page.url}/v1/completions"
-    tabby = tomllib.loads(shown["Tabby (~/.tabby/config.toml)"])["model"]["completion"]["http"]
+    tabby = tomllib.loads(every["Tabby (~/.tabby/config.toml)"])["model"]["completion"]["http"]
     assert (tabby["model_name"], tabby["prompt_template"]) == ("glm-demo", "{prefix}[MASK]{suffix}")
-    (promptfoo,) = yaml.safe_load(shown["promptfoo (promptfooconfig.yaml)"])["providers"]
+    (promptfoo,) = yaml.safe_load(every["promptfoo (promptfooconfig.yaml)"])["providers"]
     assert promptfoo["id"] == "openai:completion:glm-demo"
-    if "Continue (~/.continue/config.yaml)" in shown:
-        (model,) = yaml.safe_load(shown["Continue (~/.continue/config.yaml)"])["models"]
-        assert (model["model"], model["apiBase"]) == ("glm-demo", f"{page.url}/v1")
-    harness = shlex.split(shown["lm-evaluation-harness (shell)"])
+    (model,) = yaml.safe_load(every["Continue (~/.continue/config.yaml)"])["models"]
+    assert (model["model"], model["apiBase"]) == ("glm-demo", f"{page.url}/v1")
+    harness = shlex.split(every["lm-evaluation-harness (shell)"])
     assert f"model=glm-demo,base_url={page.url}/v1/completions,max_length=512" in harness
 
 
@@ -181,3 +202,21 @@ def test_it_fits_a_phone_and_speaks_chinese(phone: Page) -> None:
     assert [head.text for head in phone.all("#clients h2")] == ["程序库", "编辑器", "评测"]
     assert phone.all(".client button")[0].text == "复制"
     assert phone.run("return document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js")
+def test_the_lines_of_javascript_are_javascript(every: dict[str, str], tmp_path: Path) -> None:
+    scripts = of(every, "JavaScript")
+    assert len(scripts) == 4
+    for text in scripts:
+        (tmp_path / "lines.mjs").write_text(text)
+        subprocess.run(["node", "--check", tmp_path / "lines.mjs"], check=True, timeout=60)
+
+
+@pytest.mark.skipif(shutil.which("vim") is None, reason="there is no Vim")
+def test_the_line_of_vim_is_read_by_vim(page: Page, every: dict[str, str], tmp_path: Path) -> None:
+    script, said = tmp_path / "lines.vim", tmp_path / "said"
+    end = f"call writefile([json_encode(g:llama_config)], '{said}')\nqa!\n"
+    script.write_text(f"{every['llama.vim (vimrc)']}\n{end}")
+    subprocess.run(["vim", "-es", "-u", "NONE", "-S", script], check=True, timeout=60)
+    assert json.loads(said.read_text())["endpoint_fim"] == f"{page.url}/infill"

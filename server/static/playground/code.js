@@ -45,11 +45,12 @@ export class Code {
     const cursor = Number.isInteger(values.cursor) ? values.cursor : this.field.value.length;
     this.field.setSelectionRange(cursor, cursor);
     this.seen = this.#place();
-    this.ghost.fit();
+    this.ghost.show("");
   }
 
   /** Asks what stands at the cursor, and shows it as it comes. */
   async suggest() {
+    if (this.composing) return;
     this.cancel();
     if (this.field.value.trim() === "") {
       this.#say(t("emptytext"));
@@ -87,7 +88,7 @@ export class Code {
   cancel() {
     const was = this.ghost.text !== "" || this.abort !== null || this.timer !== null;
     this.#stop();
-    this.ghost.hide();
+    this.ghost.show("");
     this.#say("");
     return was;
   }
@@ -113,7 +114,6 @@ export class Code {
     const isEmpty = (now.before + now.after).trim() === "";
     if (this.#follows(was, now)) return;
     this.cancel();
-    this.ghost.fit();
     if (this.composing || now.chosen !== "" || isEmpty) return;
     this.timer = setTimeout(() => this.suggest(), QUIET_MS);
   }

@@ -4,38 +4,26 @@ import { el } from "./dom.js";
 import { typeIn } from "./text.js";
 
 export class Ghost {
-  /** While there is a suggestion, `layer` below the field shows all of the text, and the field its cursor only. */
+  /** `layer` lies below the field and makes it as high as its text. While there is a suggestion the layer shows the
+   * text, and the field its cursor only. `onChange` is told each suggestion. */
   constructor(field, layer, onChange) {
     Object.assign(this, { field, layer, onChange, text: "" });
-    field.addEventListener("scroll", () => { layer.scrollTop = field.scrollTop; });
-    window.addEventListener("resize", () => this.fit());
   }
 
+  /** Draws the field's text with a suggestion; none if it is empty. */
   show(text) {
     const { value, selectionEnd: cursor } = this.field;
     this.text = text;
-    this.layer.hidden = text === "";
+    this.layer.classList.toggle("shown", text !== "");
     this.field.classList.toggle("ghosted", text !== "");
     this.layer.replaceChildren(value.slice(0, cursor), el("span", { class: "ghost" }, text), value.slice(cursor), "\n");
-    this.fit();
     this.onChange(text);
-  }
-
-  hide() {
-    if (this.text !== "") this.show("");
   }
 
   /** Types the suggestion, in a way that the field's own undo knows. */
   take() {
     const { text } = this;
-    this.hide();
+    this.show("");
     typeIn(this.field, text);
-  }
-
-  /** Makes the field as high as what stands in it. */
-  fit() {
-    this.field.style.height = "auto";
-    const needed = this.text === "" ? 0 : this.layer.scrollHeight;
-    this.field.style.height = `${Math.max(this.field.scrollHeight, needed)}px`;
   }
 }

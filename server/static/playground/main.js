@@ -37,7 +37,7 @@ function opened(name) {
   if (name !== "code") code.cancel();
   if (name === "connect") connect.open();
   $("code").hidden = name === "connect";
-  resize.forEach((show) => show());
+  showMasks();
   showCode();
 }
 
@@ -179,7 +179,7 @@ name(spoken);
 $("text").value = examples()[0].values.text;
 $("score-text").value = SCORED.text;
 $("candidates").value = SCORED.candidates;
-const resize = [mirror($("text"), $("backdrop")), () => code.ghost.fit()];
+const showMasks = mirror($("text"), $("backdrop"));
 const linked = fromLink();
 if (linked) bring(linked);
 else tabs.open("fill");
