@@ -5,8 +5,10 @@ from typing import Any
 import httpx
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from tests.faults.conftest import Server
 from tests.playground.conftest import Page
 
 BEFORE = "And the LORD said unto "
@@ -244,3 +246,22 @@ def test_a_model_that_writes_nothing_between_two_texts_has_no_such_view(code: Pa
     names = code.until(lambda: [card.text for card in code.all(".client h3")])
     assert "curl" in names
     assert "llama.vim" not in names
+
+
+def test_who_writes_is_not_interrupted_for_a_key(page: Page, locked: tuple[Server, str]) -> None:
+    server, key = locked
+    page.driver.get(server.url)
+    page.until(lambda: page["key-dialog"].is_displayed())
+    press(page, Keys.ESCAPE)
+    page["tab-code"].click()
+    page["code-text"].send_keys(BEFORE)
+    page.until(lambda: page["code-error"].is_displayed())
+    assert not page["key-dialog"].is_displayed()
+    assert page.driver.switch_to.active_element == page["code-text"]
+    page["code-error"].find_element(By.TAG_NAME, "button").click()
+    page["key-input"].send_keys(key, Keys.ENTER)
+    page.until(lambda: page.all("#code-status .unseen"))
+    page.driver.get("about:blank")
+    page.hosts()
+    page.requested.clear()
+    page.complaints()

@@ -75,8 +75,9 @@ function tell(id, failure, again) {
   const box = $(id);
   const say = (...children) => { box.replaceChildren(...children); box.hidden = false; };
   if (failure.status === 401) {
-    say(t("needskey"));
-    askKey(again);
+    say(t("needskey"), el("button", { onclick: () => askKey(again) }, t("key")));
+    // Nobody who writes is interrupted.
+    if (tabs.current !== "code") askKey(again);
   } else if (failure.status === 0) {
     say(t("unreachable"), el("button", { onclick: again }, t("retry")));
   } else if (failure.status === 429 || failure.status === 503) {
