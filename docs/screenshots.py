@@ -9,9 +9,12 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 IMAGES = Path(__file__).parent / "images"
+# What stands before and behind the cursor.
+CODE = ("And the LORD said unto Moses,\nGo unto ", ",\nand say unto them.\n")
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -72,10 +75,16 @@ def main(url: str) -> None:
         driver.find_element(By.ID, "settings").click()
         driver.save_screenshot(str(IMAGES / "playground-dark.png"))
         show(driver, url, 1280, 800)
-        driver.find_element(By.ID, "tab-score").click()
-        driver.find_element(By.ID, "score-run").click()
-        until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#scores tr.best"))
+        driver.find_elements(By.CSS_SELECTOR, "#examples button")[2].click()
+        until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "svg.order"))
         driver.save_screenshot(str(IMAGES / "playground-score.png"))
+        driver.find_element(By.ID, "tab-code").click()
+        driver.find_element(By.ID, "code-text").send_keys(CODE[0] + CODE[1], *[Keys.ARROW_LEFT] * len(CODE[1]))
+        until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#code-status .unseen"))
+        driver.save_screenshot(str(IMAGES / "playground-code.png"))
+        driver.find_element(By.ID, "tab-connect").click()
+        until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, ".client"))
+        driver.save_screenshot(str(IMAGES / "playground-connect.png"))
     finally:
         driver.quit()
 

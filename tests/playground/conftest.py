@@ -4,7 +4,8 @@ be there, as CI does."""
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+
+from server.keyfile import new_key
+from tests.faults.conftest import Server
 
 FLAGS = (
     "--headless",
@@ -96,3 +100,21 @@ def page(driver: webdriver.Chrome, demo_url: str) -> Iterator[Page]:
     yield page
     assert page.complaints() == []
     assert page.hosts() <= {demo_url.removeprefix("http://")}
+
+
+@pytest.fixture
+def phone(page: Page) -> Iterator[Page]:
+    """The page on a phone."""
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    yield page
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture
+def locked(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> Iterator[tuple[Server, str]]:
+    """A server that asks for a key, and a key for it."""
+    key = new_key(tmp_path / "keys.jsonl", name="ann")
+    server = Server(tiny_checkpoint(), tmp_path / "log", api_keys=tmp_path / "keys.jsonl")
+    yield server, key
+    server.stop()

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +12,6 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from server.keyfile import new_key
 from tests.faults.conftest import Server
 from tests.playground.conftest import Page
 
@@ -92,6 +90,50 @@ def test_span_orders_are_compared(page: Page) -> None:
     page["all-orders"].click()
     page["score-run"].click()
     page.until(lambda: len(page.all("table.orders tbody tr")) == 2)
+    pictures = page.all("svg.order")
+    assert {picture.get_attribute("aria-label") for picture in pictures} == {"order 1 → 2", "order 2 → 1"}
+    for picture in pictures:
+        assert picture.get_attribute("role") == "img"
+        # The boxes stand as in the text; the numbers say which one is written first.
+        places = [box.rect["x"] for box in picture.find_elements(By.CSS_SELECTOR, "rect")]
+        steps = [step.text for step in picture.find_elements(By.CSS_SELECTOR, "text")]
+        assert steps == ["1", "2"]
+        assert (places[0] < places[1]) == (picture.get_attribute("aria-label") == "order 1 → 2")
+        assert len(picture.find_elements(By.CSS_SELECTOR, ".arc")) == 1
+    values = [float(cell.text) for cell in page.all("table.orders td.number")]
+    assert values == sorted(values, reverse=True)
+
+
+def test_six_orders_of_three_spans_are_six_pictures(phone: Page) -> None:
+    phone["tab-score"].click()
+    phone.write("score-text", "[MASK] the [MASK] God created the [MASK].")
+    phone.write("candidates", "In | beginning | <b>heaven</b>")
+    phone["all-orders"].click()
+    phone["score-run"].click()
+    phone.until(lambda: len(phone.all("svg.order")) == 6)
+    assert len({picture.get_attribute("aria-label") for picture in phone.all("svg.order")}) == 6
+    assert phone.all("#scores b") == [], "text is text"
+    assert "<b>heaven</b>" in phone["scores"].text
+    assert phone.run("return document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_an_empty_page_has_three_examples_that_work(page: Page, language: str) -> None:
+    page.run("localStorage.setItem('language', arguments[0])", language)
+    for number in range(3):
+        page.driver.get("about:blank")
+        page.driver.get(page.url)
+        page.until(lambda: page["model"].text)
+        buttons = page.all("#examples button")
+        assert len(buttons) == 3
+        assert all(button.is_displayed() and "[MASK]" in button.text for button in buttons)
+        assert all(button.text.isascii() == (language == "en") for button in buttons)
+        buttons[number].click()
+        page.until(lambda: page.all(".answer .worth") or page.all("svg.order"))
+        assert not page["examples"].is_displayed()
+    page["tab-fill"].click()
+    page["text"].clear()
+    assert page["examples"].is_displayed()
 
 
 def test_a_refusal_names_its_field_and_leads_there(page: Page) -> None:
@@ -116,6 +158,10 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     finish(page)
     ActionChains(page.driver).key_down(Keys.ALT).send_keys("2").key_up(Keys.ALT).perform()
     assert page["panel-score"].is_displayed()
+    for key, panel in ((Keys.ARROW_RIGHT, "code"), (Keys.END, "connect"), (Keys.ARROW_RIGHT, "fill")):
+        ActionChains(page.driver).send_keys(key).perform()
+        assert page[f"panel-{panel}"].is_displayed()
+        assert page.driver.switch_to.active_element.get_attribute("id") == f"tab-{panel}"
 
 
 def test_a_link_brings_back_what_was_there(page: Page) -> None:
@@ -160,15 +206,12 @@ def test_it_speaks_chinese_and_is_dark(page: Page) -> None:
     assert page["run"].text == "填空"
 
 
-def test_it_fits_a_phone(page: Page) -> None:
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        page["run"].click()
-        finish(page)
-        assert page.run("return document.documentElement.scrollWidth") <= 390
-    finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+def test_it_fits_a_phone(phone: Page) -> None:
+    assert len(phone.all("#examples button")) == 3
+    assert phone.run("return document.documentElement.scrollWidth") <= 390
+    phone["run"].click()
+    finish(phone)
+    assert phone.run("return document.documentElement.scrollWidth") <= 390
 
 
 def test_nothing_of_another_s_script_would_run(page: Page) -> None:
@@ -178,14 +221,6 @@ def test_nothing_of_another_s_script_would_run(page: Page) -> None:
     complaints = page.complaints()
     assert len(complaints) == 1
     assert "Content Security Policy" in complaints[0]
-
-
-@pytest.fixture
-def locked(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> Iterator[tuple[Server, str]]:
-    key = new_key(tmp_path / "keys.jsonl", name="ann")
-    server = Server(tiny_checkpoint(), tmp_path / "log", api_keys=tmp_path / "keys.jsonl")
-    yield server, key
-    server.stop()
 
 
 def test_a_key_is_asked_for_and_a_server_that_has_gone_is_said_kindly(

@@ -53,11 +53,10 @@ export async function* stream(path, body, signal) {
     for (const part of parts) {
       const fields = Object.fromEntries(part.split("\n").filter((line) => !line.startsWith(":"))
         .map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]));
-      if (fields.event === "error") {
-        const { error } = JSON.parse(fields.data);
-        throw new Failure(200, error);
-      }
-      if (fields.data) yield [fields.event, JSON.parse(fields.data)];
+      if (!fields.data) continue;
+      const data = JSON.parse(fields.data);
+      if (data.error) throw new Failure(200, data.error);
+      yield [fields.event, data];
     }
   }
 }

@@ -2,11 +2,10 @@
 
 import { Answer, hide } from "./answer.js";
 import { stream } from "./api.js";
-import { $ } from "./dom.js";
+import { $, number } from "./dom.js";
 import { countBlanks, parts } from "./text.js";
 import { t } from "./words.js";
 
-const number = (id) => (($(id).value === "" ? null : Number($(id).value)));
 const list = (text) => text.split(/[,，]/).map((part) => part.trim()).filter((part) => part !== "");
 
 /** The settings as fields of a request; what is as the server has it anyway is left out. */

@@ -1,57 +1,70 @@
-// The page: tabs, keys, errors, and what is remembered.
+// The page: its tabs, keys, errors, and what is remembered.
 
 import { escape } from "./answer.js";
 import { get, hasKey, setKey } from "./api.js";
+import { copy } from "./clipboard.js";
+import { Code, PATH } from "./code.js";
+import { Connect, writesBetween } from "./connect.js";
 import { $, el } from "./dom.js";
+import { examples, showExamples } from "./examples.js";
 import { Fill } from "./fill.js";
 import { score, scoreBody } from "./score.js";
 import { curlOf, pythonOf } from "./snippets.js";
 import { forget, fromLink, keep, linkTo, remember, remembered, restore, state } from "./state.js";
-import { insertMask, mirror } from "./text.js";
+import { Tabs } from "./tabs.js";
+import { mirror, typeIn } from "./text.js";
 import { isChinese, speak, t } from "./words.js";
 
-const EXAMPLES = {
-  en: "And [MASK] said unto him, What is thy [MASK]?",
-  zh: "床前明月[MASK]，疑是地上霜。",
-};
 const SCORED = { text: "In the beginning God created the [MASK] and the earth.", candidates: "heaven\nheavens\nsea" };
 // Fields of a request, and where they stand on the page.
 const PLACES = { text: "text", context: "score-text", spans: "candidates", targets: "candidates", order: "own-order" };
 
-let tab = "fill";
-const fill = new Fill(answered, (failure, again) => tell("error", failure, again));
+const complain = (id) => (failure, again) => tell(id, failure, again);
+const fill = new Fill(answered, complain("error"));
+const code = new Code(complain("code-error"));
+const connect = new Connect(complain("connect-error"));
+const NOTHING = { path: "", body: () => null, run: () => {}, error: "connect-error" };
+// What each tab asks of the server.
+const ASKS = {
+  fill: { path: "/v1/infill", body: () => fill.body, run: () => fill.run(), error: "error" },
+  score: { path: "/v1/score", body: scoreBody, run: runScore, error: "score-error" },
+  code: { path: PATH, body: () => code.body, run: () => code.suggest(), error: "code-error" },
+  connect: NOTHING,
+};
+const tabs = new Tabs(Object.keys(ASKS), opened);
 
-function open(name, focus = false) {
-  tab = name;
-  for (const each of ["fill", "score"]) {
-    const isOpen = each === name;
-    $(`panel-${each}`).hidden = !isOpen;
-    $(`tab-${each}`).setAttribute("aria-selected", String(isOpen));
-    $(`tab-${each}`).tabIndex = isOpen ? 0 : -1;
-  }
-  if (focus) $(`tab-${name}`).focus();
-  resize.forEach((show) => show());
+function opened(name) {
+  if (name !== "code") code.cancel();
+  if (name === "connect") connect.open();
+  $("code").hidden = name === "connect";
+  showMasks();
   showCode();
 }
 
 function answered() {
-  remember(state(tab));
+  remember(state(tabs.current));
   showHistory();
   showCode();
 }
 
 function showCode() {
-  const body = tab === "fill" ? fill.body : scoreBody();
-  const url = `${location.origin}/v1/${tab === "fill" ? "infill" : "score"}`;
-  $("curl").textContent = body === null ? "" : curlOf(url, body, hasKey());
-  $("python").textContent = body === null ? "" : pythonOf(url, body, hasKey());
+  const { path, body } = ASKS[tabs.current];
+  const asked = body();
+  $("curl").textContent = asked === null ? "" : curlOf(location.origin + path, asked, hasKey());
+  $("python").textContent = asked === null ? "" : pythonOf(location.origin + path, asked, hasKey());
+}
+
+/** Brings back what a link, an example or the history holds. */
+function bring(values) {
+  restore(values);
+  code.restore(values);
+  tabs.open(values.tab);
 }
 
 function showHistory() {
   $("history").replaceChildren(...remembered().map((values) => {
     const text = (values.tab === "score" ? values["score-text"] : values.text) ?? "";
-    const show = () => { restore(values); open(values.tab === "score" ? "score" : "fill"); };
-    return el("li", {}, el("button", { onclick: show, title: text }, text));
+    return el("li", {}, el("button", { onclick: () => bring(values), title: text }, text));
   }));
   $("past").hidden = remembered().length === 0;
 }
@@ -62,8 +75,9 @@ function tell(id, failure, again) {
   const box = $(id);
   const say = (...children) => { box.replaceChildren(...children); box.hidden = false; };
   if (failure.status === 401) {
-    say(t("needskey"));
-    askKey(again);
+    say(t("needskey"), el("button", { onclick: () => askKey(again) }, t("key")));
+    // Nobody who writes is interrupted.
+    if (tabs.current !== "code") askKey(again);
   } else if (failure.status === 0) {
     say(t("unreachable"), el("button", { onclick: again }, t("retry")));
   } else if (failure.status === 429 || failure.status === 503) {
@@ -72,7 +86,7 @@ function tell(id, failure, again) {
   } else {
     say(failure.message || String(failure.status));
     const name = (failure.param ?? "").split(".")[0];
-    const field = $(tab === "score" && name === "text" ? "score-text" : PLACES[name] ?? name);
+    const field = $(tabs.current === "score" && name === "text" ? "score-text" : PLACES[name] ?? name);
     if (field && "value" in field) {
       if ($("settings").contains(field)) $("settings").open = true;
       field.classList.add("invalid");
@@ -89,6 +103,7 @@ function askKey(then = null) {
     if (dialog.returnValue !== "save") return;
     setKey($("key-input").value.trim());
     $("key-input").value = "";
+    showCode();
     learn().then(() => { if (then) then(); });
   };
   dialog.showModal();
@@ -113,16 +128,16 @@ async function learn() {
   try {
     models = (await get("/v1/models")).data;
   } catch (failure) {
-    tell(tab === "fill" ? "error" : "score-error", failure, learn);
+    tell(ASKS[tabs.current].error, failure, learn);
     return;
   }
-  $("error").hidden = $("score-error").hidden = true;
+  for (const { error } of Object.values(ASKS)) $(error).hidden = true;
   const [model] = models;
   const { capabilities, limits } = model;
   $("model").textContent = `${model.id} · ${model.quantization}`;
   document.title = `${model.id} · glm-infill`;
   const masks = capabilities.masks.length ? capabilities.masks : [];
-  $("masks").replaceChildren(...masks.map((mask) => el("button", { onclick: () => insertMask($("text"), mask) }, mask)));
+  $("masks").replaceChildren(...masks.map((mask) => el("button", { onclick: () => typeIn($("text"), mask) }, mask)));
   const value = $("strategy").value;
   $("strategy").replaceChildren($("strategy").options[0], ...capabilities.strategies.map((name) => el("option", { value: name }, name)));
   $("strategy").value = value;
@@ -131,17 +146,8 @@ async function learn() {
   const adapters = (model.adapters ?? []).map((each) => each.id ?? each.name ?? each);
   $("adapter").replaceChildren($("adapter").options[0], ...adapters.map((name) => el("option", { value: name }, name)));
   $("adapter-label").hidden = adapters.length === 0;
-}
-
-async function copy(button, text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    const was = button.textContent;
-    button.textContent = t("copied");
-    setTimeout(() => { button.textContent = was; }, 1200);
-  } catch {
-    prompt("", text);
-  }
+  tabs.show("code", writesBetween(capabilities));
+  connect.learn(model);
 }
 
 function paint(theme) {
@@ -156,6 +162,8 @@ function name(language) {
   $("language").lang = isChinese() ? "en" : "zh";
   paint(document.documentElement.dataset.theme);
   showForm();
+  connect.render();
+  showExamples((values) => { bring(values); ASKS[values.tab].run(); });
 }
 
 function showForm() {
@@ -169,13 +177,13 @@ const dark = matchMedia("(prefers-color-scheme: dark)").matches;
 document.documentElement.dataset.theme = localStorage.getItem("theme") ?? (dark ? "dark" : "light");
 const spoken = localStorage.getItem("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 name(spoken);
-$("text").value = EXAMPLES[isChinese() ? "zh" : "en"];
+$("text").value = examples()[0].values.text;
 $("score-text").value = SCORED.text;
 $("candidates").value = SCORED.candidates;
-const resize = [mirror($("text"), $("backdrop"))];
+const showMasks = mirror($("text"), $("backdrop"));
 const linked = fromLink();
-if (linked) restore(linked);
-open(linked?.tab === "score" ? "score" : "fill");
+if (linked) bring(linked);
+else tabs.open("fill");
 showHistory();
 learn();
 
@@ -183,6 +191,8 @@ $("run").onclick = () => fill.run();
 $("stop").onclick = () => fill.stop();
 $("undo").onclick = () => fill.undo();
 $("score-run").onclick = runScore;
+$("code-run").onclick = () => code.suggest();
+$("code-accept").onclick = () => code.accept();
 $("form").onchange = showForm;
 $("order").onchange = () => { $("own-label").hidden = $("order").value !== "own"; };
 $("key").onclick = () => askKey();
@@ -198,36 +208,34 @@ $("language").onclick = () => {
 };
 $("copy-curl").onclick = (event) => copy(event.target, $("curl").textContent);
 $("copy-python").onclick = (event) => copy(event.target, $("python").textContent);
-$("share").onclick = (event) => copy(event.target, linkTo(state(tab)));
+$("share").onclick = (event) => {
+  const { current } = tabs;
+  copy(event.target, linkTo({ ...state(current), ...(current === "code" ? code.state : {}) }));
+};
 $("forget").onclick = () => { forget(); showHistory(); };
-for (const each of ["fill", "score"]) {
-  $(`tab-${each}`).onclick = () => open(each);
-  $(`tab-${each}`).onkeydown = (event) => {
-    if (event.key === "ArrowLeft" || event.key === "ArrowRight") open(each === "fill" ? "score" : "fill", true);
-  };
-}
 document.addEventListener("input", showCode);
 document.addEventListener("change", showCode);
 window.addEventListener("hashchange", () => {
   const values = fromLink();
-  if (values) { restore(values); open(values.tab === "score" ? "score" : "fill"); }
+  if (values) bring(values);
 });
 document.addEventListener("keydown", (event) => {
+  const digit = /^Digit([1-9])$/.exec(event.code);
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    if (tab === "fill") fill.run();
-    else runScore();
+    ASKS[tabs.current].run();
   } else if (event.key === "Escape" && !$("key-dialog").open) {
     if (!escape()) fill.stop();
   } else if (event.altKey && event.code === "KeyM") {
+    const field = { fill: $("text"), score: $("score-text") }[tabs.current];
+    if (!field) return;
     event.preventDefault();
-    const field = tab === "score" ? $("score-text") : $("text");
-    insertMask(field, $("masks").firstElementChild?.textContent ?? "[MASK]");
+    typeIn(field, $("masks").firstElementChild?.textContent ?? "[MASK]");
   } else if (event.altKey && event.code === "KeyZ") {
     event.preventDefault();
     fill.undo();
-  } else if (event.altKey && (event.code === "Digit1" || event.code === "Digit2")) {
+  } else if (event.altKey && digit && digit[1] <= tabs.shown.length) {
     event.preventDefault();
-    open(event.code === "Digit1" ? "fill" : "score", true);
+    tabs.open(tabs.shown[digit[1] - 1], true);
   }
 });

@@ -2,6 +2,7 @@
 
 import { post } from "./api.js";
 import { $, el, percent, unsure } from "./dom.js";
+import { ordersTable } from "./orders.js";
 import { countBlanks } from "./text.js";
 import { t } from "./words.js";
 
@@ -46,7 +47,7 @@ function shown(answer) {
   const names = ["candidate", "", "probability", "total", "perplexity"];
   const head = el("tr", {}, ...names.map((name, place) => el("th", { class: place > 1 ? "number" : "" }, name ? t(name) : "")));
   const tables = [el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows))];
-  if (answer.results.some((result) => result.orders.length > 1)) tables.push(orders(answer));
+  if (answer.results.some((result) => result.orders.length > 1)) tables.push(ordersTable(answer.results[answer.best]));
   return tables;
 }
 
@@ -57,16 +58,4 @@ function heat(span) {
     const others = span.top_logprobs?.[place]?.map((other) => `${other.token} ${percent(other.logprob)}`).join("\n") ?? "";
     return el("span", { class: "token", style: { "--u": unsure(logprob) }, title: `${percent(logprob)}\n${others}` }, place ? token : token.trimStart());
   });
-}
-
-function orders(answer) {
-  const best = answer.results[answer.best];
-  const rows = [...best.orders].sort((a, b) => b.logprob - a.logprob).map((each) => el(
-    "tr",
-    {},
-    el("td", {}, each.order.map((blank) => blank + 1).join(" → ")),
-    el("td", { class: "number" }, each.logprob.toFixed(3)),
-  ));
-  const head = el("tr", {}, el("th", {}, t("order")), el("th", { class: "number" }, t("total")));
-  return el("table", { class: "orders" }, el("thead", {}, head), el("tbody", {}, ...rows));
 }

@@ -26,11 +26,11 @@ export function mirror(field, backdrop) {
   return show;
 }
 
-/** Puts a mask at the cursor, in a way that the field's own undo knows. */
-export function insertMask(field, mask) {
+/** Puts a text at the cursor, in a way that the field's own undo knows. */
+export function typeIn(field, text) {
   field.focus();
-  if (!document.execCommand("insertText", false, mask)) {
-    field.setRangeText(mask, field.selectionStart, field.selectionEnd, "end");
+  if (!document.execCommand("insertText", false, text)) {
+    field.setRangeText(text, field.selectionStart, field.selectionEnd, "end");
     field.dispatchEvent(new Event("input"));
   }
 }
