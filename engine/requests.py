@@ -49,7 +49,11 @@ class Sampling:
     """How the next token is drawn. Temperature 0 is greedy.
 
     `rules` are the values of parameters of `engine.logit_rules` by name, such as penalties; one that is left out has
-    its default. They and `logit_bias`, which is added to the logit of a token id, act before temperature.
+    its default. They act before temperature, and before them `logit_bias`, which is added to the logit of a token id.
+    With `repeat_last_n` penalties count so many of the last tokens, of the text and the blank.
+
+    `stop` are strings and `stop_token_ids` tokens that end a blank, which holds them only with `include_stop`. With
+    `ignore_eos` the model's own end never comes.
     """
 
     temperature: float = 0.0
@@ -60,6 +64,10 @@ class Sampling:
     logit_bias: dict[int, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    repeat_last_n: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

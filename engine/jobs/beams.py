@@ -9,12 +9,11 @@ Hypotheses are forks: they share the cache blocks of what they have in common.
 """
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from engine.jobs.blank_fill import BlankFill
 from engine.jobs.job import JobContext, Step
-from engine.jobs.sampler import Sampler, best, scored
+from engine.jobs.sampler import Sampler, best
 from engine.schedule.batch import Result, Row
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
@@ -85,9 +84,9 @@ class BeamSearch:
         """All hypotheses have their next token's log-probabilities: chooses those that go on."""
         live, self._live = list(self._live.values()), {}
         children: list[tuple[Hypothesis, BlankFill, float]] = []
-        num_going = 0
+        num_going, ends = 0, {*self._job_context.tokenizer.ends, *self._sampler.sampling.stop_token_ids}
         for rank, (total, parent, token) in enumerate(self._candidates(live)):
-            is_end = token in self._job_context.tokenizer.ends
+            is_end = token in ends
             if rank >= self._num_beams if is_end else num_going == self._num_beams:
                 continue
             num_going += not is_end
@@ -120,7 +119,7 @@ class BeamSearch:
         for number, hypothesis in enumerate(live):
             assert hypothesis.result is not None
             fill = hypothesis.fill
-            scores = self._sampler.weighed(hypothesis.result, fill.token_ids, self._banned(fill))
+            scores = self._sampler.weighed(hypothesis.result, fill.token_ids, fill.banned(self._job_context))
             found += [
                 (hypothesis.total + value, -number, -token)
                 for token, value in best(scores, 2 * self._num_beams)
@@ -129,14 +128,11 @@ class BeamSearch:
         found.sort(reverse=True)
         return [(total, live[-number], -token) for total, number, token in found[: 2 * self._num_beams]]
 
-    def _banned(self, fill: BlankFill) -> Collection[int]:
-        return self._job_context.tokenizer.ends if len(fill.tokens) < fill.min_tokens else ()
-
     def _grown(self, parent: Hypothesis, token: int) -> BlankFill:
         """The parent's fill with one token more."""
         assert parent.result is not None
         fill = parent.fill.copy()
-        fill.accept(scored(parent.result, token, self._num_top), self._job_context)
+        fill.accept(self._sampler.told(parent.result, token, self._num_top), self._job_context)
         return fill
 
     def _has_room(self, sequence: Sequence, fill: BlankFill) -> bool:
