@@ -15,39 +15,31 @@ from array import array
 
 import outlines_core
 
+from engine.regex.anchors import plain
+
 MEMORY = 1 << 30  # bytes of address space
 MAX_STATES = 8_000
-# Stands before the pattern: with nothing before it, outlines-core takes no pattern that looks at the end.
-_FIRST = 0
+# Stands before the pattern: with nothing before it, outlines-core takes no pattern that looks at the end. Behind a line's
+# end a line begins, as at the start of a text.
+_FIRST = ord("\n")
 # What outlines-core says would quote the pattern.
 _REASONS = {
     "word boundaries": "a word boundary must be of ASCII words, (?-u:\\b)",
-    "no transitions": "a part of it matches no text",
-    "error building NFA": "it is not valid, or has look-around or back-references",
+    "no transitions": "a part of it matches no text, such as what stands behind a $ or in an empty class",
+    "error building NFA": "it is not valid in the syntax of Rust's regex crate",
 }
 _OTHER = "outlines-core does not take it"
-
-
-def plain(pattern: str) -> str:
-    """A pattern without the anchors at its ends, which say nothing where all of a text must match."""
-    pattern = pattern.removeprefix("^").removeprefix("\\A")
-    for anchor in ("$", "\\z"):
-        body = pattern.removesuffix(anchor)
-        backslashes = len(body) - len(body.rstrip("\\"))
-        if body != pattern and backslashes % 2 == 0:
-            return body
-    return pattern
 
 
 def compiled(pattern: str) -> bytes:
     """The automaton of all texts that the pattern matches whole. Raises ValueError with the reason if there is none."""
     vocabulary = outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
-    pattern = plain(pattern)
+    pattern, is_extended = plain(pattern)
+    end = "\n" if is_extended else ""  # of a comment
     try:
-        # Without a group first, which `a)|(?:b` would close. A pattern alone takes the first branch that matches, so
-        # that `a|ab` would never be "ab"; with the end behind it every branch counts.
-        outlines_core.Index(f"\\x00{pattern}|.", vocabulary)
-        index = outlines_core.Index(f"\\x00(?:{pattern})\\z", vocabulary)
+        # A pattern alone takes the first branch that matches, so that `a|ab` would never be "ab"; with the end behind it
+        # every branch counts.
+        index = outlines_core.Index(f"\\n(?:{pattern}{end})\\z", vocabulary)
     except ValueError as error:
         raise ValueError(next((reason for sign, reason in _REASONS.items() if sign in str(error)), _OTHER)) from None
     steps: dict[int, dict[int, int]] = index.get_transitions()
@@ -107,6 +99,8 @@ def main() -> None:
     try:
         automaton = compiled(sys.stdin.buffer.read().decode())
         answer = b"D" + struct.pack("=d", time.process_time()) + automaton
+    except RecursionError:
+        answer = b"Eit is nested too deeply"
     except (ValueError, MemoryError) as error:
         answer = b"E" + (str(error) or "too much memory").encode()
     out.write(answer)
