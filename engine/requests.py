@@ -7,8 +7,8 @@ from typing import Literal
 from model.segment import Tokens
 
 __all__ = [
-    "Fill", "Mask", "Priority", "Request", "RequestError", "Sampling", "Score", "Segments", "Strategy", "Tokens",
-    "num_chars",
+    "Fill", "JsonSchema", "Mask", "Priority", "Request", "RequestError", "Sampling", "Score", "Segments", "Strategy",
+    "Tokens", "num_chars", "regex_param",
 ]  # fmt: skip
 
 Strategy = Literal["append", "reencode", "parallel"]
@@ -32,6 +32,22 @@ class RequestError(ValueError):
         self.param = param
         self.code = code
         self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """A schema, given as JSON, that a blank's text is to fulfil."""
+
+    text: str
+
+
+Regex = str | JsonSchema
+
+
+def regex_param(regexes: Iterable[Regex | None]) -> str:
+    """The field that the first of some patterns stands in."""
+    first = next((regex for regex in regexes if regex is not None), None)
+    return "json_schema" if isinstance(first, JsonSchema) else "regex"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +93,8 @@ class Fill:
     `inputs` are segmented texts; an input without a mask gets `[gMASK]` appended by the engine. `max_tokens`
     and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices. `choices` are
     the strings that a blank may be: none, one list for all blanks, or one list (or None: anything) per blank;
-    `regex` likewise the pattern that a blank's text matches as a whole, in the syntax of Rust's regex crate. With
+    `regex` likewise the pattern that a blank's text matches as a whole, in the syntax of Rust's regex crate, or the
+    schema of the JSON that it is. With
     several beams `n` is how many of the most probable fills are given, of a text with one blank. `tenant` is on whose
     behalf: tenants take turns, and share no cached contexts.
 
@@ -95,7 +112,7 @@ class Fill:
     order: str | tuple[int, ...] = "left_to_right"
     strategy: Strategy | None = None
     choices: tuple[tuple[str, ...] | None, ...] = ()
-    regex: tuple[str | None, ...] = ()
+    regex: tuple[Regex | None, ...] = ()
     num_beams: int = 1
     length_penalty: float = 1.0
     logprobs: int | None = None

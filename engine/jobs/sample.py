@@ -77,6 +77,8 @@ class Sample:
             Sampler(fill.sampling, job_context.logit_mask, None if self.seed is None else self.seed + i)
             for i in range(count)
         ]
+        for sampler, constraint in zip(self.samplers, self.constraints, strict=True):
+            sampler.param = "regex" if constraint is None else constraint.param
         # Where each blank is written: as first laid out, or as the text is by now.
         self.places = list(laid.blanks)
 

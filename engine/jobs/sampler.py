@@ -32,6 +32,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, logit_mask: Row, seed: int | None) -> None:
         """`logit_mask` has −∞ for ids that are never drawn, else 0. Raises ValueError for a rule that there is not."""
         self.sampling = sampling
+        self.param = "regex"  # the field that a pattern stands in
         self._logit_mask = logit_mask
         self._rules = active_rules(sampling.rules)
         self._context: Sequence[int] = ()
@@ -63,8 +64,8 @@ class Sampler:
         With rules the row is one of logits.
 
         `history` are the blank's tokens so far, `banned` further ids that may not come now (such as the end token
-        before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come. Raises RequestError if no token
-        is left.
+        before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come, which wins over them. Raises
+        RequestError if no token is left.
         """
         logprobs = self._logprobs(row)
         is_drawn, is_plain = self.sampling.temperature > 0, self._is_unweighed and allowed is None
@@ -77,8 +78,10 @@ class Sampler:
         scores = self.weighed(row, history, banned)
         if allowed is not None:
             scores[~allowed] = -np.inf
+            if banned and scores.max() == -np.inf:
+                scores = np.where(allowed, self.weighed(row, history, ()), np.float32(-np.inf))
             if scores.max() == -np.inf:
-                raise RequestError("no token can go on with a text that matches the pattern", "regex")
+                raise RequestError("no token can go on with a text that matches the pattern", self.param)
         return scored(logprobs, self._drawn(scores) if is_drawn else int(scores.argmax()), num_top)
 
     def pick(self, worth: Mapping[int, float]) -> int:

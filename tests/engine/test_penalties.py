@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.jobs.sampler import Sampler
 from engine.requests import Fill, Sampling
+from engine.runner import Runner
 from model.attention import DenseAttention, visible
 from model.layout import Layout
 from model.network import Network
@@ -37,6 +38,11 @@ Logits = st.lists(st.floats(-30, 30, width=32), min_size=SIZE, max_size=SIZE)
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint: Callable[..., Path]) -> Engine:
     return Engine(EngineConfig(str(tiny_checkpoint()), quant="none", kv_cache_gb=0.01))
+
+
+def network(engine: Engine) -> Network:
+    assert isinstance(engine.runner, Runner)
+    return engine.runner.model
 
 
 def row_of(logits: torch.Tensor) -> Any:
@@ -73,10 +79,10 @@ def test_bias_penalty_and_least_length_act_in_transformers_order(
     ids = torch.tensor([[0, *context, *blank]])
     processors = LogitsProcessorList()
     if bias:
-        processors.append(SequenceBiasLogitsProcessor({(token,): value for token, value in bias.items()}))
+        processors.append(SequenceBiasLogitsProcessor(cast(Any, {(token,): value for token, value in bias.items()})))
     processors.append(RepetitionPenaltyLogitsProcessor(1.3))
     processors.append(MinNewTokensLengthLogitsProcessor(1 + len(context), least, [7, 8]))
-    expected = processors(ids, logits[None].clone())[0]
+    expected = processors(cast(Any, ids), cast(Any, logits[None].clone()))[0]
     sampling = Sampling(rules={"repetition_penalty": 1.3}, logit_bias=bias)
     banned = (7, 8) if len(blank) < least else ()
     found = weighed(sampling, logits, [0, *context], blank, banned)
@@ -144,7 +150,7 @@ def next_logits(model: Network, part: Layout, rows: list[tuple[int, int, int]]) 
 @pytest.mark.parametrize("penalty", [1.0, 1.3, 3.0])
 def test_a_greedy_fill_is_transformers_processor_on_the_network_s_own_logits(engine: Engine, penalty: float) -> None:
     """Two blanks on one sequence: the second one sees the first, and so does its penalty."""
-    model, tokenizer = engine.runner.model, engine.tokenizer
+    model, tokenizer = network(engine), engine.tokenizer
     part = engine.job_context.lay_out(segments(TWO), "text")
     processor, never = RepetitionPenaltyLogitsProcessor(penalty), torch.tensor(engine.job_context.logit_mask)
     rows: list[tuple[int, int, int]] = []
@@ -187,7 +193,7 @@ def test_a_beam_search_weighs_log_probabilities_as_transformers_does(engine: Eng
     text = "one day the [MASK] came"
     part = engine.job_context.lay_out(segments(text), "text")
     (place,) = part.blanks
-    logprobs = next_logprobs(engine.runner.model, part, [(place.start, *place.place(0))])
+    logprobs = next_logprobs(network(engine), part, [(place.start, *place.place(0))])
     ids = torch.tensor([[*part.token_ids, place.start]])
     scores = RepetitionPenaltyLogitsProcessor(5.0)(ids, logprobs[None].clone())[0]
     scores = scores + torch.tensor(engine.job_context.logit_mask)
