@@ -147,6 +147,7 @@ class BlankFill:
             finish_reason=self.finish_reason,
             choice_logprobs=self.choice_logprobs,
             raw=self.raw if with_top else [],
+            end_token_id=None if end is None else end.token_id,
         )
 
     def _add(self, token: Scored, tokenizer: Tokenizer) -> None:

@@ -91,6 +91,8 @@ def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
 def check_begun(fill: Fill, prompt: Prompt, laid: Layout, job_context: JobContext) -> None:
     """Raises RequestError if the model has no positions for what a blank begins with, or nothing is to be done."""
     if prompt.begun:
+        if any(own is not None for own in fill.choices):
+            raise RequestError("a blank with choices cannot begin with tokens", "choices")
         if any(text is not None for text in fill.regex):
             raise RequestError("a blank with a regex cannot begin with tokens", regex_param(fill.regex))
         more = min(fill.max_tokens[0], 1)

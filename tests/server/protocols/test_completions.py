@@ -285,6 +285,6 @@ def test_unknown_fields_pass_and_are_told_once_by_name(capsys, make_client):
 def test_of_tokens_spelled_alike_the_most_probable_one_counts():
     logprobs = Logprobs()
     top = [Alternative(1, "a", -0.1), Alternative(2, "a", -3.0), Alternative(3, "b", -float("inf"))]
-    logprobs.add(["a", "c"], [-3.0, -1e9], [top, []], [0, 1])
+    logprobs.add([(1, "a"), (4, "c")], [-3.0, -1e9], [top, []], [0, 1])
     assert logprobs.top_logprobs == [{"a": -0.1, "b": -9999.0}, {"c": -9999.0}]
     assert logprobs.token_logprobs == [-3.0, -9999.0]
