@@ -139,6 +139,7 @@ def test_an_end_token_is_a_token_of_the_logprobs(client, engine):
     async def script(request, work_id):
         fields: dict[str, Any] = {
             "text": "",
+            "token_ids": [],
             "tokens": [],
             "token_logprobs": [],
             "top_logprobs": [],
