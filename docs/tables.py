@@ -1,5 +1,6 @@
 """The tables of the pages that are made of fields: `python -m docs.tables` writes them anew, and a test compares."""
 
+import typing
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,6 +49,10 @@ def written(page: str, name: str, text: str) -> str:
 
 
 def _range(flag: Flag) -> str:
+    if flag.kind is bool:
+        return "true or false"
+    if typing.get_origin(flag.kind) is list:
+        return "list of integers"
     if flag.repeated:
         return "object: amounts by id" if "=" in flag.repeated.value else "string or list"
     kind = "integer" if flag.kind is int else "number"

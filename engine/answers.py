@@ -51,6 +51,7 @@ class FilledBlank:
     finish_reason: str | None
     choice_logprobs: list[float] | None = field(default=None, metadata=OPTIONAL)
     raw: list[list[int] | None] = field(default_factory=list, metadata=INTERNAL)
+    end_token_id: int | None = field(default=None, metadata=INTERNAL)
 
 
 # A blank in which nothing was to be written.

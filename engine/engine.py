@@ -270,3 +270,4 @@ def _check_bias(request: Request, job_context: JobContext) -> None:
     if not isinstance(request, Fill):
         return
     job_context.check_ids(list(request.sampling.logit_bias), "logit_bias")
+    job_context.check_ids(request.sampling.stop_token_ids, "stop_token_ids")

@@ -1,6 +1,6 @@
-"""A logit rule: sampling parameters, and what they do to the scores of tokens before one is drawn."""
+"""A logit rule: sampling parameters, and what they do to the logits of tokens before one is drawn."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,9 +23,35 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """The tokens before the next one: `context` are those that the model has read before the blank, special ones too,
+    `blank` those of the blank. With `last` penalties count the last so many of both, as llama.cpp does."""
+
+    context: Sequence[int] = ()
+    blank: Sequence[int] = ()
+    last: int | None = None
+    context_set: frozenset[int] = frozenset()  # the context's, made once
+
+    def seen(self) -> Iterable[int]:
+        """The tokens that the model has met, each once."""
+        return self.context_set.union(self.blank) if self.last is None else set(self._last(self.last))
+
+    def written(self) -> Sequence[int]:
+        """The tokens that count as often as they come: those of the blank."""
+        return self.blank if self.last is None else self._last(self.last)
+
+    def _last(self, count: int) -> Sequence[int]:
+        older = max(count - len(self.blank), 0)
+        return [
+            *self.context[max(len(self.context) - older, 0) :],
+            *self.blank[max(len(self.blank) - count, 0) :],
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class LogitRule:
-    """`apply(scores, history, values)` changes scores [vocab_size] in place: log-probabilities of the next token, less
-    what the rules before have done. `history` are the ids of the blank's tokens so far, `values` those of all
+    """`apply(scores, history, values)` changes scores [vocab_size] in place: logits of the next token, with what the
+    rules before have done. In a beam search they are log-probabilities, as in transformers. `values` are those of all
     parameters by name.
 
     Rules that scale come before those that shift, and these before those that forbid (a score of −∞).
@@ -33,4 +59,4 @@ class LogitRule:
 
     parameters: tuple[Parameter, ...]
     stage: Literal["scale", "shift", "forbid"]
-    apply: "Callable[[Row, Sequence[int], Mapping[str, Number]], None]"
+    apply: "Callable[[Row, History, Mapping[str, Number]], None]"

@@ -7,8 +7,8 @@ from typing import Literal
 from model.segment import Tokens
 
 __all__ = [
-    "Fill", "Mask", "Priority", "Request", "RequestError", "Sampling", "Score", "Segments", "Strategy", "Tokens",
-    "num_chars",
+    "Fill", "JsonSchema", "Mask", "Priority", "Request", "RequestError", "Sampling", "Score", "Segments", "Strategy",
+    "Tokens", "num_chars", "regex_param",
 ]  # fmt: skip
 
 Strategy = Literal["append", "reencode", "parallel"]
@@ -35,6 +35,22 @@ class RequestError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """A schema, given as JSON, that a blank's text is to fulfil."""
+
+    text: str
+
+
+Regex = str | JsonSchema
+
+
+def regex_param(regexes: Iterable[Regex | None]) -> str:
+    """The field that the first of some patterns stands in."""
+    first = next((regex for regex in regexes if regex is not None), None)
+    return "json_schema" if isinstance(first, JsonSchema) else "regex"
+
+
+@dataclass(frozen=True, slots=True)
 class Mask:
     """A blank among the segments of a text; `name` is the mask token, such as `[MASK]`."""
 
@@ -49,7 +65,11 @@ class Sampling:
     """How the next token is drawn. Temperature 0 is greedy.
 
     `rules` are the values of parameters of `engine.logit_rules` by name, such as penalties; one that is left out has
-    its default. They and `logit_bias`, which is added to the logit of a token id, act before temperature.
+    its default. They act before temperature, and before them `logit_bias`, which is added to the logit of a token id.
+    With `repeat_last_n` penalties count so many of the last tokens, of the text and the blank.
+
+    `stop` are strings and `stop_token_ids` tokens that end a blank, which holds them only with `include_stop`. With
+    `ignore_eos` the model's own end never comes.
     """
 
     temperature: float = 0.0
@@ -60,6 +80,10 @@ class Sampling:
     logit_bias: dict[int, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    repeat_last_n: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +93,8 @@ class Fill:
     `inputs` are segmented texts; an input without a mask gets `[gMASK]` appended by the engine. `max_tokens`
     and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices. `choices` are
     the strings that a blank may be: none, one list for all blanks, or one list (or None: anything) per blank;
-    `regex` likewise the pattern that a blank's text matches as a whole, in the syntax of Rust's regex crate. With
+    `regex` likewise the pattern that a blank's text matches as a whole, in the syntax of Rust's regex crate, or the
+    schema of the JSON that it is. With
     several beams `n` is how many of the most probable fills are given, of a text with one blank. `tenant` is on whose
     behalf: tenants take turns, and share no cached contexts.
 
@@ -87,7 +112,7 @@ class Fill:
     order: str | tuple[int, ...] = "left_to_right"
     strategy: Strategy | None = None
     choices: tuple[tuple[str, ...] | None, ...] = ()
-    regex: tuple[str | None, ...] = ()
+    regex: tuple[Regex | None, ...] = ()
     num_beams: int = 1
     length_penalty: float = 1.0
     logprobs: int | None = None

@@ -18,6 +18,7 @@ from quant.cache_tensor import kept_dtype
 LOGIT_ROWS = 128
 LEAST_LOGIT_ROWS = 16
 _NEVER = -1e9  # a logit that is finite, of a probability that is 0
+_ALL, _ALL_AND_MASS = -1, -2  # instead of a target
 
 
 class Runner:
@@ -39,6 +40,7 @@ class Runner:
         self.logit_chunk = LOGIT_ROWS
         first, count = model.vocabulary.span
         self.aliases = [i - first for i in aliases if first <= i < first + count]
+        self._plain = next((i for i in range(count) if i not in self.aliases), 0)
         a = model.architecture
         self.device = model.device
         kept = kept_dtype(kv_cache_type, model.dtype)
@@ -49,6 +51,7 @@ class Runner:
         """One iteration: for each `Rows` that wants something, in order,
 
         - token: log-probabilities [vocab_size], or [logit_rows, vocab_size] where several rows are asked;
+        - logits: the same, each row with one number more, by how much its logits are greater;
         - scores: its targets scored, with the `num_top` best tokens of each row;
         - pair: log-probabilities [2].
 
@@ -76,7 +79,7 @@ class Runner:
         for rows in batch.rows:
             if rows.output == "pair":
                 results.append(_row(torch.log_softmax(self.model.next_sentence_logits(hidden[first]), dim=-1)))
-            elif rows.output == "token":
+            elif rows.output in ("token", "logits"):
                 found = [next(scored) for _ in rows.logit_rows]
                 arrays = [_row(row) for row in found if isinstance(row, Tensor)]
                 bad += sum(math.isnan(row[0]) for row in arrays)
@@ -105,7 +108,7 @@ class Runner:
     def _scored(
         self, hidden: Tensor, targets: list[int], adapters: list[int], num_top: int
     ) -> Iterator[Tensor | Scored]:
-        """Row by row log-probabilities (target −1) or a Scored, a few rows' logits at a time."""
+        """Row by row log-probabilities (target −1; −2: with their mass) or a Scored, a few rows' logits at a time."""
         vocabulary = self.model.vocabulary
         for start in range(0, len(targets), self.logit_chunk):
             self.adapters.held.select(adapters[start : start + self.logit_chunk])
@@ -116,11 +119,14 @@ class Runner:
             chunk = targets[start : start + self.logit_chunk]
             index = torch.tensor(chunk, device=logprobs.device)
             whole = iter(vocabulary.whole(logprobs[index < 0]))
+            # One column says it of all: a logit is the log-probability and the logarithm of the sum.
+            mass = logits[:, self._plain, None] - logprobs[:, self._plain, None] if _ALL_AND_MASS in chunk else None
             picked = vocabulary.picked(logprobs, index.clamp(min=0)).tolist()
             values, tops = vocabulary.top(logprobs, num_top) if num_top else (None, None)
             for row, target in enumerate(chunk):
                 if target < 0:
-                    yield next(whole)
+                    found = next(whole)
+                    yield found if mass is None or target == _ALL else torch.cat([found, mass[row].to(found)])
                 else:
                     top: tuple[tuple[int, float], ...] = ()
                     if values is not None and tops is not None:
@@ -136,12 +142,13 @@ def _row(logprobs: Tensor) -> Row:
 
 
 def _wanted(batch: Batch) -> Iterator[tuple[int, int]]:
-    """The packed rows whose logits are needed, each with its target, −1 where all of them are wanted."""
+    """The packed rows whose logits are needed, each with its target, −1 or −2 where all of them are wanted."""
     first = 0
     for rows in batch.rows:
         count = len(rows.token_ids)
-        if rows.output == "token":
-            yield from ((first + (row if row >= 0 else count + row), -1) for row in rows.logit_rows)
+        if rows.output in ("token", "logits"):
+            wanted = _ALL if rows.output == "token" else _ALL_AND_MASS
+            yield from ((first + (row if row >= 0 else count + row), wanted) for row in rows.logit_rows)
         elif rows.output == "scores":
             yield from ((first + offset, target) for offset, target in enumerate(rows.targets) if target >= 0)
         first += count

@@ -60,7 +60,7 @@ class StepClock:
             self._first.append(now - times.arrived)
         if sequence.drawn_at is not None:
             self._between.append(now - sequence.drawn_at)
-        if sequence.output == "token":
+        if sequence.output in ("token", "logits"):
             sequence.drawn_at = now
 
     def count_prompt(self, sequence: Sequence) -> None:

@@ -30,6 +30,7 @@ class Limits(BaseModel):
     candidates: Count = 1024
     choices: Count = 1024
     regex: Count = 1024  # characters of a pattern
+    json_schema: Count = 16_384  # characters of a schema
     num_beams: Annotated[int, Field(ge=1, le=64)] = 16
     orders: Count = 120
     stop: Count = 32

@@ -53,7 +53,7 @@ ENGINE_ROOMS: dict[str, set[str]] = {
     "loading": {"config", "free_memory", "runner"},
     "ranks": {"adapters", "rank_info", "runner", "schedule"},
     "runner": {"adapters", "schedule"},
-    "jobs": {"answers", "events", "logit_rules", "regex", "requests", "schedule"},
+    "jobs": {"answers", "events", "logit_rule", "logit_rules", "regex", "requests", "schedule"},
     "logit_rules": {"logit_rule", "schedule"},
     "logit_rule": {"schedule"},
     "schedule": set(),

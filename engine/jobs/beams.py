@@ -9,12 +9,11 @@ Hypotheses are forks: they share the cache blocks of what they have in common.
 """
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from engine.jobs.blank_fill import BlankFill
 from engine.jobs.job import Step
-from engine.jobs.sampler import best, scored
+from engine.jobs.sampler import best
 from engine.jobs.search import Wanted
 from engine.schedule.batch import Result, Row
 from engine.schedule.scheduler import SchedulerView
@@ -72,9 +71,9 @@ class BeamSearch:
         """All hypotheses have their next token's log-probabilities: chooses those that go on."""
         live, self._live = list(self._live.values()), {}
         children: list[tuple[Hypothesis, BlankFill, float]] = []
-        num_going = 0
+        num_going, ends = 0, {*self._wanted.job_context.tokenizer.ends, *self._wanted.sampler.sampling.stop_token_ids}
         for rank, (total, parent, token) in enumerate(self._candidates(live)):
-            is_end = token in self._wanted.job_context.tokenizer.ends
+            is_end = token in ends
             if rank >= self._num_beams if is_end else num_going == self._num_beams:
                 continue
             num_going += not is_end
@@ -107,7 +106,9 @@ class BeamSearch:
         for number, hypothesis in enumerate(live):
             assert hypothesis.result is not None
             fill = hypothesis.fill
-            scores = self._wanted.sampler.weighed(hypothesis.result, fill.token_ids, self._banned(fill))
+            scores = self._wanted.sampler.weighed(
+                hypothesis.result, fill.token_ids, fill.banned(self._wanted.job_context)
+            )
             found += [
                 (hypothesis.total + value, -number, -token)
                 for token, value in best(scores, 2 * self._num_beams)
@@ -116,14 +117,11 @@ class BeamSearch:
         found.sort(reverse=True)
         return [(total, live[-number], -token) for total, number, token in found[: 2 * self._num_beams]]
 
-    def _banned(self, fill: BlankFill) -> Collection[int]:
-        return self._wanted.job_context.tokenizer.ends if len(fill.tokens) < fill.min_tokens else ()
-
     def _grown(self, parent: Hypothesis, token: int) -> BlankFill:
         """The parent's fill with one token more."""
         assert parent.result is not None
         fill = parent.fill.copy()
-        fill.accept(scored(parent.result, token, self._wanted.num_top), self._wanted.job_context)
+        fill.accept(self._wanted.sampler.told(parent.result, token, self._wanted.num_top), self._wanted.job_context)
         return fill
 
     def _has_room(self, sequence: Sequence, fill: BlankFill) -> bool:

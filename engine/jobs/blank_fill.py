@@ -5,6 +5,7 @@ from copy import copy
 
 from engine.answers import Alternative, Alternatives, FilledBlank
 from engine.jobs.job import JobContext, Work
+from engine.requests import Sampling
 from engine.schedule.batch import Scored
 from model.layout import Blank
 from model.offsets import aligned
@@ -23,7 +24,7 @@ class BlankFill:
         blank: Blank,
         max_tokens: int,
         min_tokens: int,
-        stop: tuple[str, ...],
+        sampling: Sampling,
         decoder: Decoder,
         begun: tuple[int, ...] = (),
     ) -> None:
@@ -32,7 +33,8 @@ class BlankFill:
         self.begun = begun
         self.max_tokens = max_tokens
         self.min_tokens = min_tokens
-        self.stop = stop
+        self.stop = sampling.stop
+        self.sampling = sampling
         self.tokens: list[Scored] = []
         self.token_ids: list[int] = []  # theirs
         self.tops: list[Alternatives] = []
@@ -67,7 +69,8 @@ class BlankFill:
 
     def accept(self, token: Scored, job_context: JobContext) -> None:
         """Takes the next drawn token; sets `finish_reason` if it is the last."""
-        if token.token_id in job_context.tokenizer.ends:
+        is_stop = token.token_id in self.sampling.stop_token_ids
+        if token.token_id in job_context.tokenizer.ends or (is_stop and not self.sampling.include_stop):
             self.end, self.end_top = token, self._alternatives(token, job_context.tokenizer)
             self.finish_reason = "stop"
             return
@@ -75,10 +78,19 @@ class BlankFill:
         found = self._find_stop()
         if found is not None:
             at, self.stop_string = found
-            self._settled = self.text[:at]
+            self._settled = self.text[: at + (len(self.stop_string) if self.sampling.include_stop else 0)]
+            self.finish_reason = "stop"
+        elif is_stop:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.max_tokens:
             self.finish_reason = "length"
+
+    def banned(self, job_context: JobContext) -> tuple[int, ...]:
+        """Ids that may not come now."""
+        ends = job_context.tokenizer.ends
+        if len(self.tokens) < self.min_tokens:
+            return (*ends, *self.sampling.stop_token_ids)
+        return ends if self.sampling.ignore_eos else ()
 
     def copy(self) -> "BlankFill":
         """Another one that goes on from here by itself."""
@@ -135,6 +147,7 @@ class BlankFill:
             finish_reason=self.finish_reason,
             choice_logprobs=self.choice_logprobs,
             raw=self.raw if with_top else [],
+            end_token_id=None if end is None else end.token_id,
         )
 
     def _add(self, token: Scored, tokenizer: Tokenizer) -> None:

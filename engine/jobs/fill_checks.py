@@ -7,7 +7,7 @@ from engine.jobs.choices import Choices
 from engine.jobs.job import JobContext
 from engine.jobs.prompts import Prompt
 from engine.regex.constraint import Pattern
-from engine.requests import Fill, RequestError
+from engine.requests import Fill, Regex, RequestError, regex_param
 from model.layout import Layout
 
 MAX_ALTERNATIVES = 1_000_000
@@ -59,16 +59,16 @@ def read_choices(fill: Fill, laid: Layout, job_context: JobContext) -> list[Choi
     return choices
 
 
-def read_patterns(fill: Fill, count: int, compiled: Mapping[str, Pattern]) -> list[Pattern | None]:
+def read_patterns(fill: Fill, count: int, compiled: Mapping[Regex, Pattern]) -> list[Pattern | None]:
     """Each blank's pattern. Raises RequestError for what does not fit the blanks."""
     texts = fill.regex * count if len(fill.regex) == 1 else fill.regex or (None,) * count
     if len(texts) != count:
-        raise RequestError(f"regex has {len(texts)} patterns for {count} blanks", "regex")
+        raise RequestError(f"regex has {len(texts)} patterns for {count} blanks", regex_param(fill.regex))
     choices = fill.choices * count if len(fill.choices) == 1 else fill.choices or (None,) * count
     if any(own is not None and text is not None for own, text in zip(choices, texts, strict=True)):
-        raise RequestError("a blank has choices or a regex, not both", "regex")
+        raise RequestError("a blank has choices or a regex, not both", regex_param(fill.regex))
     if fill.num_beams > 1 and any(text is not None for text in texts):
-        raise RequestError("beam search knows no regex; num_beams must be 1", "regex")
+        raise RequestError("beam search knows no regex; num_beams must be 1", regex_param(fill.regex))
     return [None if text is None else compiled[text] for text in texts]
 
 
@@ -91,8 +91,10 @@ def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
 def check_begun(fill: Fill, prompt: Prompt, laid: Layout, job_context: JobContext) -> None:
     """Raises RequestError if the model has no positions for what a blank begins with, or nothing is to be done."""
     if prompt.begun:
+        if any(own is not None for own in fill.choices):
+            raise RequestError("a blank with choices cannot begin with tokens", "choices")
         if any(text is not None for text in fill.regex):
-            raise RequestError("a blank with a regex cannot begin with tokens", "regex")
+            raise RequestError("a blank with a regex cannot begin with tokens", regex_param(fill.regex))
         more = min(fill.max_tokens[0], 1)
         job_context.check_span(len(prompt.begun) + more, laid.blanks[0], "text")
     elif not min(fill.max_tokens):

@@ -17,7 +17,6 @@ from engine.jobs.blank_fill import BlankFill
 from engine.jobs.filling import FillJob
 from engine.jobs.job import Counts, JobContext, Step
 from engine.jobs.sample import Sample, Task
-from engine.jobs.sampler import scored
 from engine.jobs.scoring import Candidate, Order, Plan, ScoreJob
 from engine.requests import RequestError, Score
 from engine.schedule.batch import Result, Row
@@ -35,6 +34,8 @@ class MaskedSample(Sample):
     def take_pass(self, view: SchedulerView, asked: list[int], logprobs: Row, step: Step) -> list[BlankFill]:
         """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass; gives the blanks it has filled."""
         rows = dict(zip(asked, logprobs.reshape(len(asked), -1), strict=True))
+        for index in asked:
+            self.samplers[index].read(self.places[index].context)
         if self.confident and self.strategy == "reencode":
             sure = {index: self._sureness(row, index) for index, row in rows.items()}
             index = max(sure, key=lambda i: (sure[i], -i))  # among equals the leftmost
@@ -51,7 +52,8 @@ class MaskedSample(Sample):
         places = [self.places[index] for index in asked]
         positions = tuple(place.position for place in places)
         task = Pass(self, asked)
-        sequence = Sequence(view.context(()), "token", self.rank, whole=True, logit_rows=positions, owner=task)
+        output = self._output(asked[0])
+        sequence = Sequence(view.context(()), output, self.rank, whole=True, logit_rows=positions, owner=task)
         for position, token in enumerate(places[0].context):
             sequence.push(token, position, 0)
         return sequence
@@ -68,7 +70,7 @@ class MaskedSample(Sample):
         else:
             worth = [float(logprobs[token]) for token in choices.first]
             chosen = sampler.pick(dict(enumerate(worth)))
-            token = scored(logprobs, choices.ids[chosen][0], num_top)
+            token = sampler.told(logprobs, choices.ids[chosen][0], num_top)
             blank.choose(choices.texts[chosen], [token], None, worth, self.job_context)
         return blank
 

@@ -22,7 +22,7 @@ from engine.regex.constraint import Constraint, Pattern
 from engine.requests import Fill, Mask, Sampling, Segments, Tokens
 from engine.schedule.batch import Result, Row, Scored
 from engine.schedule.scheduler import SchedulerView
-from engine.schedule.sequence import Sequence
+from engine.schedule.sequence import Output, Sequence
 from model.layout import Blank, Layout
 from model.tokenizer import Decoder
 
@@ -57,7 +57,7 @@ class Sample:
         count = len(laid.blanks)
         limits, floors = per_blank(fill.max_tokens, count), per_blank(fill.min_tokens, count)
         self.blanks = [
-            BlankFill(i, b, limits[i], floors[i], fill.sampling.stop, self._decoder(b), prompt.begun)
+            BlankFill(i, b, limits[i], floors[i], fill.sampling, self._decoder(b), prompt.begun)
             for i, b in enumerate(laid.blanks)
         ]
         self.echoed: list[Scored] | None = None
@@ -79,6 +79,8 @@ class Sample:
             Sampler(fill.sampling, job_context.logit_mask, None if self.seed is None else self.seed + i)
             for i in range(count)
         ]
+        for sampler, constraint in zip(self.samplers, self.constraints, strict=True):
+            sampler.param = "regex" if constraint is None else constraint.param
         # Where each blank is written: as first laid out, or as the text is by now.
         self.places = list(laid.blanks)
 
@@ -107,13 +109,13 @@ class Sample:
             blank.finish_reason = "length"
             step.finish(sequence)
             return [blank]
-        sequence.output, sequence.targets = "token", []
+        sequence.output, sequence.targets = self._output(blank.index), []
         sequence.push(blank.begun[-1], *self.places[blank.index].place(len(blank.begun)))
         return []
 
     def take_token(self, view: SchedulerView, sequence: Sequence, blank: BlankFill, logprobs: Row, step: Step) -> None:
         """Draws the blank's next token; behind the last one goes on with the next blank."""
-        banned = self.job_context.tokenizer.ends if len(blank.tokens) < blank.min_tokens else ()
+        banned = blank.banned(self.job_context)
         constraint = self.constraints[blank.index]
         allowed = None if constraint is None else constraint.allowed()
         token = self.samplers[blank.index].draw(logprobs, blank.token_ids, banned, self.fill.logprobs or 0, allowed)
@@ -265,9 +267,16 @@ class Sample:
 
     def _begin(self, sequence: Sequence, index: int) -> None:
         """Fills a blank from its start, which the sequence has as its last row."""
+        sampler = self.samplers[index]
+        if sampler.has_rules:
+            # Of a prompt that is scored the last token is not pushed yet.
+            unread = self.blanks[index].begun[-1:] if sequence.output == "scores" else ()
+            sampler.read((*sequence.context.token_ids, *sequence.token_ids, *unread))
         search = self._search(index)
         if search is None:
             sequence.owner = Writing(self, self.blanks[index])
+            if sequence.output != "scores":
+                sequence.output = self._output(index)
             return
         self.searches[index] = search
         sequence.owner = Searching(self, search)
@@ -284,6 +293,10 @@ class Sample:
         if choices is not None:
             return ChoiceSearch(wanted, choices)
         return BeamSearch(wanted, self.fill.num_beams, self.fill.length_penalty)
+
+    def _output(self, index: int) -> Output:
+        """What a blank that is written asks for."""
+        return "logits" if self.samplers[index].has_rules else "token"
 
     def _choices_of(self, index: int) -> Choices | None:
         """A blank's choices, by the tokens that they have in its place as it is now."""

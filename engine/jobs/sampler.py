@@ -1,5 +1,9 @@
 """The sampler: draws the next token of one sequence from its log-probabilities.
 
+What a request asks for acts in one order, that of transformers and vLLM: `logit_bias`, the rules (those that scale,
+shift, forbid), ids that may not come now or ever, a pattern; then temperature, and of what that gives `top_k`, `top_p`
+and `min_p`. The log-probabilities that are told are those before all of it.
+
 One row at a time, so that neighbours cannot change a draw; by a kernel, or by numpy where there are none.
 """
 
@@ -10,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.logit_rule import History
 from engine.logit_rules import active_rules
 from engine.requests import RequestError, Sampling
 from engine.schedule.batch import Row, Scored
@@ -27,28 +32,42 @@ class Sampler:
     def __init__(self, sampling: Sampling, logit_mask: Row, seed: int | None) -> None:
         """`logit_mask` has −∞ for ids that are never drawn, else 0. Raises ValueError for a rule that there is not."""
         self.sampling = sampling
+        self.param = "regex"  # the field that a pattern stands in
         self._logit_mask = logit_mask
         self._rules = active_rules(sampling.rules)
+        self._context: Sequence[int] = ()
+        self._context_set: frozenset[int] = frozenset()
         self._is_unweighed = not self._rules and not sampling.logit_bias
         self._sharpness = 1 / max(sampling.temperature, _COLDEST)
         self._is_truncated = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
         self._draw = drawing(logit_mask)
         self._random = random.Random(seed)
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether it looks at logits, and at what the model has read."""
+        return bool(self._rules)
+
+    def read(self, token_ids: Sequence[int]) -> None:
+        """What the model has read before the blank begins."""
+        self._context, self._context_set = token_ids, frozenset(token_ids)
+
     def draw(
         self,
-        logprobs: Row,
+        row: Row,
         history: Sequence[int],
         banned: Collection[int],
         num_top: int,
         allowed: NDArray[np.bool_] | None = None,
     ) -> Scored:
         """The drawn token of [vocab_size] with its raw log-probability, before penalties, temperature and truncation.
+        With rules the row is one of logits.
 
         `history` are the blank's tokens so far, `banned` further ids that may not come now (such as the end token
-        before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come. Raises RequestError if no token
-        is left.
+        before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come, which wins over them. Raises
+        RequestError if no token is left.
         """
+        logprobs = self._logprobs(row)
         is_drawn, is_plain = self.sampling.temperature > 0, self._is_unweighed and allowed is None
         if is_plain and not is_drawn:
             token = int(logprobs.argmax())
@@ -56,11 +75,13 @@ class Sampler:
                 return scored(logprobs, token, num_top)
         if is_plain and is_drawn and not banned:
             return scored(logprobs, self._drawn(logprobs), num_top)
-        scores = self.weighed(logprobs, history, banned)
+        scores = self.weighed(row, history, banned)
         if allowed is not None:
             scores[~allowed] = -np.inf
+            if banned and scores.max() == -np.inf:
+                scores = np.where(allowed, self.weighed(row, history, ()), np.float32(-np.inf))
             if scores.max() == -np.inf:
-                raise RequestError("no token can go on with a text that matches the pattern", "regex")
+                raise RequestError("no token can go on with a text that matches the pattern", self.param)
         return scored(logprobs, self._drawn(scores) if is_drawn else int(scores.argmax()), num_top)
 
     def pick(self, worth: Mapping[int, float]) -> int:
@@ -71,19 +92,32 @@ class Sampler:
         weights = self._weights(np.array([worth[key] for key in keys], np.float64))
         return keys[_index(weights, self._random.random())[0]]
 
-    def weighed(self, logprobs: Row, history: Sequence[int], banned: Collection[int]) -> Row:
-        """Log-probabilities after penalties and biases, those that may not come at −∞."""
-        s = self.sampling
-        scores: Row = logprobs + self._logit_mask
+    def told(self, row: Row, token: int, num_top: int) -> Scored:
+        """A token of a row as it is told of."""
+        return scored(self._logprobs(row), token, num_top)
+
+    def weighed(self, row: Row, history: Sequence[int], banned: Collection[int]) -> Row:
+        """Log-probabilities, or the logits of a row that has them, after biases and penalties, those that may not come
+        at −∞."""
+        logprobs = self._logprobs(row)
+        scores: Row = logprobs + row[-1] if len(row) > len(logprobs) else logprobs.copy()
+        if not self._is_unweighed:
+            self._weigh(scores, history)
+        scores += self._logit_mask
         if banned:
             scores[list(banned)] = -np.inf
-        if self._is_unweighed:
-            return scores
-        for rule, values in self._rules:
-            rule.apply(scores, history, values)
-        for token_id, bias in s.logit_bias.items():
-            scores[token_id] += bias
         return scores
+
+    def _weigh(self, scores: Row, history: Sequence[int]) -> None:
+        for token_id, bias in self.sampling.logit_bias.items():
+            scores[token_id] += bias
+        if self._rules:
+            past = History(self._context, history, self.sampling.repeat_last_n, self._context_set)
+            for rule, values in self._rules:
+                rule.apply(scores, past, values)
+
+    def _logprobs(self, row: Row) -> Row:
+        return row[: len(self._logit_mask)]
 
     def _drawn(self, scores: Row) -> int:
         """An id by its weight, of those that truncation leaves; of equals at its edge those that come first.

@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from engine.logit_rule import LogitRule, Number, Parameter
+from engine.logit_rule import History, LogitRule, Number, Parameter
 
 if TYPE_CHECKING:
     from engine.schedule.batch import Row
 
 
-def _apply(scores: "Row", history: Sequence[int], values: Mapping[str, Number]) -> None:
-    scores[list(_repeats(history, int(values["no_repeat_ngram_size"])))] = -math.inf
+def _apply(scores: "Row", history: History, values: Mapping[str, Number]) -> None:
+    scores[list(_repeats(history.blank, int(values["no_repeat_ngram_size"])))] = -math.inf
 
 
 def _repeats(history: Sequence[int], size: int) -> set[int]:

@@ -1,18 +1,18 @@
 """OpenAI's penalties: for each token that the blank has, and for each time that it has it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from engine.logit_rule import LogitRule, Number, Parameter
+from engine.logit_rule import History, LogitRule, Number, Parameter
 
 if TYPE_CHECKING:
     from engine.schedule.batch import Row
 
 
-def _apply(scores: "Row", history: Sequence[int], values: Mapping[str, Number]) -> None:
+def _apply(scores: "Row", history: History, values: Mapping[str, Number]) -> None:
     presence, frequency = values["presence_penalty"], values["frequency_penalty"]
-    for token_id, count in Counter(history).items():
+    for token_id, count in Counter(history.written()).items():
         scores[token_id] -= presence + frequency * count
 
 

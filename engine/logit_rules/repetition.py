@@ -1,18 +1,22 @@
-"""The repetition penalty of CTRL (Keskar and others 2019)."""
+"""The repetition penalty of CTRL (Keskar and others 2019), as transformers and vLLM have it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from engine.logit_rule import LogitRule, Number, Parameter
+from engine.logit_rule import History, LogitRule, Number, Parameter
 
 if TYPE_CHECKING:
     from engine.schedule.batch import Row
 
 
-def _apply(scores: "Row", history: Sequence[int], values: Mapping[str, Number]) -> None:
-    if history:
-        # Log-probabilities are negative, so dividing by 1/penalty lowers them, as CTRL's rule does.
-        scores[list(set(history))] *= values["repetition_penalty"]
+def _apply(scores: "Row", history: History, values: Mapping[str, Number]) -> None:
+    penalty, ids = values["repetition_penalty"], list(history.seen())
+    found = scores[ids]
+    # The paper divides all logits. That would raise those below zero.
+    is_negative = found < 0
+    found[is_negative] *= penalty
+    found[~is_negative] /= penalty
+    scores[ids] = found
 
 
 RULE = LogitRule(
@@ -23,7 +27,7 @@ RULE = LogitRule(
             default=1.0,
             minimum=0.01,
             maximum=100,
-            description="The factor on the log-probability of every token that the blank has already.",
+            description="The divisor of the logit of every token that the text or blank has; below 0 a factor.",
         ),
     ),
     stage="scale",

@@ -39,7 +39,7 @@ from engine.processes.messages import (
 )  # fmt: skip
 from engine.rank_info import RankInfo
 from engine.ranks import Channel, follow, join
-from engine.requests import Request, RequestError, num_chars
+from engine.requests import Fill, Request, RequestError, num_chars, regex_param
 from model.parallel import ALONE
 
 # Regular expressions being compiled at a time, each in a process of its own, and requests that may wait for one.
@@ -173,7 +173,8 @@ class Worker:
             self._prepare(request_id, request)
         elif compiles and sum(self._aside.values()) >= MAX_COMPILING:
             message = f"{MAX_COMPILING} requests wait for new regular expressions already"
-            self._fail(Failed(request_id, "overloaded", message, "regex", "regex_queue_full"))
+            param = regex_param(request.regex if isinstance(request, Fill) else ())
+            self._fail(Failed(request_id, "overloaded", message, param, "regex_queue_full"))
         else:
             with self._lock:
                 self._aside[request_id] = compiles

@@ -1,10 +1,11 @@
-"""The process that compiles one regular expression: `python -m engine.regex.child SECONDS`.
+"""The process that compiles one regular expression: `python -m engine.regex.child SECONDS KIND`.
 
-The pattern comes in on standard input. What goes out first is "S": from here on whatever goes wrong is the pattern's
-doing. Then "D", the seconds of a processor that this process took as a double, the number of states and the start as
-two uint32, a byte a state that tells whether a text may end there, and for each state 256 int16: where each byte leads,
--1 to nowhere. Or "E" and why there is none. The work is outlines-core's, over a vocabulary of the 256 bytes, with a
-limit of memory and of SECONDS of a processor; whoever started this has a clock and may kill it at any moment.
+The pattern, or the JSON schema where KIND says so, comes in on standard input. What goes out first is "S": from here on
+whatever goes wrong is the pattern's doing. Then "D", the seconds of a processor that this process took as a double, the
+number of states and the start as two uint32, a byte a state that tells whether a text may end there, and for each state
+256 int16: where each byte leads, -1 to nowhere. Or "E" and why there is none, "U" where a part of a schema is not
+supported. The work is outlines-core's, over a vocabulary of the 256 bytes, with a limit of memory and of SECONDS of a
+processor; whoever started this has a clock and may kill it at any moment.
 """
 
 import resource
@@ -15,41 +16,50 @@ from array import array
 
 import outlines_core
 
+from engine.regex.anchors import plain
+from engine.regex.json_schema import Unsupported, expression
 from quant.usage import UsageError
 
 MEMORY = 1 << 30  # bytes of address space
 MAX_STATES = 8_000
-# Stands before the pattern: with nothing before it, outlines-core takes no pattern that looks at the end.
-_FIRST = 0
+# Stands before the pattern: with nothing before it, outlines-core takes no pattern that looks at the end. Behind the
+# end of a line a line begins, as at the start of a text.
+_FIRST = ord("\n")
 # What outlines-core says would quote the pattern.
 _REASONS = {
     "word boundaries": "a word boundary must be of ASCII words, (?-u:\\b)",
-    "no transitions": "a part of it matches no text",
-    "error building NFA": "it is not valid, or has look-around or back-references",
+    "no transitions": "a part of it matches no text, such as what stands behind a $ or in an empty class",
+    "error building NFA": "it is not valid in the syntax of Rust's regex crate",
 }
 _OTHER = "outlines-core does not take it"
 
 
-def plain(pattern: str) -> str:
-    """A pattern without the anchors at its ends, which say nothing where all of a text must match."""
-    pattern = pattern.removeprefix("^").removeprefix("\\A")
-    for anchor in ("$", "\\z"):
-        body = pattern.removesuffix(anchor)
-        backslashes = len(body) - len(body.rstrip("\\"))
-        if body != pattern and backslashes % 2 == 0:
-            return body
-    return pattern
-
-
 def compiled(pattern: str) -> bytes:
     """The automaton of all texts that the pattern matches whole. Raises UsageError with the reason if there is none."""
+    body, is_extended = plain(pattern)
+    return automaton(body + "\n" if is_extended else body)  # a line's end is that of a comment
+
+
+def compiled_schema(text: str) -> bytes:
+    """The automaton of texts that fulfil a JSON schema. Raises UsageError with the reason if there is none."""
+    return automaton(expression(text, _bytes_of))
+
+
+def _bytes_of(pattern: str) -> set[int]:
+    """The bytes of all texts that a pattern matches whole. Raises UsageError."""
+    data = compiled(pattern)
+    (count, _), table = struct.unpack_from("=II", data), array("h")
+    table.frombytes(data[8 + count :])
+    return {at % 256 for at, target in enumerate(table) if target >= 0}
+
+
+def automaton(pattern: str) -> bytes:
+    """The automaton of a pattern without anchors at its ends."""
     vocabulary = outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
-    pattern = plain(pattern)
     try:
-        # Without a group first, which `a)|(?:b` would close. A pattern alone takes the first branch that matches, so
-        # that `a|ab` would never be "ab"; with the end behind it every branch counts.
-        outlines_core.Index(f"\\x00{pattern}|.", vocabulary)
-        index = outlines_core.Index(f"\\x00(?:{pattern})\\z", vocabulary)
+        # A pattern alone takes the first branch that matches, so that `a|ab` would never be "ab"; with the end behind
+        # it every branch counts.
+        index = outlines_core.Index(f"\\n(?:{pattern})\\z", vocabulary)
     except ValueError as error:
         raise UsageError(next((reason for sign, reason in _REASONS.items() if sign in str(error)), _OTHER)) from None
     steps: dict[int, dict[int, int]] = index.get_transitions()
@@ -107,8 +117,13 @@ def main() -> None:
     out.write(b"S")
     out.flush()
     try:
-        automaton = compiled(sys.stdin.buffer.read().decode())
-        answer = b"D" + struct.pack("=d", time.process_time()) + automaton
+        compile_ = compiled_schema if sys.argv[2] == "json_schema" else compiled
+        found = compile_(sys.stdin.buffer.read().decode())
+        answer = b"D" + struct.pack("=d", time.process_time()) + found
+    except RecursionError:
+        answer = b"Eit is nested too deeply"
+    except Unsupported as error:
+        answer = b"U" + str(error).encode()
     except (ValueError, MemoryError) as error:
         answer = b"E" + (str(error) or "too much memory").encode()
     out.write(answer)

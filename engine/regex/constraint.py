@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.regex.automaton import Automaton
 from engine.regex.compiler import Allowance, compile_regex
 from engine.regex.pieces import Pieces
-from engine.requests import RequestError
+from engine.requests import Regex, RequestError, regex_param
 from model.tokenizer import Tokenizer
 
 MASKS = 128  # kept of a pattern
@@ -25,8 +25,10 @@ REQUEST_BYTES = 16 << 20  # of the patterns of one request
 class Pattern:
     """A compiled pattern over a vocabulary, shared by the blanks that ask for it."""
 
-    def __init__(self, automaton: Automaton, pieces: Pieces, space_lost_behind: str = "") -> None:
-        """`space_lost_behind` is a character behind which the tokenizer gives back no space."""
+    def __init__(self, automaton: Automaton, pieces: Pieces, space_lost_behind: str = "", param: str = "regex") -> None:
+        """`space_lost_behind` is a character behind which the tokenizer gives back no space, `param` the field that a
+        request has it in."""
+        self.param = param
         if space_lost_behind:
             automaton = automaton.losing_space(ord(space_lost_behind))
         automaton, spaced = automaton.with_optional_space(automaton.start)
@@ -91,12 +93,13 @@ class Constraint:
         """`ends` are the tokens that end a span. Of `one_token` a blank holds just one. Raises RequestError if no
         token can begin the text."""
         self._pattern = pattern
+        self.param = pattern.param
         self._at = pattern.begin(spaced)
         self._ends = list(ends)
         self._one_token = one_token
         if not self._tokens().any() and (one_token or not pattern.may_end(self._at)):
             what = "is" if one_token else "begins"
-            raise RequestError(f"no token of this model {what} a text that matches the pattern", "regex")
+            raise RequestError(f"no token of this model {what} a text that matches the pattern", self.param)
 
     def allowed(self) -> NDArray[np.bool_]:
         """Whether each token may come [vocab_size] bool; the ends where the text matches as it is."""
@@ -124,26 +127,26 @@ class Patterns:
         self._tokenizer = tokenizer
         self._size = size
         self._pieces: Pieces | None = None
-        self._kept: OrderedDict[str, Pattern] = OrderedDict()
+        self._kept: OrderedDict[Regex, Pattern] = OrderedDict()
         self._lock, self._reading = Lock(), Lock()
 
-    def knows(self, regexes: Iterable[str]) -> bool:
+    def knows(self, regexes: Iterable[Regex]) -> bool:
         """Whether `get` need not wait."""
         with self._lock:
             return all(regex in self._kept for regex in regexes)
 
-    def get(self, regexes: Iterable[str]) -> dict[str, Pattern]:
+    def get(self, regexes: Iterable[Regex]) -> dict[Regex, Pattern]:
         """The compiled patterns of a request; new ones are waited for. Raises RequestError as `compile_regex` does, and
         for patterns that together take too much time or memory."""
         allowance = Allowance()
-        found: dict[str, Pattern] = {}
+        found: dict[Regex, Pattern] = {}
         for regex in dict.fromkeys(regexes):
             found[regex] = self._get(regex, allowance)
             if sum(pattern.automaton.table.nbytes for pattern in found.values()) > REQUEST_BYTES:
-                raise RequestError(f"the patterns need more than {REQUEST_BYTES >> 20} MiB", "regex")
+                raise RequestError(f"the patterns need more than {REQUEST_BYTES >> 20} MiB", regex_param(found))
         return found
 
-    def _get(self, regex: str, allowance: Allowance) -> Pattern:
+    def _get(self, regex: Regex, allowance: Allowance) -> Pattern:
         with self._lock:
             if regex in self._kept:
                 self._kept.move_to_end(regex)
@@ -152,7 +155,7 @@ class Patterns:
         with self._reading:
             if self._pieces is None:
                 self._pieces = Pieces(self._tokenizer, self._size)
-            pattern = Pattern(automaton, self._pieces, self._tokenizer.space_lost_behind)
+            pattern = Pattern(automaton, self._pieces, self._tokenizer.space_lost_behind, regex_param((regex,)))
         with self._lock:
             self._kept[regex] = pattern
             while len(self._kept) > 1 and sum(p.num_bytes for p in self._kept.values()) > CACHE_BYTES:

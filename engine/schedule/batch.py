@@ -104,5 +104,7 @@ class Scored:
     top: tuple[tuple[int, float], ...]
 
 
-Row = NDArray[np.float32]  # log-probabilities [vocab_size], or [rows, vocab_size] where several are asked
-Result = Row | list[Scored | None]  # of what wants a "token" or a "pair"; of what wants "scores"
+# Log-probabilities [vocab_size], of "logits" with by how much the logits are greater [vocab_size + 1] as the last one;
+# [rows, …] where several are asked.
+Row = NDArray[np.float32]
+Result = Row | list[Scored | None]  # of what wants a "token", "logits" or a "pair"; of what wants "scores"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Output = Literal["token", "scores", "pair"]
+Output = Literal["token", "scores", "pair", "logits"]
 Status = Literal["new", "waiting", "running", "finished"]
 
 
@@ -55,11 +55,11 @@ class Context:
 class Sequence:
     """Rows of part B over a context: some computed, the rest waiting to be.
 
-    Its `output` is the log-probabilities of what follows its last row ("token"), those of `targets`, one per row,
-    −1 for none ("scores"), or of its two sentences being neighbours ("pair"). One that is `whole` has an empty
-    context, and all its rows see each other (a masked language model's text); its "token" is what stands at each of
-    the `logit_rows`. `context_blocks` are the context's blocks that it shares, `blocks` its own; both are empty while
-    it waits.
+    Its `output` is the log-probabilities of what follows its last row ("token"), the same and by how much the logits
+    are greater ("logits"), those of `targets`, one per row, −1 for none ("scores"), or of its two sentences being
+    neighbours ("pair"). One that is `whole` has an empty context, and all its rows see each other (a masked language
+    model's text); its "token" is what stands at each of the `logit_rows`. `context_blocks` are the context's blocks
+    that it shares, `blocks` its own; both are empty while it waits.
     `answered` counts the rows it had when it last ran: one without new ones waits for others of its job, and if it is
     preempted meanwhile it is not computed again before there are. `drawn_at` is when its last token was drawn, on the
     monotonic clock. `prompt_tokens` are to be counted when it first runs: each prompt's by one sequence.

@@ -90,6 +90,8 @@ class Flag:
         """The field's value of what was given. Raises typer.BadParameter."""
         if self.repeated and "=" in self.repeated.value:
             return _pairs(self, self.repeated, given)
+        if self.repeated and typing.get_origin(self.kind) is list:
+            return _whole_numbers(self.repeated, given)
         return given.value if isinstance(given, Enum) else given
 
 
@@ -196,6 +198,16 @@ def _group(model: type[BaseModel], name: str) -> str | None:
         if issubclass(base, BaseModel) and name in inspect.get_annotations(base):
             return (base.__doc__ or "").partition("\n")[0] or None
     return None
+
+
+def _whole_numbers(form: Repeated, given: Iterable[str]) -> list[int]:
+    """A list of numbers. Raises typer.BadParameter."""
+    found = []
+    for value in given:
+        if not (value.isascii() and value.isdigit()):
+            raise typer.BadParameter(f"{form.flag} {value}: must be {form.value}, a whole number")
+        found.append(int(value))
+    return found
 
 
 def _pairs(flag: Flag, form: Repeated, given: Iterable[str]) -> dict[str, Any]:

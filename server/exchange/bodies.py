@@ -3,12 +3,14 @@
 A protocol's body is a pydantic model that becomes the engine's `Fill` or `Score`.
 """
 
+import json
 import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from engine.requests import Mask, RequestError, Segments
+from engine.requests import JsonSchema, Mask, RequestError, Segments
+from server.settings import Limits
 
 MASKS = re.compile(r"(\[[sg]?MASK\])")
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -30,6 +32,7 @@ Number = Annotated[int, Field(ge=0, le=INT32)]
 Positive = Annotated[int, Field(ge=1, le=INT32)]
 TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 StopString = Annotated[String, Field(min_length=1, max_length=256)]
+Choice = Annotated[String, Field(min_length=1, max_length=4096)]
 
 # Unions are told apart by the JSON type, so that an error speaks of one branch only; `errors` drops the tags.
 ONE_OR_LIST = Discriminator(lambda value: "<list>" if isinstance(value, list) else "<one>")
@@ -64,6 +67,20 @@ def names(body: type[BaseModel]) -> set[str]:
 def split(text: str) -> Segments:
     """The text with its masks set apart. Whether the checkpoint knows a mask is for the engine to say."""
     return tuple(Mask(part) if MASKS.fullmatch(part) else part for part in MASKS.split(text) if part)
+
+
+def schema_of(param: str, given: dict[str, Any] | str, limits: Limits) -> JsonSchema:
+    """A JSON schema, or one written as a string. Raises RequestError for what is over the limit or no object."""
+    text = given if isinstance(given, str) else json.dumps(given, separators=(",", ":"))
+    at_most(param, len(text), limits.json_schema, "characters")
+    if isinstance(given, str):
+        try:
+            is_object = isinstance(json.loads(given), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            raise RequestError(f"{param} is no JSON object", param)
+    return JsonSchema(text)
 
 
 def count_blanks(text: Segments) -> int:

@@ -11,7 +11,7 @@ from pydantic import Field, create_model
 from engine.logit_rules import parameters
 from engine.options import Repeated
 from engine.requests import Sampling
-from server.exchange.bodies import INT32, Stop, TokenId, Wire, at_most, many
+from server.exchange.bodies import INT32, Number, Stop, TokenId, Wire, at_most, many
 from server.settings import Limits
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -42,6 +42,15 @@ class DrawingFields(Wire):
         Field(description="A string that ends a blank; the text does not include it. There may be several."),
         Repeated("--stop", "TEXT"),
     ] = None
+    stop_token_ids: Annotated[
+        list[Number],
+        Field(default_factory=list, description="The ids of tokens that end a blank, as its end token does."),
+        Repeated("--stop-token-ids", "ID"),
+    ]
+    include_stop: Annotated[
+        bool, Field(description="Leave the stop string, or the stop token, in the text that it ends.")
+    ] = False
+    ignore_eos: Annotated[bool, Field(description="Never end a blank by the model's own end token.")] = False
     seed: Annotated[
         int | None, Field(ge=0, lt=2**63, description="The seed of random numbers; without one each answer differs.")
     ] = None
@@ -59,6 +68,7 @@ class DrawingFields(Wire):
     def sampling(self, limits: Limits) -> Sampling:
         """How the engine draws. Raises RequestError for what is over a limit."""
         at_most("stop", len(self.stops), limits.stop, "items")
+        at_most("stop_token_ids", len(self.stop_token_ids), limits.stop, "items")
         return Sampling(
             temperature=self.temperature,
             top_k=max(self.top_k, 0),  # protocols whose "all" is −1 share this field
@@ -68,6 +78,9 @@ class DrawingFields(Wire):
             logit_bias=self.biases(limits),
             stop=self.stops,
             seed=self.seed,
+            stop_token_ids=tuple(self.stop_token_ids),
+            ignore_eos=self.ignore_eos,
+            include_stop=self.include_stop,
         )
 
 

@@ -13,7 +13,7 @@ from server.exchange.bodies import names
 from server.exchange.service import Service, service_of
 from server.exchange.takes import takes
 from server.protocols.llama_cpp.predicting import predict
-from server.protocols.llama_cpp.schemas import EditorRequest
+from server.protocols.llama_cpp.schemas import OTHER_NAMES, EditorRequest
 from server.wire.body import read_object
 from server.wire.errors import ApiError
 
@@ -29,6 +29,6 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
     mask = service.engine.card.infill_mask
     if mask is None:
         raise ApiError(501, "Infill is not supported by this model", "unsupported")
-    service.ignored.note(PATH, raw.keys() - names(EditorRequest))
+    service.ignored.note(PATH, raw.keys() - names(EditorRequest) - OTHER_NAMES)
     body = EditorRequest.model_validate(raw)
     return await predict(service, request, body, body.segments(mask), "input_prefix")

@@ -7,12 +7,13 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Strict, Tag
+from pydantic import Discriminator, Field, Strict, Tag, model_validator
 
 from engine.events import ModelCard
 from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
-from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
+from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most, schema_of
 from server.exchange.prompt import most_tokens, part_a
+from server.exchange.refusals import check_refused, refusing
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
@@ -56,7 +57,13 @@ class Chunk(Lenient):
     filename: String | None = None
 
 
-class Prediction(SamplingFields, Lenient):
+# What promises something about the answer that is not to be had here.
+Refused = refusing("RefusedPredictions", "grammar", "grammar_lazy", "grammar_triggers", "post_sampling_probs")
+ALIASES = {"n_predict": ("max_completion_tokens", "max_tokens"), "n_cmpl": ("n",), "n_probs": ("logprobs",)}
+OTHER_NAMES = {other for others in ALIASES.values() for other in others}
+
+
+class Prediction(SamplingFields, Refused):  # type: ignore[misc, valid-type]
     """The fields that both bodies have."""
 
     n_predict: Unset = -1
@@ -69,6 +76,8 @@ class Prediction(SamplingFields, Lenient):
     top_p: Annotated[float, Field(ge=0, le=1)] = 0.95
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.05
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100, alias="repeat_penalty")] = 1.0
+    repeat_last_n: Annotated[int, Field(ge=-1, le=INT32)] = 64
+    json_schema: dict[str, Any] | None = None
     logit_bias: Annotated[Biases, Field(default_factory=list)]  # type: ignore[assignment]
     samplers: Annotated[list[String], Field(max_length=64)] | None = None
     seed: Unset = -1
@@ -80,12 +89,25 @@ class Prediction(SamplingFields, Lenient):
     id_slot: Annotated[int, Field(ge=-1, le=2**31 - 1)] = -1
     model: String | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_one_name(cls, value: Any) -> Any:
+        """The field under its first name, where it has others."""
+        if not isinstance(value, dict):
+            return value
+        given = {name: value for name, value in value.items() if value is not None}
+        for name, others in ALIASES.items():
+            found = next((given[other] for other in (name, *others) if other in given), None)
+            given |= {} if found is None else {name: found}
+        return given
+
     def num_tokens(self, limits: Limits, card: ModelCard) -> int:
         """The most tokens to write: as many as are asked for and the model and the server allow."""
         return most_tokens(None if self.n_predict < 0 else self.n_predict, limits, card)
 
     def fill(self, segments: Segments, limits: Limits, card: ModelCard, biases: Mapping[int, float]) -> Fill:
         """The request for the engine, with `self.biases`. Raises RequestError for what is over a limit."""
+        check_refused(self, Refused)
         at_most("n_cmpl", self.n_cmpl, limits.n)
         at_most("n_probs", self.n_probs, limits.logprobs)
         return Fill(
@@ -93,6 +115,7 @@ class Prediction(SamplingFields, Lenient):
             max_tokens=(max(self.num_tokens(limits, card), 1),),
             sampling=replace(self.sampling(limits), logit_bias=dict(biases)),
             n=self.n_cmpl,
+            regex=() if self.json_schema is None else (schema_of("json_schema", self.json_schema, limits),),
             logprobs=self.n_probs or None,
             stream=True,
             timeout_s=limits.timeout_s,
@@ -140,8 +163,13 @@ class Prediction(SamplingFields, Lenient):
             top_p=1.0 if "top_p" in unused else drawn.top_p,
             min_p=0.0 if "min_p" in unused else drawn.min_p,
             rules=rules,
+            repeat_last_n=self._last(rules),
             seed=None if self.seed in (-1, RANDOM_SEED) else self.seed,
         )
+
+    def _last(self, rules: Mapping[str, float]) -> int | None:
+        """How many tokens penalties look back at; all that there are for −1."""
+        return (INT32 if self.repeat_last_n < 0 else self.repeat_last_n) if rules.keys() & PENALTIES else None
 
     def settings(self, limits: Limits, card: ModelCard) -> dict[str, Any]:
         """`generation_settings` of the answer."""
@@ -156,10 +184,12 @@ class Prediction(SamplingFields, Lenient):
             "top_k": s.top_k,
             "top_p": s.top_p,
             "min_p": s.min_p,
+            "repeat_last_n": card.max_context if self.repeat_last_n < 0 else self.repeat_last_n,
             "repeat_penalty": rules.get("repetition_penalty", 1.0),
             "presence_penalty": rules.get("presence_penalty", 0.0),
             "frequency_penalty": rules.get("frequency_penalty", 0.0),
             "stop": list(s.stop),
+            "ignore_eos": s.ignore_eos,
             "seed": RANDOM_SEED if s.seed is None else s.seed,
         }
 

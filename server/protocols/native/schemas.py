@@ -8,10 +8,12 @@ from pydantic import Discriminator, Field, Tag
 
 from engine.options import ADAPTER_NAME
 from engine.requests import Fill, Mask, Pll, Priority, RequestError, Score, Segments, Strategy
+from engine.requests import Regex as AnyRegex
 from server.exchange.bodies import (
     INT32,
     MASKS,
     ONE_OR_LIST,
+    Choice,
     Number,
     Positive,
     String,
@@ -20,6 +22,7 @@ from server.exchange.bodies import (
     at_most,
     count_blanks,
     many,
+    schema_of,
     split,
 )
 from server.exchange.sampling import SamplingFields
@@ -38,7 +41,6 @@ Order = Annotated[
     Annotated[OrderName, Tag("<one>")] | Annotated[list[Number], Field(min_length=1), Tag("<list>")],
     ONE_OR_LIST,
 ]
-Choice = Annotated[String, Field(min_length=1, max_length=4096)]
 Choices = Annotated[
     Annotated[list[Choice], Field(min_length=1), Tag("<choices>")]
     | Annotated[list[Annotated[list[Choice], Field(min_length=1)] | None], Field(min_length=1), Tag("<blanks>")],
@@ -48,6 +50,11 @@ Choices = Annotated[
 ]
 Regex = Annotated[
     Annotated[String, Tag("<one>")] | Annotated[list[String | None], Field(min_length=1), Tag("<list>")], ONE_OR_LIST
+]
+Schemas = Annotated[
+    Annotated[dict[str, Any], Tag("<one>")]
+    | Annotated[list[dict[str, Any] | None], Field(min_length=1), Tag("<list>")],
+    ONE_OR_LIST,
 ]
 Spans = Annotated[
     Annotated[list[String], Field(min_length=1), Tag("<span>")]
@@ -112,6 +119,9 @@ class InfillRequest(SamplingFields, Work):
     ] = 1.0
     choices: Choices | None = None
     regex: Regex | None = None
+    json_schema: Annotated[
+        Schemas | None, Field(description="The schema of the JSON that each blank is; one, or one for each blank.")
+    ] = None
     order: Order = "left_to_right"
     strategy: Annotated[
         Strategy | None,
@@ -176,7 +186,13 @@ class InfillRequest(SamplingFields, Work):
             _no_masks("choices", own or ())
         return tuple(None if own is None else tuple(own) for own in lists)
 
-    def _regex(self, limits: Limits) -> tuple[str | None, ...]:
+    def _regex(self, limits: Limits) -> tuple[AnyRegex | None, ...]:
+        if self.json_schema is not None:
+            if self.regex is not None:
+                raise RequestError("a request has a regex or a json_schema, not both", "json_schema")
+            schemas = self.json_schema if isinstance(self.json_schema, list) else [self.json_schema]
+            at_most("json_schema", len(schemas), limits.blanks, "schemas")
+            return tuple(None if one is None else schema_of("json_schema", one, limits) for one in schemas)
         if self.regex is None:
             return ()
         patterns = tuple(self.regex) if isinstance(self.regex, list) else (self.regex,)

@@ -6,7 +6,7 @@ from typing import Any
 from engine.answers import EchoedPrompt, Usage
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event
 from server.exchange.streaming import data
-from server.protocols.openai.logprobs import Logprobs
+from server.protocols.openai.logprobs import Logprobs, finish_reason
 from server.protocols.openai.schemas import CompletionRequest
 from server.wire.errors import ApiError
 
@@ -54,23 +54,24 @@ class CompletionEvents:
         text = self.texts[input_index]
         if echo is None:
             return self._chunk(index, text, None)
-        logprobs = Logprobs()
+        logprobs = Logprobs(self.body.as_ids)
         first = logprobs.add_prompt(echo)
         return self._chunk(index, text, logprobs, glm={"first_token_logprob": first})
 
     def _delta(self, event: BlankDelta) -> bytes:
         self._num_sent[event.index] = self._num_sent.get(event.index, 0) + len(event.tokens)
         at = len(self.texts[event.input_index])
-        logprobs = Logprobs()
-        logprobs.add(event.tokens, event.logprobs, event.top_logprobs, [at + o for o in event.text_offsets])
+        logprobs = Logprobs(self.body.as_ids)
+        tokens = list(zip(event.token_ids, event.tokens, strict=True))
+        logprobs.add(tokens, event.logprobs, event.top_logprobs, [at + o for o in event.text_offsets])
         return self._chunk(event.index, event.text, logprobs)
 
     def _last(self, event: BlankDone) -> bytes:
-        logprobs = Logprobs()
+        logprobs = Logprobs(self.body.as_ids)
         sent = self._num_sent.get(event.index, 0)
         logprobs.add_span(event.blank, len(self.texts[event.input_index]), sent)
         vendor = {"glm": {"truncated": True}} if self._is_cut else {}
-        return self._chunk(event.index, "", logprobs, event.blank.finish_reason, **vendor)
+        return self._chunk(event.index, "", logprobs, finish_reason(event.blank), **vendor)
 
     def _chunk(
         self,

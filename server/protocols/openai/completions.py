@@ -22,21 +22,19 @@ from engine.events import BlankDone, Done, ModelCard, ResultDone
 from engine.requests import RequestError, Tokens
 from server.exchange.blank_rules import ruled
 from server.exchange.bodies import names
+from server.exchange.estimate import AROUND
 from server.exchange.exchange import Events, complete, submit
 from server.exchange.named_adapter import named_adapter
 from server.exchange.service import Service, service_of
 from server.exchange.streaming import EventStream, Stream
 from server.exchange.takes import takes
 from server.protocols.openai.completion_stream import CompletionEvents, usage
-from server.protocols.openai.logprobs import Logprobs
+from server.protocols.openai.logprobs import Logprobs, finish_reason
 from server.protocols.openai.schemas import Asked, CompletionRequest
 from server.wire.answer import Answer
 from server.wire.body import read_object
 
 PATH = "/v1/completions"
-# What the engine calls the fields of a request.
-NAMES = {"text": "prompt"}
-
 router = APIRouter()
 
 
@@ -46,7 +44,7 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     settings, engine = service.settings, service.engine
     raw = await read_object(request, settings.body_seconds)
     service.ignored.note(request.scope["path"], raw.keys() - names(CompletionRequest))
-    body = CompletionRequest.model_validate(raw)
+    body = await _truncated(CompletionRequest.model_validate(raw), engine)
     card = engine.card
     adapter = named_adapter(engine, body.model)
     work = ruled(service, request, replace(body.fill(settings.limits, card), adapter=adapter), editor=True)
@@ -63,13 +61,38 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     is_work = bool(body.max_tokens) or asked.scores
     # What follows a prompt of ids may finish its last character.
     texts = [await _shown(p, engine, finished=is_work) if body.echo else "" for p in asked.prompts]
-    events = submit(service, request, work, work_id, NAMES) if is_work else _nothing(asked, engine, work_id)
+    events = (
+        submit(service, request, work, work_id, body.engine_names(settings.limits))
+        if is_work
+        else _nothing(asked, engine, work_id)
+    )
     if body.stream:
         return EventStream(service, Stream(events, CompletionEvents(body, texts, head), request.state.request_id))
     results, done = await complete(service, request, events)
     fills = [result for result in results if isinstance(result, FillResult)]
     choices = [_choice(body, asked, texts, result, index) for index, result in enumerate(_best(fills, asked))]
     return Answer({**head, "choices": choices, "usage": usage(done.usage)})
+
+
+async def _truncated(body: CompletionRequest, engine: EngineClient) -> CompletionRequest:
+    """A body whose prompts have at most so many tokens, the last or the first ones; −1 is as many as can be read.
+    Raises RequestError for 0."""
+    limit = body.truncate_prompt_tokens
+    if limit is None:
+        return body
+    if limit == 0:
+        raise RequestError(
+            "truncate_prompt_tokens is 0; the least is 1, or -1 for the model's", "truncate_prompt_tokens"
+        )
+    if limit < 0:
+        limit = engine.card.max_context - AROUND
+    prompts: list[Any] = []
+    for prompt in body.asked().prompts:
+        is_text = isinstance(prompt, str)
+        ids = await engine.tokenize(prompt, special=body.suffix is None) if isinstance(prompt, str) else prompt.ids
+        cut = list(ids[-limit:] if body.truncation_side == "left" else ids[:limit])
+        prompts.append(prompt if is_text and len(cut) == len(ids) else cut)
+    return body.model_copy(update={"prompt": prompts, "truncate_prompt_tokens": None})
 
 
 async def _shown(prompt: str | Tokens, engine: EngineClient, finished: bool = False) -> str:
@@ -117,12 +140,12 @@ def _choice(
 ) -> dict[str, Any]:
     blank = result.blanks[0]
     prompt = texts[result.input_index]
-    choice: dict[str, Any] = {"index": index, "text": prompt + blank.text, "finish_reason": blank.finish_reason}
+    choice: dict[str, Any] = {"index": index, "text": prompt + blank.text, "finish_reason": finish_reason(blank)}
     if result.fitted:
         choice["glm"] = {"truncated": True}
     if body.logprobs is None:
         return {**choice, "logprobs": None}
-    logprobs = Logprobs()
+    logprobs = Logprobs(body.as_ids)
     if result.echo is not None:
         choice["glm"] = {"first_token_logprob": logprobs.add_prompt(result.echo)}
     logprobs.add_span(blank, len(prompt))

@@ -1,7 +1,7 @@
 """The body of OpenAI's completions on the wire, and what it becomes for the engine."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -9,7 +9,9 @@ from engine.events import ModelCard
 from engine.requests import Fill, RequestError, Sampling, Segments, Tokens
 from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
 from server.exchange.prompt import part_a
+from server.exchange.refusals import check_refused, refusing
 from server.exchange.sampling import SamplingFields
+from server.protocols.openai.constraints import ConstraintFields
 from server.settings import Limits
 
 
@@ -46,7 +48,15 @@ class StreamOptions(Lenient):
     include_usage: bool = False
 
 
-class CompletionRequest(SamplingFields, Lenient):
+# vLLM's that promise something about the answer which is not to be had here.
+Refused = refusing(
+    "RefusedFields", "allowed_token_ids", "bad_words", "guided_grammar", "guided_whitespace_pattern",
+    "logprob_token_ids", "logits_processors", "prompt_embeds", "prompt_logprobs", "repetition_detection",
+    "return_token_ids",
+)  # fmt: skip
+
+
+class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ignore[misc, valid-type]
     """The body of `POST /v1/completions`."""
 
     model: String | None = None
@@ -65,6 +75,12 @@ class CompletionRequest(SamplingFields, Lenient):
     echo: bool = False
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     user: String | None = None
+    include_stop: Annotated[bool, Field(alias="include_stop_str_in_output")] = False
+    use_beam_search: bool = False
+    length_penalty: Annotated[float, Field(ge=-100, le=100)] = 1.0
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
+    truncation_side: Literal["left", "right"] = "left"
+    as_ids: Annotated[bool, Field(alias="return_tokens_as_token_ids")] = False
 
     def asked(self) -> Asked:
         """The prompts, and what becomes of the answers. Raises RequestError for what cannot go together."""
@@ -74,20 +90,26 @@ class CompletionRequest(SamplingFields, Lenient):
         best_of = self.best_of or self.n
         if best_of < self.n:
             raise RequestError(f"best_of is {best_of}, below n, which is {self.n}", "best_of")
-        if self.stream and best_of > self.n:
+        if self.stream and best_of > self.n and not self.use_beam_search:
             raise RequestError("best_of above n cannot be streamed", "best_of")
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options are for a stream", "stream_options")
         if self.echo and self.suffix is not None:
             raise RequestError("echo and suffix do not go together", "echo")
-        return Asked(prompts, self.n, best_of, self.echo and self.logprobs is not None)
+        drawn = self.n if self.use_beam_search else best_of
+        return Asked(prompts, self.n, drawn, self.echo and self.logprobs is not None)
 
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
         """The request for the engine. Raises RequestError for what is over a limit or not to be had of the model."""
-        asked = self.asked()
+        check_refused(self, Refused)
+        if self.truncate_prompt_tokens is not None:
+            raise RequestError("only a server truncates a prompt", "truncate_prompt_tokens", "unsupported")
+        asked, constraint = self.asked(), self.constraint(limits)
         at_most("prompt", len(asked.prompts), limits.inputs, "prompts")
         at_most("n", self.n, limits.n)
         at_most("best_of", asked.best_of, limits.n)
+        beams = (self.best_of or self.n) if self.use_beam_search else 1
+        at_most("best_of" if self.best_of else "n", beams, limits.num_beams)
         at_most("min_tokens", self.min_tokens, self.max_tokens)
         at_most("logprobs", self.logprobs or 0, limits.logprobs)
         return Fill(
@@ -96,6 +118,10 @@ class CompletionRequest(SamplingFields, Lenient):
             min_tokens=(self.min_tokens,),
             sampling=self.sampling(limits),
             n=asked.best_of,
+            num_beams=beams,
+            length_penalty=self.length_penalty,
+            choices=() if constraint is None or not constraint.choices else (constraint.choices,),
+            regex=() if constraint is None or constraint.regex is None else (constraint.regex,),
             logprobs=self.logprobs,
             stream=self.stream,
             echo=asked.scores,
@@ -103,9 +129,17 @@ class CompletionRequest(SamplingFields, Lenient):
             timeout_s=limits.timeout_s,
         )
 
+    def engine_names(self, limits: Limits) -> dict[str, str]:
+        """What the engine calls the fields of this request."""
+        constraint = self.constraint(limits)
+        given = {} if constraint is None else dict.fromkeys(("regex", "json_schema", "choices"), constraint.field)
+        return {"text": "prompt", "num_beams": "use_beam_search", **given}
+
     def sampling(self, limits: Limits) -> Sampling:
-        """How the engine draws. OpenAI's seeds may be negative."""
+        """How the engine draws. OpenAI's seeds may be negative, and a beam search draws nothing, as in vLLM."""
         drawn = super().sampling(limits)
+        if self.use_beam_search:
+            drawn = replace(drawn, temperature=0.0)
         return drawn if drawn.seed is None else replace(drawn, seed=drawn.seed % 2**63)
 
     def _segments(self, prompt: str | Tokens, asked: Asked, card: ModelCard) -> Segments:

@@ -1,15 +1,15 @@
 """A toy logit rule: an amount taken off the logits of all odd token ids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from engine.logit_rule import LogitRule, Number, Parameter
+from engine.logit_rule import History, LogitRule, Number, Parameter
 
 if TYPE_CHECKING:
     from engine.schedule.batch import Row
 
 
-def _apply(scores: "Row", history: Sequence[int], values: Mapping[str, Number]) -> None:
+def _apply(scores: "Row", history: History, values: Mapping[str, Number]) -> None:
     scores[1::2] -= values["odd_penalty"]
 
 

@@ -55,7 +55,7 @@ def test_a_stop_string_ends_behind_the_minimum_and_a_stream_has_what_cannot_be_c
     tokenizer = Words(PIECES)
     context: Any = type("Context", (), {"tokenizer": tokenizer})
     place = Blank("[MASK]", False, (), 0, 0, 1, (0, 1))
-    blank = BlankFill(0, place, len(drawn), min_tokens, stops, Decoder(tokenizer))
+    blank = BlankFill(0, place, len(drawn), min_tokens, Sampling(stop=stops), Decoder(tokenizer))
     sent = ""
     for number, token in enumerate(drawn, start=1):
         blank.accept(Scored(token, 0.0, ()), context)

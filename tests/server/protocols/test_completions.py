@@ -139,6 +139,7 @@ def test_an_end_token_is_a_token_of_the_logprobs(client, engine):
     async def script(request, work_id):
         fields: dict[str, Any] = {
             "text": "",
+            "token_ids": [],
             "tokens": [],
             "token_logprobs": [],
             "top_logprobs": [],
@@ -274,17 +275,17 @@ def test_the_engine_s_failures_are_in_the_client_s_words(client, engine, refused
 def test_unknown_fields_pass_and_are_told_once_by_name(capsys, make_client):
     with make_client() as client:
         for _ in range(2):
-            body = {"prompt": "a", "ignore_eos": "secret", "x" * 50: 1, "guided": None}
+            body = {"prompt": "a", "cache_salt": "secret", "x" * 50: 1, "guided": None}
             assert client.post("/v1/completions", json=body).status_code == 200
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     told = [line["fields"] for line in lines if line["event"] == "ignored fields"]
-    assert told == [["guided", "ignore_eos"]]
+    assert told == [["cache_salt", "guided"]]
     assert not any("secret" in json.dumps(line) for line in lines)
 
 
 def test_of_tokens_spelled_alike_the_most_probable_one_counts():
     logprobs = Logprobs()
     top = [Alternative(1, "a", -0.1), Alternative(2, "a", -3.0), Alternative(3, "b", -float("inf"))]
-    logprobs.add(["a", "c"], [-3.0, -1e9], [top, []], [0, 1])
+    logprobs.add([(1, "a"), (4, "c")], [-3.0, -1e9], [top, []], [0, 1])
     assert logprobs.top_logprobs == [{"a": -0.1, "b": -9999.0}, {"c": -9999.0}]
     assert logprobs.token_logprobs == [-3.0, -9999.0]

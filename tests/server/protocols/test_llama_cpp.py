@@ -70,7 +70,7 @@ def test_the_engine_gets_a_blank_between_all_that_is_around_it(client, engine):
 
 def test_without_a_list_of_samplers_all_that_there_are_are_used(client, engine):
     client.post("/infill", json={**BODY, "n_predict": -1, "seed": 2**32 - 1, "repeat_penalty": 1.5})
-    assert engine.asked[0].sampling == Sampling(0.8, 40, 0.95, 0.05, {"repetition_penalty": 1.5})
+    assert engine.asked[0].sampling == Sampling(0.8, 40, 0.95, 0.05, {"repetition_penalty": 1.5}, repeat_last_n=64)
     assert engine.asked[0].max_tokens == (512,)
 
 

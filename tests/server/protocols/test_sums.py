@@ -80,10 +80,12 @@ class Local(FakeEngine):
             yield event
 
     async def tokenize(self, text: str, special: bool = False) -> list[int]:
-        return self.engine.tokenize(text, special)
+        spelling = self.engine.job_context.spelling
+        return spelling.tokenize(text) if special else spelling.tokenize_masks(text)
 
     async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
-        return self.engine.detokenize(token_ids, special, finished)
+        spelling = self.engine.job_context.spelling
+        return spelling.detokenize(token_ids, finished) if special else spelling.detokenize_masks(token_ids)
 
 
 World = tuple[TestClient, Local]
