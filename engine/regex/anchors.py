@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from quant.usage import UsageError
+
 _LETTERS = {"A": "start", "z": "end", "Z": "end", "b": "boundary", "B": "boundary"}
 # What the compiler does not take, by how it begins.
 _UNKNOWN = {
@@ -49,7 +51,7 @@ class Reading:
     multiline: bool = False
 
     def group(self, opener: int) -> Piece:
-        """The pieces up to the parenthesis that closes a group, or, with opener −1, of the whole. Raises ValueError."""
+        """The pieces up to the parenthesis that closes a group, or, with opener −1, of the whole. Raises UsageError."""
         found = Piece("group", max(opener, 0), 0, branches=[[]])
         extended, multiline = self.extended, self.multiline
         if opener >= 0:
@@ -62,10 +64,10 @@ class Reading:
                 found.branches[-1].append(self._piece())
         if opener < 0:
             if self.at < len(self.text):
-                raise ValueError(f"the ) at character {self.at + 1} closes nothing")
+                raise UsageError(f"the ) at character {self.at + 1} closes nothing")
         else:
             if self.at == len(self.text):
-                raise ValueError(f"the ( at character {opener + 1} is not closed")
+                raise UsageError(f"the ( at character {opener + 1} is not closed")
             self.at += 1
             self.extended, self.multiline = extended, multiline
         found.end = self.at
@@ -122,14 +124,14 @@ class Reading:
         if self.text.startswith("(?#", begin):
             end = self.text.find(")", begin)
             if end < 0:
-                raise ValueError(f"the ( at character {begin + 1} is not closed")
+                raise UsageError(f"the ( at character {begin + 1} is not closed")
             return self._to("comment", end + 1)
         return self.group(begin)
 
     def _escape(self, begin: int) -> Piece:
         found = _ESCAPE.match(self.text, begin)
         if found is None:
-            raise ValueError("a \\ at the end escapes nothing")
+            raise UsageError("a \\ at the end escapes nothing")
         letter = found[0][1]
         if letter in "123456789" or letter == "k":
             self.unknown.append("a back-reference")
@@ -154,7 +156,7 @@ class Reading:
             at += 1
             if not depth:
                 return at
-        raise ValueError(f"the [ at character {begin + 1} is not closed")
+        raise UsageError(f"the [ at character {begin + 1} is not closed")
 
     def _to(self, kind: str, end: int) -> Piece:
         piece = Piece(kind, self.at, end, self.multiline)
@@ -164,11 +166,11 @@ class Reading:
 
 def plain(pattern: str) -> tuple[str, bool]:
     """A pattern without the anchors at its ends and without comments in parentheses, and whether it ends where white
-    space and comments say nothing. Raises ValueError, with what the compiler does not take."""
+    space and comments say nothing. Raises UsageError, with what the compiler does not take."""
     reading = Reading(pattern)
     whole = reading.group(-1)
     if reading.unknown:
-        raise ValueError(f"it has {reading.unknown[0]}")
+        raise UsageError(f"it has {reading.unknown[0]}")
     dropped = {piece.begin: piece.end for piece in _inside(whole) if piece.kind == "comment"}
     for piece in _outermost(whole, True, True):
         dropped[piece.begin] = piece.end
@@ -176,7 +178,7 @@ def plain(pattern: str) -> tuple[str, bool]:
         name, is_left = pattern[piece.begin : piece.end], piece.begin not in dropped
         if is_left and (name == "\\Z" or (piece.kind == "start" and (name == "\\A" or not piece.multiline))):
             where = "end" if piece.kind == "end" else "start"
-            raise ValueError(f"an anchor, the {name} at character {piece.begin + 1}, is not at the {where} of the text")
+            raise UsageError(f"an anchor, the {name} at character {piece.begin + 1}, is not at the {where} of the text")
     kept, at = [], 0
     for begin in sorted(dropped):
         kept.append(pattern[at:begin])

@@ -124,7 +124,7 @@ def main() -> None:
         answer = b"Eit is nested too deeply"
     except Unsupported as error:
         answer = b"U" + str(error).encode()
-    except (ValueError, MemoryError) as error:
+    except (UsageError, MemoryError) as error:
         answer = b"E" + (str(error) or "too much memory").encode()
     out.write(answer)
 

@@ -13,6 +13,7 @@ from typing import Any
 from outlines_core.json_schema import build_regex_from_schema
 
 from engine.regex.anchors import plain
+from quant.usage import UsageError
 
 _SAYS_NOTHING = {
     "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description", "discriminator",
@@ -40,15 +41,22 @@ _ALONE = ("$ref", "anyOf", "oneOf", "allOf")
 Node = dict[str, Any]
 
 
-class Unsupported(ValueError):
+class Unsupported(UsageError):
     """A keyword, or a way to use it, for which there is no expression."""
 
 
 def expression(text: str, bytes_of: Callable[[str], set[int]]) -> str:
     """The regular expression of a schema, given as JSON; `bytes_of` has the bytes of all texts that an expression
-    matches. Raises ValueError with the reason if there is none, which names the keyword."""
-    root = json.loads(text)
-    return str(build_regex_from_schema(json.dumps(_Schema(root, bytes_of).node(root, "", ()), ensure_ascii=False)))
+    matches. Raises UsageError with the reason if there is none, which names the keyword."""
+    try:
+        root = json.loads(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    known = json.dumps(_Schema(root, bytes_of).node(root, "", ()), ensure_ascii=False)
+    try:
+        return str(build_regex_from_schema(known))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ class _Schema:
                 raise Unsupported(f"{path} {given} leads to itself")
             return self.node(self._found(given, path), path, (*within, given))
         if not isinstance(given, list) or not given:
-            raise ValueError(f"{path} is not a list of schemas")
+            raise UsageError(f"{path} is not a list of schemas")
         nodes = [self.node(part, f"{path}.{number}", within) for number, part in enumerate(given)]
         if keyword == "allOf" and len(nodes) > 1:
             raise Unsupported(f"{path} has more than one schema")
@@ -92,7 +100,7 @@ class _Schema:
         for part in reference[2:].split("/"):
             name = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, dict) or name not in found:
-                raise ValueError(f"{path} {reference[:80]} leads to nothing")
+                raise UsageError(f"{path} {reference[:80]} leads to nothing")
             found = found[name]
         return found
 
@@ -147,12 +155,12 @@ class _Schema:
     def _pattern(self, given: Any, path: str) -> str:
         """A pattern that can stand between quotes. It must match all of the string, which is more than is asked."""
         if not isinstance(given, str):
-            raise ValueError(f"{path} is not a string")
+            raise UsageError(f"{path} is not a string")
         try:
             body, is_extended = plain(given)
             met = self.bytes_of(given)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
         if met & _ESCAPED:
             raise Unsupported(f"{path} lets quotes, backslashes or control characters come, which JSON escapes")
         return f"(?:{body}\n)" if is_extended else f"(?:{body})"
@@ -175,7 +183,7 @@ def _kinds(given: Node, keys: set[str], path: str) -> list[str]:
         return [k for k, own in _KEYWORDS.items() if keys & own][:1] if keys else list(_KEYWORDS)
     kinds: list[Any] = given["type"] if isinstance(given["type"], list) else [given["type"]]
     if not kinds or any(kind not in _KEYWORDS for kind in kinds):
-        raise ValueError(f"{_at(path, 'type')} is {json.dumps(given['type'])[:80]}")
+        raise UsageError(f"{_at(path, 'type')} is {json.dumps(given['type'])[:80]}")
     return kinds
 
 
@@ -186,12 +194,12 @@ def _values(given: Node, keys: set[str], path: str) -> Node:
         raise Unsupported(f"{_at(path, 'const')} beside enum is not supported")
     values = given["enum"] if "enum" in keys else [given["const"]]
     if not isinstance(values, list) or not values:
-        raise ValueError(f"{_at(path, 'enum')} is not a list of values")
+        raise UsageError(f"{_at(path, 'enum')} is not a list of values")
     if "type" in keys:
         kinds = set(_kinds(given, keys, path))
         values = [value for value in values if kinds & set(_types(value))]
         if not values:
-            raise ValueError(f"{_at(path, 'enum')} has no value of the type {json.dumps(given['type'])}")
+            raise UsageError(f"{_at(path, 'enum')} has no value of the type {json.dumps(given['type'])}")
     return {"enum": values}
 
 

@@ -4,6 +4,7 @@ import queue
 import socket
 from collections.abc import Iterator
 from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,11 +38,24 @@ class FakeLink:
         self.connection.close()
 
 
+class FakeSpelling:
+    """Makes tokens of a long text only when it is let."""
+
+    def __init__(self, lets: Event) -> None:
+        self._lets = lets
+
+    def tokenize_masks(self, text: str) -> list[int]:
+        if len(text) >= LONG:
+            self._lets.wait(60)
+        return [len(text)]
+
+
 class FakeEngine:
     """Prepares requests with a regex, and long texts, only when it is let."""
 
     def __init__(self) -> None:
         self.lets = Event()
+        self.job_context = SimpleNamespace(spelling=FakeSpelling(self.lets))
 
     def compiles(self, request: Request) -> bool:
         return isinstance(request, Fill) and bool(request.regex)
@@ -52,11 +66,6 @@ class FakeEngine:
         if request_id == "bad":
             raise RequestError("regex is bad", "regex")
         return request_id
-
-    def tokenize(self, text: str, special: bool) -> list[int]:
-        if len(text) >= LONG:
-            self.lets.wait(60)
-        return [len(text)]
 
 
 class World:

@@ -9,6 +9,7 @@ from engine.regex.automaton import Automaton
 from engine.regex.child import compiled
 from engine.regex.compiler import compile_regex
 from engine.requests import RequestError
+from quant.usage import UsageError
 
 LETTERS = "abA\n #"
 TEXTS = ["".join(t) for size in range(5) for t in itertools.product(LETTERS, repeat=size)]
@@ -74,7 +75,7 @@ def test_a_pattern_matches_what_it_does_in_python(pattern: str) -> None:
     ],
 )
 def test_what_is_refused_is_refused_for_its_own_reason(pattern: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(reason)):
+    with pytest.raises(UsageError, match=re.escape(reason)):
         compiled(pattern)
 
 

@@ -13,6 +13,7 @@ from engine.regex.automaton import Automaton
 from engine.regex.child import compiled_schema
 from engine.regex.compiler import compile_regex
 from engine.requests import JsonSchema, RequestError
+from quant.usage import UsageError
 
 PERSON = {
     "type": "object",
@@ -129,7 +130,7 @@ def test_usual_documents_can_be_written(schema: Any, value: Any) -> None:
 )
 def test_what_would_not_be_kept_to_is_refused_by_name(schema: Any, reason: str) -> None:
     """outlines-core 0.2.14 passes over most of these."""
-    with pytest.raises(ValueError, match=re.escape(reason)):
+    with pytest.raises(UsageError, match=re.escape(reason)):
         compiled_schema(json.dumps(schema))
 
 
