@@ -164,6 +164,7 @@ def requests_of(name: str, storage: str) -> list[Request]:
         Fill((open_text,), choices=(("w25 w71 w8", "w25 w71", "w9"),)),
         Fill((open_text,), (5,), num_beams=3, n=2),
         Fill((open_text,), (9,), regex=("(w[2-4][0-9] ?){2,4}",)),
+        Fill((open_text,), (9,), sampling=Sampling(rules={"repetition_penalty": 1.4}, logit_bias={21: 1.0})),
     ]
 
 
