@@ -4,6 +4,7 @@ A protocol's body subclasses `SamplingFields`, with its own defaults and aliases
 become fields by themselves.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, create_model
@@ -82,6 +83,14 @@ class DrawingFields(Wire):
             ignore_eos=self.ignore_eos,
             include_stop=self.include_stop,
         )
+
+
+def over_last(drawn: Sampling, repeat_last_n: int) -> Sampling:
+    """Penalties over so many of the last tokens, as in llama.cpp and Ollama; all that there are for −1."""
+    penalties = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
+    if not drawn.rules.keys() & penalties:
+        return drawn
+    return replace(drawn, repeat_last_n=INT32 if repeat_last_n < 0 else repeat_last_n)
 
 
 def _fields() -> dict[str, Any]:

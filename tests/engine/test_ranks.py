@@ -164,6 +164,7 @@ def requests_of(name: str, storage: str) -> list[Request]:
         Fill((open_text,), choices=(("w25 w71 w8", "w25 w71", "w9"),)),
         Fill((open_text,), (5,), num_beams=3, n=2),
         Fill((open_text,), (9,), regex=("(w[2-4][0-9] ?){2,4}",)),
+        Fill((open_text,), (9,), sampling=Sampling(rules={"repetition_penalty": 1.4}, logit_bias={21: 1.0})),
     ]
 
 
@@ -292,7 +293,7 @@ class TestBatch:
         for _ in range(data.draw(st.integers(0, 4))):
             count, num_blocks = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 5))
             span = Span(count, *some(2), some(num_blocks), data.draw(st.booleans()))  # type: ignore[call-arg,arg-type]
-            want = data.draw(st.sampled_from([None, "token", "scores", "pair"]))
+            want = data.draw(st.sampled_from([None, "token", "scores", "pair", "logits"]))
             asked, targets = some(data.draw(st.integers(0, 3))), some(data.draw(st.integers(0, 6)))
             rows.append(Rows(some(count), some(count), some(count), span, want, asked, targets, *some(1)))  # type: ignore[arg-type]
         copies = data.draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99))).map(tuple))

@@ -14,7 +14,7 @@ from engine.requests import Fill, Mask, RequestError, Sampling, Segments, Tokens
 from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most, schema_of
 from server.exchange.prompt import most_tokens, part_a
 from server.exchange.refusals import check_refused, refusing
-from server.exchange.sampling import SamplingFields
+from server.exchange.sampling import SamplingFields, over_last
 from server.settings import Limits
 
 # llama.cpp's -1 is "no limit", "no such thing" or "whatever", as the field may be.
@@ -155,7 +155,7 @@ class Prediction(SamplingFields, Refused):  # type: ignore[misc, valid-type]
         unused = UNUSABLE - {SAMPLERS.get(name, name) for name in self.samplers} if self.samplers is not None else set()
         drawn = super().sampling(limits)
         rules = {k: v for k, v in drawn.rules.items() if k not in PENALTIES or "penalties" not in unused}
-        return replace(
+        drawn = replace(
             drawn,
             # llama.cpp takes the most probable token below a temperature of 0 too.
             temperature=1.0 if "temperature" in unused else max(self.temperature, 0.0),
@@ -163,13 +163,9 @@ class Prediction(SamplingFields, Refused):  # type: ignore[misc, valid-type]
             top_p=1.0 if "top_p" in unused else drawn.top_p,
             min_p=0.0 if "min_p" in unused else drawn.min_p,
             rules=rules,
-            repeat_last_n=self._last(rules),
             seed=None if self.seed in (-1, RANDOM_SEED) else self.seed,
         )
-
-    def _last(self, rules: Mapping[str, float]) -> int | None:
-        """How many tokens penalties look back at; all that there are for −1."""
-        return (INT32 if self.repeat_last_n < 0 else self.repeat_last_n) if rules.keys() & PENALTIES else None
+        return over_last(drawn, self.repeat_last_n)
 
     def settings(self, limits: Limits, card: ModelCard) -> dict[str, Any]:
         """`generation_settings` of the answer."""

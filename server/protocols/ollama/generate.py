@@ -27,7 +27,7 @@ from server.wire.errors import ApiError
 
 PATH = "/api/generate"
 # What the engine calls the fields of a request.
-NAMES = {"text": "prompt", "max_tokens": "options.num_predict"}
+NAMES = {"text": "prompt", "max_tokens": "options.num_predict", "json_schema": "format"}
 LINES = "application/x-ndjson"
 
 router = APIRouter()

@@ -1,15 +1,15 @@
 """The bodies of Ollama's API on the wire, and what a generation becomes for the engine."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Discriminator, Field, JsonValue, Tag
 
 from engine.events import ModelCard
 from engine.requests import Fill, RequestError, Sampling
-from server.exchange.bodies import INT32, Lenient, Number, String, at_most
+from server.exchange.bodies import INT32, Lenient, Number, String, at_most, schema_of
 from server.exchange.prompt import most_tokens, part_a
-from server.exchange.sampling import SamplingFields
+from server.exchange.sampling import SamplingFields, over_last
 from server.settings import Limits
 
 Integer = Annotated[int, Field(ge=-INT32, le=INT32)]
@@ -24,17 +24,18 @@ class GenerateOptions(SamplingFields, Lenient):
     top_k: Integer = 40
     top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100, alias="repeat_penalty")] = 1.1
+    repeat_last_n: Annotated[int, Field(ge=-1, le=INT32)] = 64
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
 
     def sampling(self, limits: Limits) -> Sampling:
         """How the engine draws. A seed below 0 is none."""
-        drawn = super().sampling(limits)
+        drawn = over_last(super().sampling(limits), self.repeat_last_n)
         return replace(drawn, seed=None) if drawn.seed is not None and drawn.seed < 0 else drawn
 
 
 class GenerateRequest(Lenient):
-    """The body of `POST /api/generate`. What it has of pictures, forms and thoughts is refused: nobody would notice
-    that it was missing."""
+    """The body of `POST /api/generate`. What it has of pictures and thoughts is refused: nobody would notice that it
+    was missing."""
 
     model: String | None = None
     prompt: String = ""
@@ -43,7 +44,10 @@ class GenerateRequest(Lenient):
     options: GenerateOptions = Field(default_factory=lambda: GenerateOptions.model_validate({}))
     logprobs: bool = False
     top_logprobs: Number = 0
-    format: JsonValue = None
+    format: Annotated[
+        Annotated[Literal["json", ""], Tag("<json>")] | Annotated[dict[str, Any], Tag("<schema>")],
+        Discriminator(lambda value: "<schema>" if isinstance(value, dict) else "<json>"),
+    ] = ""
     images: list[JsonValue] | None = None
     think: JsonValue = None
 
@@ -54,7 +58,7 @@ class GenerateRequest(Lenient):
 
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
         """The request for the engine. Raises RequestError for what is over a limit or not to be had of the model."""
-        for name in ("format", "images", "think"):
+        for name in ("images", "think"):
             if getattr(self, name):
                 raise RequestError(f"{name}: this model does not support it", name, "unsupported")
         at_most("top_logprobs", self.top_logprobs, limits.logprobs)
@@ -63,6 +67,9 @@ class GenerateRequest(Lenient):
             inputs=(part_a(self.prompt, self.behind, card),),
             max_tokens=(most_tokens(asked if asked > 0 else None, limits, card),),
             sampling=self.options.sampling(limits),
+            regex=(schema_of("format", {"type": "object"} if self.format == "json" else self.format, limits),)
+            if self.format
+            else (),
             logprobs=self.top_logprobs if self.logprobs or self.top_logprobs else None,
             stream=self.stream,
             timeout_s=limits.timeout_s,

@@ -9,7 +9,7 @@ import pytest
 
 from engine.answers import Alternative, FillResult, Usage
 from engine.events import AdapterCard, Begun, BlankDelta, BlankDone, Done, Event, Failed, ResultDone
-from engine.requests import Fill, Mask, Request, Sampling
+from engine.requests import Fill, JsonSchema, Mask, Request, Sampling
 from tests.answers import blank
 
 PATH = "/api/generate"
@@ -55,7 +55,14 @@ def test_options_are_ollama_s(client, engine):
             inputs=(("a ", Mask("[MASK]"), " z"),),
             max_tokens=(9,),
             sampling=Sampling(
-                0.5, 3, 0.5, 0.2, {"repetition_penalty": 1.5, "presence_penalty": 1}, stop=("q",), seed=7
+                0.5,
+                3,
+                0.5,
+                0.2,
+                {"repetition_penalty": 1.5, "presence_penalty": 1},
+                stop=("q",),
+                seed=7,
+                repeat_last_n=64,
             ),
             stream=True,
             fit=True,
@@ -64,11 +71,19 @@ def test_options_are_ollama_s(client, engine):
     ]
 
 
+def test_an_answer_is_json_if_its_format_says_so(client, engine):
+    for given, schema in (("json", '{"type":"object"}'), ({"type": "null"}, '{"type":"null"}')):
+        assert client.post(PATH, json={**BODY, "format": given}).status_code == 200
+        assert engine.asked[-1].regex == (JsonSchema(schema),)
+    assert client.post(PATH, json={**BODY, "format": "", "options": {"repeat_last_n": -1}}).status_code == 200
+    assert (engine.asked[-1].regex, engine.asked[-1].sampling.repeat_last_n) == ((), 2**31 - 1)
+
+
 def test_without_options_its_defaults_hold(client, engine):
     client.post(PATH, json={**BODY, "options": {"seed": -1, "num_predict": -2, "top_k": -1}})
     client.post(PATH, json={"prompt": "a"})
-    assert engine.asked[0].sampling == Sampling(0.8, 0, 0.9, rules={"repetition_penalty": 1.1})
-    assert engine.asked[1].sampling == Sampling(0.8, 40, 0.9, rules={"repetition_penalty": 1.1})
+    assert engine.asked[0].sampling == Sampling(0.8, 0, 0.9, rules={"repetition_penalty": 1.1}, repeat_last_n=64)
+    assert engine.asked[1].sampling == Sampling(0.8, 40, 0.9, rules={"repetition_penalty": 1.1}, repeat_last_n=64)
     assert [fill.max_tokens for fill in engine.asked] == [(512,), (512,)]
 
 
@@ -124,7 +139,7 @@ def test_nothing_to_read_says_that_the_model_is_loaded(client, engine):
         ({**BODY, "model": "other"}, 404, "there is no such model here, only 'demo'"),
         ({**BODY, "options": {"temperature": -1}}, 400, "options.temperature: "),
         ({**BODY, "options": []}, 400, "options: "),
-        ({**BODY, "format": "json"}, 400, "format: this model does not support it"),
+        ({**BODY, "format": "yaml"}, 400, "format: Input should be 'json' or ''"),
         ({**BODY, "images": ["aGk="]}, 400, "images: this model does not support it"),
         ({**BODY, "think": True}, 400, "think: this model does not support it"),
         ({**BODY, "top_logprobs": 21}, 400, "top_logprobs is 21; the limit is 20"),
