@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Of the processes that tests start, before torch reads it here too. A server counts its cores by itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import httpx
 import pytest
 import sentencepiece
@@ -26,6 +29,12 @@ ROLES = ("eos", "cls", "mask", "smask", "gmask", "sop", "eop")
 WORDS = "the a red blue tin old cat dog bird fish river hill boat saw found sang under over near and then".split()  # noqa: SIM905
 TinyTokenizer = Callable[..., Tokenizer]
 TinyCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small tensors gain nothing by a second thread; where others want the cores, its barriers take minutes."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

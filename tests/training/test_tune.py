@@ -212,7 +212,7 @@ def test_the_command_goes_on_after_a_kill(folder: Path, data: Path, tmp_path: Pa
         "--eval",
         str(data),
         "--steps",
-        "400",
+        "120",
         "--eval-every",
         "2",
     ]
@@ -227,7 +227,7 @@ def test_the_command_goes_on_after_a_kill(folder: Path, data: Path, tmp_path: Pa
     process.wait()
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["steps"] == 400
+    assert json.loads(done.stdout.splitlines()[-1])["steps"] == 120
 
 
 def test_unknown_targets_are_named(folder: Path, data: Path, tmp_path: Path) -> None:
