@@ -37,7 +37,8 @@ def exposition(metrics: Collector, accept: str) -> tuple[bytes, str]:
     if wanted[OPEN_METRICS] > wanted[TEXT]:
         # Our names need no escape, and prometheus_client's default one (0.26.0) turns the colons of samples, but not
         # those of their metrics, into underscores.
-        return openmetrics.generate_latest(metrics, openmetrics.ALLOWUTF8), OPEN_METRICS_1
+        text: bytes = openmetrics.generate_latest(metrics, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
+        return text, OPEN_METRICS_1
     return generate_latest(metrics), CONTENT_TYPE_PLAIN_0_0_4
 
 
