@@ -202,6 +202,7 @@ def test_usage_counts_every_token_that_has_a_log_probability(client: openai.Open
             stream_options={"include_usage": True},
         )  # fmt: skip
         counted = [chunk.usage for chunk in stream][-1]
+        assert counted is not None
         assert (counted.prompt_tokens, counted.completion_tokens) == (
             whole.usage.prompt_tokens, whole.usage.completion_tokens,
         )  # fmt: skip
