@@ -6,7 +6,9 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
+from engine.config import EngineConfig
 from engine.events import AdapterCard
+from engine.loading import load_runner
 from engine.model_card import model_card
 from server.keyfile import new_key
 from server.settings import Settings
@@ -81,7 +83,7 @@ def test_an_adapter_cannot_take_a_served_name(make_client, engine, refused, tmp_
 def test_names_are_given_by_flags_or_by_commas(given: object, names: tuple[str, ...]) -> None:
     settings = Settings.model_validate({"served_model_names": given})
     assert settings.served_model_names == names
-    assert settings.engine().served_model_names == names
+    assert EngineConfig.of(settings).served_model_names == names
 
 
 @pytest.mark.parametrize(
@@ -94,9 +96,6 @@ def test_what_is_no_name_is_refused(given: object) -> None:
 
 
 def test_a_card_has_the_served_names_or_its_folder_s(tiny_checkpoint) -> None:
-    from engine.config import EngineConfig
-    from engine.loading import load_runner
-
     folder = tiny_checkpoint()
     loaded = load_runner(EngineConfig(str(folder), kv_cache_gb=0.01))
     assert model_card(loaded, 1).names == [folder.name]
