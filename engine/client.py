@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from engine.events import AdapterCard, Event, Loss, ModelCard, StepStats
-from engine.requests import Request
+from engine.readings import Piece, Reading
+from engine.requests import Fill, Request
 
 
 class EngineUnavailable(RuntimeError):
@@ -51,12 +52,20 @@ class EngineClient(Protocol):
         Closing the iterator cancels the request. Raises EngineUnavailable or EngineOverloaded at the first step.
         """
 
-    async def tokenize(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of a text; mask tokens in it are recognised, other special tokens only with `special`."""
+    async def tokenize(self, text: str, special: bool = False, masks: bool = True) -> list[int]:
+        """Token ids of a text, as they are served. Masks in it are read, with `special` every special token that it
+        names, without `masks` none at all."""
 
     async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
         """The text of token ids, masks by name, other special tokens only with `special`, where `finished` leaves out
         an unfinished character at the end. Raises RequestError for an id outside the vocabulary."""
+
+    async def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
+        """Each input of a fill as the model reads it; `scored`: where its blanks' tokens are known. Raises
+        RequestError."""
+
+    async def pieces(self, token_ids: list[int]) -> list[Piece]:
+        """What the tokens of ids are. Raises RequestError for an id outside the vocabulary."""
 
     @property
     def adapters(self) -> list[AdapterCard]:

@@ -15,12 +15,14 @@ from engine.events import Done, Event, Failed
 from engine.jobs.filling import FillJob
 from engine.jobs.job import Job, JobContext, Work
 from engine.jobs.masked import MaskedFillJob, MaskedScoreJob, NextSentenceJob
+from engine.jobs.prompts import reading
 from engine.jobs.scoring import ScoreJob
 from engine.loading import Loaded, load_runner, prepare
 from engine.model_card import model_card
 from engine.ranks import BroadcastingAdapters, BroadcastingRunner, Channel
+from engine.readings import Piece, Reading
 from engine.regex.constraint import Patterns
-from engine.requests import Fill, Request, RequestError
+from engine.requests import Fill, Request, RequestError, member
 from engine.runner import LEAST_LOGIT_ROWS, Runner
 from engine.schedule.batch import Batch, Result
 from engine.schedule.blocks import BlockPool
@@ -58,7 +60,8 @@ class Engine:
         pool = BlockPool(loaded.num_blocks, config.block_size)
         self.scheduler = Scheduler(pool, config.max_batch_tokens, model.architecture.causal)
         self.runner = loaded.runner if channel is None else BroadcastingRunner(loaded.runner, channel)
-        self.card = model_card(loaded, tp=1 if channel is None else channel.ranks.size)
+        size = 1 if channel is None else channel.ranks.size
+        self.card = model_card(loaded, size, config.served_model_names)
         logit_mask = np.full(model.architecture.vocab_size, -np.inf, np.float32)
         logit_mask[[*self.tokenizer.text_ids(), *self.tokenizer.ends]] = 0
         patterns = Patterns(self.tokenizer, len(logit_mask))
@@ -211,6 +214,21 @@ class Engine:
         while request_id in self._jobs:
             events += self.step()
         return events
+
+    def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
+        """Each input of a fill as the model reads it; `scored`: where its blanks' tokens are known. Raises
+        RequestError."""
+        readings = []
+        for number, given in enumerate(fill.inputs):
+            with member("input", number, len(fill.inputs)):
+                readings.append(reading(fill, given, self.job_context, scored))
+        return readings
+
+    def pieces(self, token_ids: list[int]) -> list[Piece]:
+        """What the tokens of ids are. Raises RequestError for an id outside the vocabulary."""
+        self.job_context.check_ids(token_ids, "tokens")
+        spelling, tokenizer = self.job_context.spelling, self.tokenizer
+        return [Piece(i, [*spelling.token_bytes(i)], tokenizer.entry(i)) for i in token_ids]
 
     def _advance(self, sequence: Sequence, result: Result) -> list[Event]:
         entry = self._jobs[sequence.job_id]

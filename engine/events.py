@@ -177,6 +177,12 @@ class ModelCard:
     masked: bool = False  # a masked language model: it writes into the text itself
     next_sentence: bool = False
     special_tokens: dict[str, str] = field(default_factory=dict)  # bos, eos, … by what clients call them
+    aliases: list[str] = field(default_factory=list)  # other names that it answers to
+
+    @property
+    def names(self) -> list[str]:
+        """All names that it answers to; answers have the first."""
+        return [self.name, *self.aliases]
 
     @property
     def infill_mask(self) -> str | None:

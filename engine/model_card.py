@@ -1,6 +1,7 @@
 """The card of a loaded model: what clients and the request checks are told of it."""
 
 import time
+from collections.abc import Sequence
 
 from engine.events import ModelCard
 from engine.loading import Loaded
@@ -9,8 +10,8 @@ from model.tokenizer import Tokenizer
 from quant import cpu
 
 
-def model_card(loaded: Loaded, tp: int) -> ModelCard:
-    """Of a model that `tp` ranks serve."""
+def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> ModelCard:
+    """Of a model that `tp` ranks serve, under its own name unless there are others."""
     checkpoint, longest = loaded.checkpoint, loaded.longest
     a, family, tokenizer, cache = (
         checkpoint.model.architecture,
@@ -18,8 +19,10 @@ def model_card(loaded: Loaded, tp: int) -> ModelCard:
         checkpoint.tokenizer,
         loaded.runner.cache,
     )
+    name, *aliases = served_names or (checkpoint.name,)
     return ModelCard(
-        name=checkpoint.name,
+        name=name,
+        aliases=aliases,
         family=family.name,
         quant=checkpoint.quant,
         tp=tp,

@@ -7,9 +7,10 @@ type, bounds, default and description. Each class is a group; the first line of 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from quant.registry import group_sizes, head_names, scheme_names
 
@@ -24,6 +25,7 @@ else:
     HeadName = Literal[head_names()]
     GroupSize = Literal[group_sizes()]
 
+MODEL_NAME = r"[^\s,\x00-\x1f\x7f][^,\x00-\x1f\x7f]{0,255}"
 ADAPTER_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 Count = Annotated[int, Field(ge=1)]
 
@@ -62,6 +64,23 @@ class ModelOptions(Options):
     load_format: Literal["auto", "dummy"] = Field(
         "auto", description="auto reads the weights. dummy invents them, to try a machine."
     )
+    served_model_names: Annotated[tuple[str, ...], NoDecode, Repeated("--served-model-name", "NAME")] = Field(
+        (),
+        description="A name that requests may call the model by; the first is in answers. Without one: its folder's "
+        "name. Repeat the flag for more; the variable separates names by commas.",
+    )
+
+    @field_validator("served_model_names", mode="before")
+    @classmethod
+    def _are_model_names(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [name.strip() for name in value.split(",") if name.strip()]
+        if isinstance(value, list | tuple):
+            for name in value:
+                if not (isinstance(name, str) and re.fullmatch(MODEL_NAME, name)):
+                    raise ValueError(f"{name!r}: a name has 1 to 256 characters, no comma and no line break")
+            value = tuple(dict.fromkeys(value))
+        return value
 
 
 class DeviceOptions(Options):
@@ -103,3 +122,10 @@ class AdapterOptions(Options):
 
 class EngineOptions(AdapterOptions, DeviceOptions, ModelOptions):
     """All options of an engine. Fields come in the order of the groups from the last one on, as pydantic has them."""
+
+    @model_validator(mode="after")
+    def _have_names_of_their_own(self) -> Self:
+        for name in self.adapters:
+            if name in self.served_model_names:
+                raise ValueError(f"{name!r} names both the model (served_model_names) and an adapter (adapters)")
+        return self

@@ -1,6 +1,7 @@
 """What a client asks of the engine: frozen, checked values without tensors or wire formats."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,7 +9,7 @@ from model.segment import Tokens
 
 __all__ = [
     "Fill", "JsonSchema", "Mask", "Priority", "Request", "RequestError", "Sampling", "Score", "Segments", "Strategy",
-    "Tokens", "num_chars", "regex_param",
+    "Tokens", "member", "num_chars", "regex_param",
 ]  # fmt: skip
 
 Strategy = Literal["append", "reencode", "parallel"]
@@ -32,6 +33,18 @@ class RequestError(ValueError):
         self.param = param
         self.code = code
         self.outcome = outcome
+
+
+@contextmanager
+def member(noun: str, number: int, count: int) -> Iterator[None]:
+    """Around what is done for one of `count` members of a request: its errors name the member where there are several,
+    such as "input 3: …"."""
+    try:
+        yield
+    except RequestError as error:
+        if count == 1:
+            raise
+        raise RequestError(f"{noun} {number}: {error.message}", error.param, error.code, error.outcome) from None
 
 
 @dataclass(frozen=True, slots=True)

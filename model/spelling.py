@@ -5,10 +5,9 @@ start and the end, and can say where a context ends. Does not import torch.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from model.layout import parse
 from model.offsets import offsets
 from model.tokenizer import Decoder, Tokenizer
 
@@ -27,29 +26,21 @@ class Spelling:
         self._ids = common | own | tokenizer.masks
         self._names = {i: name for name, i in self._ids.items()} | {i: name for name, i in own.items()}
         self._names |= {i: name for name, i in tokenizer.masks.items()}
-        names = sorted(self._ids, key=len, reverse=True)
-        self._pattern = re.compile("(" + "|".join(map(re.escape, names)) + ")")
+        self._pattern, self._mask_pattern = _any_of(self._ids), _any_of(tokenizer.masks)
         self._masks = set(tokenizer.masks.values())
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text. A mask swallows white space before it where it does in the family's layout."""
-        return [i for _, _, ids in self._parts(text) for i in ids]
+        return [i for _, _, ids in self._parts(text, self._pattern) for i in ids]
 
     def tokenize_masks(self, text: str) -> list[int]:
-        """The same where only masks that the model has become their ids, and everything else is text."""
-        ids: list[int] = []
-        for part in parse(text):
-            if isinstance(part, str):
-                ids += self._tokenizer.encode(part)
-            elif part[0] in self._tokenizer.masks:
-                ids.append(self._tokenizer.masks[part[0]])
-            else:
-                ids += self._tokenizer.encode(part[0])
-        return ids
+        """The same where only masks that the tokenizer has become their ids, and everything else is text."""
+        return [i for _, _, ids in self._parts(text, self._mask_pattern) for i in ids]
 
     def starts(self, text: str) -> list[int]:
         """At which of a text's characters each of its tokens begins."""
-        return [at + n for at, plain, ids in self._parts(text) for n in offsets(plain, ids, self._tokenizer)]
+        parts = self._parts(text, self._pattern)
+        return [at + n for at, plain, ids in parts for n in offsets(plain, ids, self._tokenizer)]
 
     def detokenize(self, token_ids: Sequence[int], finished: bool = False) -> str:
         """The text of ids, special ones by name; with `finished` without an unfinished character at its end."""
@@ -85,10 +76,10 @@ class Spelling:
         behind = next((n for n in range(len(token_ids), 0, -1) if token_ids[n - 1] in self._names), 0)
         return tuple(token_ids[behind:])
 
-    def _parts(self, text: str) -> Iterator[tuple[int, str, list[int]]]:
+    def _parts(self, text: str, names: re.Pattern[str]) -> Iterator[tuple[int, str, list[int]]]:
         """Where a part of a text begins, what is encoded of it, and its ids."""
         at = 0
-        parts = self._pattern.split(text)
+        parts = names.split(text)
         for number, part in enumerate(parts):
             if number % 2:
                 yield at, "", [self._ids[part]]
@@ -106,3 +97,12 @@ class Spelling:
     def name(self, token_id: int) -> str:
         """How a special token is spelled."""
         return self._names[token_id]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token, which may be a part of a character; of one that adds none to a text, its name's."""
+        return self._tokenizer.decode_bytes([token_id]) or self._names.get(token_id, "").encode()
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """One of some names, the longest that there is; of no names nothing."""
+    return re.compile("(" + ("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"\Z(?!\Z)") + ")")

@@ -38,10 +38,10 @@ ROOMS = {
 }
 # The rooms of `engine` likewise.
 ENGINE_ROOMS: dict[str, set[str]] = {
-    "processes": {"client", "config", "engine", "events", "loading", "rank_info", "ranks", "requests"},
+    "processes": {"client", "config", "engine", "events", "loading", "rank_info", "ranks", "readings", "requests"},
     "engine": {
-        "adapter_host", "config", "deadlines", "events", "jobs", "loading", "model_card", "ranks", "regex", "requests",
-        "runner", "schedule", "step_clock",
+        "adapter_host", "config", "deadlines", "events", "jobs", "loading", "model_card", "ranks", "readings", "regex",
+        "requests", "runner", "schedule", "step_clock",
     },
     "adapter_host": {
         "adapters", "config", "events", "jobs", "loading", "ranks", "registry", "requests", "schedule",
@@ -53,15 +53,16 @@ ENGINE_ROOMS: dict[str, set[str]] = {
     "loading": {"config", "free_memory", "runner"},
     "ranks": {"adapters", "rank_info", "runner", "schedule"},
     "runner": {"adapters", "schedule"},
-    "jobs": {"answers", "events", "logit_rule", "logit_rules", "regex", "requests", "schedule"},
+    "jobs": {"answers", "events", "logit_rule", "logit_rules", "readings", "regex", "requests", "schedule"},
     "logit_rules": {"logit_rule", "schedule"},
     "logit_rule": {"schedule"},
     "schedule": set(),
     "regex": {"requests"},
     "registry": {"events", "requests"},
-    "client": {"events", "requests"},
+    "client": {"events", "readings", "requests"},
     "events": {"answers"},
     "config": {"options"},
+    "readings": {"answers"},
     "adapters": set(),
     "answers": set(),
     "options": set(),

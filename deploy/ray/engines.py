@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -21,13 +21,17 @@ from engine.processes.messages import (
     REQUESTS,
     TO_REPLICA,
     Detokenize,
+    Read,
     Refused,
     Reply,
     Report,
+    Spell,
+    TextQuestion,
     Tokenize,
     Unavailable,
     Value,
 )  # fmt: skip
+from engine.readings import Piece, Reading
 from engine.requests import Fill, Request, RequestError
 
 REPORT_S = 1.0
@@ -123,15 +127,19 @@ class Engines:
                     yield Failed(request_id, "overloaded", "the replica was lost", code="engine_lost")
                     return
 
-    async def tokenize(self, text: str, special: bool = False) -> list[int]:
-        ids = await self._answer(Tokenize("", text, special))
-        assert isinstance(ids, list)
-        return ids
+    async def tokenize(self, text: str, special: bool = False, masks: bool = True) -> list[int]:
+        return cast(list[int], await self._answer(Tokenize("", text, special, masks)))
 
     async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
         text = await self._answer(Detokenize("", token_ids, special, finished))
         assert isinstance(text, str)
         return text
+
+    async def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
+        return cast(list[Reading], await self._answer(Read("", fill, scored)))
+
+    async def pieces(self, token_ids: list[int]) -> list[Piece]:
+        return cast(list[Piece], await self._answer(Spell("", token_ids)))
 
     @property
     def adapters(self) -> list[AdapterCard]:
@@ -173,7 +181,7 @@ class Engines:
             if not ended:
                 response.cancel()
 
-    async def _answer(self, question: Tokenize | Detokenize) -> Value:
+    async def _answer(self, question: TextQuestion) -> Value:
         try:
             data: bytes = await self.handle.ask.remote(TO_REPLICA.encode(question))
         except (RayActorError, DeploymentUnavailableError, BackPressureError) as error:

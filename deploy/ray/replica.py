@@ -13,11 +13,15 @@ from engine.processes.messages import (
     REQUESTS,
     TO_REPLICA,
     Detokenize,
+    Read,
     Refused,
     Reply,
     Report,
+    Spell,
+    TextQuestion,
     Tokenize,
     Unavailable,
+    Value,
 )  # fmt: skip
 from engine.processes.process import EngineProcess
 from engine.requests import RequestError
@@ -50,7 +54,7 @@ class Replica:
             yield EVENTS.encode(Failed(request_id, "overloaded", str(error), code=NOT_READY))
 
     async def ask(self, question: bytes) -> bytes:
-        """The answer to `Tokenize` or `Detokenize`."""
+        """The answer to a question about a text or tokens."""
         asked = TO_REPLICA.decode(question)
         try:
             return FROM_REPLICA.encode(Reply(asked.id, await self._answer(asked)))
@@ -59,10 +63,16 @@ class Replica:
         except EngineUnavailable as error:
             return FROM_REPLICA.encode(Unavailable(asked.id, str(error)))
 
-    async def _answer(self, asked: Tokenize | Detokenize) -> list[int] | str:
-        if isinstance(asked, Tokenize):
-            return await self.engine.tokenize(asked.text, asked.special)
-        return await self.engine.detokenize(asked.token_ids, asked.special, asked.finished)
+    async def _answer(self, asked: TextQuestion) -> Value:
+        match asked:
+            case Tokenize():
+                return await self.engine.tokenize(asked.text, asked.special, asked.masks)
+            case Detokenize():
+                return await self.engine.detokenize(asked.token_ids, asked.special, asked.finished)
+            case Read():
+                return await self.engine.read(asked.fill, asked.scored)
+            case Spell():
+                return await self.engine.pieces(asked.token_ids)
 
     async def report(self) -> bytes:
         """How the engine is: a `Report`."""

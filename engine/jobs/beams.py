@@ -58,7 +58,7 @@ class BeamSearch:
     @property
     def reached(self) -> int:
         fills = [*(h.fill for h in self._live.values()), *(e.fill for e in self._ended)]
-        return max(len(fill.tokens) for fill in fills)
+        return max(fill.num_tokens for fill in fills)
 
     def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> None:
         hypothesis = self._live[sequence]
@@ -130,8 +130,8 @@ class BeamSearch:
 
     def _set_aside(self, fill: BlankFill, total: float, sequence: Sequence | None, step: Step) -> None:
         """Keeps the best num_beams fills that have ended, and their sequences."""
-        length = len(fill.tokens) + (fill.end is not None)
-        self._ended.append(Ended(_worth(total, length, self._length_penalty), -self._count, fill, sequence))
+        worth = _worth(total, fill.num_tokens, self._length_penalty)
+        self._ended.append(Ended(worth, -self._count, fill, sequence))
         self._count += 1
         self._ended.sort(reverse=True)
         for dropped in self._ended[self._num_beams :]:

@@ -110,10 +110,15 @@ class BlankFill:
         self.end, self.finish_reason, self.choice_logprobs = end, "choice", logprobs
         self.end_top = [] if end is None else self._alternatives(end, job_context.tokenizer)
 
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens were computed, the end token among them."""
+        return len(self.tokens) + (self.end is not None)
+
     def count(self, work: Work) -> None:
         """Adds to the work what is new since the last time."""
-        work.generated_tokens += len(self.tokens) - self.counted_tokens
-        self.counted_tokens = len(self.tokens)
+        work.generated_tokens += self.num_tokens - self.counted_tokens
+        self.counted_tokens = self.num_tokens
         if self.finish_reason is not None and not self.is_counted:
             work.blanks += 1
             self.is_counted = True

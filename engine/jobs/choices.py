@@ -12,7 +12,7 @@ from engine.jobs.blank_fill import BlankFill
 from engine.jobs.job import JobContext, Step
 from engine.jobs.sampler import scored
 from engine.jobs.search import Wanted
-from engine.requests import RequestError
+from engine.requests import RequestError, member
 from engine.schedule.batch import Result, Row, Scored
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
@@ -51,16 +51,17 @@ class Choices:
             raise RequestError("choices holds an empty list", "choices")
         ids = tuple(tuple(span_ids(text, place, job_context.tokenizer)) if text else () for text in texts)
         least, most = lengths
-        for text, own in zip(texts, ids, strict=True):
-            if not own:
-                raise RequestError(f"the choice {text!r} has no tokens", "choices")
-            if job_context.card.masked and len(own) > 1:
-                message = f"the choice {text!r} has {len(own)} tokens, this model writes one into a blank"
-                raise RequestError(message, "choices")
-            if len(own) > most:
-                raise RequestError(f"the choice {text!r} has {len(own)} tokens, max_tokens is {most}", "choices")
-            if len(own) < least:
-                raise RequestError(f"the choice {text!r} has {len(own)} tokens, min_tokens is {least}", "choices")
+        for number, (text, own) in enumerate(zip(texts, ids, strict=True)):
+            with member("choice", number, len(texts)):
+                if not own:
+                    raise RequestError(f"the choice {text!r} has no tokens", "choices")
+                if job_context.card.masked and len(own) > 1:
+                    message = f"the choice {text!r} has {len(own)} tokens, this model writes one into a blank"
+                    raise RequestError(message, "choices")
+                if len(own) > most:
+                    raise RequestError(f"the choice {text!r} has {len(own)} tokens, max_tokens is {most}", "choices")
+                if len(own) < least:
+                    raise RequestError(f"the choice {text!r} has {len(own)} tokens, min_tokens is {least}", "choices")
         job_context.check_span(max(map(len, ids)), place, "choices")
         return cls(texts, ids, place.spaced)
 
@@ -118,9 +119,8 @@ class ChoiceSearch:
 
     @property
     def reached(self) -> int:
-        return max(
-            len(path) for path in (*(r.path for r in self._runs.values()), *(p for p, _ in self._found.values()))
-        )
+        under_way = (len(run.path) for run in self._runs.values())
+        return max([*under_way, *(len(path) + 1 for path, _ in self._found.values())])
 
     def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> None:
         run = self._runs.pop(sequence)

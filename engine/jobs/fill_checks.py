@@ -7,7 +7,7 @@ from engine.jobs.choices import Choices
 from engine.jobs.job import JobContext
 from engine.jobs.prompts import Prompt
 from engine.regex.constraint import Pattern
-from engine.requests import Fill, Regex, RequestError, regex_param
+from engine.requests import Fill, Regex, RequestError, member, regex_param
 from model.layout import Layout
 
 MAX_ALTERNATIVES = 1_000_000
@@ -47,10 +47,10 @@ def read_choices(fill: Fill, laid: Layout, job_context: JobContext) -> list[Choi
     if len(texts) != count:
         raise RequestError(f"choices has {len(texts)} lists for {count} blanks", "choices")
     lengths = zip(per_blank(fill.min_tokens, count), per_blank(fill.max_tokens, count), strict=True)
-    choices = [
-        None if own is None else Choices.read(own, place, between, job_context)
-        for own, place, between in zip(texts, laid.blanks, lengths, strict=True)
-    ]
+    choices: list[Choices | None] = []
+    for number, (own, place, between) in enumerate(zip(texts, laid.blanks, lengths, strict=True)):
+        with member("blank", number, count):
+            choices.append(None if own is None else Choices.read(own, place, between, job_context))
     rows = sum(LEAST_ROWS if own is None else own.longest + 1 for own in choices)
     if fill.choices and rows > job_context.card.max_span:
         raise RequestError(
@@ -97,7 +97,7 @@ def check_begun(fill: Fill, prompt: Prompt, laid: Layout, job_context: JobContex
             raise RequestError("a blank with a regex cannot begin with tokens", regex_param(fill.regex))
         more = min(fill.max_tokens[0], 1)
         job_context.check_span(len(prompt.begun) + more, laid.blanks[0], "text")
-    elif not min(fill.max_tokens):
+    elif not min(fill.max_tokens) and prompt.echo is None:
         raise RequestError("max_tokens is 0 and there is nothing to score", "max_tokens")
 
 

@@ -1,15 +1,12 @@
 """Filling blanks: a `Fill` as a job of samples."""
 
-from dataclasses import replace
-
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ResultDone
 from engine.jobs.blank_fill import BlankFill
 from engine.jobs.fill_checks import check_begun, check_echo, check_fill, read_choices, read_patterns
-from engine.jobs.fitting import fitted
 from engine.jobs.job import Counts, JobContext, Step
-from engine.jobs.prompts import read_prompt
+from engine.jobs.prompts import read_input
 from engine.jobs.sample import Input, Sample, Task
-from engine.requests import Fill
+from engine.requests import Fill, member
 from engine.schedule.batch import Result
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
@@ -29,23 +26,20 @@ class FillJob:
         self.begun = False
         self.samples: list[Sample] = []
         self._prompts: list[int] = []  # each input's tokens
-        compiled = job_context.patterns.get(text for text in fill.regex if text is not None)
+        compiled = job_context.patterns.get(fill.regex)
         for number, given in enumerate(fill.inputs):
-            prompt = read_prompt(given, fill.echo, job_context)
-            if fill.fit:
-                segments, shorter = fitted(prompt.segments, fill.max_tokens[0], job_context)
-                prompt = replace(prompt, segments=segments, fitted=shorter)
-            # Scored, a text has no end token where the family's evaluation has none.
-            laid = job_context.lay_out(prompt.segments, "text", scored=fill.echo)
-            check_fill(fill, laid, job_context.card)
-            check_begun(fill, prompt, laid, job_context)
-            self._prompts.append(len(laid) + len(prompt.begun))
-            choices, patterns = read_choices(fill, laid, job_context), read_patterns(fill, len(laid.blanks), compiled)
-            whole = Input(number, prompt, laid, choices, patterns)
-            self.samples += [
-                self.sample(fill, number * fill.n + j, whole, job_context)
-                for j in range(fill.n if fill.num_beams == 1 else 1)
-            ]
+            with member("input", number, len(fill.inputs)):
+                prompt, laid = read_input(fill, given, job_context)
+                check_fill(fill, laid, job_context.card)
+                check_begun(fill, prompt, laid, job_context)
+                self._prompts.append(prompt.num_tokens)
+                choices = read_choices(fill, laid, job_context)
+                patterns = read_patterns(fill, len(laid.blanks), compiled)
+                whole = Input(number, prompt, laid, choices, patterns)
+                self.samples += [
+                    self.sample(fill, number * fill.n + j, whole, job_context)
+                    for j in range(fill.n if fill.num_beams == 1 else 1)
+                ]
         self.counts.prompt_tokens = sum(self._prompts)
         check_echo(fill, [s.prompt for s in self.samples])
 
@@ -69,7 +63,8 @@ class FillJob:
         if self.fill.stream and not self.begun:
             self.begun = True
             events.append(Begun(self.id, self.counts.usage(), any(s.prompt.fitted for s in self.samples)))
-        if self.fill.stream and self.fill.echo and isinstance(result, list):
+        if self.fill.stream and self.fill.echo and not sample.is_echo_told:
+            sample.is_echo_told = True  # the first result of a sample is its prompt's
             events.append(Echoed(self.id, sample.index, sample.input_index, sample.echo()))
         ended = False
         for blank in moved:
@@ -79,7 +74,7 @@ class FillJob:
             ended |= blank.finish_reason is not None
         if ended and sample.done:
             for number, blanks in enumerate(sample.answers):
-                tokens = sum(len(b.tokens) for b in blanks)
+                tokens = sum(b.num_tokens for b in blanks)
                 self.counts.generated_tokens += tokens
                 self.job_context.work.generated_tokens += tokens if number else 0  # those of the first are counted
                 events.append(ResultDone(self.id, sample.result(number)))

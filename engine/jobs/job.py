@@ -65,15 +65,20 @@ class JobContext:
 
     def lay_out(self, segments: Segments, param: str, scored: bool = False) -> Layout:
         """Segments laid out. Raises RequestError for unknown masks and texts over the limit."""
-        laid = self._laid(segments, param, scored)
+        laid = self.laid(segments, param, scored)
         self.check_length(len(laid), param)
         return laid
 
     def length(self, segments: Segments, param: str) -> int:
         """How many tokens segments have, however many. Raises RequestError for unknown masks."""
-        return len(self._laid(segments, param, False))
+        return len(self.laid(segments, param))
 
-    def _laid(self, segments: Segments, param: str, scored: bool) -> Layout:
+    def num_read(self, laid: Layout) -> int:
+        """The tokens of a text as it is read: part A. A causal model's text ends with the token that starts a blank."""
+        return len(laid) + self.card.causal
+
+    def laid(self, segments: Segments, param: str, scored: bool = False) -> Layout:
+        """Segments laid out, however long. Raises RequestError for unknown masks."""
         plain = [(s.name,) if isinstance(s, Mask) else s for s in segments]
         try:
             return self.rules.lay_out(plain, self.tokenizer, scored)

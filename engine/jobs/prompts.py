@@ -5,11 +5,14 @@ first begins the text and says nothing more. Scored by itself, a prompt is what 
 left to right, which is how GLM measures its language modelling loss (arXiv 2103.10360, section 3.3).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
+from engine.jobs.fitting import fitted
 from engine.jobs.job import JobContext
-from engine.requests import Mask, RequestError, Segments, Tokens
+from engine.readings import LaidBlank, Reading
+from engine.requests import Fill, Mask, RequestError, Segments, Tokens
+from model.layout import Blank, Layout
 from model.tokenizer import Decoder
 
 
@@ -27,13 +30,68 @@ class Prompt:
     """An input ready to be laid out; its one blank begins with the tokens `begun`. `fitted`: it was longer.
 
     What is written there goes on with the text of `before`: if that ends inside a character, by finishing it.
-    """
+    `num_tokens` are those that are read, the same whether the prompt's own are scored or not."""
 
     segments: Segments
     begun: tuple[int, ...] = ()
     before: tuple[int, ...] = ()
     echo: Echo | None = None
     fitted: bool = False
+    num_tokens: int = 0
+
+
+def read_input(fill: Fill, given: Segments, job_context: JobContext, scored: bool = False) -> tuple[Prompt, Layout]:
+    """An input of a fill, and how it is laid out; `scored`: what stands in its blanks is known. Raises RequestError."""
+    prompt = read_prompt(given, fill.echo, job_context)
+    if fill.fit:
+        segments, shorter = fitted(prompt.segments, fill.max_tokens[0], job_context)
+        prompt = replace(prompt, segments=segments, fitted=shorter)
+    # Scored, a text has no end token where the family's evaluation has none.
+    laid = job_context.lay_out(prompt.segments, "text", scored=scored or fill.echo)
+    num_read = job_context.num_read(laid) + len(prompt.begun)
+    if prompt.echo is not None:
+        num_read = _num_read(prompt.echo.ids, job_context) or num_read
+    return replace(prompt, num_tokens=num_read), laid
+
+
+def reading(fill: Fill, given: Segments, job_context: JobContext, scored: bool) -> Reading:
+    """An input of a fill as the model reads it. Raises RequestError."""
+    prompt, laid = read_input(fill, given, job_context, scored)
+    ids = list(laid.token_ids)
+    return Reading(
+        token_ids=ids,
+        positions=list(range(len(ids))),
+        block_positions=[0] * len(ids),
+        blanks=[_laid_blank(blank, job_context.card.causal) for blank in laid.blanks],
+        begun=list(prompt.begun),
+        num_tokens=prompt.num_tokens,
+        fitted=prompt.fitted,
+    )
+
+
+def _laid_blank(blank: Blank, own_context: bool) -> LaidBlank:
+    return LaidBlank(
+        mask=blank.mask,
+        spaced=blank.spaced,
+        start_token_id=blank.start,
+        position=blank.position,
+        block_position=blank.block,
+        position_step=blank.stride[0],
+        block_position_step=blank.stride[1],
+        context=list(blank.context) if own_context else None,
+    )
+
+
+def _num_read(ids: tuple[int, ...], job_context: JobContext) -> int:
+    """The tokens of a prompt by ids that is gone on from; 0 for one that the model could not go on from."""
+    context, begun = _parted(ids, job_context)
+    segments = _masked(context, job_context)
+    if not any(isinstance(s, Mask) for s in segments):
+        segments = (*segments, job_context.open_mask)
+    try:
+        return job_context.num_read(job_context.laid(segments, "text")) + len(begun or ())
+    except RequestError:
+        return 0
 
 
 def read_prompt(given: Segments, echo: bool, job_context: JobContext) -> Prompt:

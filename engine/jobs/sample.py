@@ -19,7 +19,7 @@ from engine.jobs.prompts import Prompt
 from engine.jobs.sampler import Sampler
 from engine.jobs.search import Search, Wanted
 from engine.regex.constraint import Constraint, Pattern
-from engine.requests import Fill, Mask, Sampling, Segments, Tokens
+from engine.requests import Fill, Mask, Sampling, Segments, Tokens, member
 from engine.schedule.batch import Result, Row, Scored
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Output, Sequence
@@ -61,16 +61,18 @@ class Sample:
             for i, b in enumerate(laid.blanks)
         ]
         self.echoed: list[Scored] | None = None
+        self.is_echo_told = False
         self.strategy = fill.strategy or job_context.card.strategies[0]
         self.confident = fill.order == "confident"
         self.queue = _order(fill.order, count, random.Random(self.seed))
         self.searches: dict[int, Search] = {}  # those under way, by blank
         self.choices = given.choices
         ends, one_token = job_context.tokenizer.ends, job_context.card.masked
-        self.constraints = [
-            None if pattern is None else Constraint(pattern, blank.spaced, ends, one_token)
-            for pattern, blank in zip(given.patterns, laid.blanks, strict=True)
-        ]
+        self.constraints: list[Constraint | None] = []
+        for number, (pattern, place) in enumerate(zip(given.patterns, laid.blanks, strict=True)):
+            with member("blank", number, count):
+                made = None if pattern is None else Constraint(pattern, place.spaced, ends, one_token)
+            self.constraints.append(made)
         self.other_fills: list[BlankFill] = []  # of the last blank, by a search that finds several
         self.probes: list[Probe] = []
         self.rank = 0.0
@@ -359,6 +361,8 @@ class Writing(Task):
     def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
         if isinstance(result, list):
             return self.sample.take_echo(sequence, self.blank, result, step)
+        if not self.blank.max_tokens:  # an empty prompt was to be scored, and nothing to follow
+            return self.sample.take_echo(sequence, self.blank, [], step)
         self.sample.take_token(view, sequence, self.blank, result, step)
         return [self.blank]
 

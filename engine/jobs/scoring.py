@@ -15,7 +15,7 @@ from engine.answers import Ranking, ScoredOrder, ScoredSpan, ScoredWord, ScoreRe
 from engine.events import Done, Event, ResultDone
 from engine.jobs.job import Counts, JobContext, Step, alternatives
 from engine.jobs.prompts import unpacked
-from engine.requests import Mask, RequestError, Score, Segments, Tokens
+from engine.requests import Mask, RequestError, Score, Segments, Tokens, member
 from engine.schedule.batch import Result, Scored
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
@@ -68,14 +68,17 @@ class ScoreJob:
         self.check_pll()
         self.segments, self.laid, texts, param = self._read()
         self.orders = _orders(score, len(self.laid.blanks))
-        self.candidates = [Candidate(self._shown(t), self._tokens(t, param), {}) for t in texts]
+        self.candidates: list[Candidate] = []
+        for number, own in enumerate(texts):
+            with member("candidate", number, len(texts)):
+                self.candidates.append(Candidate(self._shown(own), self._tokens(own, param), {}))
         for candidate in self.candidates if score.words else ():
             candidate.words = self._words(candidate)
         self._plans = [plan for c in self.candidates for order in self.orders for plan in self._planned(c, order)]
         for plan in self._plans:
             plan.candidate.left += 1
-        self.counts.prompt_tokens = len(self.laid)
-        self.counts.score_tokens = sum(len(ids) for c in self.candidates for ids in c.ids)
+        self.counts.prompt_tokens = job_context.num_read(self.laid)
+        self.counts.score_tokens = sum(len(ids) + self.has_end for c in self.candidates for ids in c.ids)
 
     def check_pll(self) -> None:
         """Raises RequestError for a measure that this request cannot have."""
@@ -129,9 +132,8 @@ class ScoreJob:
         scored = (item for item in result if item is not None)
         for (number, index), item in zip(plan.slots, scored, strict=True):
             spans[number][index] = item
-        if plan.order == self.orders[0]:  # a token counts once, and its end token never
-            ids = plan.candidate.ids
-            self.job_context.work.score_tokens += sum(index < len(ids[number]) for number, index in plan.slots)
+        if plan.order == self.orders[0]:  # a token counts once, in whatever many orders
+            self.job_context.work.score_tokens += len(plan.slots)
         plan.candidate.left -= 1
         self.job_context.work.score_candidates += not plan.candidate.left
         return Step(finished=[sequence], events=[] if any(c.left for c in self.candidates) else list(self._finish()))
@@ -164,9 +166,10 @@ class ScoreJob:
             context = (self.job_context.open_mask,)
             return context, self.job_context.lay_out(context, "text", scored=True), [(whole,)], "text"
         laid = self.job_context.lay_out(s.text, "text", scored=True)
-        for spans in s.spans:
+        for number, spans in enumerate(s.spans):
             if len(spans) != len(laid.blanks):
-                raise RequestError(f"text has {len(laid.blanks)} blanks, spans has {len(spans)} strings", "spans")
+                message = f"text has {len(laid.blanks)} blanks, candidate {number} has {len(spans)} strings"
+                raise RequestError(message, "spans")
         if not laid.blanks:
             raise RequestError("text has no blank for spans to stand in", "text")
         return s.text, laid, list(s.spans), "spans"
@@ -176,17 +179,21 @@ class ScoreJob:
 
     def _tokens(self, texts: tuple[str | Tokens, ...], param: str) -> list[list[int]]:
         rows = []
-        for text, blank in zip(texts, self.laid.blanks, strict=True):
-            if isinstance(text, Tokens):
-                self.job_context.check_ids(text.ids, param)
-                ids = list(text.ids)
-            else:
-                ids = span_ids(text, blank, self.job_context.tokenizer) if text else []
-            if not ids:
-                raise RequestError(f"{param} holds an empty string; there is nothing to score", param)
-            self.job_context.check_span(len(ids), blank, param)
-            rows.append(ids)
+        for number, (text, blank) in enumerate(zip(texts, self.laid.blanks, strict=True)):
+            with member("blank", number, len(texts)):
+                rows.append(self._span_tokens(text, blank, param))
         return rows
+
+    def _span_tokens(self, text: str | Tokens, blank: Blank, param: str) -> list[int]:
+        if isinstance(text, Tokens):
+            self.job_context.check_ids(text.ids, param)
+            ids = list(text.ids)
+        else:
+            ids = span_ids(text, blank, self.job_context.tokenizer) if text else []
+        if not ids and not self.score.include_end:
+            raise RequestError("an empty string has no token to score; with include_end its end is scored", param)
+        self.job_context.check_span(len(ids), blank, param)
+        return ids
 
     def _words(self, candidate: Candidate) -> list[Words]:
         spans = zip(candidate.texts, candidate.ids, self.laid.blanks, strict=True)

@@ -42,7 +42,7 @@ class Search(Protocol):
 
     @property
     def reached(self) -> int:
-        """Tokens of the longest fill that it has so far."""
+        """Tokens of the longest fill that it has so far, its end among them."""
 
     @property
     def kept(self) -> Sequence | None:

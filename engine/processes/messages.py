@@ -11,7 +11,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from engine.events import AdapterCard, Event, Loss, ModelCard, StepStats
-from engine.requests import Request
+from engine.readings import Piece, Reading
+from engine.requests import Fill, Request
 
 HEADER = struct.Struct("!I")
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Tokenize:
     id: str
     text: str
     special: bool = False
+    masks: bool = True
     kind: Literal["tokenize"] = "tokenize"
 
 
@@ -56,6 +58,25 @@ class Detokenize:
     special: bool = False
     finished: bool = False
     kind: Literal["detokenize"] = "detokenize"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """As `EngineClient.read`."""
+
+    id: str
+    fill: Fill
+    scored: bool = False
+    kind: Literal["read"] = "read"
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """As `EngineClient.pieces`."""
+
+    id: str
+    token_ids: list[int]
+    kind: Literal["spell"] = "spell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +163,7 @@ class AdaptersChanged:
     kind: Literal["adapters_changed"] = "adapters_changed"
 
 
-Value = list[int] | str | AdapterCard | None
+Value = list[int] | list[Reading] | list[Piece] | str | AdapterCard | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +209,8 @@ class Report:
     kind: Literal["report"] = "report"
 
 
-Question = Tokenize | Detokenize | LoadAdapter | UnloadAdapter
+TextQuestion = Tokenize | Detokenize | Read | Spell
+Question = TextQuestion | LoadAdapter | UnloadAdapter
 ToRank = Annotated[Submit | Cancel | Question, BY_KIND]
 Answer = Reply | Refused
 FromRank = Annotated[
@@ -221,5 +243,5 @@ TO_RANK: Codec[ToRank] = Codec(ToRank)
 FROM_RANK: Codec[FromRank] = Codec(FromRank)
 REQUESTS: Codec[Request] = Codec(AnyRequest)
 EVENTS: Codec[Event] = Codec(AnyEvent)
-TO_REPLICA: Codec[Tokenize | Detokenize] = Codec(Annotated[Tokenize | Detokenize, BY_KIND])
+TO_REPLICA: Codec[TextQuestion] = Codec(Annotated[TextQuestion, BY_KIND])
 FROM_REPLICA: Codec[FromReplica] = Codec(FromReplica)

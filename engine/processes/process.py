@@ -6,6 +6,7 @@ When the ranks are lost, requests in flight end with an error, and none waits fo
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import cast
 
 from engine.client import EngineUnavailable, ignore
 from engine.config import EngineConfig
@@ -18,9 +19,11 @@ from engine.processes.messages import (
     Happened,
     LoadAdapter,
     Question,
+    Read,
     Ready,
     Refused,
     Reply,
+    Spell,
     Stepped,
     Submit,
     Tokenize,
@@ -29,7 +32,8 @@ from engine.processes.messages import (
 )  # fmt: skip
 from engine.processes.supervisor import BACKOFF_S, WELL_S, Supervisor
 from engine.rank_info import RankInfo
-from engine.requests import Request, RequestError
+from engine.readings import Piece, Reading
+from engine.requests import Fill, Request, RequestError
 
 _MAX_STATS = 10_000
 
@@ -107,15 +111,19 @@ class EngineProcess:
             if not ended:
                 self._supervisor.send(Cancel(request_id))
 
-    async def tokenize(self, text: str, special: bool = False) -> list[int]:
-        ids = await self._ask(Tokenize(self._new_id(), text, special))
-        assert isinstance(ids, list)
-        return ids
+    async def tokenize(self, text: str, special: bool = False, masks: bool = True) -> list[int]:
+        return cast(list[int], await self._ask(Tokenize(self._new_id(), text, special, masks)))
 
     async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
         text = await self._ask(Detokenize(self._new_id(), token_ids, special, finished))
         assert isinstance(text, str)
         return text
+
+    async def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
+        return cast(list[Reading], await self._ask(Read(self._new_id(), fill, scored)))
+
+    async def pieces(self, token_ids: list[int]) -> list[Piece]:
+        return cast(list[Piece], await self._ask(Spell(self._new_id(), token_ids)))
 
     @property
     def adapters(self) -> list[AdapterCard]:

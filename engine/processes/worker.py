@@ -29,13 +29,17 @@ from engine.processes.messages import (
     LoadAdapter,
     NotReady,
     Raised,
+    Read,
     Ready,
     Refused,
     Reply,
+    Spell,
     Stepped,
     Submit,
+    TextQuestion,
     Tokenize,
     UnloadAdapter,
+    Value,
 )  # fmt: skip
 from engine.rank_info import RankInfo
 from engine.ranks import Channel, follow, join
@@ -141,30 +145,44 @@ class Worker:
                         self.inbox.put(("cancel", message.id))
                 case LoadAdapter() | UnloadAdapter():
                     self.inbox.put(("change", (message, None)))
-                case Tokenize():
-                    if len(message.text) >= LONG:
-                        self._tokenizers.submit(self._tokenize, message)
+                case Tokenize() | Detokenize() | Read() | Spell():
+                    if _num_chars(message) >= LONG:
+                        self._tokenizers.submit(self._answer, message)
                     else:
-                        self._tokenize(message)
-                case Detokenize():
-                    self._detokenize(message)
+                        self._answer(message)
         self.inbox.put(("stop", None))
 
-    def _tokenize(self, message: Tokenize) -> None:
-        spelling = self.engine.job_context.spelling
-        tokenize = spelling.tokenize if message.special else spelling.tokenize_masks
-        self.link.send(Reply(message.id, tokenize(message.text)))
-
-    def _detokenize(self, message: Detokenize) -> None:
-        spelling = self.engine.job_context.spelling
+    def _answer(self, question: TextQuestion) -> None:
         try:
-            self.engine.job_context.check_ids(message.token_ids, "tokens")
+            self.link.send(Reply(question.id, self._text_answer(question)))
         except RequestError as error:
-            self._refuse(message.id, error)
-        else:
-            ids = message.token_ids
-            text = spelling.detokenize(ids, message.finished) if message.special else spelling.detokenize_masks(ids)
-            self.link.send(Reply(message.id, text))
+            self._refuse(question.id, error)
+
+    def _text_answer(self, question: TextQuestion) -> Value:
+        match question:
+            case Tokenize():
+                return self._tokenized(question)
+            case Detokenize():
+                return self._detokenized(question)
+            case Read():
+                return self.engine.read(question.fill, question.scored)
+            case Spell():
+                return self.engine.pieces(question.token_ids)
+
+    def _tokenized(self, question: Tokenize) -> list[int]:
+        job_context = self.engine.job_context
+        if question.special:
+            return job_context.spelling.tokenize(question.text)
+        if question.masks:
+            return job_context.spelling.tokenize_masks(question.text)
+        return job_context.tokenizer.encode(question.text)
+
+    def _detokenized(self, question: Detokenize) -> str:
+        job_context, ids = self.engine.job_context, question.token_ids
+        job_context.check_ids(ids, "tokens")
+        if question.special:
+            return job_context.spelling.detokenize(ids, question.finished)
+        return job_context.spelling.detokenize_masks(ids)
 
     def _submit(self, request_id: str, request: Request) -> None:
         """Prepares a request, elsewhere if that takes long."""
@@ -204,6 +222,13 @@ class Worker:
         finally:
             with self._lock:
                 self._aside.pop(request_id, None)
+
+
+def _num_chars(question: TextQuestion) -> int:
+    """The length of the text that a question makes tokens of."""
+    if isinstance(question, Read):
+        return num_chars(question.fill)
+    return len(question.text) if isinstance(question, Tokenize) else 0
 
 
 class Rank:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.regex.automaton import Automaton
 from engine.regex.compiler import Allowance, compile_regex
 from engine.regex.pieces import Pieces
-from engine.requests import Regex, RequestError, regex_param
+from engine.requests import Regex, RequestError, member, regex_param
 from model.tokenizer import Tokenizer
 
 MASKS = 128  # kept of a pattern
@@ -135,13 +135,17 @@ class Patterns:
         with self._lock:
             return all(regex in self._kept for regex in regexes)
 
-    def get(self, regexes: Iterable[Regex]) -> dict[Regex, Pattern]:
+    def get(self, regexes: Iterable[Regex | None]) -> dict[Regex, Pattern]:
         """The compiled patterns of a request; new ones are waited for. Raises RequestError as `compile_regex` does, and
         for patterns that together take too much time or memory."""
         allowance = Allowance()
         found: dict[Regex, Pattern] = {}
-        for regex in dict.fromkeys(regexes):
-            found[regex] = self._get(regex, allowance)
+        listed = list(regexes)
+        for number, regex in enumerate(listed):
+            if regex is None or regex in found:
+                continue
+            with member("pattern", number, len(listed)):
+                found[regex] = self._get(regex, allowance)
             if sum(pattern.automaton.table.nbytes for pattern in found.values()) > REQUEST_BYTES:
                 raise RequestError(f"the patterns need more than {REQUEST_BYTES >> 20} MiB", regex_param(found))
         return found

@@ -54,5 +54,8 @@ class ByteLevelBPE(Tokenizer):
     def text_ids(self) -> Sequence[int]:
         return sorted(self._pieces)
 
+    def _entry(self, token_id: int) -> str:
+        return self._model.id_to_token(token_id) or ""
+
     def _bytes(self, token_id: int) -> bytes:
         return self._pieces.get(token_id, b"")

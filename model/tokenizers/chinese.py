@@ -73,6 +73,9 @@ class ChinesePieces(Tokenizer):
         special = (self._pieces.is_control, self._pieces.is_unknown, self._pieces.is_unused)
         return [i for i in range(self._num_pieces) if not any(is_kind(i) for is_kind in special)]
 
+    def _entry(self, token_id: int) -> str:
+        return str(self._pieces.id_to_piece(token_id)) if 0 <= token_id < self._num_pieces else ""
+
     def _bytes(self, token_id: int) -> bytes:
         if not 0 <= token_id < self._num_pieces or self._pieces.is_control(token_id):
             return b""

@@ -92,6 +92,10 @@ class IcePieces(Tokenizer):
     def piece(self, token_id: int) -> str:
         return f"<image_{token_id}>" if 0 <= token_id < self.offset else super().piece(token_id)
 
+    def _entry(self, token_id: int) -> str:
+        i = token_id - self.offset
+        return str(self._pieces.id_to_piece(i)) if 0 <= i < self._num_pieces else self.piece(token_id)
+
     def _bytes(self, token_id: int) -> bytes:
         i = token_id - self.offset
         if not 0 <= i < self._num_pieces or self._pieces.is_control(i):

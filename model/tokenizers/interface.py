@@ -95,6 +95,14 @@ class Tokenizer(ABC):
         except UnicodeDecodeError:
             return "".join(f"<0x{byte:02X}>" for byte in raw)
 
+    def entry(self, token_id: int) -> str:
+        """How the vocabulary's file spells a token, such as `##s` or `Ġthe`; nothing for a row without one."""
+        return self._names[token_id] if token_id in self._names else self._entry(token_id)
+
+    def _entry(self, token_id: int) -> str:
+        """The same of a token that is not special."""
+        return self.piece(token_id)
+
     def before_mask(self, text: str) -> str:
         """What is left of a text that stands before a mask."""
         return text.rstrip() if self.mask_strips else text

@@ -63,6 +63,9 @@ class SentencePieces(Tokenizer):
         """One space is swallowed, no more, as in the demo's training."""
         return text.removesuffix(" ")
 
+    def _entry(self, token_id: int) -> str:
+        return str(self._pieces.id_to_piece(token_id)) if 0 <= token_id < self._num_pieces else ""
+
     def _bytes(self, token_id: int) -> bytes:
         if not 0 <= token_id < self._num_pieces:
             return b""

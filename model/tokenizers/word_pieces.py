@@ -125,6 +125,9 @@ class WordPieces(Tokenizer):
             start = end
         return ids
 
+    def _entry(self, token_id: int) -> str:
+        return self._pieces.get(token_id, "")
+
     def _bytes(self, token_id: int) -> bytes:
         if token_id == self.special["unk"]:
             return b" [UNK]"

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -104,6 +104,8 @@ def read(text: str) -> Iterator[Line]:
         if not raw.strip():
             continue
         line = _line(raw, f"line-{number}")
+        if line.error is not None:
+            line = replace(line, error=f"line {number}: {line.error}")
         first = seen.setdefault(line.custom_id, number)
         if first != number:
             raise UsageError(f"line {number}: custom_id {line.custom_id!r} is that of line {first}")

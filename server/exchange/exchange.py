@@ -109,12 +109,14 @@ async def attend(receive: Receive, gate: Gate, work: Coroutine[Any, Any, Result]
 
 async def complete(service: Service, request: Request, events: Events) -> Outcome:
     """All results in order, with the closing event."""
-    return await attended(service, request, _collect(service, events, request.state.request_id), [events])
+    return await attended(service, request, _collect(service, events, "", request.state.request_id), [events])
 
 
-async def complete_all(service: Service, request: Request, streams: list[Events]) -> list[Outcome]:
-    """The results of requests that run side by side. When one fails, so do all."""
-    collects = (_collect(service, events, request.state.request_id) for events in streams)
+async def complete_all(service: Service, request: Request, streams: list[Events], noun: str) -> list[Outcome]:
+    """The results of requests that run side by side. When one fails, so do all; `noun` is what the message calls it."""
+    names = [f"{noun} {number}: " if len(streams) > 1 else "" for number in range(len(streams))]
+    request_id = request.state.request_id
+    collects = (_collect(service, *each, request_id) for each in zip(streams, names, strict=True))
     return await attended(service, request, _together(collects), streams)
 
 
@@ -141,13 +143,14 @@ async def _together(collects: Iterable[Coroutine[Any, Any, Outcome]]) -> list[Ou
     return [task.result() for task in tasks]
 
 
-async def _collect(service: Service, events: Events, request_id: str) -> Outcome:
+async def _collect(service: Service, events: Events, member: str, request_id: str) -> Outcome:
+    """The results of a request; a failure's message begins with `member`."""
     results: list[FillResult | ScoreResult] = []
     async for event in events:
         if isinstance(event, ResultDone):
             results.append(event.result)
         elif isinstance(event, Failed):
-            raise service.failed(event, request_id)
+            raise service.failed(replace(event, message=member + event.message), request_id)
         elif isinstance(event, Done):
             return sorted(results, key=lambda result: result.index), event
     raise RuntimeError("the engine's events ended without a terminal one")

@@ -5,17 +5,18 @@ from engine.requests import RequestError
 
 
 def named_adapter(engine: EngineClient, model: str | None, adapter: str | None = None) -> str | None:
-    """The adapter that a request goes by: named as such, or in the model's place, as vLLM's clients do.
+    """The adapter that a request goes by: named as such, or in the model's place, as vLLM's clients do. A model named
+    "" is none named.
 
     Raises RequestError for a model or an adapter that is not loaded.
     """
     names = [card.name for card in engine.adapters]
     if adapter is not None and adapter not in names:
         raise RequestError(f"no adapter {adapter[:80]!r} is loaded", "adapter", "adapter_not_found")
-    if model in (None, engine.card.name):
+    if not model or model in engine.card.names:
         return adapter
     if model not in names:
-        known = ", ".join(map(repr, (engine.card.name, *names)))
+        known = ", ".join(map(repr, (*engine.card.names, *names)))
         raise RequestError(f"there is no such model here, only {known}", "model", "model_not_found")
     if adapter not in (None, model):
         raise RequestError(f"model is the adapter {model!r}, adapter is {adapter!r}", "adapter")

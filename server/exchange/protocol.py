@@ -37,4 +37,4 @@ class Protocol:
 
 def paths_of(router: APIRouter) -> frozenset[str]:
     """The paths of a router's routes."""
-    return frozenset(path for route in router.routes if (path := getattr(route, "path", None)))
+    return frozenset(path for route in router.routes if (path := getattr(route, "path_format", None)))

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from server.exchange.service import Service, service_of
@@ -50,7 +49,8 @@ def _state(service: Service) -> tuple[str, str]:
 
 
 @router.get("/metrics")
-async def metrics(service: Annotated[Service, Depends(service_of)]) -> Response:
-    """The metrics in Prometheus' text format."""
-    text = service.metrics.expose(service.engine, ready=_state(service)[0] == "ready")
-    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+async def metrics(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
+    """The metrics in Prometheus' text format, or in OpenMetrics 1.0 for those who would rather have that."""
+    accept = ",".join(request.headers.getlist("accept"))
+    text, media_type = service.metrics.expose(service.engine, _state(service)[0] == "ready", accept)
+    return Response(text, media_type=media_type, headers={"vary": "accept"})

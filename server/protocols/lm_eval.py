@@ -4,10 +4,11 @@ lm-evaluation-harness (utils.py, RemoteTokenizer) and llama.cpp's editors have t
 answered. Special tokens are read where a text spells them: a client finds the start and end tokens so.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
+from engine.readings import Piece
 from engine.requests import RequestError
 from server.exchange.bodies import Lenient, Number, String, at_most
 from server.exchange.protocol import Protocol
@@ -25,7 +26,10 @@ class TokensRequest(Lenient):
     prompt: String | None = None
     content: String | None = None
     add_special_tokens: bool = False
+    return_token_strs: bool = False
     add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
 
     def text(self) -> str:
         """The text. Raises RequestError unless there is one."""
@@ -65,15 +69,31 @@ async def tokenizer_info(service: Annotated[Service, Depends(service_of)]) -> An
 
 @router.post("/tokenize", openapi_extra=takes(TokensRequest))
 async def tokenize_for_clients(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The token ids of a `prompt` (lm-evaluation-harness) or `content` (llama.cpp), special tokens by name."""
+    """The token ids of a `prompt` (lm-evaluation-harness, vLLM) or `content` (llama.cpp), special tokens by name unless
+    `parse_special` is false. `with_pieces` and `return_token_strs` tell how each is spelled."""
     body = TokensRequest.model_validate(await read_object(request, service.settings.body_seconds))
-    card = service.engine.card
-    text = body.text()
-    bos = card.special_tokens.get("bos")
-    if body.adds_special and bos is not None and not text.startswith(bos):
-        text = bos + text
-    tokens = await service.engine.tokenize(text, special=True)
-    return Answer({"tokens": tokens, "count": len(tokens), "max_model_len": card.max_span})
+    engine = service.engine
+    text, bos = body.text(), engine.card.special_tokens.get("bos")
+    tokens = await engine.tokenize(text, special=body.parse_special, masks=body.parse_special)
+    if body.adds_special and bos is not None:
+        start = await engine.tokenize(bos, special=True)
+        tokens = tokens if tokens[: len(start)] == start else [*start, *tokens]
+    answer: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": engine.card.max_span}
+    if body.with_pieces or body.return_token_strs:
+        pieces = await engine.pieces(tokens)
+        if body.with_pieces:
+            answer["tokens"] = [{"id": piece.token_id, "piece": _piece(piece)} for piece in pieces]
+        if body.return_token_strs:
+            answer["token_strs"] = [piece.entry for piece in pieces]
+    return Answer(answer)
+
+
+def _piece(piece: Piece) -> str | list[int]:
+    """A token's text; its bytes where they are none, as in llama.cpp."""
+    try:
+        return bytes(piece.data).decode()
+    except UnicodeDecodeError:
+        return piece.data
 
 
 @router.post("/detokenize", openapi_extra=takes(TokensTextRequest))

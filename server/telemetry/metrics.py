@@ -2,11 +2,12 @@
 
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from engine.client import EngineClient, EngineUnavailable
 from engine.events import LossReason, StepStats
 from server.telemetry.aliases import Aliases
+from server.telemetry.exposition import Shown, exposition
 
 SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -66,8 +67,9 @@ class Metrics:
         """One request was turned away."""
         self.rejected.labels(reason).inc()
 
-    def expose(self, engine: EngineClient, ready: bool = False) -> bytes:
-        """The text for a scraper, after taking in what the engine did since the last call."""
+    def expose(self, engine: EngineClient, ready: bool = False, accept: str = "") -> tuple[bytes, str]:
+        """The text for a scraper, and its media type: what an `Accept` header would rather have. What the engine did
+        since the last call is taken in before."""
         for step in engine.stats():
             self._take(step)
         self.ready.set(ready)
@@ -81,7 +83,7 @@ class Metrics:
             self.model_info.info({"model": card.name, "quant": card.quant, "tp": str(card.tp)})
             self.ranks = self.ranks or self._gauge("ranks", "Rank processes that the model is divided among")
             self.ranks.set(card.tp)
-        return generate_latest(self.registry) + generate_latest(self.aliases)
+        return exposition(Shown(self.registry, self.aliases), accept)
 
     def _take(self, step: StepStats) -> None:
         self.running.set(step.running)

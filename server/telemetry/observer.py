@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 WARNING = "x-glm-infill-warning"
-ADAPTER = "/v1/adapters/{name}"
 QUIET = {"/live", "/ready", "/health", "/metrics"}
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OUTCOMES = {
@@ -61,10 +60,7 @@ class Observer:
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         state = scope["state"] = {**scope.get("state", {}), "request_id": request_id}
-        # The path is the client's: only those that name a route may become a label.
-        route = scope["path"] if scope["path"] in self.routes else "unmatched"
-        if scope["path"].startswith(ADAPTER.removesuffix("{name}")):
-            route = ADAPTER
+        route = self._route(scope["path"])
         trace = read_trace(headers.get("traceparent", ""))
         span = None
         if self.spans is not None and route not in QUIET:
@@ -105,6 +101,18 @@ class Observer:
             (log.debug if route in QUIET else log.info)(
                 "request", **facts, seconds=round(seconds, 6), **(plain(done.usage) if done else {})
             )
+
+    def _route(self, path: str) -> str:
+        """The route of a path. The path is the client's: only those that name a route may become a label."""
+        if path in self.routes:
+            return path
+        return next((route for route in self.routes if path.startswith(_before_name(route))), "unmatched")
+
+
+def _before_name(route: str) -> str | tuple[str, ...]:
+    """What stands before the name in a route that ends with one; nothing of others."""
+    before, brace, _ = route.partition("{")
+    return before if brace else ()
 
 
 def _request_id(headers: Headers) -> str:

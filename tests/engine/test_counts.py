@@ -82,16 +82,13 @@ class Count:
         job = self.job
         if isinstance(job, FillJob):
             blanks = [blank for sample in job.samples for blank in sample.blanks]
-            tokens, ended = sum(len(b.tokens) for b in blanks), sum(b.finish_reason is not None for b in blanks)
+            tokens = sum(len(b.tokens) + (b.end is not None) for b in blanks)
+            ended = sum(b.finish_reason is not None for b in blanks)
             return tokens, ended, 0, 0
         assert isinstance(job, ScoreJob)
         scored = [[c.scored.get(order) for order in job.orders] for c in job.candidates]
         whole = [all(o is not None and all(None not in span for span in o) for o in orders) for orders in scored]
-        tokens = sum(
-            sum(token is not None for token in span[: len(ids)])
-            for candidate, (first, *_) in zip(job.candidates, scored, strict=True)
-            for span, ids in zip(first or [], candidate.ids, strict=bool(first))
-        )
+        tokens = sum(token is not None for first, *_ in scored for span in first or () for token in span)
         return 0, 0, sum(whole), tokens
 
 

@@ -14,7 +14,8 @@ from starlette.types import Message
 from engine.answers import Ranking, Usage
 from engine.client import EngineUnavailable, ignore
 from engine.events import AdapterCard, BlankDelta, BlankDone, Done, Event, Loss, ModelCard, ResultDone, StepStats
-from engine.requests import Fill, Request, RequestError
+from engine.readings import LaidBlank, Piece, Reading
+from engine.requests import Fill, Request, RequestError, Tokens
 from server.app import create_app
 from server.settings import Settings
 from tests.answers import blank, filled, scored
@@ -27,6 +28,8 @@ CARD = ModelCard(
     num_parameters=7, kernels="plain",
     created=1, kv_cache_type="int8", kv_cache_tokens=4096, special_tokens={"bos": "<sop>", "eos": "<eop>"},
 )  # fmt: skip
+
+LAID = LaidBlank("[MASK]", True, 3, 1, 1, 0, 1)
 
 Script = Callable[[Request, str], AsyncIterator[Event]]
 
@@ -55,6 +58,7 @@ class FakeEngine:
         self.ranks_alive = 1
         self.is_given_up = False
         self.asked: list[Request] = []
+        self.read_texts: list[tuple[Fill, bool]] = []
         self.num_open = 0
         self.steps: list[StepStats] = []
         self.life: list[str] = []
@@ -85,8 +89,18 @@ class FakeEngine:
         finally:
             self.num_open -= 1
 
-    async def tokenize(self, text: str, special: bool = False) -> list[int]:
+    async def tokenize(self, text: str, special: bool = False, masks: bool = True) -> list[int]:
         return [len(word) for word in text.split()]
+
+    async def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
+        self.read_texts.append((fill, scored))
+        if any(max(s.ids) >= CARD.vocab_size for text in fill.inputs for s in text if isinstance(s, Tokens)):
+            raise RequestError("token id 100 is outside the vocabulary", "text")
+        return [Reading([1, 2], [0, 1], [0, 0], [LAID], 5, [], fill.fit) for _ in fill.inputs]
+
+    async def pieces(self, token_ids: list[int]) -> list[Piece]:
+        await self.detokenize(token_ids)
+        return [Piece(i, [i + 64] if i < 64 else [195], f"▁{i}") for i in token_ids]
 
     async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
         if max(token_ids, default=0) >= CARD.vocab_size:

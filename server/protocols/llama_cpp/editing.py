@@ -29,6 +29,12 @@ class Completion:
     stop_type: str = "none"
     stopping_word: str = ""
     checked: int = 0  # the text up to here has no shallow line
+    has_end: bool = False  # the model has ended it by a token
+
+    @property
+    def num_predicted(self) -> int:
+        """How many tokens were computed, the end token among them."""
+        return len(self.token_ids) + self.has_end
 
     @property
     def ended(self) -> bool:
@@ -75,7 +81,7 @@ class Edit:
         times: dict[str, float] = {"cache_n": num_cached}
         for name, count, seconds in (
             ("prompt", num_prompt, first - self.began),
-            ("predicted", len(completion.token_ids), self.ended - first),
+            ("predicted", completion.num_predicted, self.ended - first),
         ):
             times |= {
                 f"{name}_n": count,
@@ -118,7 +124,7 @@ def _take(edit: Edit, event: Event, indent: int, limit_ms: int) -> None:
         completion.probabilities += _inside(completion.text, event.text_offsets, found) if is_cut else found
     else:
         blank = event.blank
-        completion.token_ids = list(blank.token_ids)
+        completion.token_ids, completion.has_end = list(blank.token_ids), blank.end_token is not None
         found = of_blank(blank)
         word = blank.stop_string
         completion.probabilities = found if word is None else _inside(blank.text, blank.text_offsets, found)
@@ -137,7 +143,7 @@ def wire(completion: Completion, edit: Edit, fields: dict[str, Any], with_tokens
         "content": completion.text,
         "tokens": completion.token_ids if with_tokens else [],
         "stop": True,
-        "tokens_predicted": len(completion.token_ids),
+        "tokens_predicted": completion.num_predicted,
         "tokens_evaluated": edit.usage.prompt_tokens,
         "tokens_cached": edit.usage.cached_tokens,
         "has_new_line": "\n" in completion.text,

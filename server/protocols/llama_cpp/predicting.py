@@ -1,6 +1,7 @@
 """The answer to a prediction, for `/infill` and `/completion`: one object, several, or a stream of pieces."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -9,8 +10,9 @@ from fastapi import Request
 from starlette.responses import Response
 
 from engine.answers import EMPTY, Usage
+from engine.client import EngineClient
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed
-from engine.requests import Mask, RequestError, Segments, Tokens
+from engine.requests import Fill, Mask, RequestError, Segments, Tokens
 from server.exchange.blank_rules import ruled
 from server.exchange.exchange import Events, attended, submit
 from server.exchange.service import Service
@@ -29,7 +31,7 @@ async def predict(
     limits, card = service.settings.limits, service.engine.card
     # Editors send whatever name they were given: only that of an adapter means something.
     adapter = next((a.name for a in service.engine.adapters if a.name == body.model), None)
-    ids = {text: await service.engine.tokenize(text) for text in body.biased_texts}
+    ids = {text: await service.engine.tokenize(text, masks=False) for text in body.biased_texts}
     work = replace(body.fill(segments, limits, card, body.biases(limits, ids)), adapter=adapter)
     work = ruled(service, request, work, editor=True)
     edit = Edit([Completion() for _ in range(body.n_cmpl)], time.monotonic())
@@ -41,12 +43,12 @@ async def predict(
         **({"warnings": request.state.warnings} if request.state.warnings else {}),
     }
     answers = EditEvents(body, edit, fields)
+    names = {"text": text_field, "max_tokens": "n_predict"}
     if body.num_tokens(limits, card):
-        names = {"text": text_field, "max_tokens": "n_predict"}
         events = submit(service, request, work, f"infill-{uuid4().hex}", names)
         events = edited(events, edit, body.n_indent, body.t_max_predict_ms)
     else:
-        events = _nothing(edit)
+        events = _nothing(work, service.engine, edit, names)
     if body.stream:
         return EventStream(service, Stream(events, answers, request.state.request_id))
     failed = await attended(service, request, _last(events), [events])
@@ -73,13 +75,19 @@ async def _last(events: Events) -> Event:
     return last
 
 
-async def _nothing(edit: Edit) -> Events:
-    """What comes of no tokens: an editor warms a server up, and there is nothing to be kept warm."""
+async def _nothing(work: Fill, engine: EngineClient, edit: Edit, names: Mapping[str, str]) -> Events:
+    """What comes of no tokens: an editor warms a server up, and there is nothing to be kept warm. The text is counted
+    all the same."""
+    try:
+        (read,) = await engine.read(work)
+    except RequestError as error:
+        raise RequestError(error.message, names.get(error.param or "", error.param), error.code) from None
+    edit.usage, edit.fitted = Usage(read.num_tokens, 0, read.num_tokens), read.fitted
     edit.ended = edit.began
     for index, completion in enumerate(edit.completions):
         completion.stop_type = "limit"
         yield BlankDone("", index, 0, EMPTY)
-    yield Done("", Usage())
+    yield Done("", edit.usage)
 
 
 class EditEvents:
@@ -108,7 +116,7 @@ class EditEvents:
             "tokens": completion.token_ids[tokens:],
             "stop": False,
             "id_slot": self.body.id_slot,
-            "tokens_predicted": len(completion.token_ids),
+            "tokens_predicted": completion.num_predicted,
             "tokens_evaluated": self.edit.usage.prompt_tokens,
         }
         if self.body.n_probs:

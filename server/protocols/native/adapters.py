@@ -42,7 +42,7 @@ async def load(request: Request, service: Annotated[Service, Depends(service_of)
     if root is None:
         message = "this server was started without --adapter-root, a folder to load adapters from"
         raise RequestError(message, "path", "unsupported")
-    if body.name == card.name:
+    if body.name in card.names:
         raise RequestError(f"{body.name!r} is the name of the model", "name", "adapter_exists")
     folder = await asyncio.to_thread(folder_below, root, body.path)
     # Relative: the engine reads nothing for it that lies elsewhere, whatever has been put in its place meanwhile.

@@ -5,19 +5,39 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from engine.events import AdapterCard, ModelCard
+from engine.requests import RequestError
 from server.exchange.service import Service, service_of
 from server.settings import Limits
 from server.wire.answer import Answer
 
-router = APIRouter()
+PATH = "/v1/models"
+ONE = PATH + "/{name:path}"  # a name may have slashes
+
+router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models", tags=["models"])
+@router.get(PATH)
 async def models(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The loaded model, and each adapter as a model of its own whose parent it is."""
+    """The loaded model by each of its names, and each adapter as a model of its own whose parent it is."""
+    return Answer({"object": "list", "data": list(_entries(service).values())})
+
+
+@router.get(ONE)
+async def model(name: str, service: Annotated[Service, Depends(service_of)]) -> Answer:
+    """One entry of the list, by its name."""
+    entries = _entries(service)
+    if name not in entries:
+        known = ", ".join(map(repr, entries))
+        raise RequestError(f"there is no model {name[:80]!r} here, only {known}", "model", "model_not_found")
+    return Answer(entries[name])
+
+
+def _entries(service: Service) -> dict[str, dict[str, Any]]:
+    """What clients are told of everything that a request may name as its model."""
     card, adapters = service.engine.card, service.engine.adapters
     base = _entry(card, [adapter.name for adapter in adapters], service.settings.limits)
-    return Answer({"object": "list", "data": [base, *(adapter_entry(adapter, card) for adapter in adapters)]})
+    own = {adapter.name: adapter_entry(adapter, card) for adapter in adapters}
+    return {name: {**base, "id": name} for name in card.names} | own
 
 
 def adapter_entry(adapter: AdapterCard, card: ModelCard) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """The requests on the wire, and what they become for the engine."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
 from engine.options import ADAPTER_NAME
-from engine.requests import Fill, Mask, Pll, Priority, RequestError, Score, Segments, Strategy
+from engine.requests import Fill, Mask, Pll, Priority, RequestError, Score, Segments, Strategy, member
 from engine.requests import Regex as AnyRegex
 from server.exchange.bodies import (
     INT32,
@@ -136,8 +136,9 @@ class InfillRequest(SamplingFields, Work):
         inputs = self._inputs()
         max_tokens, min_tokens = many(self.max_tokens), many(self.min_tokens)
         at_most("text", len(inputs), limits.inputs, "inputs")
-        for text in inputs:
-            at_most("text" if self.segments is None else "segments", count_blanks(text), limits.blanks, "blanks")
+        for number, text in enumerate(inputs):
+            with member("input", number, len(inputs)):
+                at_most("text" if self.segments is None else "segments", count_blanks(text), limits.blanks, "blanks")
         at_most("n", self.n, limits.n)
         at_most("max_tokens", max(max_tokens), limits.max_tokens)
         for param, numbers in (("max_tokens", max_tokens), ("min_tokens", min_tokens)):
@@ -181,9 +182,10 @@ class InfillRequest(SamplingFields, Work):
             return ()
         lists: list[Any] = [self.choices] if isinstance(self.choices[0], str) else self.choices
         at_most("choices", len(lists), limits.blanks, "lists")
-        for own in lists:
-            at_most("choices", len(own or ()), limits.choices, "choices for a blank")
-            _no_masks("choices", own or ())
+        for number, own in enumerate(lists):
+            with member("blank", number, len(lists)):
+                at_most("choices", len(own or ()), limits.choices, "choices for a blank")
+                _no_masks("choices", own or (), "choice")
         return tuple(None if own is None else tuple(own) for own in lists)
 
     def _regex(self, limits: Limits) -> tuple[AnyRegex | None, ...]:
@@ -197,7 +199,9 @@ class InfillRequest(SamplingFields, Work):
             return ()
         patterns = tuple(self.regex) if isinstance(self.regex, list) else (self.regex,)
         at_most("regex", len(patterns), limits.blanks, "patterns")
-        at_most("regex", max(len(pattern or "") for pattern in patterns), limits.regex, "characters")
+        for number, pattern in enumerate(patterns):
+            with member("pattern", number, len(patterns)):
+                at_most("regex", len(pattern or ""), limits.regex, "characters")
         return patterns
 
 
@@ -275,21 +279,22 @@ class ScoreRequest(Work):
         candidates: Iterable[Any] = (self.spans,) if isinstance(first, str) else self.spans
         spans = tuple(tuple(candidate) for candidate in candidates)
         at_most("spans", len(spans), limits.candidates, "candidates")
-        for candidate in spans:
+        for number, candidate in enumerate(spans):
             if len(candidate) != num_blanks:
-                message = f"a candidate has {len(candidate)} spans for {num_blanks} blanks"
+                message = f"candidate {number} has {len(candidate)} spans for {num_blanks} blanks"
                 raise RequestError(message, "spans")
-            _no_masks("spans", candidate)
+            with member("candidate", number, len(spans)):
+                _no_masks("spans", candidate, "blank")
         return spans
 
     def _targets(self, limits: Limits) -> tuple[str, ...] | None:
         if self.target is not None:
-            _no_masks("target", (self.target,))
+            _no_masks("target", (self.target,), "target")
             return (self.target,)
         if self.targets is None:
             return None
         at_most("targets", len(self.targets), limits.candidates, "candidates")
-        _no_masks("targets", self.targets)
+        _no_masks("targets", self.targets, "candidate")
         return tuple(self.targets)
 
     def _orders(self, num_blanks: int, limits: Limits) -> str | int | tuple[tuple[int, ...], ...]:
@@ -315,6 +320,14 @@ class TokenizeRequest(Wire):
     """The body of `POST /v1/tokenize`."""
 
     text: String
+    layout: Annotated[
+        Literal["fill", "score"] | None,
+        Field(description="Also give the text as the model reads it, to be filled or scored, with all positions."),
+    ] = None
+
+    def fill(self) -> Fill:
+        """The text as one to be filled, for the engine to lay out."""
+        return Fill((split(self.text),), max_tokens=(1,))
 
 
 class DetokenizeRequest(Wire):
@@ -330,8 +343,9 @@ def _aligned(low: tuple[int, ...], high: tuple[int, ...]) -> Iterable[tuple[int,
     return zip(*spread, strict=False)
 
 
-def _no_masks(param: str, texts: Iterable[str]) -> None:
-    for text in texts:
-        mask = MASKS.search(text)
-        if mask:
-            raise RequestError(f"{param} may not contain the mask {mask[0]}", param)
+def _no_masks(param: str, texts: Sequence[str], noun: str) -> None:
+    for number, text in enumerate(texts):
+        with member(noun, number, len(texts)):
+            mask = MASKS.search(text)
+            if mask:
+                raise RequestError(f"{param} may not contain the mask {mask[0]}", param)

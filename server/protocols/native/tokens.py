@@ -1,10 +1,10 @@
 """`POST /v1/tokenize` and `/v1/detokenize`: texts as token ids, and back."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
-from server.exchange.bodies import at_most
+from server.exchange.bodies import at_most, count_blanks
 from server.exchange.service import Service, service_of
 from server.exchange.takes import takes
 from server.protocols.native.schemas import DetokenizeRequest, TokenizeRequest
@@ -19,10 +19,17 @@ router = APIRouter(tags=["tokens"])
 
 @router.post(TOKENIZE, openapi_extra=takes(TokenizeRequest))
 async def tokenize(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The token ids of a text; mask tokens in it are recognised."""
+    """The token ids of a text; mask tokens in it are recognised. With `layout` also what the model reads, and where
+    everything stands, so that a score can be computed elsewhere."""
     body = TokenizeRequest.model_validate(await read_object(request, service.settings.body_seconds))
     tokens = await service.engine.tokenize(body.text)
-    return Answer({"tokens": tokens, "count": len(tokens)})
+    answer: dict[str, Any] = {"tokens": tokens, "count": len(tokens)}
+    if body.layout is not None:
+        fill = body.fill()
+        at_most("text", count_blanks(fill.inputs[0]), service.settings.limits.blanks, "blanks")
+        (read,) = await service.engine.read(fill, scored=body.layout == "score")
+        answer["layout"] = read
+    return Answer(answer)
 
 
 @router.post(DETOKENIZE, openapi_extra=takes(DetokenizeRequest))

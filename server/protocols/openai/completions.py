@@ -7,7 +7,7 @@ and what is generated goes on from there; `engine.jobs.prompts` has how the mode
 import math
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from starlette.responses import Response
 from engine.answers import EMPTY, FillResult, Usage
 from engine.client import EngineClient
 from engine.events import BlankDone, Done, ModelCard, ResultDone
-from engine.requests import RequestError, Tokens
+from engine.requests import Fill, RequestError, Tokens, member
 from server.exchange.blank_rules import ruled
 from server.exchange.bodies import names
 from server.exchange.estimate import AROUND
@@ -59,13 +59,16 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
         **({"warnings": request.state.warnings} if request.state.warnings else {}),
     }
     is_work = bool(body.max_tokens) or asked.scores
-    # What follows a prompt of ids may finish its last character.
-    texts = [await _shown(p, engine, finished=is_work) if body.echo else "" for p in asked.prompts]
-    events = (
-        submit(service, request, work, work_id, body.engine_names(settings.limits))
-        if is_work
-        else _nothing(asked, engine, work_id)
-    )
+    texts = [""] * len(asked.prompts)
+    for number, prompt in enumerate(asked.prompts if body.echo else ()):
+        with member("input", number, len(texts)):
+            # What follows a prompt of ids may finish its last character.
+            texts[number] = await _shown(prompt, engine, finished=is_work)
+    engine_names = body.engine_names(settings.limits)
+    if is_work:
+        events = submit(service, request, work, work_id, engine_names)
+    else:
+        events = _nothing(work, engine, work_id, engine_names)
     if body.stream:
         return EventStream(service, Stream(events, CompletionEvents(body, texts, head), request.state.request_id))
     results, done = await complete(service, request, events)
@@ -105,14 +108,14 @@ async def _shown(prompt: str | Tokens, engine: EngineClient, finished: bool = Fa
         raise RequestError(error.message, "prompt", error.code) from None
 
 
-async def _nothing(asked: Asked, engine: EngineClient, work_id: str) -> Events:
-    """The events of a request for no tokens: the prompts are counted, and empty texts follow them."""
-    count = 0
-    for prompt in asked.prompts:
-        await _shown(prompt, engine)
-        count += len(await engine.tokenize(prompt) if isinstance(prompt, str) else prompt.ids)
-    for index in range(len(asked.prompts) * asked.best_of):
-        input_index = index // asked.best_of
+async def _nothing(work: Fill, engine: EngineClient, work_id: str, engine_names: Mapping[str, str]) -> Events:
+    """The events of a request for no tokens: the prompts are read and counted, and empty texts follow them."""
+    try:
+        count = sum(read.num_tokens for read in await engine.read(work))
+    except RequestError as error:
+        raise RequestError(error.message, engine_names.get(error.param or "", error.param), error.code) from None
+    for index in range(len(work.inputs) * work.n):
+        input_index = index // work.n
         yield BlankDone(work_id, index, input_index, EMPTY)
         yield ResultDone(work_id, FillResult(index, input_index, "", 0.0, [EMPTY]))
     yield Done(work_id, Usage(prompt_tokens=count, total_tokens=count))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from engine.events import ModelCard
-from engine.requests import Fill, RequestError, Sampling, Segments, Tokens
+from engine.requests import Fill, RequestError, Sampling, Segments, Tokens, member
 from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
 from server.exchange.prompt import part_a
 from server.exchange.refusals import check_refused, refusing
@@ -112,8 +112,12 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         at_most("best_of" if self.best_of else "n", beams, limits.num_beams)
         at_most("min_tokens", self.min_tokens, self.max_tokens)
         at_most("logprobs", self.logprobs or 0, limits.logprobs)
+        inputs: list[Segments] = []
+        for number, prompt in enumerate(asked.prompts):
+            with member("input", number, len(asked.prompts)):
+                inputs.append(self._segments(prompt, asked, card))
         return Fill(
-            inputs=tuple(self._segments(prompt, asked, card) for prompt in asked.prompts),
+            inputs=tuple(inputs),
             max_tokens=(self.max_tokens,),
             min_tokens=(self.min_tokens,),
             sampling=self.sampling(limits),

@@ -25,15 +25,16 @@ async def labels(request: Request, service: Service, raw: dict[str, Any]) -> Ans
     works = [replace(work, adapter=adapter) for work in body.scores(service.settings.limits)]
     work_id = f"score-{uuid4().hex}"
     streams = [submit(service, request, work, f"{work_id}-{number}", LABEL_NAMES) for number, work in enumerate(works)]
-    outcomes = await complete_all(service, request, streams)
+    outcomes = await complete_all(service, request, streams, "item")
     logprobs = [[max(result.logprob, LEAST) for result in results] for results, _ in outcomes]
-    num_tokens = sum(done.usage.prompt_tokens for _, done in outcomes)
+    usages = [done.usage for _, done in outcomes]
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
     return Answer(
         {
             "scores": [body.probabilities(row) for row in logprobs],
             "token_logprobs": logprobs if body.return_token_logprobs else None,
             "model": card.name,
-            "usage": {"prompt_tokens": num_tokens, "completion_tokens": 0, "total_tokens": num_tokens},
+            "usage": {name: sum(getattr(usage, name) for usage in usages) for name in names},
             "object": "scoring",
         }
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
-from engine.requests import RequestError, Score, Segments, Tokens
+from engine.requests import RequestError, Score, Segments, Tokens, member
 from server.exchange.bodies import Number, String, Wire, at_most
 from server.settings import Limits
 
@@ -63,17 +63,18 @@ class LabelsRequest(Wire):
         items: list[str | list[int]] = [self.items] if isinstance(self.items, str) else [*self.items]
         at_most("items", len(items), limits.inputs, "items")
         labels = self._labels(len(items))
-        for row in labels:
-            at_most("label_token_ids", len(row), limits.candidates, "labels")
-        return [
-            Score(
-                context=self._context(item),
-                targets=tuple(Tokens((label,)) for label in row),
-                priority="interactive",
-                timeout_s=limits.timeout_s,
-            )
-            for item, row in zip(items, labels, strict=True)
-        ]
+        scores = []
+        for number, (item, row) in enumerate(zip(items, labels, strict=True)):
+            with member("item", number, len(items)):
+                at_most("label_token_ids", len(row), limits.candidates, "labels")
+                score = Score(
+                    context=self._context(item),
+                    targets=tuple(Tokens((label,)) for label in row),
+                    priority="interactive",
+                    timeout_s=limits.timeout_s,
+                )
+            scores.append(score)
+        return scores
 
     def probabilities(self, logprobs: list[float]) -> list[float]:
         """The labels' probabilities: their own, or with `apply_softmax` those among themselves."""

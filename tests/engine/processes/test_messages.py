@@ -24,18 +24,21 @@ from engine.processes.messages import (
     Loading,
     NotReady,
     Raised,
+    Read,
     Ready,
     Refused,
     Reply,
+    Spell,
     Stepped,
     Submit,
     Tokenize,
     ToRank,
     UnloadAdapter,
 )  # fmt: skip
+from engine.readings import Piece, Reading
 from engine.requests import Fill, Mask, Request, Sampling, Score, Tokens
 from tests.answers import blank, filled, scored
-from tests.server.conftest import CARD
+from tests.server.conftest import CARD, LAID
 
 
 @pytest.mark.parametrize(
@@ -86,13 +89,17 @@ TO = [
     Cancel("x"),
     Tokenize("x", "a\n😀"),
     Detokenize("x", [1, 2], True),
+    Read("x", Fill((("a ", Mask("[MASK]")),), fit=True), True),
+    Spell("x", [1, 2]),
     LoadAdapter("x", "a", "/b"),
     UnloadAdapter("x", "a"),
 ]
 FROM = [
     Loading(0.5), Ready(), Ready(CARD), NotReady("no such folder"), Raised("ValueError"), Alive(0.0),
     Stepped(StepStats(0.1, 1, 1, 1, 0.5)), Happened([Done("x", Usage(total_tokens=1)), Failed("y", "error", "m")]),
-    AdaptersChanged([]), Reply("x"), Reply("x", "a"), Reply("x", [1]), Refused("x", "m", "p", "c"),
+    AdaptersChanged([]), Reply("x"), Reply("x", "a"), Reply("x", [1]),
+    Reply("x", [Reading([1], [0], [0], [LAID], 3, [4], True)]), Reply("x", [Piece(7, [195], "é")]),
+    Refused("x", "m", "p", "c"),
 ]  # fmt: skip
 
 

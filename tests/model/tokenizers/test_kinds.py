@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import tokenizers
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
 from model.config import CheckpointError
+from model.layout import BlankLayout, MaskedLayout, parse
+from model.spelling import Spelling
 from model.tokenizer import FILES, Decoder, Tokenizer
 from model.tokenizers.word_pieces import Splitter
 from tests.model.tokenizers.conftest import READERS, Original, Read
@@ -419,3 +423,57 @@ def test_every_file_that_a_tokenizer_reads_is_named(files: dict[str, dict[str, b
 def test_no_tokenizer_loads_torch() -> None:
     code = "import sys, model.tokenizer; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@every_kind
+def test_entries_are_the_vocabulary_s_own_words(original: Original, name: str) -> None:
+    """What transformers' `convert_ids_to_tokens` gives for GPT-2, RoBERTa and BERT, else the library's own reading of
+    the file."""
+    kind, family, fields = KINDS[name]
+    folder = original(kind, **fields)
+    tokenizer = READERS[family](folder)
+    ids = list(tokenizer.text_ids())
+    ids = [*ids[:300], *ids[-300:]]
+    found = [tokenizer.entry(i) for i in ids]
+    if kind in ("gpt2", "roberta", "bert"):
+        classes = {"gpt2": "GPT2Tokenizer", "roberta": "RobertaTokenizer", "bert": "BertTokenizer"}
+        theirs = getattr(transformers, classes[kind]).from_pretrained(folder)
+        assert found == theirs.convert_ids_to_tokens(ids)
+    elif kind == "glm4":
+        theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        assert found == [theirs.id_to_token(i) for i in ids]
+    elif kind == "chinese":
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "cog-pretrain.model"))
+        assert found == pieces.id_to_piece(ids)
+    assert all(found)
+    special = list(tokenizer.names)
+    assert [tokenizer.entry(i) for i in special] == [tokenizer.names[i] for i in special]
+
+
+@every_kind
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(st.one_of(texts, st.sampled_from(["[MASK]", " [MASK]", "a  [gMASK]", "[sMASK] "])), max_size=6))
+def test_a_text_is_tokenized_as_it_is_laid_out(read: Read, name: str, parts: list[str]) -> None:
+    """The ids that a client is told are those that fills and scores are made of."""
+    tokenizer = named(read, name)
+    text = "".join(parts)
+    known = [p if isinstance(p, str) else (p[0],) for p in parse(text)]
+    if any(isinstance(p, tuple) and p[0] not in tokenizer.masks for p in known):
+        return
+    laid = MaskedLayout() if name == "bert" else BlankLayout(first=(), end="never")
+    ids = Spelling(tokenizer).tokenize_masks(text)
+    if "sop" in tokenizer.special:
+        assert list(laid.lay_out(known, tokenizer).token_ids) == ids
+    elif name == "bert":
+        assert list(laid.lay_out(known, tokenizer).token_ids)[1:-1] == ids
+
+
+@every_kind
+def test_bytes_of_tokens_are_those_of_the_text(read: Read, name: str) -> None:
+    tokenizer = named(read, name)
+    spelling, text = Spelling(tokenizer), "the river, 船 and é"
+    ids = spelling.tokenize(f"{text}[MASK]")
+    data = b"".join(map(spelling.token_bytes, ids))
+    assert data == tokenizer.decode_bytes(ids[:-1]) + b"[MASK]"
+    if name in LOSSLESS:
+        assert data.decode() == f"{text}[MASK]"

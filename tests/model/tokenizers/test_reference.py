@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from model.spelling import Spelling
 from model.tokenizer import Tokenizer
 from tests.model.tokenizers.conftest import GOLDEN, Read
 
@@ -95,6 +96,7 @@ def test_masks_swallow_the_white_space_to_their_left(golden: dict[str, Any], rea
         for part in before:
             ids += [*tokenizer.encode(tokenizer.before_mask(part)), tokenizer.masks["[MASK]"]]
         assert ids + tokenizer.encode(last) == wanted, text
+        assert Spelling(tokenizer).tokenize_masks(text) == wanted, text
 
 
 @pytest.mark.parametrize("name", ["gpt2", "roberta", "bert", "large-chinese", "10b-chinese"])

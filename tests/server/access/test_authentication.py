@@ -45,7 +45,7 @@ def routes(app):
     while stack:
         route = stack.pop()
         if isinstance(route, APIRoute):
-            pairs |= {(method, route.path) for method in route.methods or ()}
+            pairs |= {(method, route.path_format) for method in route.methods or ()}
         for inside in (getattr(route, "original_router", None), getattr(route, "app", None), route):
             stack += [r for r in getattr(inside, "routes", ()) if r is not route]
     return sorted(pairs)

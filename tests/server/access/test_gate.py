@@ -52,7 +52,7 @@ def test_few_huge_requests_trip_the_token_cap_and_small_ones_still_pass(make_app
         await asyncio.gather(*tasks)
         assert [caller.status for caller in callers] == [200, 503, 200, 503, 200, 200]
         assert (gate.inside, gate.tokens) == (0, 0)
-        metrics = app.state.service.metrics.expose(engine).decode()
+        metrics = app.state.service.metrics.expose(engine)[0].decode()
         assert 'rejected_total{reason="queue_tokens_full"} 2.0' in metrics
 
     asyncio.run(play())

@@ -6,7 +6,7 @@ import pytest
 
 from engine.answers import Usage
 from engine.events import Done, Failed, ResultDone
-from engine.requests import Score, Tokens
+from engine.requests import Fill, Mask, Score, Tokens
 from tests.answers import scored
 
 USAGE = Usage(5, 2, 7, 0)
@@ -23,7 +23,7 @@ def test_what_a_harness_asks_of_a_tokenizer(client):
     [
         ({"prompt": "ab c", "add_special_tokens": False}, [2, 1]),
         ({"prompt": "ab c", "model": "x"}, [2, 1]),
-        ({"prompt": "ab c", "add_special_tokens": True}, [7, 1]),
+        ({"prompt": "ab c", "add_special_tokens": True}, [5, 2, 1]),
         ({"prompt": "<sop> ab", "add_special_tokens": True}, [5, 2]),
         ({"content": "ab c", "add_special": False, "parse_special": True}, [2, 1]),
         ({"content": "", "prompt": None}, []),
@@ -32,6 +32,35 @@ def test_what_a_harness_asks_of_a_tokenizer(client):
 def test_both_words_for_a_text(client, body, tokens):
     answer = client.post("/tokenize", json=body).json()
     assert (answer["tokens"], answer["count"]) == (tokens, len(tokens))
+
+
+@pytest.mark.parametrize("body", [{"prompt": "ab c"}, {"content": "ab c"}])
+def test_tokens_are_spelled_as_llama_cpp_and_vllm_spell_them(client, body):
+    """llama.cpp (tools/server/README.md, POST /tokenize): text, or bytes where a token is no whole character. vLLM
+    (entrypoints, TokenizeResponse.token_strs): the vocabulary's own words."""
+    answer = client.post("/tokenize", json={**body, "with_pieces": True}).json()
+    assert answer["tokens"] == [{"id": 2, "piece": "B"}, {"id": 1, "piece": "A"}]
+    assert answer["count"] == 2
+    answer = client.post("/tokenize", json={**body, "return_token_strs": True}).json()
+    assert (answer["tokens"], answer["token_strs"]) == ([2, 1], ["▁2", "▁1"])
+    half = client.post("/tokenize", json={"content": "x" * 70, "with_pieces": True}).json()
+    assert half["tokens"] == [{"id": 70, "piece": [195]}]
+    assert "token_strs" not in client.post("/tokenize", json=body).json()
+
+
+def test_the_native_route_gives_what_the_model_reads(client, engine, refused):
+    body = {"text": "a [MASK] b"}
+    assert client.post("/v1/tokenize", json=body).json() == {"tokens": [1, 6, 1], "count": 3}
+    for layout, is_scored in (("fill", False), ("score", True)):
+        answer = client.post("/v1/tokenize", json={**body, "layout": layout}).json()
+        assert answer["layout"] == {
+            "token_ids": [1, 2], "positions": [0, 1], "block_positions": [0, 0], "num_tokens": 5,
+            "blanks": [{"mask": "[MASK]", "spaced": True, "start_token_id": 3, "position": 1, "block_position": 1,
+                        "position_step": 0, "block_position_step": 1}],
+        }  # fmt: skip
+        assert engine.read_texts[-1] == (Fill((("a ", Mask("[MASK]"), " b"),), max_tokens=(1,)), is_scored)
+    refused(client.post("/v1/tokenize", json={**body, "layout": "x"}), 400, "layout")
+    refused(client.post("/v1/tokenize", json={"text": "[MASK]" * 65, "layout": "fill"}), 400, "text")
 
 
 def test_both_words_for_the_text_of_tokens(client, refused):
@@ -70,7 +99,8 @@ def test_sglang_s_request_is_known_by_its_fields(client, engine, body, contexts)
     assert all(isinstance(r, Score) for r in engine.asked)
     assert answer["scores"] == [[math.exp(-1), math.exp(-2)]] * len(contexts)
     assert (answer["object"], answer["model"], answer["token_logprobs"]) == ("scoring", "demo", None)
-    assert answer["usage"]["prompt_tokens"] == 5 * len(contexts)
+    counts = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    assert answer["usage"] == {name: count * len(contexts) for name, count in counts.items()}
 
 
 def test_sglang_s_softmax_is_over_the_labels(client, engine):
@@ -114,5 +144,6 @@ def test_one_item_that_fails_ends_all(client, engine, refused):
 
     engine.script = script
     body = {"query": "q", "items": ["a", "b", "c"], "label_token_ids": [99]}
-    refused(client.post("/v1/score", json=body), 400, "label_token_ids")
+    error = refused(client.post("/v1/score", json=body), 400, "label_token_ids")
+    assert error["message"] == "item 1: no such token"
     assert engine.num_open == 0

@@ -142,7 +142,7 @@ def test_client_that_leaves_cancels_the_request(engine, make_caller):
         caller.left.set()
         await asyncio.wait_for(task, 2)
         assert engine.num_open == 0
-        metrics = caller.app.state.service.metrics.expose(engine).decode()
+        metrics = caller.app.state.service.metrics.expose(engine)[0].decode()
         assert 'requests_total{outcome="cancelled",route="/v1/infill"} 1.0' in metrics
 
     asyncio.run(leave())

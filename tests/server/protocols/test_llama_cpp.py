@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -207,6 +208,30 @@ def test_a_shallow_line_ends_a_completion_and_frees_the_engine(client, engine):
     assert (answer["content"], answer["stop_type"], answer["has_new_line"]) == ("    a\n    b\n  ", "limit", True)
     assert answer["tokens_predicted"] == 4
     assert engine.num_open == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_end_token_is_predicted_too(client, engine, stream):
+    """As in llama.cpp, whose `n_decoded` counts each token that is sampled."""
+
+    async def script(request, work_id):
+        yield Begun(work_id, USAGE, False)
+        ended = replace(done(work_id, 0).blank, end_token="<eop>", end_logprob=-0.5)
+        yield BlankDone(work_id, 0, 0, ended)
+        yield Done(work_id, USAGE)
+
+    engine.script = script
+    response = client.post("/infill", json={**BODY, "stream": stream, "return_tokens": True})
+    last = json.loads(response.text.removesuffix("\n\n").split("data: ")[-1])
+    assert (last["tokens_predicted"], last["timings"]["predicted_n"], last["tokens_evaluated"]) == (3, 3, 40)
+
+
+def test_no_tokens_are_predicted_and_the_text_is_counted(client, engine):
+    answer = client.post("/infill", json={**BODY, "n_predict": 0}).json()
+    assert engine.asked == []
+    ((fill, _),) = engine.read_texts
+    assert (fill.inputs, fill.fit) == ((("a\nb ", Mask("[MASK]"), "\nz"),), True)
+    assert (answer["tokens_predicted"], answer["tokens_evaluated"], answer["truncated"]) == (0, 5, True)
 
 
 def test_time_ends_a_completion_but_only_at_a_line(client, engine):

@@ -184,3 +184,85 @@ def test_errors_are_the_exceptions_of_the_client(client: openai.OpenAI, model: s
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError):
         client.completions.create(**asked, stream=True, n=9)
+
+
+def test_usage_counts_every_token_that_has_a_log_probability(client: openai.OpenAI, model: str) -> None:
+    end = httpx.post(f"{client.base_url}".replace("/v1/", "/tokenize"), json={"prompt": "<eop>"}).json()["tokens"][0]
+    asked: Body = {"model": model, "prompt": "And he said", "temperature": 0, "logprobs": 1}
+    shapes: list[tuple[int, dict[str, int]]] = [(0, {}), (100, {}), (100, {"min_tokens": 3}), (-100, {})]
+    for bias, extra in shapes:
+        whole = client.completions.create(**asked, max_tokens=6, logit_bias={str(end): bias}, extra_body=extra)
+        assert whole.usage is not None
+        assert whole.choices[0].logprobs is not None
+        assert whole.usage.completion_tokens == len(whole.choices[0].logprobs.tokens or [])
+        if bias == 100:
+            assert whole.usage.completion_tokens == extra.get("min_tokens", 0) + 1
+        stream = client.completions.create(
+            **asked, max_tokens=6, logit_bias={str(end): bias}, extra_body=extra, stream=True,
+            stream_options={"include_usage": True},
+        )  # fmt: skip
+        counted = [chunk.usage for chunk in stream][-1]
+        assert counted is not None
+        assert (counted.prompt_tokens, counted.completion_tokens) == (
+            whole.usage.prompt_tokens, whole.usage.completion_tokens,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ["And he said", "the [MASK] sea", "", "床前明月光", "a[gMASK]"])
+def test_a_prompt_has_one_number_of_tokens(client: openai.OpenAI, model: str, prompt: str) -> None:
+    ids = httpx.post(f"{client.base_url}tokenize", json={"text": prompt}).json()["tokens"]
+    counts = set()
+    for given in (prompt, ids):
+        if given == []:
+            continue
+        for asked in (
+            {"max_tokens": 0}, {"max_tokens": 5}, {"max_tokens": 2, "logprobs": 1}, {"max_tokens": 0, "echo": True},
+            {"max_tokens": 0, "echo": True, "logprobs": 1}, {"max_tokens": 3, "echo": True, "logprobs": 1},
+        ):  # fmt: skip
+            body: Body = {"model": model, "prompt": given, **asked}
+            answer = client.completions.create(**body)
+            assert answer.usage is not None
+            counts.add(answer.usage.prompt_tokens)
+    native = httpx.post(f"{client.base_url}infill", json={"text": prompt, "max_tokens": 1}).json()
+    counts.add(native["usage"]["prompt_tokens"])
+    layout = httpx.post(f"{client.base_url}tokenize", json={"text": prompt, "layout": "fill"}).json()["layout"]
+    if "[" in prompt:  # without one, a prompt gets a mask where it goes on
+        counts.add(len(layout["token_ids"]))
+    counts.add(layout["num_tokens"])
+    assert len(counts) == 1, counts
+
+
+def test_an_empty_prompt_is_one_of_several(client: openai.OpenAI, model: str) -> None:
+    answer = client.completions.create(model=model, prompt=["", "a"], max_tokens=0, echo=True, logprobs=1)
+    empty, other = answer.choices
+    assert empty.logprobs is not None
+    assert empty.logprobs.model_dump() == {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    assert (empty.text, empty.finish_reason, other.text) == ("", "length", "a")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 0
+    asked: Body = {"model": model, "prompt": "", "max_tokens": 3, "echo": True, "logprobs": 1, "temperature": 0}
+    whole = client.completions.create(**asked).choices[0]
+    chunks = [c.choices[0] for c in client.completions.create(**asked, stream=True)]
+    assert whole.logprobs is not None
+    assert "".join(c.text for c in chunks) == whole.text
+    assert [t for c in chunks if c.logprobs for t in c.logprobs.tokens or []] == whole.logprobs.tokens
+    assert whole.logprobs.token_logprobs
+    assert None not in whole.logprobs.token_logprobs
+
+
+def test_the_model_that_is_served_can_be_retrieved(client: openai.OpenAI, model: str) -> None:
+    assert client.models.retrieve(model) == client.models.list().data[0]
+    assert client.completions.create(model="", prompt="a", max_tokens=1).model == model
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve(f"{model}/other")
+
+
+def test_one_bad_prompt_of_a_batch_is_named(client: openai.OpenAI, model: str) -> None:
+    with pytest.raises(openai.BadRequestError, match="input 1: ") as refused:
+        client.completions.create(model=model, prompt=[[5], [10**6]], max_tokens=1)
+    assert refused.value.param == "prompt"
+    with pytest.raises(openai.BadRequestError, match="input 2: ") as refused:
+        client.completions.create(model=model, prompt=["a", "b", "[MASK][MASK]"], max_tokens=0)
+    assert refused.value.param == "prompt"
+    with pytest.raises(openai.BadRequestError, match="input 1: "):
+        client.completions.create(model=model, prompt=["a", "word " * 3000], max_tokens=0, echo=True, logprobs=1)
