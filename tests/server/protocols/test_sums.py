@@ -63,7 +63,7 @@ class Local(FakeEngine):
         known = {engine.tokenizer.decode_bytes([i]): i for i in reversed(engine.tokenizer.text_ids())}
         self.of_byte = {byte: known[bytes([byte])] for byte in range(256)}
 
-    def pieces(self, token_ids: Sequence[int], spaced: bool = False) -> list[bytes]:
+    def spelled(self, token_ids: Sequence[int], spaced: bool = False) -> list[bytes]:
         """The bytes of each token, without spaces before the first if one may be lost there."""
         first, *others = [self.engine.tokenizer.decode_bytes([i]) for i in token_ids] or [b""]
         return [first.lstrip(b" ") if spaced else first, *others]
@@ -79,8 +79,9 @@ class Local(FakeEngine):
                 self.results = sorted([*self.results, event.result], key=lambda result: result.index)
             yield event
 
-    async def tokenize(self, text: str, special: bool = False) -> list[int]:
+    async def tokenize(self, text: str, special: bool = False, masks: bool = True) -> list[int]:
         spelling = self.engine.job_context.spelling
+        assert masks
         return spelling.tokenize(text) if special else spelling.tokenize_masks(text)
 
     async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
@@ -208,7 +209,7 @@ def test_completions(world: World, drawn: dict[str, Any], prompt: str | list[int
         assert "".join(c["text"] for c in own) == choice["text"]
         assert own[-1]["finish_reason"] == choice["finish_reason"]
         blank = results[number].blanks[0] if results else EMPTY
-        pieces = local.pieces([*ids, *blank.token_ids] if more["echo"] else blank.token_ids)
+        pieces = local.spelled([*ids, *blank.token_ids] if more["echo"] else blank.token_ids)
         if more["echo"] or not ids:  # else a character that the prompt begins is the text's first
             before = prompt if more["echo"] and isinstance(prompt, str) else ""
             assert_is_joined(local, choice["text"].removeprefix(before), pieces, blank.stop_string is not None)
@@ -273,4 +274,4 @@ def test_native_infill(world: World, drawn: dict[str, Any], texts: list[str], mo
             assert ids == blank["token_ids"][: len(ids)]
             assert_offsets_index(blank["text"], blank["tokens"], blank["text_offsets"])
             is_cut = blank["stop_string"] is not None
-            assert_is_joined(local, blank["text"].lstrip(), local.pieces(blank["token_ids"], True), is_cut)
+            assert_is_joined(local, blank["text"].lstrip(), local.spelled(blank["token_ids"], True), is_cut)
