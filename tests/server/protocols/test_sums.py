@@ -66,8 +66,8 @@ class Local(FakeEngine):
 
     def spelled(self, token_ids: Sequence[int], spaced: bool = False) -> list[bytes]:
         """The bytes of each token, without spaces before the first if one may be lost there."""
-        first, *others = [self.engine.tokenizer.decode_bytes([i]) for i in token_ids] or [b""]
-        return [first.lstrip(b" ") if spaced else first, *others]
+        pieces = [self.engine.tokenizer.decode_bytes([i]) for i in token_ids]
+        return [b"".join(pieces).lstrip(b" ")] if spaced else pieces
 
     @property
     def card(self) -> ModelCard:
