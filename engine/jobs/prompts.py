@@ -50,7 +50,7 @@ def read_input(fill: Fill, given: Segments, job_context: JobContext, scored: boo
     laid = job_context.lay_out(prompt.segments, "text", scored=scored or fill.echo)
     num_read = job_context.num_read(laid) + len(prompt.begun)
     if prompt.echo is not None:
-        num_read = _num_read(prompt.echo.ids, job_context) or num_read
+        num_read = _num_read(_continued(given[0], prompt.echo.ids, job_context), job_context) or num_read
     return replace(prompt, num_tokens=num_read), laid
 
 
@@ -80,6 +80,15 @@ def _laid_blank(blank: Blank, own_context: bool) -> LaidBlank:
         block_position_step=blank.stride[1],
         context=list(blank.context) if own_context else None,
     )
+
+
+def _continued(whole: str | Tokens | Mask, ids: tuple[int, ...], job_context: JobContext) -> tuple[int, ...]:
+    """The ids of a scored prompt as they are if it is only gone on from: the mask behind a text swallows its space."""
+    tokenizer = job_context.tokenizer
+    if not isinstance(whole, str) or any(i in tokenizer.masks.values() for i in ids):
+        return ids
+    short = tokenizer.before_mask(whole)
+    return ids if short == whole else tuple(job_context.spelling.tokenize(short))
 
 
 def _num_read(ids: tuple[int, ...], job_context: JobContext) -> int:

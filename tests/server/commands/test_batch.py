@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_where_it_was(demo_url: str, tmp_path: Path) -> Non
 )
 def test_a_line_that_is_no_request_says_why(line: str, error: str) -> None:
     (found,) = read(line)
-    assert (found.error, found.body) == (error, None)
+    assert (found.error, found.body) == (f"line 1: {error}", None)
 
 
 def test_requests_wait_behind_interactive_ones_unless_they_say_otherwise() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, assume, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -16,7 +16,8 @@ from engine.answers import EMPTY, FillResult
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Event, ModelCard, ResultDone
-from engine.requests import Request
+from engine.readings import Reading
+from engine.requests import Fill, Request
 from model.checkpoint import load
 from model.tokenizer import Tokenizer
 from server.app import create_app
@@ -65,8 +66,8 @@ class Local(FakeEngine):
 
     def spelled(self, token_ids: Sequence[int], spaced: bool = False) -> list[bytes]:
         """The bytes of each token, without spaces before the first if one may be lost there."""
-        first, *others = [self.engine.tokenizer.decode_bytes([i]) for i in token_ids] or [b""]
-        return [first.lstrip(b" ") if spaced else first, *others]
+        pieces = [self.engine.tokenizer.decode_bytes([i]) for i in token_ids]
+        return [b"".join(pieces).lstrip(b" ")] if spaced else pieces
 
     @property
     def card(self) -> ModelCard:
@@ -81,8 +82,10 @@ class Local(FakeEngine):
 
     async def tokenize(self, text: str, special: bool = False, masks: bool = True) -> list[int]:
         spelling = self.engine.job_context.spelling
-        assert masks
         return spelling.tokenize(text) if special else spelling.tokenize_masks(text)
+
+    async def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
+        return self.engine.read(fill, scored)
 
     async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
         spelling = self.engine.job_context.spelling
@@ -197,22 +200,27 @@ def test_completions(world: World, drawn: dict[str, Any], prompt: str | list[int
     client, local = world
     ids = [local.of_byte[byte] for byte in prompt] if isinstance(prompt, list) else []
     is_scored = more["echo"] and more["logprobs"] is not None
-    assume(prompt or not is_scored)
     body = {**asked(local, drawn), **more, "prompt": ids or prompt}
     local.results = []
     whole, results = answered(client, "/v1/completions", body), local.results
     *chunks, last = streamed(client, "/v1/completions", {**body, "stream_options": {"include_usage": True}})
     assert counts(last["usage"]) == counts(whole["usage"])
-    assert whole["usage"]["completion_tokens"] == computed(results) or drawn["ends"] > -100
+    assert whole["usage"]["completion_tokens"] == computed(results)
+    plain = answered(client, "/v1/completions", {"prompt": ids or prompt, "max_tokens": 0})
+    assert whole["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
     for number, choice in enumerate(whole["choices"]):
         own = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == number]
         assert "".join(c["text"] for c in own) == choice["text"]
         assert own[-1]["finish_reason"] == choice["finish_reason"]
         blank = results[number].blanks[0] if results else EMPTY
-        pieces = local.spelled([*ids, *blank.token_ids] if more["echo"] else blank.token_ids)
+        # The mask behind a text has swallowed its last space, with which the fill begins.
+        is_spaced = isinstance(prompt, str) and prompt.endswith(" ") and not is_scored
+        pieces = local.spelled([*ids, *blank.token_ids] if more["echo"] else blank.token_ids, is_spaced)
         if more["echo"] or not ids:  # else a character that the prompt begins is the text's first
             before = prompt if more["echo"] and isinstance(prompt, str) else ""
-            assert_is_joined(local, choice["text"].removeprefix(before), pieces, blank.stop_string is not None)
+            text = choice["text"].removeprefix(before)
+            text = text.lstrip(" ") if is_spaced else text
+            assert_is_joined(local, text, pieces, blank.stop_string is not None)
         if more["logprobs"] is not None and (results or is_scored):
             lists = choice["logprobs"]
             for name, values in lists.items():
@@ -234,6 +242,7 @@ def test_llama_cpp_s_infill(world: World, drawn: dict[str, Any], before: str, af
         assert "".join(part["content"] for part in own) == whole["content"]
         assert [i for part in own for i in part["tokens"]] == whole["tokens"]
         assert last["tokens_predicted"] == whole["tokens_predicted"]
+        assert whole["tokens_predicted"] == len(whole["tokens"]) + (whole["stop_type"] == "eos")
         probabilities = [p for part in own for p in part["completion_probabilities"]]
         assert probabilities == whole.get("completion_probabilities", [])
         assert "completion_probabilities" not in last
@@ -260,10 +269,7 @@ def test_native_infill(world: World, drawn: dict[str, Any], texts: list[str], mo
         fields |= {"max_tokens": 30, "min_tokens": 0}
     body = {**fields, "segments": segments, "logprobs": 1, **more}
     whole = answered(client, "/v1/infill", body)
-    if "num_beams" not in more:
-        assert (
-            whole["usage"]["completion_tokens"] == computed(local.results) or drawn["ends"] > -100 or "choices" in more
-        )
+    assert whole["usage"]["completion_tokens"] == computed(local.results)
     *events, done = streamed(client, "/v1/infill", body)
     assert counts(done["usage"]) == counts(whole["usage"])
     for result in whole["results"]:
@@ -274,4 +280,4 @@ def test_native_infill(world: World, drawn: dict[str, Any], texts: list[str], mo
             assert ids == blank["token_ids"][: len(ids)]
             assert_offsets_index(blank["text"], blank["tokens"], blank["text_offsets"])
             is_cut = blank["stop_string"] is not None
-            assert_is_joined(local, blank["text"].lstrip(), local.spelled(blank["token_ids"], True), is_cut)
+            assert_is_joined(local, blank["text"].lstrip(" "), local.spelled(blank["token_ids"], True), is_cut)
