@@ -110,7 +110,9 @@ def read_prompt(given: Segments, echo: bool, job_context: JobContext) -> Prompt:
     segments, begun = unpacked(given, "text", job_context)
     if not any(isinstance(s, Mask) for s in segments):
         segments = (*segments, job_context.open_mask)
-    ids = given[0].ids if given and isinstance(given[0], Tokens) else ()
+    blank = next((n for n, s in enumerate(given) if isinstance(s, Mask)), len(given))
+    last = given[blank - 1] if blank else ""
+    ids = last.ids if isinstance(last, Tokens) else ()
     return Prompt(segments, begun, _before(ids, bool(begun), job_context))
 
 

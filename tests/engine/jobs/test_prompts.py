@@ -11,7 +11,7 @@ import torch
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import BlankDelta, Done, Echoed, Event, ResultDone
-from engine.requests import Fill, Mask, RequestError, Score, Tokens
+from engine.requests import Fill, Mask, RequestError, Sampling, Score, Tokens
 from model.attention import DenseAttention, visible
 from model.layout import Layout
 from tests.answers import wire
@@ -220,3 +220,11 @@ def test_special_tokens_that_divide_nothing_are_tokens_of_the_text(engine: Engin
     expected = reference(engine, part_a(engine, ("[gMASK]",)), ids[skipped:])
     wanted = [float(row[i]) for row, i in zip(expected, ids[skipped:], strict=False)]
     assert result["echo"]["token_logprobs"] == [None] * skipped + [pytest.approx(w, abs=1e-4) for w in wanted]
+
+
+def test_a_prompt_of_pieces_that_ends_inside_a_character_is_finished_by_what_follows(engine: Engine) -> None:
+    first, second = engine.tokenizer.encode("é")
+    bias = {second: 100.0}
+    fill = Fill((("the ", Tokens((first,))),), max_tokens=(1,), sampling=Sampling(logit_bias=bias))
+    (result,) = results(engine.run(fill))
+    assert (result["text"], result["blanks"][0]["text"]) == ("the é", "é")

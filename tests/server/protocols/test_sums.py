@@ -185,6 +185,7 @@ BYTES = st.lists(st.one_of(st.sampled_from(HALVES), st.integers(0, 255)), min_si
 
 @given(
     drawn=drawing(),
+    path=st.sampled_from(["/v1/completions", "/beta/completions"]),
     prompt=st.one_of(TEXTS, BYTES),
     more=st.fixed_dictionaries(
         {"n": st.integers(1, 2), "echo": st.booleans(), "logprobs": st.sampled_from([None, 0, 2])}
@@ -192,18 +193,19 @@ BYTES = st.lists(st.one_of(st.sampled_from(HALVES), st.integers(0, 255)), min_si
 )
 @example(
     drawn={"max_tokens": 6, "min_tokens": 6, "temperature": 0, "seed": 0, "stop": [], "halves": 20, "ends": -100},
+    path="/v1/completions",
     prompt=[0xF0, 0x9F],
     more={"n": 1, "echo": True, "logprobs": 1},
 )
 @steady
-def test_completions(world: World, drawn: dict[str, Any], prompt: str | list[int], more: dict[str, Any]) -> None:
+def test_openai(world: World, drawn: dict[str, Any], path: str, prompt: str | list[int], more: dict[str, Any]) -> None:
     client, local = world
     ids = [local.of_byte[byte] for byte in prompt] if isinstance(prompt, list) else []
     is_scored = more["echo"] and more["logprobs"] is not None
     body = {**asked(local, drawn), **more, "prompt": ids or prompt}
     local.results = []
-    whole, results = answered(client, "/v1/completions", body), local.results
-    *chunks, last = streamed(client, "/v1/completions", {**body, "stream_options": {"include_usage": True}})
+    whole, results = answered(client, path, body), local.results
+    *chunks, last = streamed(client, path, {**body, "stream_options": {"include_usage": True}})
     assert counts(last["usage"]) == counts(whole["usage"])
     assert whole["usage"]["completion_tokens"] == computed(results)
     plain = answered(client, "/v1/completions", {"prompt": ids or prompt, "max_tokens": 0})
@@ -228,15 +230,17 @@ def test_completions(world: World, drawn: dict[str, Any], prompt: str | list[int
             assert_offsets_index(choice["text"], lists["tokens"], lists["text_offset"])
 
 
-@given(drawn=drawing(), before=TEXTS, after=TEXTS, n=st.integers(1, 2))
+@given(drawn=drawing(), before=TEXTS, after=st.one_of(TEXTS, st.none()), n=st.integers(1, 2))
 @steady
-def test_llama_cpp_s_infill(world: World, drawn: dict[str, Any], before: str, after: str, n: int) -> None:
+def test_llama_cpp(world: World, drawn: dict[str, Any], before: str, after: str | None, n: int) -> None:
     client, local = world
     fields = asked(local, drawn)
     most, _ = max(fields.pop("max_tokens"), 1), fields.pop("min_tokens")
-    body = {**fields, "input_prefix": before, "input_suffix": after, "n_predict": most, "n_cmpl": n, "n_probs": 2}
-    answers = answered(client, "/infill", {**body, "return_tokens": True})
-    parts = streamed(client, "/infill", body)
+    path = "/completion" if after is None else "/infill"
+    text = {"prompt": before} if after is None else {"input_prefix": before, "input_suffix": after}
+    body = {**fields, **text, "n_predict": most, "n_cmpl": n, "n_probs": 2}
+    answers = answered(client, path, {**body, "return_tokens": True})
+    parts = streamed(client, path, body)
     for number, whole in enumerate(answers if n > 1 else [answers]):
         *own, last = [part for part in parts if part["index"] == number]
         assert "".join(part["content"] for part in own) == whole["content"]
@@ -246,10 +250,45 @@ def test_llama_cpp_s_infill(world: World, drawn: dict[str, Any], before: str, af
         probabilities = [p for part in own for p in part["completion_probabilities"]]
         assert probabilities == whole.get("completion_probabilities", [])
         assert "completion_probabilities" not in last
-        text = b"".join(bytes(p["bytes"]) for p in probabilities).decode("utf-8", "replace")
-        assert text.startswith(whole["content"]) if whole["stop_type"] == "word" else text == whole["content"]
+        joined = b"".join(bytes(p["bytes"]) for p in probabilities).decode("utf-8", "replace")
+        assert joined.startswith(whole["content"]) if whole["stop_type"] == "word" else joined == whole["content"]
         for found in probabilities:
             assert all(t["bytes"] == found["bytes"] for t in found["top_logprobs"] if t["id"] == found["id"])
+
+
+@given(drawn=drawing(), before=TEXTS, after=TEXTS, of_ollama=st.booleans())
+@steady
+def test_mistral_s_and_ollama_s_fills(
+    world: World, drawn: dict[str, Any], before: str, after: str, of_ollama: bool
+) -> None:
+    client, local = world
+    fields = asked(local, drawn)
+    fields["max_tokens"] += 1
+    body: dict[str, Any] = {"prompt": before, "suffix": after, "logprobs": True, "top_logprobs": 2}
+    if of_ollama:
+        options = {**fields, "num_predict": fields["max_tokens"]}
+        path, body = "/api/generate", {**body, "prompt": before or "a", "options": options}
+        whole = answered(client, path, {**body, "stream": False})
+        parts = [json.loads(line) for line in client.post(path, json=body).text.splitlines()]
+        text, found = whole["response"], whole["logprobs"]
+        texts, lists = [p["response"] for p in parts], [p.get("logprobs", []) for p in parts]
+        assert (parts[-1]["eval_count"], parts[-1]["done_reason"]) == (whole["eval_count"], whole["done_reason"])
+        assert whole["eval_count"] == computed(local.results)
+    else:
+        path = "/v1/fim/completions"
+        body |= {**fields, "random_seed": fields["seed"]}
+        whole = answered(client, path, body)
+        (choice,), parts = whole["choices"], streamed(client, path, body)
+        text, found = choice["message"]["content"], choice["logprobs"]["content"]
+        texts = [p["choices"][0]["delta"]["content"] for p in parts]
+        lists = [p["choices"][0]["logprobs"]["content"] for p in parts]
+        assert counts(parts[-1]["usage"]) == counts(whole["usage"])
+        assert whole["usage"]["completion_tokens"] == computed(local.results)
+        assert parts[-1]["choices"][0]["finish_reason"] == choice["finish_reason"]
+    assert "".join(texts) == text
+    assert [entry for entries in lists for entry in entries] == found
+    joined = b"".join(bytes(entry["bytes"]) for entry in found).decode("utf-8", "replace")
+    assert joined == text or (drawn["stop"] and joined.startswith(text))
 
 
 @given(
