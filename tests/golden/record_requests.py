@@ -10,6 +10,12 @@ into OUT.json, with the status of its answer, under the client's NAME. `clients.
 - "lm_eval gguf": lm_eval --model gguf --model_args base_url=PROXY --include_path . --tasks glm_choices,glm_generate
 - "llama.vim", a1c8e6e, in Vim 9.0: vim -Nu NONE -S tests/golden/llama_vim.vim, with LLAMA_VIM its folder and
   ENDPOINT=PROXY/infill
+- "llama.vim in Neovim", a1c8e6e, in Neovim 0.11.4: nvim --headless --clean -S tests/golden/editors/screen.lua, with
+  PLUGIN=llama_vim, LLAMA_VIM its folder and ENDPOINT=PROXY
+- "minuet codestral" and "minuet openai_fim_compatible", minuet-ai.nvim 479487c: the same with PLUGIN=minuet, MINUET its
+  folder and PROVIDER=codestral or openai_fim_compatible
+- "cmp-ai codestral", cmp-ai 996c765 with nvim-cmp a1d5048 and plenary.nvim b9fd522: the same with PLUGIN=cmp_ai and
+  CMP_AI, NVIM_CMP and PLENARY their folders
 - "Mistral's and Ollama's JavaScript", @mistralai/mistralai 2.7.0 and ollama 0.6.4: after npm install in its folder,
   node tests/golden/js/editors.mjs PROXY
 - "Continue", @continuedev/openai-adapters 1.37.0: node tests/golden/continue_adapters.mjs, with CONTINUE a folder in

@@ -1,13 +1,10 @@
-"""Mistral's, Ollama's, LiteLLM's and OpenAI's own clients fill a blank at a server with the demo model.
-
-That of minuet-ai.nvim (479487c) is a transcript: it needs a Neovim that no test machine has.
-"""
+"""Mistral's, Ollama's, LiteLLM's and OpenAI's own clients fill a blank at a server with the demo model."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,26 +168,3 @@ def test_openai_s_client_shows_that_there_is_no_chat(demo_url: str) -> None:
             client.chat.completions.create(model="glm-demo", messages=HELLO)
         with pytest.raises(openai.NotFoundError, match=NO_CHAT):
             client.responses.create(model="glm-demo", input="Hello")
-
-
-@pytest.mark.parametrize(
-    ("path", "text"),
-    [
-        ("/v1/fim/completions", lambda choice: choice["delta"]["content"]),  # codestral.lua, the default
-        ("/beta/completions", lambda choice: choice["text"]),  # openai_fim_compatible.lua
-    ],
-)
-def test_minuet_s_defaults_get_a_suggestion_in_a_long_file(
-    demo_url: str, path: str, text: Callable[[dict[str, Any]], str]
-) -> None:
-    """lua/minuet/config.lua: up to 16,000 characters, of them 3/4 before the cursor, and no length (here there is one,
-    to be quick). lua/minuet/utils.lua: stream_decode passes over what is no JSON, and over choices without a text."""
-    source = Path(__file__).read_text("utf-8")
-    before = "# language: python\n# indentation: use 4 spaces for a tab\n" + source[:7500]
-    body = {"model": "glm-demo", "stream": True, "prompt": before, "suffix": source[-2500:], "max_tokens": 16}
-    response = httpx.post(demo_url + path, json=body, timeout=60)
-    assert response.status_code == 200
-    lines = [line.removeprefix("data:") for line in response.text.split("\n") if line.startswith("data: {")]
-    events = [json.loads(line) for line in lines]
-    assert "".join(text(choice) for event in events for choice in event["choices"][:1])
-    assert '"truncated":true' in response.text

@@ -10,6 +10,7 @@ import pytest
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CLIENTS: dict[str, list[dict[str, Any]]] = json.loads((GOLDEN / "clients.json").read_text("utf-8"))
+NEOVIM = {"llama.vim in Neovim", "minuet codestral", "minuet openai_fim_compatible", "cmp-ai codestral"}
 CASES = [(name, number) for name, requests in CLIENTS.items() for number in range(len(requests))]
 
 
@@ -36,7 +37,7 @@ def test_a_recorded_request_is_answered_as_its_client_reads_it(demo_url: str, na
         read = gguf if name.endswith("gguf") else harness
         read(body, response.json()) if body.get("echo") else generated(body, response.json())
     elif path == "/infill":
-        (vim if name == "llama.vim" else vscode)(body, response)
+        (vim if name.startswith("llama.vim") else vscode)(body, response)
     elif path == "/tokenize":
         tokens = response.json()["tokens"]
         assert all(isinstance(token, int) for token in tokens)
@@ -45,6 +46,8 @@ def test_a_recorded_request_is_answered_as_its_client_reads_it(demo_url: str, na
     else:
         assert path in ("/tokenizer_info", "/health")
         assert "eos_token" in response.json() or response.json()["status"] == "ok"
+    # Those of Neovim were asked in the middle of a file of 10 kB.
+    assert ('"truncated":true' in response.text) == (name in NEOVIM)
 
 
 def refused(path: str, response: httpx.Response) -> None:
@@ -54,8 +57,11 @@ def refused(path: str, response: httpx.Response) -> None:
 
 
 def chunked(body: dict[str, Any], response: httpx.Response) -> str:
-    """Continue, packages/fetch/src/stream.ts: events until `[DONE]`. Each content is a string."""
-    if not body["stream"]:
+    """Continue, packages/fetch/src/stream.ts: events until `[DONE]`. Each content is a string.
+
+    cmp-ai, lua/cmp_ai/backends/codestral.lua: the content of each choice's message.
+    """
+    if not body.get("stream"):
         return str(response.json()["choices"][0]["message"]["content"])
     *events, end = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert end == "[DONE]"
