@@ -76,7 +76,7 @@ async def generate(request: Request, service: Service, raw: dict[str, Any], aski
     if p.decoder_input_details:
         works.append(Score(text=(body.inputs,), priority="interactive", timeout_s=limits.timeout_s, adapter=adapter))
     streams = [submit(service, request, w, f"{work_id}-{n}", NAMES) for n, w in enumerate(works)]
-    (results, done), *scored = await complete_all(service, request, streams)
+    (results, done), *scored = await complete_all(service, request, streams, "part")
     prompt = [prefill(r) for found, _ in scored for r in found if isinstance(r, ScoreResult)]
     fills = [result for result in results if isinstance(result, FillResult)]
     found = answer(body, fills, prompt[0] if prompt else [])

@@ -39,9 +39,10 @@ async def generative_scoring(request: Request, service: Annotated[Service, Depen
     work_id = f"generative-scoring-{uuid4().hex}"
     works = [replace(work, adapter=adapter) for work in body.scores(service.settings.limits)]
     streams = [submit(service, request, work, f"{work_id}-{number}", NAMES) for number, work in enumerate(works)]
-    outcomes = await complete_all(service, request, streams)
+    outcomes = await complete_all(service, request, streams, "item")
     scores = [_score([max(result.logprob, LEAST) for result in results], body.apply_softmax) for results, _ in outcomes]
-    num_tokens = sum(done.usage.prompt_tokens for _, done in outcomes)
+    usages = [done.usage for _, done in outcomes]
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
     return Answer(
         {
             "id": work_id,
@@ -49,7 +50,7 @@ async def generative_scoring(request: Request, service: Annotated[Service, Depen
             "created": int(time.time()),
             "model": adapter or engine.card.name,
             "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)],
-            "usage": {"prompt_tokens": num_tokens, "completion_tokens": 0, "total_tokens": num_tokens},
+            "usage": {name: sum(getattr(usage, name) for usage in usages) for name in counts},
         }
     )
 

@@ -42,7 +42,7 @@ async def rerank(request: Request, service: Annotated[Service, Depends(service_o
     work_id = f"rerank-{uuid4().hex}"
     works = [replace(work, adapter=adapter) for work in body.scores(service.settings.limits)]
     streams = [submit(service, request, work, f"{work_id}-{number}", NAMES) for number, work in enumerate(works)]
-    outcomes = await complete_all(service, request, streams)
+    outcomes = await complete_all(service, request, streams, "document")
     found = [_result(index, body, results[0]) for index, (results, _) in enumerate(outcomes)]
     found.sort(key=lambda result: -result["relevance_score"])
     num_tokens = sum(done.usage.prompt_tokens for _, done in outcomes)

@@ -37,8 +37,8 @@ def test_query_and_item_are_tokenized_apart(client, engine, body, contexts):
     assert [(r.context, r.targets, r.priority) for r in engine.asked] == [(c, targets, "interactive") for c in contexts]
     assert (answer["object"], answer["model"]) == ("list", "demo")
     assert [(item["index"], item["object"]) for item in answer["data"]] == [(n, "score") for n in range(len(contexts))]
-    num_tokens = 5 * len(contexts)
-    assert answer["usage"] == {"prompt_tokens": num_tokens, "completion_tokens": 0, "total_tokens": num_tokens}
+    counts = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    assert answer["usage"] == {name: count * len(contexts) for name, count in counts.items()}
 
 
 def test_a_score_is_the_first_label_s_share_or_its_probability(client, engine):
