@@ -52,6 +52,7 @@ class FilledBlank:
     choice_logprobs: list[float] | None = field(default=None, metadata=OPTIONAL)
     raw: list[list[int] | None] = field(default_factory=list, metadata=INTERNAL)
     end_token_id: int | None = field(default=None, metadata=INTERNAL)
+    choice_ids: tuple[tuple[int, ...], ...] | None = field(default=None, metadata=INTERNAL)
 
 
 # A blank in which nothing was to be written.

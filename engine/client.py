@@ -56,9 +56,12 @@ class EngineClient(Protocol):
         """Token ids of a text, as they are served. Masks in it are read, with `special` every special token that it
         names, without `masks` none at all."""
 
-    async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
+    async def detokenize(
+        self, token_ids: list[int], special: bool = False, finished: bool = False, sentence: bool = False
+    ) -> str:
         """The text of token ids, masks by name, other special tokens only with `special`, where `finished` leaves out
-        an unfinished character at the end. Raises RequestError for an id outside the vocabulary."""
+        an unfinished character at the end; a `sentence` is the text as transformers' tokenizers write it, without any
+        special token. Raises RequestError for an id outside the vocabulary."""
 
     async def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
         """Each input of a fill as the model reads it; `scored`: where its blanks' tokens are known. Raises

@@ -105,11 +105,11 @@ class Fill:
 
     `inputs` are segmented texts; an input without a mask gets `[gMASK]` appended by the engine. `max_tokens`
     and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices. `choices` are
-    the strings that a blank may be: none, one list for all blanks, or one list (or None: anything) per blank;
+    the strings or tokens that a blank may be: none, one list for all blanks, or one list (or None: anything) per blank;
     `regex` likewise the pattern that a blank's text matches as a whole, in the syntax of Rust's regex crate, or the
-    schema of the JSON that it is. With
-    several beams `n` is how many of the most probable fills are given, of a text with one blank. `tenant` is on whose
-    behalf: tenants take turns, and share no cached contexts.
+    schema of the JSON that it is. With several beams `n` is how many of the most probable fills are given: of a text
+    with one blank, or of each blank by the strategy parallel, whose answers are the best fills together, the second
+    best together, and so on. `tenant` is on whose behalf: tenants take turns, and share no cached contexts.
 
     In an input of `Tokens` mask ids are masks, and what follows a `<sop>` is what the one blank begins with. With
     `echo` an input, one string or `Tokens`, is itself what the open blank begins with, unless it has a mask and a
@@ -124,7 +124,7 @@ class Fill:
     n: int = 1
     order: str | tuple[int, ...] = "left_to_right"
     strategy: Strategy | None = None
-    choices: tuple[tuple[str, ...] | None, ...] = ()
+    choices: tuple[tuple[str | Tokens, ...] | None, ...] = ()
     regex: tuple[Regex | None, ...] = ()
     num_beams: int = 1
     length_penalty: float = 1.0

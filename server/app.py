@@ -27,6 +27,7 @@ from server.wire.error_bodies import ErrorBodies
 from server.wire.errors import HANDLED, answer_error
 from server.wire.head import Head
 from server.wire.headers_only import HeadersOnly
+from server.wire.path_aliases import PathAliases
 from server.wire.signpost import Signpost
 
 PAGES = (probes.router, openapi.router, playground.router)
@@ -80,7 +81,8 @@ def create_app(settings: Settings, engine: EngineClient, is_local: bool = False)
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=[
-            Middleware(ErrorBodies, shapes=ERROR_BODIES, below=ERRORS_BELOW),
+            Middleware(PathAliases, routes=settings.path_aliases),
+            Middleware(ErrorBodies, shapes=ERROR_BODIES, below=ERRORS_BELOW, pages=playground.PATHS),
             Middleware(Observer, metrics=service.metrics, log=service.log, routes=ROUTES, spans=spans),
             Middleware(Head),
             Middleware(

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from engine.client import EngineClient
 from server.access.gate import Gate
-from server.app import create_app
+from server.app import ROUTES, create_app
 from server.console import tell
 from server.exchange.service import Service
 from server.settings import Settings
@@ -25,6 +25,7 @@ from server.wire.connection import Connection
 from server.wire.descriptors import connections_within, raise_limit
 from server.wire.head import MAX_BYTES
 from server.wire.listener import Listener
+from server.wire.route import route_of
 
 WATCH_SECONDS = 0.2
 PROGRESS_SECONDS = 2.0
@@ -35,8 +36,12 @@ FLUSH_SECONDS = 5
 def serve(settings: Settings, engine: EngineClient) -> int:
     """Serves until a signal or until the engine has failed for good; returns the exit code of the process.
 
-    What cannot listen is told in one line, before the engine is started.
+    What cannot listen, and an alias of a route that there is not, is told in one line, before the engine is started.
     """
+    for route in settings.path_aliases.values():
+        if route_of(route, ROUTES) is None:
+            tell(f"--path-alias: there is no route {route}")
+            return 2
     try:
         room = connections_within(raise_limit(), settings.max_connections, settings.tp or 1)
         sockets = listen(settings.host, settings.port)

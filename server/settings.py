@@ -13,6 +13,7 @@ from server.fim_templates import TEMPLATES
 from server.keyfile import Rate, read_keys
 
 HOST_NAME = r"[a-z0-9._-]{1,253}|[0-9a-f.]*:[0-9a-f:.]*:[0-9a-f:.]*"
+PATH = r"/[A-Za-z0-9._~/-]{0,200}"
 PREFIX = "GLM_INFILL_"
 EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -50,6 +51,9 @@ class NetworkOptions(Options):
         (),
         description="A name that requests may be sent to, and whose pages may send them. "
         "Repeat the flag for more; the variable separates names by commas.",
+    )
+    path_aliases: Annotated[dict[str, str], Repeated("--path-alias", "PATH=ROUTE")] = Field(
+        {}, description="A further path of a route, such as /fill-mask=/. Repeat the flag for more."
     )
     max_connections: Count = Field(
         1024, description="The most connections; the server refuses more. Fewer where open files are few."
@@ -148,6 +152,14 @@ class Settings(TelemetryOptions, KeyOptions, BlankOptions, LimitOptions, Network
             for name in value:
                 if not re.fullmatch(HOST_NAME, name):
                     raise ValueError(f"{name!r}: a name or an address is needed, without scheme and port")
+        return value
+
+    @field_validator("path_aliases")
+    @classmethod
+    def _are_paths(cls, value: dict[str, str]) -> dict[str, str]:
+        for path in [*value, *value.values()]:
+            if not re.fullmatch(PATH, path):
+                raise ValueError(f"{path!r}: a path begins with / and has letters, digits and -._~/ only")
         return value
 
     @field_validator("api_keys")

@@ -4,17 +4,12 @@ import json
 import os
 import random
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Of the processes that tests start, before torch reads it here too. A server counts its cores by itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import httpx
 import pytest
 import sentencepiece
 import torch
@@ -24,6 +19,7 @@ from model.families import glm
 from model.network import Network
 from model.tokenizer import Tokenizer, read_tokenizer
 from model.tokenizers.sentence_pieces import SentencePieces
+from tests.serving import serving
 
 ROLES = ("eos", "cls", "mask", "smask", "gmask", "sop", "eop")
 WORDS = "the a red blue tin old cat dog bird fish river hill boat saw found sang under over near and then".split()  # noqa: SIM905
@@ -110,28 +106,5 @@ def tiny_checkpoint(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="session")
 def demo_url() -> Iterator[str]:
     """A server of its own with the bundled demo, for clients that speak over a socket."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from server.cli import main; main()", "serve", "--port", str(port)]
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "GLM_INFILL_LOG_LEVEL": "error"}
-    process = subprocess.Popen([*command, "--quant", "int8"], cwd=root, env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while not _is_ready(url):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    with serving("--quant", "int8") as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/ready").status_code == 200
-    except httpx.TransportError:
-        return False

@@ -130,8 +130,10 @@ class Engines:
     async def tokenize(self, text: str, special: bool = False, masks: bool = True) -> list[int]:
         return cast(list[int], await self._answer(Tokenize("", text, special, masks)))
 
-    async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
-        text = await self._answer(Detokenize("", token_ids, special, finished))
+    async def detokenize(
+        self, token_ids: list[int], special: bool = False, finished: bool = False, sentence: bool = False
+    ) -> str:
+        text = await self._answer(Detokenize("", token_ids, special, finished, sentence))
         assert isinstance(text, str)
         return text
 

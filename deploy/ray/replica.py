@@ -68,7 +68,7 @@ class Replica:
             case Tokenize():
                 return await self.engine.tokenize(asked.text, asked.special, asked.masks)
             case Detokenize():
-                return await self.engine.detokenize(asked.token_ids, asked.special, asked.finished)
+                return await self.engine.detokenize(asked.token_ids, asked.special, asked.finished, asked.sentence)
             case Read():
                 return await self.engine.read(asked.fill, asked.scored)
             case Spell():

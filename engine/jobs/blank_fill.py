@@ -44,6 +44,7 @@ class BlankFill:
         self.finish_reason: str | None = None
         self.stop_string: str | None = None
         self.choice_logprobs: list[float] | None = None
+        self.choice_ids: tuple[tuple[int, ...], ...] | None = None
         self.sent_text = self.sent_tokens = 0
         self.counted_tokens, self.is_counted = 0, False
         self._decoder = decoder
@@ -152,6 +153,7 @@ class BlankFill:
             finish_reason=self.finish_reason,
             choice_logprobs=self.choice_logprobs,
             raw=self.raw if with_top else [],
+            choice_ids=self.choice_ids,
             end_token_id=None if end is None else end.token_id,
         )
 

@@ -12,7 +12,7 @@ from engine.jobs.blank_fill import BlankFill
 from engine.jobs.job import JobContext, Step
 from engine.jobs.sampler import scored
 from engine.jobs.search import Wanted
-from engine.requests import RequestError, member
+from engine.requests import RequestError, Tokens, member
 from engine.schedule.batch import Result, Row, Scored
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
@@ -37,19 +37,24 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Strings that may stand in a blank, with their tokens in a place that has a space before it or none."""
+    """Strings that may stand in a blank, with their tokens in a place that has a space before it or none; `given` is
+    how they came."""
 
+    given: tuple[str | Tokens, ...]
     texts: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...]
     spaced: bool
 
     @classmethod
-    def read(cls, texts: tuple[str, ...], place: Blank, lengths: tuple[int, int], job_context: JobContext) -> "Choices":
+    def read(
+        cls, given: tuple[str | Tokens, ...], place: Blank, lengths: tuple[int, int], job_context: JobContext
+    ) -> "Choices":
         """Raises RequestError for a choice with fewer or more tokens than `lengths` allow, or for which there is no
         room."""
-        if not texts:
+        if not given:
             raise RequestError("choices holds an empty list", "choices")
-        ids = tuple(tuple(span_ids(text, place, job_context.tokenizer)) if text else () for text in texts)
+        texts = tuple(_text(choice, job_context) for choice in given)
+        ids = tuple(_ids(choice, place, job_context) for choice in given)
         least, most = lengths
         for number, (text, own) in enumerate(zip(texts, ids, strict=True)):
             with member("choice", number, len(texts)):
@@ -63,7 +68,7 @@ class Choices:
                 if len(own) < least:
                     raise RequestError(f"the choice {text!r} has {len(own)} tokens, min_tokens is {least}", "choices")
         job_context.check_span(max(map(len, ids)), place, "choices")
-        return cls(texts, ids, place.spaced)
+        return cls(given, texts, ids, place.spaced)
 
     @property
     def longest(self) -> int:
@@ -84,6 +89,17 @@ class Choices:
             if node.choice < 0:
                 node.choice = number
         return root
+
+
+def _text(choice: str | Tokens, job_context: JobContext) -> str:
+    return choice if isinstance(choice, str) else job_context.spelling.detokenize(choice.ids)
+
+
+def _ids(choice: str | Tokens, place: Blank, job_context: JobContext) -> tuple[int, ...]:
+    if isinstance(choice, Tokens):
+        job_context.check_ids(choice.ids, "choices")
+        return choice.ids
+    return tuple(span_ids(choice, place, job_context.tokenizer)) if choice else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +186,7 @@ class ChoiceSearch:
         chosen = self._wanted.sampler.pick(worth)
         path, end = self._found[chosen]
         logprobs = [by_ids[ids] for ids in self._choices.ids]
+        self._wanted.blank.choice_ids = self._choices.ids
         self._wanted.blank.choose(self._choices.texts[chosen], path, end, logprobs, self._wanted.job_context)
         self.blanks = [self._wanted.blank]
         if self.kept is not None:

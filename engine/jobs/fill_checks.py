@@ -82,8 +82,9 @@ def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
         raise RequestError("beam search draws nothing: temperature must be 0", "num_beams")
     if fill.n > fill.num_beams:
         raise RequestError(f"n is {fill.n}, more than num_beams, {fill.num_beams}", "n")
-    if fill.n > 1 and count > 1:
-        raise RequestError(f"the text has {count} blanks; several answers by beam search need one blank", "n")
+    if fill.n > 1 and count > 1 and (fill.strategy or card.strategies[0]) != "parallel":
+        message = f"the text has {count} blanks; several answers by beam search need one blank, or strategy parallel"
+        raise RequestError(message, "n")
     if count == 1 and fill.choices[:1] not in ((), (None,)):
         raise RequestError("all choices are compared anyway; num_beams must be 1", "num_beams")
 

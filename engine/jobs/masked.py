@@ -71,6 +71,7 @@ class MaskedSample(Sample):
             worth = [float(logprobs[token]) for token in choices.first]
             chosen = sampler.pick(dict(enumerate(worth)))
             token = sampler.told(logprobs, choices.ids[chosen][0], num_top)
+            blank.choice_ids = choices.ids
             blank.choose(choices.texts[chosen], [token], None, worth, self.job_context)
         return blank
 

@@ -73,7 +73,7 @@ class Sample:
             with member("blank", number, count):
                 made = None if pattern is None else Constraint(pattern, place.spaced, ends, one_token)
             self.constraints.append(made)
-        self.other_fills: list[BlankFill] = []  # of the last blank, by a search that finds several
+        self.other_fills: dict[int, list[BlankFill]] = {}  # of each blank, by a search that finds several
         self.probes: list[Probe] = []
         self.rank = 0.0
         # A sampler a blank, so that a blank's draws do not depend on how its neighbours interleave.
@@ -137,7 +137,7 @@ class Sample:
 
     def take_search(self, view: SchedulerView, search: Search, step: Step) -> list[BlankFill]:
         """Takes the fills of a search that has ended: the best one is the blank's."""
-        best, *self.other_fills = search.blanks
+        best, *self.other_fills[search.index] = search.blanks
         self.blanks[search.index] = best
         del self.searches[search.index]
         self._go_on(view, search.kept, best, step)
@@ -178,9 +178,11 @@ class Sample:
 
     @property
     def answers(self) -> list[list[BlankFill]]:
-        """The blanks of each result: one, or of a search the best so many."""
-        others = self.other_fills[: self.fill.n - 1] if self.fill.num_beams > 1 else []
-        return [self.blanks, *([*self.blanks[:-1], fill] for fill in others)]
+        """The blanks of each result: one, or of searches the best so many, as many as each has found."""
+        if self.fill.num_beams == 1 or self.fill.n == 1:
+            return [self.blanks]
+        found = [[blank, *self.other_fills.get(index, ())] for index, blank in enumerate(self.blanks)]
+        return [list(blanks) for blanks in zip(*found, strict=False)][: self.fill.n]
 
     def result(self, number: int = 0) -> FillResult:
         """One of the answers."""
@@ -305,7 +307,7 @@ class Sample:
         choices, place, blank = self.choices[index], self.places[index], self.blanks[index]
         if choices is None or place.spaced == choices.spaced:
             return choices
-        return Choices.read(choices.texts, place, (blank.min_tokens, blank.max_tokens), self.job_context)
+        return Choices.read(choices.given, place, (blank.min_tokens, blank.max_tokens), self.job_context)
 
     def _push_start(self, sequence: Sequence, index: int) -> None:
         place, begun = self.places[index], self.blanks[index].begun

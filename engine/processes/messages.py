@@ -57,6 +57,7 @@ class Detokenize:
     token_ids: list[int]
     special: bool = False
     finished: bool = False
+    sentence: bool = False
     kind: Literal["detokenize"] = "detokenize"
 
 

@@ -114,8 +114,10 @@ class EngineProcess:
     async def tokenize(self, text: str, special: bool = False, masks: bool = True) -> list[int]:
         return cast(list[int], await self._ask(Tokenize(self._new_id(), text, special, masks)))
 
-    async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
-        text = await self._ask(Detokenize(self._new_id(), token_ids, special, finished))
+    async def detokenize(
+        self, token_ids: list[int], special: bool = False, finished: bool = False, sentence: bool = False
+    ) -> str:
+        text = await self._ask(Detokenize(self._new_id(), token_ids, special, finished, sentence))
         assert isinstance(text, str)
         return text
 

@@ -180,6 +180,8 @@ class Worker:
     def _detokenized(self, question: Detokenize) -> str:
         job_context, ids = self.engine.job_context, question.token_ids
         job_context.check_ids(ids, "tokens")
+        if question.sentence:
+            return job_context.tokenizer.sentence(ids)
         if question.special:
             return job_context.spelling.detokenize(ids, question.finished)
         return job_context.spelling.detokenize_masks(ids)

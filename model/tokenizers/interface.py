@@ -103,6 +103,10 @@ class Tokenizer(ABC):
         """The same of a token that is not special."""
         return self.piece(token_id)
 
+    def sentence(self, token_ids: Sequence[int]) -> str:
+        """The text of ids as transformers' tokenizer of the family writes it, without special tokens."""
+        return self.decode(token_ids)
+
     def before_mask(self, text: str) -> str:
         """What is left of a text that stands before a mask."""
         return text.rstrip() if self.mask_strips else text

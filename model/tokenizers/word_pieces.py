@@ -19,6 +19,7 @@ _GLM_ADDED = ("<|startofpiece|>", "<|endofpiece|>")
 _LONGEST_WORD = 100  # characters; a longer word is [UNK]
 _WHITE_SPACE = " \t\n\r"
 _NO_SPACE_BEFORE = frozenset(".,?!'")
+_NO_SPACE_IN_SENTENCE = frozenset(".,?!")
 _IDEOGRAPHS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF),
     (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
@@ -109,6 +110,17 @@ class WordPieces(Tokenizer):
 
     def text_ids(self) -> Sequence[int]:
         return self._text_ids
+
+    def sentence(self, token_ids: Sequence[int]) -> str:
+        """As the decoder of the library tokenizers writes it, which differs from `decode` around apostrophes, in a
+        first piece that goes on with a word, and in leaving unknown words out."""
+        parts: list[str] = []
+        for piece in (self._pieces[i] for i in token_ids if i in self._pieces and i not in self._names):
+            if parts and piece.startswith("##"):
+                parts.append(piece.removeprefix("##"))
+            else:
+                parts.append(f" {piece}" if parts and piece not in _NO_SPACE_IN_SENTENCE else piece)
+        return "".join(parts)
 
     def _word(self, word: str) -> list[int]:
         if len(word) > _LONGEST_WORD:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine.requests import RequestError
 from server.access.keyring import Client
 from server.wire.errors import ApiError
+from server.wire.route import route_of
 
 # How much the newest stay weighs in the mean of stays, and between which seconds a client is told to come back.
 NEWEST = 0.1
@@ -170,7 +171,7 @@ class Admission:
 
 def is_work(scope: Scope, work: Collection[str]) -> bool:
     """Whether a request asks for work, rather than for how things are: every POST below /v1/, those of routes to come
-    included, and the POSTs of these paths."""
+    included, and the POSTs of these paths, such as `/infill` or `/models/{name}`."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
-    return scope["path"].startswith("/v1/") or scope["path"] in work
+    return scope["path"].startswith("/v1/") or route_of(scope["path"], work) is not None

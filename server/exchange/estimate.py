@@ -25,11 +25,12 @@ def _fill(fill: Fill, card: ModelCard) -> int:
         lengths = fill.max_tokens * blanks if len(fill.max_tokens) == 1 else fill.max_tokens
         choices = fill.choices * blanks if len(fill.choices) == 1 else fill.choices or (None,) * blanks
         generated = sum(_written(*blank, fill.num_beams, card) for blank in zip(lengths, choices, strict=False))
-        num_tokens += min(_bytes(text), card.max_context) + fill.n * generated
+        samples = fill.n if fill.num_beams == 1 else 1  # beams are searched once, however many are shown
+        num_tokens += min(_bytes(text), card.max_context) + samples * generated
     return num_tokens
 
 
-def _written(length: int, choices: tuple[str, ...] | None, num_beams: int, card: ModelCard) -> int:
+def _written(length: int, choices: tuple[str | Tokens, ...] | None, num_beams: int, card: ModelCard) -> int:
     """Tokens written for a blank: of one or several beams, or of all its choices."""
     if choices is None:
         return num_beams * min(length, card.max_span)

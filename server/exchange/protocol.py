@@ -36,5 +36,5 @@ class Protocol:
 
 
 def paths_of(router: APIRouter) -> frozenset[str]:
-    """The paths of a router's routes."""
+    """The paths of a router's routes, as the description of the API writes them."""
     return frozenset(path for route in router.routes if (path := getattr(route, "path_format", None)))

@@ -15,6 +15,7 @@ from server.telemetry.metrics import Metrics
 from server.telemetry.trace import read_trace
 from server.wire.answer import plain
 from server.wire.errors import internal
+from server.wire.route import route_of
 
 if TYPE_CHECKING:
     from server.telemetry.spans import Spans
@@ -60,7 +61,8 @@ class Observer:
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         state = scope["state"] = {**scope.get("state", {}), "request_id": request_id}
-        route = self._route(scope["path"])
+        # The path is the client's: only those that name a route may become a label.
+        route = route_of(scope["path"], self.routes) or "unmatched"
         trace = read_trace(headers.get("traceparent", ""))
         span = None
         if self.spans is not None and route not in QUIET:
@@ -101,18 +103,6 @@ class Observer:
             (log.debug if route in QUIET else log.info)(
                 "request", **facts, seconds=round(seconds, 6), **(plain(done.usage) if done else {})
             )
-
-    def _route(self, path: str) -> str:
-        """The route of a path. The path is the client's: only those that name a route may become a label."""
-        if path in self.routes:
-            return path
-        return next((route for route in self.routes if path.startswith(_before_name(route))), "unmatched")
-
-
-def _before_name(route: str) -> str | tuple[str, ...]:
-    """What stands before the name in a route that ends with one; nothing of others."""
-    before, brace, _ = route.partition("{")
-    return before if brace else ()
 
 
 def _request_id(headers: Headers) -> str:

@@ -20,6 +20,8 @@ into OUT.json, with the status of its answer, under the client's NAME. `clients.
   node tests/golden/js/editors.mjs PROXY
 - "Continue", @continuedev/openai-adapters 1.37.0: node tests/golden/continue_adapters.mjs, with CONTINUE a folder in
   which npm has installed them and ENDPOINT=PROXY
+- "huggingface.js", @huggingface/inference 4.13.30: after npm install in its folder,
+  node tests/golden/js/hugging_face.mjs PROXY
 - "llama.vscode", 3938fb3: node tests/golden/llama_vscode.cjs, with LLAMA_VSCODE its folder and ENDPOINT=PROXY
 """
 

@@ -102,7 +102,9 @@ class FakeEngine:
         await self.detokenize(token_ids)
         return [Piece(i, [i + 64] if i < 64 else [195], f"▁{i}") for i in token_ids]
 
-    async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
+    async def detokenize(
+        self, token_ids: list[int], special: bool = False, finished: bool = False, sentence: bool = False
+    ) -> str:
         if max(token_ids, default=0) >= CARD.vocab_size:
             raise RequestError("token id 100 is outside the vocabulary", "tokens")
         return " ".join(map(str, token_ids))

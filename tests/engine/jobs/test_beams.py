@@ -97,6 +97,29 @@ def test_between_blanks_the_best_fill_is_kept(engine: Engine, strategy: Any) -> 
             assert logprob == pytest.approx(float(after[token]), abs=1e-4)
 
 
+def test_parallel_blanks_have_several_fills_each(engine: Engine) -> None:
+    """The j-th answer has each blank's j-th fill, whose numbers are those of the network with the other blank open."""
+    fill = Fill((segments(TWO),), (4,), num_beams=4, n=3, strategy="parallel", length_penalty=0.0)
+    found = results(engine.run(fill))
+    assert [r["index"] for r in found] == [0, 1, 2]
+    assert results(engine.run(replace(fill, n=1)))[0] == found[0]
+    part = engine.job_context.lay_out(segments(TWO), "text")
+    for number, place in enumerate(part.blanks):
+        blanks = [r["blanks"][number] for r in found]
+        assert len({tuple(b["token_ids"]) for b in blanks}) == 3
+        worth = [b["logprob"] + (b["end_logprob"] or 0.0) for b in blanks]
+        assert worth == sorted(worth, reverse=True)
+        for blank in blanks:
+            rows: list[tuple[int, int, int]] = []
+            for at, token in enumerate([place.start, *blank["token_ids"]][:-1]):
+                rows.append((token, *place.place(at)))
+                after = next_logprobs(engine.runner.model, part, rows)  # type: ignore[union-attr]
+                assert blank["token_logprobs"][at] == pytest.approx(float(after[blank["token_ids"][at]]), abs=1e-4)
+    engine.scheduler.check()
+    with pytest.raises(RequestError, match="strategy parallel"):
+        engine.run(replace(fill, strategy="append"))
+
+
 def test_stop_strings_end_a_hypothesis(engine: Engine) -> None:
     plain = results(engine.run(Fill((segments(ONE),), (6,), num_beams=3)))[0]["blanks"][0]
     stop = plain["text"].strip()[1:3]

@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import BlankDelta
 from engine.jobs.choices import Choices, Node
-from engine.requests import Fill, Request, RequestError, Sampling, Score
+from engine.requests import Fill, Request, RequestError, Sampling, Score, Tokens
 from tests.answers import wire
 from tests.engine.test_engine import TWO, results, segments
 
@@ -51,6 +51,19 @@ def test_the_fill_is_the_best_choice_with_the_scorer_s_numbers(engine: Engine) -
     assert span["token_logprobs"] == blank["token_logprobs"]
     assert span["top_logprobs"] == blank["top_logprobs"]
     engine.scheduler.check()
+
+
+def test_choices_may_come_as_tokens(engine: Engine) -> None:
+    """A choice of tokens is worth what `Score` says of the target of these tokens."""
+    ids = [tuple(engine.tokenizer.encode(text)) for text in (" red boat", " bird", " tin")]
+    choices = tuple(map(Tokens, ids))
+    blank = results(engine.run(Fill((segments(ONE),), choices=(choices,))))[0]["blanks"][0]
+    score = Score(context=segments(ONE), targets=choices, include_end=True)
+    assert blank["choice_logprobs"] == [r["logprob"] for r in results(engine.run(score))]
+    best = blank["choice_logprobs"].index(max(blank["choice_logprobs"]))
+    assert tuple(blank["token_ids"]) == ids[best]
+    with pytest.raises(RequestError, match="outside the vocabulary"):
+        engine.run(Fill((segments(ONE),), choices=((Tokens((10**6,)),),)))
 
 
 @pytest.mark.parametrize("choices", [("bird",), ("red boat", "red boat under"), ("red boat", "red fish")])
@@ -168,6 +181,7 @@ def test_a_trie_holds_every_choice_once(ids: list[tuple[int, ...]]) -> None:
             found += walk(child, (*path, token))
         return found
 
-    found = walk(Choices(tuple(map(str, ids)), tuple(ids), False).trie(), ())
+    texts = tuple(map(str, ids))
+    found = walk(Choices(texts, texts, tuple(ids), False).trie(), ())
     assert dict(found) == {own: ids.index(own) for own in ids}
     assert len(found) == len(set(ids))

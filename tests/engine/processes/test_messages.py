@@ -88,7 +88,7 @@ def test_events_come_back_as_they_went(event: Event) -> None:
 TO = [
     Cancel("x"),
     Tokenize("x", "a\n😀"),
-    Detokenize("x", [1, 2], True),
+    Detokenize("x", [1, 2], True, True, True),
     Read("x", Fill((("a ", Mask("[MASK]")),), fit=True), True),
     Spell("x", [1, 2]),
     LoadAdapter("x", "a", "/b"),

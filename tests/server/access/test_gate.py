@@ -192,7 +192,10 @@ def test_an_engine_that_is_not_there_costs_nothing(make_client, engine):
         ("POST", "/infill", True),
         ("POST", "/detokenize", True),
         ("GET", "/v1/models", False),
-        ("POST", "/", False),
+        ("POST", "/", True),
+        ("POST", "/models/google/bert", True),
+        ("GET", "/models/google/bert", False),
+        ("POST", "/models", False),
         ("POST", "/infillx", False),
     ],
 )

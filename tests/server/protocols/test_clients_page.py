@@ -20,8 +20,8 @@ def at(code: str, url: str) -> str:
 
 
 def test_the_page_has_examples() -> None:
-    assert len(PYTHON) == 3
-    assert len(CURL) == 4
+    assert len(PYTHON) == 4
+    assert len(CURL) == 7
 
 
 @pytest.mark.parametrize("code", PYTHON)

@@ -33,6 +33,8 @@ def test_a_recorded_request_is_answered_as_its_client_reads_it(demo_url: str, na
         assert FILLS[path](body, response)
     elif path.startswith("/api/"):
         assert response.json()
+    elif path == "/" or path.startswith("/models/"):
+        hugging_face(response)
     elif path == "/v1/completions":
         read = gguf if name.endswith("gguf") else harness
         read(body, response.json()) if body.get("echo") else generated(body, response.json())
@@ -48,6 +50,16 @@ def test_a_recorded_request_is_answered_as_its_client_reads_it(demo_url: str, na
         assert "eos_token" in response.json() or response.json()["status"] == "ok"
     # Those of Neovim were asked in the middle of a file of 10 kB.
     assert ('"truncated":true' in response.text) == (name in NEOVIM)
+
+
+def hugging_face(response: httpx.Response) -> None:
+    """huggingface.js, packages/inference: providers/hf-inference.ts checks each element, utils/request.ts an error."""
+    if response.status_code != 200:
+        assert isinstance(response.json()["error"], str)
+        return
+    kinds = {"score": float, "sequence": str, "token": int, "token_str": str}
+    for element in response.json():
+        assert all(isinstance(element[name], kind) for name, kind in kinds.items())
 
 
 def refused(path: str, response: httpx.Response) -> None:
@@ -129,7 +141,7 @@ def generated(body: dict[str, Any], answer: dict[str, Any]) -> None:
     prompts = [body["prompt"]] if isinstance(body["prompt"], str) else body["prompt"]
     assert [c["index"] for c in answer["choices"]] == list(range(len(prompts)))
     for choice in answer["choices"]:
-        assert not any(stop in choice["text"] for stop in body["stop"])
+        assert not any(stop in choice["text"] for stop in body.get("stop", ()))
 
 
 def vim(body: dict[str, Any], response: httpx.Response) -> None:

@@ -1,5 +1,6 @@
 """The same blank has the same fill and the same log-probabilities, whatever the protocol asks for it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,13 @@ def llama_cpp(answer: Answer) -> Found:
     return answer["content"], [token["logprob"] for token in answer["completion_probabilities"]]
 
 
+def tgi(answer: Any) -> Found:
+    (answer,) = answer if isinstance(answer, list) else [answer]
+    return answer["generated_text"], [t["logprob"] for t in answer["details"]["tokens"] if not t["special"]]
+
+
 SIDES = {"prompt": BEFORE, "suffix": AFTER}
+TGI = {"inputs": f"{BEFORE}[MASK]{AFTER}", "parameters": {"max_new_tokens": 8, "details": True}}
 OPTIONS = {"temperature": 0, "num_predict": 8, "repeat_penalty": 1}
 CASES: dict[str, tuple[Answer, Callable[[Answer], Found]]] = {
     "/v1/completions": ({**SIDES, "temperature": 0, "max_tokens": 8, "logprobs": 1}, openai),
@@ -45,6 +52,9 @@ CASES: dict[str, tuple[Answer, Callable[[Answer], Found]]] = {
         {"input_prefix": BEFORE, "input_suffix": AFTER, "temperature": 0, "n_predict": 8, "n_probs": 1},
         llama_cpp,
     ),
+    "/generate": (TGI, tgi),
+    "/": (TGI, tgi),
+    "/models/glm-demo": (TGI, tgi),
     "/completion": ({"prompt": f"{BEFORE}[MASK]{AFTER}", "temperature": 0, "n_predict": 8, "n_probs": 1}, llama_cpp),
 }
 
@@ -62,3 +72,14 @@ def test_each_protocol_fills_alike(demo_url: str, expected: Found, path: str) ->
     assert answer.status_code == 200, answer.text
     assert found(answer.json()) == expected
     assert expected[1]
+
+
+def test_fill_mask_gives_its_probability(demo_url: str) -> None:
+    text = f"{BEFORE}[MASK]{AFTER}"
+    body = {"text": text, "max_tokens": 8}
+    blank = httpx.post(f"{demo_url}/v1/infill", json=body, timeout=60).json()["results"][0]["blanks"][0]
+    assert blank["end_logprob"] is not None
+    asked = {"inputs": text, "parameters": {"targets": [blank["text"]]}}
+    (found,) = httpx.post(demo_url, json=asked, timeout=60).json()
+    assert (found["token"], found["token_str"]) == (blank["token_ids"][0], blank["text"])
+    assert math.log(found["score"]) == pytest.approx(blank["logprob"] + blank["end_logprob"], abs=1e-4)

@@ -87,7 +87,9 @@ class Local(FakeEngine):
     async def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
         return self.engine.read(fill, scored)
 
-    async def detokenize(self, token_ids: list[int], special: bool = False, finished: bool = False) -> str:
+    async def detokenize(
+        self, token_ids: list[int], special: bool = False, finished: bool = False, sentence: bool = False
+    ) -> str:
         spelling = self.engine.job_context.spelling
         return spelling.detokenize(token_ids, finished) if special else spelling.detokenize_masks(token_ids)
 
