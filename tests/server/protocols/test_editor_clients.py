@@ -61,7 +61,9 @@ def test_mistral_s_stream_adds_up(mistral: Mistral, fill: str) -> None:
     assert "".join(map(str, contents)) == fill
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     assert chunks[-1].usage
-    assert chunks[-1].usage.completion_tokens == len(chunks) - 2
+    assert (
+        chunks[-1].usage.completion_tokens == len(chunks) - 1
+    )  # the first has no token; the last stands for the end token
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_ollama_gets_a_fill(local: ollama.Client, fill: str) -> None:
     answer = local.generate(model="glm-demo", **BLANK, options=OPTIONS, logprobs=True, top_logprobs=2)
     assert (answer.response, answer.done, answer.done_reason) == (fill, True, "stop")
     assert answer.logprobs is not None
-    assert len(answer.logprobs) == answer.eval_count
+    assert len(answer.logprobs) + 1 == answer.eval_count  # the end token has no text
     for token in answer.logprobs:
         assert token.top_logprobs is not None
         assert token.top_logprobs[0].logprob == token.logprob  # greedy
@@ -102,7 +104,7 @@ def test_ollama_s_stream_adds_up(local: ollama.Client, fill: str) -> None:
     parts = list(local.generate(model="glm-demo:latest", **BLANK, options=OPTIONS, stream=True))
     assert "".join(part.response or "" for part in parts) == fill
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
-    assert parts[-1].eval_count == len(parts) - 1
+    assert parts[-1].eval_count == len(parts)  # the last stands for the end token
 
 
 def test_ollama_lists_and_shows(local: ollama.Client) -> None:
