@@ -1,1 +1,1 @@
-"""Numbers and bytes: quantization schemes and their matrix products. Knows no model and no rank."""
+"""Quantization: schemes of weights and their matrix products. This package knows no model and no rank."""

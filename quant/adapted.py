@@ -1,7 +1,7 @@
-"""What adapters change of a layer, row by row: low-rank products (LoRA, arXiv 2106.09685) and other biases.
+"""The changes that adapters make to one layer: low-rank products (LoRA, arXiv 2106.09685) and other biases.
 
-Rows of one batch may go by different adapters, or by none, over one copy of the layer's weight. A row's bits do not
-depend on the rows beside it.
+Each row of a batch uses one adapter or none, over one copy of the layer's weight. A row's bits do not depend on the
+rows beside it.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from quant.operators.add_low_rank import add_low_rank
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """What is added to a layer's outputs from `first` on: up · down · x, `down` [rank, inputs], `up` [rank, width]."""
+    """A product up · down · x that is added to a layer's outputs from `first` on: `down` [rank, inputs], `up` [rank,
+    width]."""
 
     down: Tensor
     up: Tensor
@@ -23,19 +24,20 @@ class LowRank:
 
     @property
     def last(self) -> int:
-        """The end of the outputs."""
+        """Index one past the last output that the product changes."""
         return self.first + self.up.shape[1]
 
 
 class Selection:
-    """The rows of the next products by adapter; shared by all layers of a network. Adapters are numbers, 0 is none."""
+    """The adapter of each row in the next products. All layers of a network share it. Adapters are numbers; 0 is
+    none."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.select(())
 
     def select(self, adapters: Sequence[int]) -> None:
-        """Takes the adapter of every row."""
+        """Sets the adapter number of each row, for the products that follow."""
         found: dict[int, list[int]] = {}
         for row, number in enumerate(adapters):
             if number:
@@ -44,8 +46,10 @@ class Selection:
         self._entries: dict[tuple[tuple[int, int], ...], tuple[Tensor, list[int]]] = {}
 
     def entries(self, pieces: tuple[tuple[int, int], ...]) -> tuple[Tensor, list[int]]:
-        """Rows with their pieces and the rows that each piece has, as `add_low_rank` takes them, where adapters have so
-        many pieces each."""
+        """Arguments of `add_low_rank`: pairs (row, piece) [entries, 2], and the number of rows of each piece.
+
+        `pieces` has (adapter number, number of its pieces) for each adapter of the layer.
+        """
         if pieces not in self._entries:
             rows = [self.rows[number] for number, count in pieces for _ in range(count)]
             entries = [torch.stack([own, torch.full_like(own, piece)], dim=1) for piece, own in enumerate(rows)]
@@ -54,24 +58,25 @@ class Selection:
 
 
 class Adapted:
-    """What adapters, by number, change of one layer."""
+    """The changes that adapters make to one layer, by adapter number."""
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self.pieces: dict[int, tuple[LowRank, ...]] = {}
-        self.biases: dict[int, Tensor] = {}  # what is added to the layer's own
+        self.biases: dict[int, Tensor] = {}  # added to the layer's own bias, [outputs] each
 
     def drop(self, number: int) -> None:
-        """Forgets an adapter."""
+        """Removes an adapter's changes from the layer."""
         self.pieces.pop(number, None)
         self.biases.pop(number, None)
 
     @property
     def empty(self) -> bool:
+        """Whether no adapter changes the layer."""
         return not self.pieces and not self.biases
 
     def added(self, out: Tensor, x: Tensor) -> Tensor:
-        """The layer's outputs [rows, outputs] of x [rows, inputs], which may be overwritten, with what is changed."""
+        """Adds the changes to the outputs [rows, outputs] for the inputs x [rows, inputs]. It may overwrite `out`."""
         rows = self.selection.rows
         active = [number for number in rows if number in self.pieces]
         if active:

@@ -21,11 +21,11 @@ _INSTALL = "pip install 'glm-infill[bnb]'"
 
 @cache
 def library() -> Any:
-    """bitsandbytes, imported on first use. Raises ImportError."""
-    # It says that a package is missing, and warns at every product that it rounds to float16.
+    """Imports bitsandbytes on first use and returns it. Raises ImportError if it is not installed."""
+    # bitsandbytes logs that a package is missing, and warns at every product that it rounds to float16.
     for name in ("backends.cpu.ops", "autograd._functions"):
         logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
-    # That package would have it fetch a kernel from the Hugging Face hub while it is imported.
+    # With the package `kernels`, its import would fetch a kernel from the Hugging Face hub.
     had = "kernels" in sys.modules
     kernels = sys.modules.get("kernels")
     sys.modules["kernels"] = None  # type: ignore[assignment]
@@ -38,7 +38,7 @@ def library() -> Any:
 
 
 def require(scheme: str) -> None:
-    """Raises UsageError, naming the scheme, where bitsandbytes is not installed."""
+    """Raises UsageError, naming the scheme, if bitsandbytes is not installed."""
     try:
         library()
     except ImportError as error:
@@ -46,7 +46,7 @@ def require(scheme: str) -> None:
 
 
 def describe() -> str:
-    """One line for people: its version, or how to install it."""
+    """One line for people: the installed version, or how to install it."""
     try:
         return f"bitsandbytes {importlib.metadata.version('bitsandbytes')}"
     except importlib.metadata.PackageNotFoundError:

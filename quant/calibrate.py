@@ -1,12 +1,11 @@
-"""Second-order error compensation: rounding a weight so that the layer's outputs, not its numbers, change least.
+"""Second-order error compensation: it rounds a weight so that the error of the layer's outputs is small.
 
-GPTQ's method (arXiv 2210.17323): inputs are rounded one after another, those that matter most first, and what rounding
-one of them changes in the outputs is taken back by the inputs still to come, as far as they are correlated with it on
-calibration text. What the layers before have changed in the inputs is taken back too, as far as the inputs still tell
-it (as in Qronos, arXiv 2505.11695).
+The method is GPTQ's (arXiv 2210.17323). It rounds one input after another, those with the largest second moments first.
+The inputs that are not rounded yet compensate each rounding error, as far as they correlate with the rounded input on
+calibration text. They also compensate the errors of the layers before, as in Qronos (arXiv 2505.11695).
 
-Scales are the scheme's own, found beforehand. Smaller ones, which clip the largest weights, gave a layer's outputs less
-error and the demo, in groups of 32 and 128, a higher perplexity.
+The scheme finds its scales beforehand. Smaller scales, which clip the largest weights, lowered the error of a layer's
+outputs, but raised the demo's perplexity, in groups of 32 and of 128.
 """
 
 import torch
@@ -21,23 +20,23 @@ DAMPING = 0.01  # of the mean diagonal, added to the diagonal
 
 
 def check(scheme: Scheme) -> IntegerScheme:
-    """The scheme. Raises UsageError for one whose codes cannot be compensated."""
+    """Returns the scheme. Raises UsageError for a scheme whose codes `compensate` cannot choose."""
     if not isinstance(scheme, IntegerScheme):
         names = [name for name in scheme_names() if scheme_facts(name).calibrates]
-        raise UsageError(f"{scheme.name} weights cannot be calibrated, only {', '.join(names)}")
+        raise UsageError(f"{scheme.name} weights cannot be calibrated; these can: {', '.join(names)}")
     return scheme
 
 
 def compensate(weight: Tensor, hessian: Tensor, scheme: Scheme, drift: Tensor | None = None) -> Tensors:
     """The stored form of a float weight [out_features, in_features], rounded with compensation.
 
-    `hessian` is Σ x·xᵀ over the layer's inputs x, by any factor; `drift` is Σ (y − x)·xᵀ by the same factor, where y
-    are the inputs that the float network would have had. Both are [in_features, in_features].
+    `hessian` is Σ x·xᵀ over the layer's inputs x, times any factor. `drift` is Σ (y − x)·xᵀ times the same factor,
+    where y are the inputs in the float network. Both are [in_features, in_features].
 
-    Inputs that were always zero are rounded by themselves, and an output that compensation would serve worse is rounded
-    plainly: Σ ‖(W − Q)·x‖² is never larger than plain rounding's, with W as the drift has it. Needs about
-    32·in_features² + 32·in_features·out_features bytes. Raises UsageError for NaN or infinity, for sizes that the
-    scheme cannot hold, and for a scheme whose codes are no integers.
+    An input that was always zero is rounded without compensation. An output whose error compensation would raise is
+    rounded to the nearest. So Σ ‖(W − Q)·x‖² is never larger than with rounding to the nearest, W being corrected for
+    the drift. Needs about 32·in_features² + 32·in_features·out_features bytes. Raises UsageError for NaN or infinity,
+    for sizes that the scheme cannot hold, and for a scheme without integer codes.
     """
     scheme = check(scheme)
     plain = scheme.quantize(weight)
@@ -76,10 +75,10 @@ def _codes(weight: Tensor, scale: Tensor, hessian: Tensor, ends: tuple[int, int]
     Hessian."""
     outputs, inputs = weight.shape
     order = hessian.diagonal().argsort(descending=True, stable=True)
-    # How an input's error goes to those behind it: the upper Cholesky factor of the inverse.
+    # The weights by which later inputs compensate an error: the upper Cholesky factor of the inverse.
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
     spread = torch.linalg.cholesky(inverse, upper=True).float()
-    rows = weight.t()[order]  # a copy, an input a row: what is not rounded yet takes up what rounding changes
+    rows = weight.t()[order]  # a copy [inputs, outputs]; rows not rounded yet compensate errors
     steps = scale.t()[order // (inputs // scale.shape[1])]
     codes = torch.empty(inputs, outputs, dtype=torch.int8)
     for first in range(0, inputs, BLOCK):

@@ -26,13 +26,13 @@ FLOAT32, FLOAT64 = ctypes.c_float, ctypes.c_double
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The library, or why there is none."""
+    """The loaded library, or the reason why it is missing."""
 
     library: ctypes.CDLL | None
     reason: str = ""
 
     def supported(self) -> list[str]:
-        """Variants that this machine can run, the fastest last."""
+        """Names of the variants that this machine can run, the fastest last."""
         if self.library is None:
             return []
         return [name for number, name in enumerate(VARIANTS) if self.library.glm_infill_supports(number)]
@@ -40,7 +40,7 @@ class Kernels:
 
 @cache
 def kernels() -> Kernels:
-    """Loads the library that the package's build made."""
+    """Loads the library that the package's build made, once."""
     spec = importlib.util.find_spec("quant._cpu")
     if spec is None or spec.origin is None:
         return Kernels(None, "built without a C++ compiler")
@@ -52,7 +52,7 @@ def kernels() -> Kernels:
 
 
 def variant() -> str | None:
-    """The variant in use: the fastest, or the one that GLM_INFILL_CPU_KERNEL names; None for torch's own kernels.
+    """The variant in use: the fastest, or the one in GLM_INFILL_CPU_KERNEL. None stands for torch's own kernels.
 
     Raises UsageError for a name that is unknown or that this machine cannot run.
     """
@@ -72,7 +72,7 @@ def _chosen(asked: str | None) -> str | None:
 
 
 def describe() -> str:
-    """One line for people: which path serves quantized weights, and why."""
+    """One line for people: which kernels multiply by quantized weights, and why."""
     chosen = variant()
     if chosen is not None:
         return f"{chosen} kernels"
@@ -81,7 +81,7 @@ def describe() -> str:
 
 
 def number() -> int | None:
-    """The number of the variant in use, None for torch's own kernels. Raises UsageError as `variant` does."""
+    """The number of the variant in use; None for torch's own kernels. Raises UsageError as `variant` does."""
     return _numbered(os.environ.get(CHOICE))
 
 
@@ -92,8 +92,8 @@ def _numbered(asked: str | None) -> int | None:
 
 
 class Kernel:
-    """A function of the library, called with the variant's number before its own arguments and, if it is `threaded`,
-    torch's number of threads behind them."""
+    """A function of the library. Its first argument is the variant's number; if it is `threaded`, its last is torch's
+    number of threads."""
 
     def __init__(self, name: str, *arguments: type, returns: type | None = None, threaded: bool = True) -> None:
         self._name, self._arguments, self._returns, self._threaded = name, arguments, returns, threaded

@@ -25,7 +25,9 @@ from quant.packing import unpack_nibbles
 from quant.tensor_cores import AMPERE, COPIED_OUTPUTS, ORDINARY_ROWS
 
 NARROW = 16  # rows up to which programs share the inputs; tensor cores take as many at once
-_PROGRAMS = 256  # that keep a card reading: about three on each of 68 (RTX 2080 Ti) or 82 (3090) multiprocessors
+_PROGRAMS = (
+    256  # programs that keep a card reading: about three on each of 68 (RTX 2080 Ti) or 82 (3090) multiprocessors
+)
 _STEPS = 8  # the fewest steps along the inputs that are worth a program of their own
 
 
@@ -39,18 +41,18 @@ def int4_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
 
 
 def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
-    """As `int4_linear`, from `weight` int8 [out, in] and `weight_scale` [out]."""
+    """Like `int4_linear`, for `weight` int8 [out, in] and `weight_scale` [out]."""
     return _linear(x, weight, weight_scale, bias, 8)
 
 
 def has_tensor_cores(device: torch.device) -> bool:
-    """Whether Triton reaches them; the interpreter acts as if."""
+    """Whether Triton reaches tensor cores on the device. True in Triton's interpreter."""
     return device.type == "cpu" or torch.cuda.get_device_capability(device) >= (AMPERE, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What one program computes, and how it is compiled."""
+    """The rows and outputs that one program computes, and its compiler options."""
 
     rows: int
     outputs: int
@@ -59,19 +61,20 @@ class Tile:
 
 
 def tile(rows: int, tensor_cores: bool) -> Tile:
-    """One that spills no registers and fits the shared memory, which tests/quant/test_gpu.py sees compiled."""
+    """The tile for a number of rows. It spills no registers and fits the shared memory (checked by
+    tests/quant/test_gpu.py)."""
     if rows > NARROW:
         return Tile(32, 128, 8, 3)
     return Tile(NARROW, 64, 4, 4) if tensor_cores else Tile(triton.next_power_of_2(rows), 128, 4, 2)
 
 
 def block(group: int, tensor_cores: bool) -> int:
-    """Bytes of a weight row that one step takes, at any number of rows. A group has `group` bytes, 0 for whole rows."""
+    """Bytes of a weight row in one step, whatever the number of rows. `group` is bytes in a group, 0 for whole rows."""
     return min(group or 64, 64 if tensor_cores else 16)
 
 
 def part_steps(outputs: int, blocks: int, tensor_cores: bool) -> int:
-    """Steps of a part: one tile of rows makes `_PROGRAMS` programs if each then has `_STEPS` steps or more."""
+    """Steps in one part. A tile of rows runs `_PROGRAMS` programs if each of them then has at least `_STEPS` steps."""
     tiles = triton.cdiv(outputs, tile(1, tensor_cores).outputs)
     parts = max(1, min(triton.cdiv(_PROGRAMS, tiles), blocks // _STEPS))
     return int(triton.cdiv(blocks, parts))
@@ -186,7 +189,7 @@ def sum_parts(
     GROUP: tl.constexpr,
     OUTPUTS: tl.constexpr,
 ) -> None:
-    """out [rows, outputs] from parts [splits, rows, outputs], in the order in which `products` adds them up."""
+    """Sums parts [splits, rows, outputs] to out [rows, outputs], in the same order as `products`."""
     row = tl.program_id(1) + tl.arange(0, 1)
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     known = output[None, :] < outputs
@@ -233,7 +236,10 @@ def _linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits:
 
 
 def chunked(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, bits: int) -> Tensor:
-    """The same product by cuBLAS: floats of some outputs at a time, never of the whole weight."""
+    """The same product by cuBLAS: x [rows, in] → [rows, out].
+
+    It makes floats of `COPIED_OUTPUTS` outputs at a time, never of the whole weight.
+    """
     out = x.new_empty((x.shape[0], weight.shape[0]))
     for first in range(0, len(weight), COPIED_OUTPUTS):
         some = slice(first, first + COPIED_OUTPUTS)

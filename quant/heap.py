@@ -1,4 +1,4 @@
-"""The process's heap: what is free of it goes back to the system. Does not import torch."""
+"""The heap of this process: free memory goes back to the system. Does not import torch."""
 
 import ctypes
 import sys
@@ -6,8 +6,8 @@ from contextlib import suppress
 
 
 def give_back() -> None:
-    """Gives the system back what has been freed on the heap, where the C library is glibc: after the weights are
-    packed, some 200 MB for a GLM-6B."""
+    """Returns freed heap memory to the system, if the C library is glibc. After packing a GLM-6B that is some 200
+    MB."""
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Layers whose weight is stored by a scheme."""
+"""Layers whose weight a scheme stores."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from quant.scheme import HeadScheme, Scheme, Tensors
 
 
 class Weight(nn.Module):
-    """A weight [out_features, in_features] as a scheme's tensors, each a parameter of this module by its name.
+    """A weight [out_features, in_features] as a scheme's tensors. Each tensor is a parameter of this module.
 
-    Built in stored form; `assign` replaces it by what the machine's kernels read.
+    A new weight has the stored form. `assign` replaces it by the packed form, which the machine's kernels read.
     """
 
     def __init__(self, in_features: int, out_features: int, scheme: Scheme) -> None:
@@ -24,16 +24,17 @@ class Weight(nn.Module):
         self._register({name: torch.empty(shape, dtype=kind) for name, (shape, kind) in stored.items()})
 
     def assign(self, stored: Tensors) -> None:
-        """Takes a weight in its stored form, for inference; the caller has checked names, shapes and dtypes."""
+        """Packs a stored weight, for inference. The caller has checked names, dtypes and shapes (see
+        `Scheme.tensors`)."""
         self._register(self.scheme.pack(stored))
         self.requires_grad_(False)
 
     def packed(self) -> Tensors:
-        """The weight as the scheme's products take it."""
+        """The packed tensors by name, as `Scheme.matmul` takes them; their shapes are the scheme's."""
         return {name: getattr(self, name) for name in self._names}
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [..., in_features] · weightᵀ + bias, and what adapters add to it."""
+        """x [..., in_features] · weightᵀ + bias [out_features], with the changes of adapters → [..., out_features]."""
         out = self.scheme.matmul(x, self.packed(), bias, self.out_features)
         return out if self.adapted is None else self.adapted.added(out, x)
 
@@ -46,7 +47,7 @@ class Weight(nn.Module):
 
 
 class Linear(Weight):
-    """y = x·Wᵀ + b, or without the b."""
+    """y = x·Wᵀ + b, or y = x·Wᵀ without a bias."""
 
     def __init__(
         self, in_features: int, out_features: int, scheme: Scheme, dtype: torch.dtype, bias: bool = True
@@ -60,7 +61,7 @@ class Linear(Weight):
 
 
 class Embedding(Weight):
-    """A table of vectors that is also the head: rows by id, and the product of hidden states with all of them."""
+    """The embedding table [num_rows, width], which is also the head: it looks up rows and computes logits."""
 
     def __init__(self, num_rows: int, width: int, scheme: HeadScheme, dtype: torch.dtype) -> None:
         super().__init__(width, num_rows, scheme)
@@ -68,9 +69,9 @@ class Embedding(Weight):
         self.dtype = dtype
 
     def forward(self, index: Tensor) -> Tensor:
-        """ids [...] → [..., width]"""
+        """Token ids [...] → embeddings [..., width]."""
         return self.scheme.rows(self.packed(), index, self.in_features).to(self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., width] → [..., num_rows] in float32"""
+        """Hidden states [..., width] → logits [..., num_rows] in float32."""
         return self.product(hidden).float()

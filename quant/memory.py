@@ -1,4 +1,4 @@
-"""Large tensors in huge pages, and whether an error says that memory ran out."""
+"""Large tensors in huge pages, and the test whether an error means that memory ran out."""
 
 import errno
 import mmap
@@ -12,11 +12,11 @@ _PAGE = 2 * 1024 * 1024
 
 
 def huge_page_zeros(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
-    """A tensor of zeros in huge pages where the system gives them.
+    """Zeros of `shape` [...], in huge pages if the system gives them.
 
-    Weights and cached keys are read from end to end at every step; with pages of 4 KB, TLB misses cost 20 % of a step.
-    A large tensor is a mapping of its own: from the heap, what is freed between tensors while a checkpoint is loaded
-    would stay resident. What has not been written takes no memory.
+    Every step reads all weights and cached keys; with pages of 4 KB, TLB misses cost 20 % of a step. A large tensor has
+    a memory mapping of its own: a heap would keep what is freed between tensors while a checkpoint loads. Pages that
+    nobody has written take no memory.
     """
     num_bytes = prod(shape) * dtype.itemsize
     if num_bytes < 2 * _PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
@@ -28,7 +28,7 @@ def huge_page_zeros(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) ->
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed; torch's for a CPU has no type of its own."""
+    """Whether an error means that an allocation failed. On a CPU torch has no error type for that."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""How an operator is made known to torch, which then chooses what computes it by the device of its tensors."""
+"""Registration of an operator with torch, which dispatches it by the device of its tensors."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
@@ -9,7 +9,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 NAMESPACE = "glm_infill"
 
-# `Library.impl`, not `torch.library.custom_op`: a call of that one costs 1.7 times as much.
+# `Library.impl`, not `torch.library.custom_op`, whose calls cost 1.7 times as much.
 _library = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 
 
@@ -21,11 +21,11 @@ def operator(
     cuda: Callable[P, R] | None = None,
     mutates: tuple[str, ...] = (),
 ) -> Callable[P, R]:
-    """The operator `torch.ops.glm_infill.NAME`, called as `plain` is, whose signature it has.
+    """Registers `torch.ops.glm_infill.NAME` and returns it. Its signature is that of `plain`.
 
-    `plain` computes it on every device that has no computation of its own, `cpu` and `cuda` on those. `fake` makes a
-    result of the same shape, dtype and device from tensors without data. `mutates` names the arguments that are
-    written to. Has no gradient.
+    `plain` is the implementation in torch for every device; `cpu` and `cuda` replace it there. `fake` returns a result
+    of the same shape, dtype and device from tensors without data. `mutates` names the arguments that the operator
+    writes to. The operator has no gradient.
     """
     schema = torch.library.infer_schema(plain, mutates_args=mutates)
     _library.define(f"{name}{schema}")  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Bytes of int4 and int8 weights: two numbers a byte as GLM-130B stores them, and the CPU kernels' tiles."""
+"""Byte layouts of int4 and int8 weights: nibble pairs as GLM-130B stores them, and the CPU kernels' tiles."""
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +13,14 @@ _ROWS = 1024  # outputs repacked at once: what is unpacked for a moment stays sm
 def pack_nibbles(codes: Tensor) -> Tensor:
     """int8 codes −8 … 7 [rows, n], n even → int8 bytes [rows, n/2]; element 2i is the high nibble.
 
-    As in GLM-130B's quantization/layers.py.
+    Source: GLM-130B, quantization/layers.py.
     """
     pairs = codes.view(torch.uint8)
     return (pairs[:, 0::2] << 4 | pairs[:, 1::2] & 15).view(torch.int8)
 
 
 def unpack_nibbles(packed: Tensor) -> Tensor:
-    """The inverse of `pack_nibbles`."""
+    """int8 bytes [rows, n/2] → int8 codes [rows, n]: the inverse of `pack_nibbles`."""
     pairs = torch.stack([packed >> 4, packed << 4 >> 4], dim=-1)  # shifts of int8 keep the sign
     return pairs.flatten(-2)
 
@@ -49,12 +49,12 @@ def tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
 
 
 def code_bytes(inputs: int, group: int) -> int:
-    """The bytes that the CPU kernels make of one row of inputs: int8 codes, a scale and a start for each group."""
+    """Bytes of one row of inputs in the CPU kernels: int8 codes, and a scale and a start per group."""
     return inputs + 8 * -(-inputs // group)
 
 
 def untile(packed: Tensor, bits: int, index: Tensor) -> Tensor:
-    """The codes int8 [..., inputs] of outputs `index` [...] of a tiled weight."""
+    """int8 codes [..., inputs] of the outputs `index` [...] of a tiled weight."""
     row = packed[index // TILE, :, index % TILE]  # [..., inputs / 8 or inputs / 4, 4]
     if bits == 8:
         return (row ^ 128).view(torch.int8).flatten(-2)

@@ -1,7 +1,8 @@
-"""The registry of schemes: which there are and what is known of each before it is imported. Does not import torch.
+"""The registry of schemes: their names, and their facts, known without an import. Does not import torch.
 
 A scheme is a file in `quant/schemes/` with `FACTS`, a `SchemeFacts` of literals, and `SCHEME`, its class
-(`quant.scheme.Scheme`). `FACTS` is read from the source, so that the server and its options know names without torch.
+(`quant.scheme.Scheme`). The registry reads `FACTS` from the source, so that the server and its options know names
+without torch.
 """
 
 import ast
@@ -37,32 +38,36 @@ def head_names() -> tuple[str, ...]:
 
 
 def group_sizes() -> tuple[int, ...]:
-    """The group sizes that some scheme has, ascending; 0 is a whole row."""
+    """The group sizes, in inputs, that some scheme has, ascending; 0 is a whole row."""
     return tuple(sorted({size for name in scheme_names() for size in scheme_facts(name).group_sizes}))
 
 
 def scheme_facts(name: str) -> SchemeFacts:
-    """The facts of a scheme. Raises UsageError for a name that there is not."""
+    """The facts of a scheme. Raises UsageError for an unknown name."""
     if name not in scheme_names():
-        raise UsageError(f"no such scheme: {name}")
+        raise UsageError(f"no such scheme: {name}; the schemes are {', '.join(scheme_names())}")
     spec = find_spec(_module(name))
     if spec is None or spec.origin is None:
-        raise UsageError(f"no such scheme: {name}")
+        raise UsageError(f"no such scheme: {name}; the schemes are {', '.join(scheme_names())}")
     return _read_facts(Path(spec.origin))
 
 
 def smaller_schemes(name: str) -> tuple[str, ...]:
-    """The schemes that a plan proposes in place of this one: of fewer bits, needing no extra, the largest first."""
+    """The schemes that a plan proposes in place of `name`: fewer bits and no extra, the largest first.
+
+    Raises UsageError for an unknown name.
+    """
     return _smaller(scheme_names(), scheme_facts(name).bits)
 
 
 def smaller_heads(name: str) -> tuple[str, ...]:
-    """The same for the embedding and head."""
+    """Like `smaller_schemes`, for the embedding and head. Raises UsageError for an unknown name."""
     return _smaller(head_names(), scheme_facts(name).bits)
 
 
 def published_as(bits: int) -> str:
-    """The scheme that stores what is published with so many bits and one scale a row. Raises ValueError."""
+    """The scheme that stores published weights of `bits` bits with one scale per row. Raises ValueError if there is
+    none."""
     found = next((name for name in scheme_names() if scheme_facts(name).published_bits == bits), None)
     if found is None:
         raise ValueError(f"no scheme stores published weights of {bits} bits")
@@ -70,27 +75,27 @@ def published_as(bits: int) -> str:
 
 
 def scheme_class(name: str) -> "type[Scheme]":
-    """Imports a scheme. Raises UsageError for a name that there is not."""
+    """Imports a scheme's class. Raises UsageError for an unknown name."""
     if name not in scheme_names():
-        raise UsageError(f"no such scheme: {name}")
+        raise UsageError(f"no such scheme: {name}; the schemes are {', '.join(scheme_names())}")
     return cast("type[Scheme]", importlib.import_module(_module(name)).SCHEME)
 
 
 def build(name: str, dtype: "torch.dtype | None" = None, group_size: int = 32) -> "Scheme":
-    """The scheme of a name; `dtype` (None: float32) is that of float weights, `group_size` counts inputs.
+    """Builds a scheme. `dtype` (None: float32) is that of float weights; `group_size` counts inputs.
 
-    Raises UsageError for a name or group size that there is not, and where its optional dependency is not installed.
+    Raises UsageError for an unknown name, an unknown group size, and a missing optional dependency.
     """
     return scheme_class(name).build(dtype, group_size)
 
 
 def build_head(name: str, dtype: "torch.dtype | None", device: str) -> "HeadScheme":
-    """The scheme of the embedding and head on a "cpu" or "cuda" device, in its default groups.
+    """Builds the scheme of the embedding and head on a "cpu" or "cuda" device, with its default group size.
 
-    Raises UsageError for a scheme that cannot be one, or whose rows cannot be read on this machine.
+    Raises UsageError for a scheme that cannot be a head, or whose rows this machine cannot read.
     """
     if name not in head_names():
-        raise UsageError(f"no such scheme for the embedding: {name}")
+        raise UsageError(f"no such scheme for the embedding: {name}; the schemes are {', '.join(head_names())}")
     scheme = cast("HeadScheme", build(name, dtype))
     scheme.check_head(device)
     return scheme

@@ -1,4 +1,4 @@
-"""Rows of numbers: products and rounding of which a row's bits do not depend on the rows beside it."""
+"""Products and rounding of rows. A row's bits do not depend on the rows beside it."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ MIN_ROWS = 16
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., n] · weightᵀ [m, n] + bias [m] → [..., m], row by row independent of the number of rows."""
+    """x [..., n] · weightᵀ [m, n] + bias [m] → [..., m]. A row's bits do not depend on the number of rows."""
     rows = x.numel() // x.shape[-1]
     if rows >= MIN_ROWS:
         return F.linear(x, weight, bias)
@@ -22,14 +22,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def quantize_rows(x: Tensor, reduce_max: ReduceMax = identity) -> tuple[Tensor, Tensor]:
-    """x [rows, n] float32 → int8 codes [rows, n] and scales [rows, 1], symmetric absmax; a zero row has scale 1."""
+    """x [rows, n] float32 → int8 codes [rows, n] and scales [rows, 1], symmetric absmax. A row of zeros has scale 1."""
     scale = reduce_max(x.abs().amax(-1, keepdim=True)) / 127
     scale = torch.where(scale == 0, 1.0, scale.clamp(min=torch.finfo(torch.float32).tiny))
     return (x / scale).round().to(torch.int8), scale
 
 
 def finite(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The weight in `dtype`. Raises UsageError for NaN and infinity, also those of a dtype that is too narrow."""
+    """The weight [...] in `dtype`. Raises UsageError for NaN and infinity, also if `dtype` is too narrow for a
+    number."""
     weight = weight.to(dtype)
     if not bool(torch.isfinite(weight).all()):
         raise UsageError("the weight holds NaN or infinity")
@@ -37,5 +38,5 @@ def finite(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def round_up(count: int, multiple: int) -> int:
-    """The least multiple that is not below `count`."""
+    """The smallest multiple of `multiple` that is at least `count`."""
     return -(-count // multiple) * multiple

@@ -1,11 +1,11 @@
-"""What a scheme is: how a linear layer's weight is stored, and how rows are multiplied with it.
+"""A scheme: how it stores a linear layer's weight, and how it multiplies rows by it.
 
-Every scheme keeps one promise for layers of 16 features and more: an output row depends on its own input row only,
-bit for bit, however many rows share the call. A request then gets the same numbers alone and in a batch of 64. The two
-of bitsandbytes are exempt: llm-int8 everywhere, nf4 on a GPU.
+Every scheme keeps one promise for layers of at least 16 features: an output row depends on its own input row only, bit
+for bit, however many rows share the call. So a request gets the same numbers alone and in a batch of 64. The two
+schemes of bitsandbytes are exempt: llm-int8 everywhere, nf4 on a GPU.
 
-A weight passes through three forms: float [out_features, in_features]; *stored*, as a checkpoint file has it (`tensors`
-tells names, shapes and dtypes); *packed*, as this machine's kernels read it.
+A weight has three forms: *float* [out_features, in_features]; *stored*, as in a checkpoint file (`tensors` gives names,
+shapes and dtypes); *packed*, as this machine's kernels read it.
 """
 
 from abc import ABC, abstractmethod
@@ -26,17 +26,17 @@ SPREAD = 0.02  # the standard deviation that a network's weights are initialized
 
 
 def identity(x: Tensor) -> Tensor:
-    """`ReduceMax` for a weight with all its inputs."""
+    """x [...] → x: the `ReduceMax` of a weight that has all its inputs on one rank."""
     return x
 
 
 def num_bytes(tensors: Stored) -> int:
-    """The bytes of tensors of these shapes and dtypes."""
+    """Bytes of tensors of these shapes and dtypes."""
     return sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in tensors.values())
 
 
 class Scheme(ABC):
-    """Storage and matrix product of one kind of weight. `device` is the kind of a device, "cpu" or "cuda"."""
+    """Storage and matrix product of one kind of weight. `device` is a device type, "cpu" or "cuda"."""
 
     name: ClassVar[str]
     facts: ClassVar[SchemeFacts]
@@ -45,25 +45,26 @@ class Scheme(ABC):
     @classmethod
     @abstractmethod
     def build(cls, dtype: torch.dtype | None, group_size: int) -> Self:
-        """The scheme with what it takes of these: the dtype of float weights, inputs that share a scale.
+        """Builds the scheme from what it uses of these: the dtype of float weights, the inputs that share a scale.
 
-        Raises UsageError for a group size that it does not have, and for an optional dependency that is missing.
+        Raises UsageError for an unknown group size and for a missing optional dependency.
         """
 
     @classmethod
     @abstractmethod
     def kernels(cls) -> str:
-        """One line for people: what computes its products on this machine's CPU, or what is missing for that."""
+        """One line for people: which kernels compute its products on this machine's CPU, or what they lack."""
 
     @abstractmethod
     def tensors(self, out_features: int, in_features: int) -> Stored:
-        """Name → (shape, dtype) of a stored weight. Raises UsageError for sizes that the scheme cannot hold."""
+        """Name → (shape, dtype) of the stored form. Raises UsageError for sizes that the scheme cannot hold."""
 
     @abstractmethod
     def quantize(self, weight: Tensor, reduce_max: ReduceMax = identity) -> Tensors:
-        """The stored form of a float weight. Raises UsageError for NaN, infinity or sizes that do not fit.
+        """The stored form of a float weight [out_features, in_features].
 
-        Where the weight has only some inputs of its rows, `reduce_max` makes scales of whole rows those of the whole.
+        If the weight has only this rank's inputs, `reduce_max` takes the maximum over all ranks, so that a row has one
+        scale everywhere. Raises UsageError for NaN, infinity and sizes that the scheme cannot hold.
         """
 
     @abstractmethod
@@ -72,54 +73,57 @@ class Scheme(ABC):
 
     @abstractmethod
     def random(self, out_features: int, in_features: int, generator: torch.Generator) -> Tensors:
-        """A stored weight of random numbers, made without a float copy: codes of middling size stand for `SPREAD`."""
+        """A random stored weight [out_features, in_features], made without a float copy. Its standard deviation is near
+        `SPREAD`."""
 
     @abstractmethod
     def narrow(self, name: str, dim: int, start: int, length: int) -> Narrowing | None:
-        """How a stored tensor is narrowed when the weight is, None for not at all.
+        """The stretch of a stored tensor that belongs to a stretch of the weight; None if it is the whole tensor.
 
-        dim 0 are outputs, 1 inputs. Raises UsageError for a border inside what is stored as one.
+        `dim` 0 counts outputs, 1 counts inputs. Raises UsageError for a border inside a byte or a group.
         """
 
     @abstractmethod
     def pack(self, stored: Tensors) -> Tensors:
-        """The packed form, on the device of the stored one."""
+        """The packed form of a stored weight (see `tensors`), on the same device."""
 
     @abstractmethod
     def packed_bytes(self, out_features: int, in_features: int, device: str) -> int:
-        """The bytes of the packed form on a device, on a CPU as this machine's kernels read it."""
+        """Bytes of the packed form on a device; on a CPU as this machine's kernels read it."""
 
     @abstractmethod
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
         """x [..., in_features] → [..., out_features] in x's dtype."""
 
     def activation_bits(self, device: str) -> int:
-        """The bits of an input when it is multiplied: those of a float unless the scheme makes codes of inputs."""
+        """Bits of an input in the product: those of a float, unless the scheme quantizes inputs."""
         return 16 if device == "cuda" else 32
 
     def activation_bytes(self, in_features: int, device: str) -> int:
-        """The bytes of the codes and scales that a product makes of one row of inputs."""
+        """Bytes of the codes and scales that a product makes from one row of inputs."""
         return 0
 
     def copies_weight(self, capability: float | None, rows: int) -> bool:
-        """Whether a product of so many rows makes float copies of the weight, some outputs at a time, on a GPU of this
-        compute capability (None: on a CPU)."""
+        """Whether a product of `rows` rows makes float copies of the weight, some outputs at a time.
+
+        `capability` is the compute capability of the GPU; None is a CPU.
+        """
         return False
 
 
 class HeadScheme(Scheme):
-    """A scheme of the embedding and head: its rows can be read one by one."""
+    """A scheme that can store the embedding and head: single rows can be read."""
 
     @abstractmethod
     def rows(self, packed: Mapping[str, Tensor], index: Tensor, in_features: int) -> Tensor:
-        """Chosen rows of the weight, [..., in_features] for an index [...]."""
+        """Rows of the weight by `index` [...] → [..., in_features]."""
 
     def check_head(self, device: str) -> None:
-        """Raises UsageError where this machine cannot read rows on the device."""
+        """Raises UsageError if this machine cannot read rows on the device."""
 
 
 class IntegerScheme(Scheme):
-    """A scheme of integer codes, each of which stands for code × scale; stored as "weight" and "weight_scale"."""
+    """A scheme of integer codes. A code stands for code × scale; tensors are "weight" and "weight_scale"."""
 
     scale_dtype: ClassVar[torch.dtype]
 
@@ -130,8 +134,10 @@ class IntegerScheme(Scheme):
 
     @abstractmethod
     def scales(self, weight: Tensor, reduce_max: ReduceMax = identity) -> Tensor:
-        """The scales [out_features, groups] of a float weight, as they are stored. Raises UsageError for a weight that
-        is too large for them."""
+        """The scales [out_features, groups] of a float weight [out_features, in_features], in their stored precision.
+
+        Raises UsageError for a weight whose scales would overflow.
+        """
 
     @abstractmethod
     def stored(self, codes: Tensor, scales: Tensor) -> Tensors:
@@ -143,4 +149,4 @@ class IntegerScheme(Scheme):
 
     @abstractmethod
     def grouped_by(self, spans: list[int]) -> "IntegerScheme | None":
-        """The scheme, of as many bits, that holds one scale for stretches of so many inputs; None if there is none."""
+        """The scheme of as many bits with one scale for each of these numbers of inputs; None if there is none."""

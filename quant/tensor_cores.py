@@ -1,4 +1,4 @@
-"""What GPUs before Ampere lack: Triton does not reach their tensor cores. Imports neither torch nor Triton."""
+"""GPUs before Ampere: Triton does not reach their tensor cores. Imports neither torch nor Triton."""
 
 AMPERE = 8  # the compute capability from which Triton reaches tensor cores
 ORDINARY_ROWS = 64  # rows up to which the ordinary units compute the product
@@ -8,5 +8,6 @@ COPY_BYTES = 8
 
 
 def copies_before_ampere(capability: float | None, rows: int) -> bool:
-    """Whether a product of quantized weights makes float copies of them; None is the capability of a CPU."""
+    """Whether a product of quantized weights with `rows` rows makes float copies of them. `capability` None is a
+    CPU."""
     return capability is not None and capability < AMPERE and rows > ORDINARY_ROWS

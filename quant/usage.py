@@ -1,9 +1,9 @@
-"""The error of a user, not of the program. Does not import torch."""
+"""The error of a user's input, as opposed to a fault of the program. Does not import torch."""
 
 
 class UsageError(ValueError):
-    """A wrong option or input; the message is one line for the user and names the value and what there is instead.
+    """A wrong option or input. The message is one line for the user; it names the value and the allowed values.
 
-    Whoever reads what users give raises it, and a command ends with its line. Another ValueError is a fault of the
+    Code that reads what users give raises it, and a command ends with its line. Another ValueError is a fault of the
     program and keeps its traceback.
     """

@@ -1,1 +1,1 @@
-"""The operators, one file each: a plain computation for every device and kernels for some, behind one call."""
+"""The operators, one file each: an implementation in torch for every device, and kernels for some devices."""

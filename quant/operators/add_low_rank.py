@@ -44,11 +44,11 @@ def _cpu(
         return _plain(out, x, entries, counts, down, up, first)
     x, inputs = x.contiguous(), x.shape[1]
     if any(t.dtype != torch.float32 or not t.is_contiguous() for t in (out, *down, *up)):
-        raise ValueError("low-rank products take float32 without gaps")
+        raise ValueError("low-rank products take contiguous float32 tensors")
     if len(out) != len(x) or any(d.shape != (len(u), inputs) for d, u in zip(down, up, strict=True)):
         raise ValueError(f"low-rank products of {list(x.shape)} inputs do not fit")
     if entries.dtype != torch.int64 or entries.shape != (len(entries), 2) or not entries.is_contiguous():
-        raise ValueError("entries are int64 [entries, 2] without gaps")
+        raise ValueError("entries are contiguous int64 [entries, 2]")
     pieces = torch.tensor([(*u.shape[:1], start, u.shape[1]) for u, start in zip(up, first, strict=True)])
     stride = max((len(u) for u in up), default=0)
     hidden = x.new_empty((len(entries), stride))
@@ -71,10 +71,10 @@ def _fake(
 
 
 add_low_rank = operator("add_low_rank", _plain, _fake, _cpu, mutates=("out",))
-"""Adds low-rank products to some rows: out[row, first:] += x[row] · downᵀ · up; a row's bits are its own.
+"""Adds low-rank products to some rows: out[row, first:] += x[row] · downᵀ · up.
 
-out [rows, outputs], x [rows, inputs]; `entries` int64 [entries, 2]: a row and its piece, those of one piece behind each
-other in the pieces' order, `counts` of each; entries of one row with outputs apart; of each piece down [rank, inputs],
-up [rank, width] and its first output. Raises ValueError for other shapes, IndexError for rows, pieces or outputs that
-are not there.
+`out` is [rows, outputs], `x` [rows, inputs]. `entries` int64 [entries, 2] has pairs (row, piece), sorted by piece;
+`counts` has the number of entries of each piece. Two entries of one row have different outputs. A piece has `down`
+[rank, inputs], `up` [rank, width] and its first output. A row's bits do not depend on the rows beside it. Raises
+ValueError for other shapes, IndexError for a row, piece or output out of range.
 """

@@ -1,4 +1,4 @@
-"""Attention of single rows over cache blocks, read in place: a CPU kernel, and its plain twin row by row."""
+"""Attention of single rows over cache blocks, read in place: a CPU kernel and its plain twin."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ _NOTHING = "a row of attention sees nothing, or slots outside its blocks or the 
 
 
 def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether rows over a cache of this dtype are computed by a kernel, which is much faster than the plain twin."""
+    """Whether a kernel computes attention over a cache of this dtype. It is much faster than the plain twin."""
     return device.type == "cpu" and dtype in (torch.float32, torch.int8) and cpu.variant() is not None
 
 
@@ -83,7 +83,7 @@ def _check(
         ("blocks", (blocks,), torch.int64, (len(blocks),)),
     ):
         if any(t.dtype != dtype or t.shape != wanted or not t.is_contiguous() for t in given) or len(scales) == 1:
-            raise ValueError(f"attention takes {name} as {dtype} {list(wanted)} without gaps")
+            raise ValueError(f"attention takes {name} as contiguous {dtype} {list(wanted)}")
 
 
 def _fake(
@@ -100,11 +100,11 @@ def _fake(
 
 
 attention = operator("attention", _plain, _fake, _cpu)
-"""Scaled dot-product attention of single rows over cache blocks, float32; a row's bits are its own.
+"""Scaled dot-product attention of single rows over cache blocks, float32.
 
-query [rows, heads, head_dim]; keys and values [slots, heads, head_dim], float32 or, with scales float32
-[slots, heads] (`quant.operators.quantize_vectors`), int8; `rows` int64 [rows, 4]: where a row's blocks begin in
-`blocks`, and the slots it sees, 0 … context − 1 and first … last; slot i lies in block i // block_size.
-Raises ValueError for other shapes and dtypes, IndexError for a row that sees nothing, or what its blocks or the cache
-do not have.
+`query` is [rows, heads, head_dim]; keys and values are [slots, heads, head_dim], float32, or int8 with scales float32
+[slots, heads] (`quant.operators.quantize_vectors`). `rows` int64 [rows, 4] has for each row the index of its first
+block in `blocks`, and the slots that it sees: 0 … context − 1 and first … last. Slot i lies in block i // block_size.
+A row's bits do not depend on the rows beside it. Raises ValueError for other shapes and dtypes, IndexError for a row
+that sees no slot, or a slot outside its blocks or the cache.
 """

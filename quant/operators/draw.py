@@ -1,4 +1,4 @@
-"""A draw of an index by its weight, for a sampler: a CPU kernel over numpy rows."""
+"""A weighted draw of one index, for a sampler: a CPU kernel over numpy rows."""
 
 from collections.abc import Callable
 
@@ -18,12 +18,12 @@ _kernel = cpu.Kernel(
 
 
 def drawing(logit_mask: NDArray[np.float32]) -> Draw | None:
-    """How to draw an index from a row of scores float32 [count], to which `logit_mask` [count] is added; None where
-    there are no kernels: `draw(scores, sharpness, limit, top_p, min_p, state)`.
+    """A function `draw(scores, sharpness, limit, top_p, min_p, state)` that draws an index; None without CPU kernels.
 
-    Weights are exp(sharpness · score). An index stays if fewer than `limit` come before it, by weight and then by
-    number, if they hold less than `top_p` of all, and if it has at least `min_p` of the best one's weight. `state` is
-    where the random numbers begin, which are splitmix64's.
+    `scores` float32 [count] is a row, to which the function adds `logit_mask` [count]. Weights are exp(sharpness ·
+    score). An index is a candidate if fewer than `limit` indices come before it (by weight, then by number), if those
+    hold less than `top_p` of the total weight, and if it has at least `min_p` of the largest weight. `state` is the
+    state of the random number generator, splitmix64.
     """
     number = cpu.number()
     if number is None:

@@ -12,7 +12,10 @@ GROUP = 32  # inputs that share a scale in torch's packing of a weight with one 
 
 
 def torch_packed(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """A stored weight and its scales as torch's own product on a CPU takes them."""
+    """Packs a stored weight [outputs, inputs / 2] and its scales for torch's own int4 product on a CPU.
+
+    Returns that product's codes, in torch's own layout, and its scales and zero points [groups, outputs, 2].
+    """
     codes = unpack_nibbles(weight)
     outputs, inputs = codes.shape
     scale = scale.float().reshape(outputs, -1)
@@ -24,7 +27,7 @@ def torch_packed(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def torch_packed_row_bytes(inputs: int, group_size: int) -> int:
-    """The bytes of an output in that form: its codes, and for each group two float32."""
+    """Bytes of one output in the form of `torch_packed`: its codes, and two float32 per group."""
     group = group_size or (inputs if inputs in (32, 64, 128) else GROUP)
     groups = -(-inputs // group)
     return groups * (group // 2 + 8)
@@ -58,7 +61,7 @@ def _fake(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, 
 int4_linear = operator("int4_linear", _plain, _fake, _cpu, _cuda)
 """x [rows, inputs] → [rows, outputs] in x's dtype.
 
-`weight` is in the CPU kernels' tiles, which take `group` inputs by one activation scale; on a GPU as it is stored;
-elsewhere, with `weight_scale`, as `torch_packed` makes it. `bias` is [outputs]. Raises ValueError for inputs that the
-weight does not have.
+`weight` is packed: the CPU kernels' tiles, with one activation scale per `group` inputs; on a GPU the stored form;
+otherwise, with `weight_scale`, the result of `torch_packed`. `bias` is [outputs]. Raises ValueError for a number of
+inputs that is not the weight's.
 """

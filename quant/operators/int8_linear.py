@@ -34,5 +34,5 @@ int8_linear = operator("int8_linear", _plain, _fake, _cpu, _cuda)
 """x [rows, inputs] → [rows, outputs] in x's dtype.
 
 `weight` is int8 [outputs, inputs] with `weight_scale` float32 [outputs], or in the CPU kernels' tiles with
-`weight_scale` [tiles × 16]; these take `group` inputs by one activation scale. `bias` is [outputs].
+`weight_scale` [tiles × 16] and one activation scale per `group` inputs. `bias` is [outputs].
 """

@@ -1,4 +1,4 @@
-"""Vectors of a cache in int8, with one scale a vector."""
+"""Vectors of a cache in int8, with one scale per vector."""
 
 import torch
 from torch import Tensor
@@ -32,6 +32,6 @@ def _fake(x: Tensor) -> tuple[Tensor, Tensor]:
 quantize_vectors = operator("quantize_vectors", _plain, _fake, _cpu)
 """x [..., size] → int8 codes [..., size] and float32 scales [...], max|x| / 127.
 
-A number is off by half a scale at most. A vector that holds NaN or infinity has the scale NaN, so that whatever is
-computed from it is NaN too; vectors smaller than 2⁻¹²⁰ or so are zero.
+The error of a number is at most half a scale. A vector with NaN or infinity has the scale NaN, so that all results
+computed from it are NaN. Vectors smaller than about 2⁻¹²⁰ become zero.
 """

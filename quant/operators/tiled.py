@@ -10,7 +10,7 @@ from quant.packing import TILE
 
 
 class Rows(NamedTuple):
-    """Rows of inputs: `codes` int8 [rows, inputs], `scales` float32 and `starts` int32 [rows, groups]."""
+    """Quantized inputs: `codes` int8 [rows, inputs], `scales` float32 and `starts` int32 [rows, groups]."""
 
     codes: Tensor
     scales: Tensor
@@ -28,11 +28,10 @@ _kernel = cpu.Kernel(
 
 
 def quantize_rows(x: Tensor, bits: int, group: int) -> Rows:
-    """x float32 [rows, features] → int8 codes with one scale per row and `group` inputs, absmax / 127, by the kernels.
+    """x float32 [rows, features] → int8 codes with one scale, absmax / 127, per row and `group` inputs.
 
-    Rounds to the nearest even; a group with NaN or infinity has the scale NaN. Features are filled up to whole groups.
-    `bits` are those of the weights to come: a start is minus their offset times the sum of a group's codes, from which
-    the kernels' sums begin.
+    Rounds half to even. A group with NaN or infinity has the scale NaN. Zeros fill the last group. `bits` are those of
+    the weights: a start is minus their offset times the sum of a group's codes, and the kernels' sums begin there.
     """
     x, rows = x.contiguous(), _empty_rows(x, group)
     _kernel(cpu.number(), bits, False, x, x.shape[1], *rows, *_sizes(rows), None, None, None, None, 0)
@@ -42,10 +41,10 @@ def quantize_rows(x: Tensor, bits: int, group: int) -> Rows:
 def tiled_linear(
     x: Tensor, group: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, bits: int, outputs: int
 ) -> Tensor:
-    """x float32 [rows, features] → float32 [rows, outputs], inputs as int8 codes in groups of `group`.
+    """x float32 [rows, features] → float32 [rows, outputs]. The inputs become int8 codes in groups of `group`.
 
-    `weight_scale` is float16 [tiles, groups, 16], or float32 [tiles × 16] for one scale per output. Raises ValueError
-    for inputs or outputs that the weight does not have.
+    `weight_scale` is float16 [tiles, groups, 16], or float32 [tiles × 16] with one scale per output. Raises ValueError
+    for a number of inputs or outputs that is not the weight's.
     """
     x, rows = x.contiguous(), _empty_rows(x, group)
     inputs, most = weight.shape[1] * (8 if bits == 4 else 4), len(weight) * TILE

@@ -1,1 +1,1 @@
-"""The schemes: one file each, found by `quant.registry`. A scheme's name is its file's, with `-` for `_`."""
+"""The schemes, one file each; `quant.registry` finds them. A scheme's name is its file's name, with `-` for `_`."""

@@ -1,4 +1,4 @@
-"""INT4 weights, one scale for a group of inputs or for a whole row."""
+"""INT4 weights, with one scale for a group of inputs or for a whole row."""
 
 from collections.abc import Mapping
 from math import gcd
@@ -37,12 +37,12 @@ FACTS = SchemeFacts(
 
 
 class Int4(HeadScheme, IntegerScheme):
-    """INT4 weights, one float16 scale for a group of inputs or for a whole row; two numbers a byte, element 2i in the
-    high nibble.
+    """INT4 weights with one float16 scale for a group of inputs or for a whole row.
 
-    With `group_size` 0 exactly GLM-130B's and ChatGLM-6B's form (130B/quantization/layers.py): codes −7 … 7, scale =
-    max|row| / 7. A group has codes −8 … 7 and a scale whose sign gives its larger side the code −8. On a CPU the
-    kernels take int8 activations, one scale per row and group.
+    A byte holds two numbers, element 2i in the high nibble. With `group_size` 0 this is the form of GLM-130B and
+    ChatGLM-6B (GLM-130B, quantization/layers.py): codes −7 … 7, scale = max|row| / 7. A group has codes −8 … 7; the
+    sign of its scale gives the code −8 to its larger side. On a CPU the kernels take int8 activations, with one scale
+    per row and group.
     """
 
     name = "int4"
@@ -83,10 +83,10 @@ class Int4(HeadScheme, IntegerScheme):
         return self.stored(codes.flatten(1), scales)
 
     def scales(self, weight: Tensor, reduce_max: ReduceMax = identity) -> Tensor:
-        """The least in float16 with which the codes reach both ends of a group, [out_features, groups]; 1 for zeros.
+        """The smallest float16 scales [out_features, groups] whose codes reach both ends of a group; 1 for zeros.
 
-        Negative where a group has codes −8 … 7 and its largest number is positive. Raises UsageError for a weight too
-        large for float16.
+        A scale is negative if the group has codes −8 … 7 and its largest number is positive. Raises UsageError for a
+        weight too large for float16.
         """
         grouped, (lowest, highest) = self._grouped(weight), self.code_range
         ends = torch.stack([grouped.amax(-1), -grouped.amin(-1)])

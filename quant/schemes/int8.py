@@ -1,4 +1,4 @@
-"""INT8 weights, one scale per output."""
+"""INT8 weights, with one scale per output."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -31,10 +31,10 @@ FACTS = SchemeFacts(
 
 
 class Int8(HeadScheme, IntegerScheme):
-    """INT8 weights, one scale per output, symmetric: scale = max|row| / 127.
+    """INT8 weights with one scale per output, symmetric: scale = max|row| / 127.
 
-    On a CPU the kernels take int8 activations with one scale per row and 16 inputs (outliers in some inputs leave the
-    others precise); without the kernels, torch's own product takes one scale per row.
+    On a CPU the kernels take int8 activations with one scale per row and 16 inputs, so that an outlier makes only its
+    group less precise. Without the kernels torch's own product takes one scale per row.
     """
 
     name = "int8"

@@ -17,12 +17,12 @@ FACTS = SchemeFacts(
 
 
 class LlmInt8(Int8):
-    """LLM.int8(): stored as `Int8`, multiplied by inputs in int8, but for those with an outlier (arXiv 2208.07339).
+    """LLM.int8() (arXiv 2208.07339): stored like `Int8`, multiplied by int8 inputs except those with an outlier.
 
-    An input that is 6 or more in any row of a call is multiplied as a float in all of them. So rows do depend on their
-    company, by the method itself, on every device: a request's numbers change a little with the requests beside it.
-    Inputs have one int8 scale a row; without AVX-512 and where inputs are no multiple of 4 on a GPU, bitsandbytes makes
-    a float copy of the weight at each call.
+    An input that is 6 or more in any row of a call is a float in all rows of that call. So by its method a row depends
+    on the rows beside it, on every device: a request's numbers change a little with the requests in its batch. Other
+    inputs have one int8 scale per row. Without AVX-512, and on a GPU if the number of inputs is no multiple of 4,
+    bitsandbytes makes a float copy of the weight at each call.
     """
 
     name = "llm-int8"

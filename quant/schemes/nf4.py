@@ -18,13 +18,13 @@ _ROWS = 1024  # outputs repacked at once, a multiple of `Nf4._OUTPUTS`: what is 
 
 
 class Nf4(Scheme):
-    """NF4, 16 levels with equal shares of a normal distribution, and one absmax for 64 inputs (arXiv 2305.14314).
+    """NF4: 16 levels of equal probability under a normal distribution, one absmax per 64 inputs (arXiv 2305.14314).
 
-    Stored as matrices of bitsandbytes' own bytes (without double quantization): codes two a byte, element 2i in the
-    high nibble, and absmaxes. On a CPU with AVX-512 bfloat16 instructions products are of
-    inputs and absmaxes rounded to bfloat16 (a relative error of 0.3 %; NF4's own is 9 %), for multiples of 32 outputs;
-    elsewhere on a CPU of a float copy of the weight. Both keep the promise that an output row depends on its own input
-    row only. On a GPU bitsandbytes chooses kernels by the number of rows, and rows differ in their last bits.
+    The stored form is bitsandbytes' own, without double quantization: two codes a byte, element 2i in the high nibble,
+    and absmaxes. On a CPU with AVX-512 bfloat16 instructions, for multiples of 32 outputs, products round inputs and
+    absmaxes to bfloat16 (a relative error of 0.3 %; NF4's own is 9 %). Otherwise a CPU multiplies by a float copy of
+    the weight. Both keep the promise that an output row depends on its own input row only. On a GPU bitsandbytes
+    chooses kernels by the number of rows, so the last bits of a row depend on it.
     """
 
     name = "nf4"

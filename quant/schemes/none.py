@@ -1,4 +1,4 @@
-"""Float weights, as they are."""
+"""Float weights, without quantization."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -15,7 +15,7 @@ FACTS = SchemeFacts(description="weights as the checkpoint has them", bits=16, h
 
 
 class Float(HeadScheme):
-    """The weight as it is."""
+    """The float weight itself."""
 
     name = "none"
     facts = FACTS
