@@ -1,1 +1,1 @@
-"""What runs when: requests, blanks, sequences, batches, events."""
+"""The engine: requests, blanks, sequences, batches, events, and the order in which they run."""

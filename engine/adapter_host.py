@@ -1,4 +1,4 @@
-"""The host of adapters: loads them, lets requests go by them, and forgets them."""
+"""The host of adapters: it loads them, lends them to requests and unloads them."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from model.config import CheckpointError
 
 
 class AdapterHost:
-    """The adapters of an engine. Requests take and leave them from several threads; the rest is the engine's."""
+    """The adapters of an engine. Several threads call `take` and `leave`; only the engine's thread calls the rest."""
 
     def __init__(
         self,
@@ -46,35 +46,39 @@ class AdapterHost:
 
     @property
     def cards(self) -> list[AdapterCard]:
-        """What clients are told of the adapters that are loaded."""
+        """Cards of the loaded adapters, for clients."""
         return self.registry.cards
 
     def take(self, name: str, request_id: str) -> JobContext:
-        """A request goes by an adapter until it leaves. Raises RequestError for one that is not there."""
+        """Lends an adapter to a request until `leave`. Raises RequestError if no such adapter is loaded."""
         entry = self._taken[request_id] = self.registry.take(name)
         return self._contexts[entry.number]
 
     def number_of(self, request_id: str) -> int:
-        """The number of the adapter that a request goes by, 0 for none."""
+        """The number of a request's adapter, 0 for none."""
         entry = self._taken.get(request_id)
         return 0 if entry is None else entry.number
 
     def leave(self, request_id: str) -> None:
-        """A request has ended, or is not to begin."""
+        """Ends a request's use of its adapter, when the request ends or does not begin."""
         entry = self._taken.pop(request_id, None)
         if entry is not None:
             self.registry.give_back(entry)
 
     def begin_loading(self, name: str, path: str, done: Callable[[int], object] = lambda number: None) -> int:
-        """Begins to read an adapter's folder, in a thread that calls `done` with the adapter's number; then
-        `finish_loading` is due. Raises RequestError for a name that is taken."""
+        """Starts to read an adapter's folder in a thread, which calls `done` with the adapter's number at its end.
+
+        Call `finish_loading` then. Raises RequestError for a name that is taken.
+        """
         number = self.registry.begin(name)
         self._adapters.read(number, path, lambda: done(number))
         return number
 
     def finish_loading(self, number: int, name: str) -> AdapterCard:
-        """Lets requests go by an adapter that has been read. Raises RequestError for one that cannot be used, or that
-        there is no place for."""
+        """Makes an adapter that has been read available to requests.
+
+        Raises RequestError for an adapter that cannot be used, and if all `max_adapters` adapters are in use.
+        """
         try:
             adapter = self._adapters.attach(number)
         except CheckpointError as error:
@@ -90,7 +94,7 @@ class AdapterHost:
             raise RequestError(f"adapter {name}: {error}", "path", "invalid_adapter") from None
 
     def unload(self, name: str) -> None:
-        """Forgets an adapter. Raises RequestError for one that is not there or in use."""
+        """Removes an adapter. Raises RequestError if it is not loaded or is in use."""
         self._forget(self.registry.remove(name).number)
 
     def _enter(self, number: int, name: str, adapter: Adapter, pinned: bool = False) -> Entry:

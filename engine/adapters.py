@@ -1,4 +1,4 @@
-"""A rank's adapters: read in a thread of their own, so that no step waits for a file, and held from one step on."""
+"""A rank's adapters: a thread of their own reads them, so that no step waits for a file."""
 
 import threading
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from model.config import CheckpointError
 
 
 class Adapters:
-    """Adapters by number, 0 is none. Each goes `read`, `attach`, `drop`, on all ranks in the same order.
+    """Adapters by number; 0 is none. Each is `read`, then attached, later dropped, in the same order on all ranks.
 
-    A path that is relative leads down from `root`, and nothing that lies elsewhere is read for it.
+    A relative path leads down from `root`, and nothing outside the root is read for it.
     """
 
     def __init__(self, target: AdapterTarget) -> None:
@@ -27,7 +27,7 @@ class Adapters:
         self._reading: dict[int, Future[Adapter]] = {}
 
     def read(self, number: int, path: str, done: Callable[[], object] = lambda: None) -> None:
-        """Begins to read an adapter's folder; `done` is called from the reading thread."""
+        """Starts to read an adapter's folder. The reading thread calls `done` at its end."""
         future = self._reading[number] = Future()
         try:
             threading.Thread(target=self._read, args=(Path(path), future, done), daemon=True).start()
@@ -36,9 +36,9 @@ class Adapters:
             done()
 
     def attach(self, number: int) -> Adapter:
-        """Lets the network have an adapter when it is read, on all ranks or on none.
+        """Adds an adapter that has been read to the network, on all ranks or on none.
 
-        Raises CheckpointError for one that cannot be used.
+        Raises CheckpointError for an adapter that cannot be used.
         """
         future = self._reading.pop(number)
         error = future.exception()
@@ -51,7 +51,7 @@ class Adapters:
         return future.result()
 
     def drop(self, number: int) -> None:
-        """Forgets an adapter that no row goes by any more."""
+        """Removes an adapter that no row uses any more."""
         self.held.drop(number)
 
     def _read(self, folder: Path, future: "Future[Adapter]", done: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""Answers: what a request comes to. Each protocol writes them in its own words.
+"""The answers to requests. Each protocol renders them in its own form.
 
 Log-probabilities are natural logarithms of the model's raw distribution. Offsets count characters.
 """
@@ -13,7 +13,7 @@ INTERNAL: dict[str, Any] = {"wire": "internal"}
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """One of the most probable tokens at a place. `raw` are its bytes there, where `token` is not how they read."""
+    """One of the most probable tokens at a position. `raw` are its bytes there, if they differ from `token`."""
 
     token_id: int
     token: str
@@ -26,11 +26,12 @@ Alternatives = list[Alternative]
 
 @dataclass(frozen=True, slots=True)
 class FilledBlank:
-    """A blank and what was written into it.
+    """A blank and its fill.
 
-    `start` and `end` are the mask's offsets in the request's text, `text_offsets` those of the tokens in the fill's
-    `text`. `logprob` sums the tokens without the end token. `top_logprobs` is None unless alternatives were asked for;
-    then `raw` are the bytes that each token adds to the text, or None where `tokens` reads the same.
+    `start` and `end` are the mask's offsets in the request's text; `text_offsets` are those of the tokens in the fill's
+    `text`. `logprob` is the sum over the tokens without the end token. `top_logprobs` is None unless the request asks
+    for alternatives; then `raw` are the bytes that each token adds to the text, or None if they equal those of
+    `tokens`.
     """
 
     index: int
@@ -65,7 +66,7 @@ EMPTY = FilledBlank(
 
 @dataclass(frozen=True, slots=True)
 class EchoedPrompt:
-    """The tokens of a prompt that was scored. Those that are only its context have no log-probabilities."""
+    """The tokens of a scored prompt. Tokens of its context have no log-probabilities."""
 
     token_ids: list[int]
     tokens: list[str]
@@ -76,7 +77,7 @@ class EchoedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class FillResult:
-    """One input with its blanks filled. `fitted` says whether it was cut to fit, where it was allowed to be."""
+    """One input with its blanks filled. `fitted`: the text was cut to fit; None if the request did not allow that."""
 
     index: int
     input_index: int
@@ -90,8 +91,11 @@ class FillResult:
 
 @dataclass(frozen=True, slots=True)
 class ScoredWord:
-    """A word of a span, with its offsets in the span's text. `logprob` sums the tokens that begin in it or in the white
-    space before it; the end token is of no word."""
+    """A word of a span, with its offsets in the span's text.
+
+    `logprob` is the sum over the tokens that begin in the word or in the white space before it. The end token belongs
+    to no word.
+    """
 
     text: str
     start: int
@@ -101,8 +105,10 @@ class ScoredWord:
 
 @dataclass(frozen=True, slots=True)
 class ScoredSpan:
-    """A span of a candidate; of several orders the means. `end_logprob` is None for a model without an end token.
-    `words` is None unless they were asked for."""
+    """A span of a candidate. With several orders its log-probabilities are means.
+
+    `end_logprob` is None for a model without an end token. `words` is None unless the request asks for them.
+    """
 
     index: int
     text: str
@@ -125,7 +131,8 @@ class ScoredOrder:
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """One candidate. `logprob` is the mean over the orders, `normalized` what candidates are compared by."""
+    """One candidate. `logprob` is the mean over the orders; `normalized` is the number by which candidates are
+    compared."""
 
     index: int
     logprob: float
@@ -139,7 +146,7 @@ class ScoreResult:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Which candidate of a score is best, and the softmax of what they are compared by."""
+    """The index of a score's best candidate, and the softmax of all candidates' `normalized`."""
 
     best: int
     probabilities: list[float]
@@ -147,7 +154,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens of a request."""
+    """Token counts of a request, as clients get them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -1,4 +1,4 @@
-"""`glm-infill bench decode`: whole steps of the runner on invented weights, beside the memory's own speed."""
+"""`glm-infill bench decode`: whole steps of the runner on random weights, beside the bandwidth of the memory."""
 
 import statistics
 import time
@@ -26,8 +26,11 @@ _BUFFER = 10**9  # bytes read to learn the memory's speed
 
 @dataclass(frozen=True, slots=True)
 class DecodeBench:
-    """What is measured: a network's sizes and storage, the numbers of rows, the length of a prefill, the tokens of
-    part A that each sequence has, and how keys and values are kept."""
+    """The parameters of a benchmark.
+
+    They are a network's sizes and storage, the numbers of rows, the tokens of a prefill, the tokens of part A of each
+    sequence, and the type of the KV cache.
+    """
 
     architecture: Architecture
     quant: str
@@ -41,9 +44,9 @@ class DecodeBench:
 
 
 def decode(bench: DecodeBench) -> dict[str, Any]:
-    """The JSON document of `bench decode`, as docs/contract.md has it.
+    """Runs the benchmark; returns the JSON document of `bench decode` (docs/contract.md).
 
-    Raises UsageError for what a network cannot be stored as, and for more positions than it has.
+    Raises UsageError for a storage that the network cannot have, and for more positions than it has.
     """
     a, positions = bench.architecture, bench.context + bench.steps + 2
     if positions > a.max_sequence_length:
@@ -91,7 +94,7 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
 
 
 def read_bandwidth(rounds: int = 5) -> float:
-    """Bytes a second at which all threads read a buffer larger than any cache; the best of `rounds`."""
+    """Bytes per second at which all threads read a buffer larger than any cache; the best of `rounds`."""
     buffer = torch.ones(_BUFFER // 8, dtype=torch.int64)
     best = float("inf")
     for _ in range(rounds):
@@ -102,7 +105,7 @@ def read_bandwidth(rounds: int = 5) -> float:
 
 
 class Steps:
-    """Sequences over contexts of their own, each of which gets one more token a step."""
+    """Sequences over contexts of their own. Each step adds one token to each."""
 
     def __init__(self, model: Network, num_rows: int, context: int, num_steps: int, kv_cache_type: str) -> None:
         first = part_b_start(context, _BLOCK)
@@ -113,7 +116,7 @@ class Steps:
         _invent(self.runner.cache, context, [blocks[0] for blocks in self.blocks])
 
     def seconds(self) -> float:
-        """How long the next step takes."""
+        """Runs the next step and returns its time in seconds."""
         rows = tuple(
             Rows(
                 (_token(self.runner.model, number + self.done),),
@@ -131,8 +134,10 @@ class Steps:
 
 
 def step_seconds(model: Network, num_rows: int, steps: int, context: int = 64, kv_cache_type: str = "auto") -> float:
-    """The median time of a step in which each of `num_rows` sequences gets one more token, after two that are not
-    counted; of several ranks all call it at the same time."""
+    """The median time, in seconds, of a step that adds one token to each of `num_rows` sequences.
+
+    Two steps before it do not count. All ranks call this at the same time.
+    """
     timed = Steps(model, num_rows, context, steps + 2, kv_cache_type)
     return statistics.median([timed.seconds() for _ in range(steps + 2)][2:])
 

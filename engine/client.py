@@ -17,14 +17,14 @@ class EngineOverloaded(RuntimeError):
 
 
 def ignore(loss: Loss) -> None:
-    """Takes no note of a loss."""
+    """Ignores a loss."""
 
 
 class EngineClient(Protocol):
-    """What a server needs of an engine."""
+    """An engine, as a server uses it."""
 
     async def start(self, lose: Callable[[Loss], None] = ignore) -> None:
-        """Starts loading; returns at once. `state` tells how far it is, `lose` is told of each loss of the engine's
+        """Starts to load; returns at once. `state` tells the progress; `lose` takes each loss of the engine's
         processes."""
 
     async def stop(self) -> None:
@@ -35,16 +35,18 @@ class EngineClient(Protocol):
 
     @property
     def is_given_up(self) -> bool:
-        """Whether the engine will not serve again in this process: its first load has failed, or it was lost again and
-        again without an answer in between."""
+        """Whether the engine will not serve again in this process.
+
+        True after its first load has failed, and after repeated losses without an answer between them.
+        """
 
     @property
     def card(self) -> ModelCard:
-        """The loaded model. Raises EngineUnavailable before the first load is complete."""
+        """The card of the loaded model. Raises EngineUnavailable before the first load is complete."""
 
     @property
     def ranks_alive(self) -> int:
-        """How many rank processes answer."""
+        """Number of rank processes that respond."""
 
     def submit(self, request: Request, request_id: str) -> AsyncGenerator[Event, None]:
         """The events of one request, ending with `Done` or `Failed`.
@@ -53,36 +55,43 @@ class EngineClient(Protocol):
         """
 
     async def tokenize(self, text: str, special: bool = False, masks: bool = True) -> list[int]:
-        """Token ids of a text, as they are served. Masks in it are read, with `special` every special token that it
-        names, without `masks` none at all."""
+        """Token ids of a text, as the model reads them.
+
+        Masks are tokens, and with `special` all special tokens that the text names; without `masks` all of it is plain
+        text.
+        """
 
     async def detokenize(
         self, token_ids: list[int], special: bool = False, finished: bool = False, sentence: bool = False
     ) -> str:
-        """The text of token ids, masks by name, other special tokens only with `special`, where `finished` leaves out
-        an unfinished character at the end; a `sentence` is the text as transformers' tokenizers write it, without any
-        special token. Raises RequestError for an id outside the vocabulary."""
+        """The text of token ids, with names of masks, and with `special` of all special tokens.
+
+        `special` and `finished` together omit an unfinished character at the end. `sentence` gives the text as
+        transformers' tokenizers write it, without special tokens. Raises RequestError for an id outside the vocabulary.
+        """
 
     async def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
-        """Each input of a fill as the model reads it; `scored`: where its blanks' tokens are known. Raises
-        RequestError."""
+        """Each input of a fill as the model reads it. `scored`: the tokens of its blanks are known.
+
+        Raises RequestError for an input that the model cannot read.
+        """
 
     async def pieces(self, token_ids: list[int]) -> list[Piece]:
-        """What the tokens of ids are. Raises RequestError for an id outside the vocabulary."""
+        """The pieces of token ids. Raises RequestError for an id outside the vocabulary."""
 
     @property
     def adapters(self) -> list[AdapterCard]:
         """The loaded adapters, which requests may name."""
 
     async def load_adapter(self, name: str, path: str) -> AdapterCard:
-        """Loads an adapter's folder under a name; nothing that runs waits for it.
+        """Loads an adapter's folder under a name, without delay for running requests.
 
-        Raises RequestError for one that cannot be used, a name that is taken, or where all are in use and none more is
-        allowed.
+        Raises RequestError for an adapter that cannot be used, for a name that is taken, and if all `max_adapters`
+        adapters are in use.
         """
 
     async def unload_adapter(self, name: str) -> None:
-        """Raises RequestError for an adapter that is not there or in use."""
+        """Unloads an adapter. Raises RequestError if it is not loaded or is in use."""
 
     def stats(self) -> list[StepStats]:
-        """The steps since the last call, oldest first."""
+        """Stats of the steps since the last call, oldest first."""

@@ -1,4 +1,4 @@
-"""The configuration of an engine: its options, all of them settled. Does not import torch."""
+"""The configuration of an engine: its options with all choices made. Does not import torch."""
 
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -9,10 +9,10 @@ from engine.options import Count, EngineOptions
 
 
 class EngineConfig(EngineOptions):
-    """What an engine is started with: its options, and what the program chooses for it.
+    """The options of an engine, and the values that the program chooses for it.
 
-    `block_size` is the number of tokens in a cache block. `threads` are those of each process, None its share of the
-    cores.
+    `block_size` is the number of tokens in a cache block. `threads` is the number of threads of each process; None is
+    its share of the cores.
     """
 
     tp: Annotated[int, Field(ge=1)] = 1
@@ -25,7 +25,7 @@ class EngineConfig(EngineOptions):
 
     @classmethod
     def of(cls, options: EngineOptions, **chosen: Any) -> Self:
-        """The configuration that options ask for; what is `chosen`, by name, goes before them."""
+        """The configuration of these options. Values in `chosen`, by name, replace them."""
         given = {name: getattr(options, name) for name in EngineOptions.model_fields}
         root = options.adapter_root
         settled = {"tp": options.tp or 1, "adapter_root": None if root is None else root.absolute()}

@@ -1,18 +1,18 @@
-"""Deadlines: which jobs are overdue."""
+"""The deadlines of jobs."""
 
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
 
 class Deadlines:
-    """When each job that has a deadline is overdue. What a step takes does not grow with them."""
+    """The deadline of each job that has one. The time of a step does not grow with their number."""
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []  # with those of jobs that have ended
 
     def watch(self, job_id: str, deadline: float) -> None:
-        """A job has a deadline."""
+        """Adds a job with its deadline, in seconds of the engine's clock."""
         if len(self._heap) > 2 * len(self._due) + 64:
             self._heap = [(deadline, job_id) for job_id, deadline in self._due.items()]
             heapify(self._heap)
@@ -20,11 +20,11 @@ class Deadlines:
         heappush(self._heap, (deadline, job_id))
 
     def forget(self, job_id: str) -> None:
-        """A job has ended."""
+        """Removes a job that has ended."""
         self._due.pop(job_id, None)
 
     def overdue(self, now: float) -> Iterator[str]:
-        """The jobs whose deadline has passed, the most overdue first; they are watched no more."""
+        """Removes and returns the jobs with a deadline before now, the most overdue first."""
         while self._heap and now > self._heap[0][0]:
             deadline, job_id = heappop(self._heap)
             if self._due.get(job_id) == deadline:

@@ -41,7 +41,7 @@ PASSED_OVER = 1 << 50
 
 
 class Engine:
-    """A loaded model, its cache and the jobs under way."""
+    """A loaded model, its cache and the jobs that run on it."""
 
     def __init__(
         self,
@@ -77,9 +77,10 @@ class Engine:
         self._passed_over: deque[str] = deque()  # batch requests, as they came
 
     def prepare(self, request: Request, request_id: str) -> Job:
-        """Checks and lays out a request; may run in another thread. Raises RequestError.
+        """Checks and lays out a request; may run in another thread.
 
-        Its adapter, if it names one, is in use until the job ends.
+        If the request names an adapter, the adapter is in use until the job ends. Raises RequestError for a request
+        that cannot be served.
         """
         if request.adapter is None:
             return self._job(request, request_id, self.job_context)
@@ -100,11 +101,11 @@ class Engine:
         return (MaskedScoreJob if masked else ScoreJob)(request_id, request, job_context)
 
     def discard(self, request_id: str) -> None:
-        """Forgets a job that was prepared and is not to begin."""
+        """Drops a prepared job that does not begin."""
         self.adapters.leave(request_id)
 
     def compiles(self, request: Request) -> bool:
-        """Whether to prepare a request takes the time to compile a regular expression."""
+        """Whether `prepare` must compile a regular expression for this request, which takes time."""
         texts = request.regex if isinstance(request, Fill) else ()
         return not self.job_context.patterns.knows(text for text in texts if text is not None)
 
@@ -134,7 +135,7 @@ class Engine:
     def cancel(
         self, request_id: str, outcome: str = "cancelled", message: str = "cancelled by the client"
     ) -> list[Event]:
-        """Ends a job and frees what it holds; no events if it is over already."""
+        """Ends a job and frees its resources. It emits no event, and does nothing if the job has ended."""
         entry = self._jobs.get(request_id)
         if entry is None:
             return []
@@ -146,10 +147,11 @@ class Engine:
 
     @property
     def idle(self) -> bool:
+        """Whether no job is under way."""
         return not self._jobs
 
     def step(self) -> list[Event]:
-        """One iteration: ends what is over its deadline, runs one batch, and tells what came of it."""
+        """Runs one iteration: it ends overdue jobs, runs one batch, and returns the events."""
         began = self.clock.begin()
         events: list[Event] = []
         for job_id in self._deadlines.overdue(began):
@@ -208,7 +210,7 @@ class Engine:
         return [replace(event, code="insufficient_memory") for event in ended if isinstance(event, Failed)]
 
     def run(self, request: Request, request_id: str = "local") -> list[Event]:
-        """One request from start to end, for the command line and for tests."""
+        """Runs one request to its end, for the command line and for tests. Raises RequestError as `prepare` does."""
         self.add(self.prepare(request, request_id), request)
         events: list[Event] = []
         while request_id in self._jobs:
@@ -216,8 +218,10 @@ class Engine:
         return events
 
     def read(self, fill: Fill, scored: bool = False) -> list[Reading]:
-        """Each input of a fill as the model reads it; `scored`: where its blanks' tokens are known. Raises
-        RequestError."""
+        """Each input of a fill as the model reads it. `scored`: the tokens of its blanks are known.
+
+        Raises RequestError for an input that the model cannot read.
+        """
         readings = []
         for number, given in enumerate(fill.inputs):
             with member("input", number, len(fill.inputs)):
@@ -225,7 +229,7 @@ class Engine:
         return readings
 
     def pieces(self, token_ids: list[int]) -> list[Piece]:
-        """What the tokens of ids are. Raises RequestError for an id outside the vocabulary."""
+        """The pieces of token ids. Raises RequestError for an id outside the vocabulary."""
         self.job_context.check_ids(token_ids, "tokens")
         spelling, tokenizer = self.job_context.spelling, self.tokenizer
         return [Piece(i, [*spelling.token_bytes(i)], tokenizer.entry(i)) for i in token_ids]

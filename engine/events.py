@@ -1,7 +1,7 @@
-"""What the engine tells of a request: zero or more deltas and results, then exactly one terminal event.
+"""The events of a request: zero or more deltas and results, then exactly one terminal event.
 
-Every event carries the id that the request was submitted under, and its kind, by which it is told from others as JSON.
-`Done` and `Failed` are the terminal ones.
+Every event has the id of its request and its kind, which tells the kinds apart in JSON. `Done` and `Failed` are
+terminal.
 """
 
 from dataclasses import dataclass, field
@@ -16,8 +16,10 @@ Outcome = Literal["invalid", "cancelled", "deadline", "overloaded", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The texts are read and laid out: what of `usage` is known by then, and whether one had to be cut to fit. Sent
-    once, before everything else, only for a `Fill` with `stream`."""
+    """The texts are laid out: the part of `usage` that is known, and whether a text was cut to fit.
+
+    It is the first event, sent once, only for a `Fill` with `stream`.
+    """
 
     id: str
     usage: Usage
@@ -48,7 +50,7 @@ class BlankDelta:
 
 @dataclass(frozen=True, slots=True)
 class Echoed:
-    """The prompt of a `Fill` with `echo` is scored; `echo` is what the result will hold of it. Only with `stream`."""
+    """The prompt of a `Fill` with `echo` is scored. `echo` will be in the result too. Only with `stream`."""
 
     id: str
     index: int
@@ -79,7 +81,7 @@ class ResultDone:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The request is complete. A score ranks its candidates. The times, in seconds, count from arrival."""
+    """The request is complete. A score ranks its candidates. Times are seconds since arrival."""
 
     id: str
     usage: Usage
@@ -91,7 +93,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The request ended without its answer. `outcome` says whose doing it was."""
+    """The request ended without an answer. `outcome` says who is the cause."""
 
     id: str
     outcome: Outcome
@@ -107,7 +109,7 @@ TERMINAL = (Done, Failed)
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one iteration did and what is left to do; counters are increments since the last one."""
+    """The work of one iteration, and the work that waits. Counters are increments since the last one."""
 
     seconds: float
     rows: int
@@ -135,8 +137,11 @@ LossReason = Literal["exit", "signal", "silence", "hang", "exception", "load", "
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """The engine's processes are lost. `unanswered` counts the losses since the last answer, this one too; after one
-    that is `final` they are not started again."""
+    """The engine's processes are lost.
+
+    `unanswered` counts the losses since the last answer, including this one. After a `final` loss the processes do not
+    start again.
+    """
 
     reason: LossReason
     detail: str
@@ -146,7 +151,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class AdapterCard:
-    """What clients are told of a loaded adapter."""
+    """A loaded adapter, as clients see it."""
 
     name: str
     kind: Literal["lora", "prefix"]
@@ -156,7 +161,7 @@ class AdapterCard:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What `/v1/models` and the request checks need to know of the loaded model."""
+    """The facts of the loaded model that clients and the checks of requests need."""
 
     name: str
     family: str
@@ -181,10 +186,10 @@ class ModelCard:
 
     @property
     def names(self) -> list[str]:
-        """All names that it answers to; answers have the first."""
+        """All names of the model. Answers have the first one."""
         return [self.name, *self.aliases]
 
     @property
     def infill_mask(self) -> str | None:
-        """The mask that stands between a prefix and a suffix; None where the model cannot write there."""
+        """The mask for a blank between a prefix and a suffix; None if the model cannot fill there."""
         return "[MASK]" if "[MASK]" in self.masks and not self.masked else None

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, by what the system says. Does not import torch."""
+"""The memory that the system still grants this process. Does not import torch."""
 
 import resource
 from pathlib import Path
@@ -8,8 +8,10 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def free_bytes(proc: Path = Path("/proc"), groups: Path = _GROUPS) -> int | None:
-    """The least of what is free on the machine, in the control groups of this process, and below its own limit of
-    address space; None where the system says nothing of these."""
+    """Free bytes: the least of the machine's, the process's control groups' and its own limit of address space.
+
+    None if the system states none of them.
+    """
     found = [_free_on_machine(proc), _free_in_groups(proc, groups), _free_addresses(proc)]
     return min((number for number in found if number is not None), default=None)
 

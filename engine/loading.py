@@ -1,4 +1,4 @@
-"""A model loaded for serving: network, cache and runner, as large as the configuration says."""
+"""A model loaded for serving: network, cache and runner, in the sizes of the configuration."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ SPARED = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """`longest` is the most tokens of a context and of a span that are sure to fit into the cache's blocks."""
+    """A loaded model. A context and a span of up to `longest` tokens each always fit into the cache."""
 
     checkpoint: Checkpoint
     runner: Runner
@@ -39,7 +39,8 @@ class Loaded:
     device: str
 
     def longest_behind(self, prefix: int) -> int:
-        """The same behind a prefix of so many tokens. Raises CheckpointError where it leaves no room."""
+        """`longest` for contexts behind a prefix of this many tokens. Raises CheckpointError if the prefix leaves no
+        room."""
         size = self.runner.cache.block_size
         longest = min(self.longest, fitting(self.num_blocks - -(-prefix // size) - 1, size)) if prefix else self.longest
         if longest < size:
@@ -49,12 +50,15 @@ class Loaded:
 
 
 def is_cuda(config: EngineConfig) -> bool:
+    """Whether the configuration names a CUDA device."""
     return config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
 
 
 def prepare(config: EngineConfig, local_size: int = 1) -> None:
-    """Checks the devices of the ranks on this machine, and sets the threads of this process: what the configuration
-    says, else its share of the cores. Raises UsageError where there are fewer CUDA devices than ranks."""
+    """Checks the devices of this machine's ranks, and sets this process's number of threads.
+
+    That is the configured number, or its share of the cores. Raises UsageError for fewer CUDA devices than ranks.
+    """
     if is_cuda(config):
         devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not devices:
@@ -74,8 +78,11 @@ def load_runner(
     local_rank: int = 0,
     progress: Progress = lambda done: None,
 ) -> Loaded:
-    """Reads the checkpoint, or this rank's part of it, and makes the cache. Raises CheckpointError, and UsageError for
-    a cache that is too small for any text and for more memory than there is."""
+    """Reads the checkpoint, or this rank's part of it, and allocates the cache.
+
+    Raises CheckpointError for a checkpoint or adapter that cannot be used; raises UsageError for a cache that is too
+    small for any text, and if memory does not suffice.
+    """
     device = f"cuda:{local_rank}" if is_cuda(config) else "cpu"
     if checkpoint is None:
         checkpoint = _checkpoint(config, device, ranks, progress)
@@ -150,7 +157,7 @@ def _in_memory(device: str, told: Callable[[int | None], str]) -> Iterator[int |
 
 
 def free_on(device: str) -> int | None:
-    """Bytes of a device's memory that this process may still take, None where nobody knows."""
+    """Bytes of a device's memory that this process may still take; None if unknown."""
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_bytes()
 
 
@@ -170,10 +177,13 @@ def _gb(num_bytes: int | None) -> str:
 
 
 def fitting(num_blocks: int, block_size: int) -> int:
-    """How long a context and a span, each, are sure to fit into so many blocks: or a request could wait forever."""
+    """The length in tokens of a context and a span, each, that always fit into so many blocks.
+
+    A longer request could wait for ever.
+    """
     return (num_blocks - 2) * block_size // 2 - 1
 
 
 def least_blocks(longest: int, block_size: int) -> int:
-    """Blocks of a cache that a context and a span of so many tokens are sure to fit into."""
+    """Number of cache blocks into which a context and a span of these tokens always fit."""
     return 2 * -(-(longest + 1) // block_size) + 2

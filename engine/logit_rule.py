@@ -1,4 +1,4 @@
-"""A logit rule: sampling parameters, and what they do to the logits of tokens before one is drawn."""
+"""A logit rule: its sampling parameters, and its change to the logits before a token is drawn."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Number = int | float
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A number that a request may give, from `minimum` to `maximum`. With `default` alone a rule changes nothing."""
+    """A number that a request may give, from `minimum` to `maximum`. With every `default` a rule changes nothing."""
 
     name: str
     kind: type[int] | type[float]
@@ -24,8 +24,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The tokens before the next one: `context` are those that the model has read before the blank, special ones too,
-    `blank` those of the blank. With `last` penalties count the last so many of both, as llama.cpp does."""
+    """The tokens before the next one.
+
+    `context` are the tokens that the model reads before the blank, special ones included; `blank` are the blank's own.
+    With `last`, penalties count only so many last tokens of both, as in llama.cpp.
+    """
 
     context: Sequence[int] = ()
     blank: Sequence[int] = ()
@@ -33,11 +36,11 @@ class History:
     context_set: frozenset[int] = frozenset()  # the context's, made once
 
     def seen(self) -> Iterable[int]:
-        """The tokens that the model has met, each once."""
+        """The distinct tokens of context and blank."""
         return self.context_set.union(self.blank) if self.last is None else set(self._last(self.last))
 
     def written(self) -> Sequence[int]:
-        """The tokens that count as often as they come: those of the blank."""
+        """The blank's tokens, as often as they occur."""
         return self.blank if self.last is None else self._last(self.last)
 
     def _last(self, count: int) -> Sequence[int]:
@@ -50,11 +53,11 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class LogitRule:
-    """`apply(scores, history, values)` changes scores [vocab_size] in place: logits of the next token, with what the
-    rules before have done. In a beam search they are log-probabilities, as in transformers. `values` are those of all
-    parameters by name.
+    """`apply(scores, history, values)` changes scores [vocab_size] in place.
 
-    Rules that scale come before those that shift, and these before those that forbid (a score of −∞).
+    Scores are logits of the next token after the earlier rules; in a beam search they are log-probabilities, as in
+    transformers. `values` maps the name of every parameter to its value. Rules that scale act before rules that shift,
+    and these before rules that forbid (a score of −∞).
     """
 
     parameters: tuple[Parameter, ...]

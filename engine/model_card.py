@@ -1,4 +1,4 @@
-"""The card of a loaded model: what clients and the request checks are told of it."""
+"""The card of a loaded model, for clients and for the checks of requests."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from quant import cpu
 
 
 def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> ModelCard:
-    """Of a model that `tp` ranks serve, under its own name unless there are others."""
+    """The card of a model that `tp` ranks serve, under `names`, or its own name if there are none."""
     checkpoint, longest = loaded.checkpoint, loaded.longest
     a, family, tokenizer, cache = (
         checkpoint.model.architecture,

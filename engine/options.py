@@ -1,7 +1,7 @@
-"""The options of an engine: what an operator may choose, written once.
+"""The options of an engine: the choices of an operator, each written once.
 
-Configurations, settings, the flags of commands and the tables of the documentation are made of these fields: name,
-type, bounds, default and description. Each class is a group; the first line of its docstring is the group's name.
+Configurations, settings, the flags of commands and the tables of the documentation come from these fields: name, type,
+bounds, default and description. Each class is a group; the first line of its docstring is the group's name.
 """
 
 import re
@@ -32,14 +32,14 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Marks a field that holds several values. On a command line each has a flag of its own, of this form."""
+    """Marks a field with several values. On a command line each value has a flag of its own, in this form."""
 
     flag: str
     value: str
 
 
 class Options(BaseModel):
-    """What all groups share: nothing unknown, nothing changed later."""
+    """The common rules of all groups: no unknown option, and no later change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Which of the processes that serve one model a process is. Does not import torch."""
+"""The rank of a process among those that serve one model. Does not import torch."""
 
 import os
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RankInfo:
-    """Its rank among all, and among those on its machine.
+    """A process's rank among all processes, and among those on its machine.
 
-    `rendezvous` is a file:// name, or env:// as torchrun has it.
+    `rendezvous` is a file:// URL, or env:// under torchrun.
     """
 
     rank: int = 0
@@ -19,7 +19,7 @@ class RankInfo:
 
     @staticmethod
     def of_torchrun() -> "RankInfo | None":
-        """What torchrun has told this process, None without it."""
+        """The rank that torchrun's variables give; None without torchrun."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if not all(name in os.environ for name in (*names, "MASTER_ADDR")):
             return None

@@ -1,8 +1,8 @@
-"""Rank processes: how they find each other, and how rank 0 tells the others what to run.
+"""The connection of the ranks: how they find each other, and how rank 0 sends batches to the others.
 
-Rank 0 schedules; the others run what they are told. A batch crosses as whole numbers, behind the number of its step and
-a checksum: a rank that is told another step than the next one, or other numbers than were sent, ends. So does the news
-of an adapter, whose files every rank reads by itself.
+Rank 0 schedules, and the others run its batches. A batch is sent as integers, with the number of its step and a
+checksum: a rank that receives another step than the next one, or other numbers than were sent, ends. News of adapters
+goes the same way; every rank reads the files by itself.
 """
 
 import os
@@ -35,11 +35,11 @@ _CHANGES: tuple[Change | None, ...] = (None, *get_args(Change))  # None: a batch
 
 
 class Diverged(RuntimeError):
-    """A rank was told something else than was due."""
+    """A rank has received another step than the next one, or damaged numbers."""
 
 
 class AdapterNews(NamedTuple):
-    """What becomes of an adapter; `path` is that of one to be read."""
+    """A change of an adapter. `path` is that of an adapter to read."""
 
     change: Change
     number: int
@@ -47,7 +47,7 @@ class AdapterNews(NamedTuple):
 
 
 class Channel:
-    """What rank 0 says to the others, step by step."""
+    """The messages of rank 0 to the other ranks, step by step."""
 
     def __init__(self, ranks: Ranks, group: dist.ProcessGroup) -> None:
         self.ranks = ranks
@@ -55,22 +55,21 @@ class Channel:
         self._step = 0
 
     def tell(self, batch: Batch, num_top: int) -> None:
-        """On rank 0: the next batch."""
+        """On rank 0: sends the next batch."""
         self._tell(None, num_top, *batch.encoded())
 
     def tell_of(self, news: AdapterNews) -> None:
-        """On rank 0: what becomes of an adapter."""
+        """On rank 0: sends news of an adapter."""
         self._tell(news.change, news.number, *os.fsencode(news.path))
 
     def stop(self) -> None:
-        """On rank 0: there will be none."""
+        """On rank 0: sends the end."""
         self._send(_STOP, array("q"))
 
     def told(self) -> tuple[Batch, int] | AdapterNews | None:
-        """On the other ranks: waits for the next batch and the number of alternatives, or for news of an adapter; None
-        if there will be no more.
+        """On the other ranks: waits for the next batch and its number of alternatives, or for news of an adapter.
 
-        Raises Diverged for another step than the next one and for numbers that are not those that were sent.
+        None is the end. Raises Diverged for another step than the next one, and for other numbers than were sent.
         """
         head = torch.empty(_HEAD, dtype=torch.int64)
         dist.broadcast(head, group=self._group, group_src=0)
@@ -106,43 +105,43 @@ class Channel:
 
 
 class BroadcastingRunner:
-    """The runner of rank 0 among several: every batch is told to the others before it is run."""
+    """The runner of rank 0 among several. It sends every batch to the others before it runs it."""
 
     def __init__(self, runner: Runner, channel: Channel) -> None:
         self.runner = runner
         self.channel = channel
 
     def run(self, batch: Batch, num_top: int) -> tuple[list[Result], int]:
-        """As `Runner.run`."""
+        """Like `Runner.run`."""
         self.channel.tell(batch, num_top)
         return self.runner.run(batch, num_top)
 
 
 class BroadcastingAdapters:
-    """The adapters of rank 0 among several."""
+    """The adapters of rank 0 among several ranks."""
 
     def __init__(self, adapters: Adapters, channel: Channel) -> None:
         self._adapters = adapters
         self._channel = channel
 
     def read(self, number: int, path: str, done: Callable[[], object] = lambda: None) -> None:
-        """As `Adapters.read`."""
+        """Like `Adapters.read`."""
         self._channel.tell_of(AdapterNews("read", number, path))
         self._adapters.read(number, path, done)
 
     def attach(self, number: int) -> Adapter:
-        """As `Adapters.attach`."""
+        """Like `Adapters.attach`. Raises CheckpointError for an adapter that some rank cannot use."""
         self._channel.tell_of(AdapterNews("attach", number))
         return self._adapters.attach(number)
 
     def drop(self, number: int) -> None:
-        """As `Adapters.drop`."""
+        """Like `Adapters.drop`."""
         self._channel.tell_of(AdapterNews("drop", number))
         self._adapters.drop(number)
 
 
 def follow(runner: Runner, channel: Channel, between: Callable[[bool], object] = lambda running: None) -> None:
-    """Runs what rank 0 tells until it says that it is done; `between` is told when a step begins and ends."""
+    """Runs the batches of rank 0 until the end. `between` is called at the beginning and end of each step."""
     while (told := channel.told()) is not None:
         if isinstance(told, AdapterNews):
             _take(told, runner.adapters)
@@ -164,7 +163,7 @@ def _take(news: AdapterNews, adapters: Adapters) -> None:
 
 
 def join(rank_info: RankInfo, cuda: bool) -> Channel:
-    """Finds the other ranks. Tensors on GPUs go through NCCL, those on the CPU and batches through gloo."""
+    """Connects this rank with the others. GPU tensors use NCCL; CPU tensors and batches use gloo."""
     if cuda:
         torch.cuda.set_device(rank_info.local_rank)
     dist.init_process_group(

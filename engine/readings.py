@@ -1,4 +1,4 @@
-"""Readings: how a model reads a text and spells a token, for those who compute with its tokens elsewhere."""
+"""Readings: a text and its tokens as the model reads them, for clients that compute with its tokens."""
 
 from dataclasses import dataclass, field
 
@@ -7,8 +7,10 @@ from engine.answers import INTERNAL, OPTIONAL
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A token: `data` are the bytes that it adds to a text, a special token's those of its name; `entry` is how the
-    vocabulary's file spells it."""
+    """A token. `data` are the bytes that it adds to a text, or those of a special token's name.
+
+    `entry` is its spelling in the vocabulary's file.
+    """
 
     token_id: int
     data: list[int]
@@ -17,12 +19,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class LaidBlank:
-    """Where a blank is written: a row for its start token, at `position` and `block_position`, and behind it one for
-    each token of the span, each so many steps on. What follows a row is predicted by it.
+    """The rows of a blank: one for its start token, at `position` and `block_position`, then one per token of the span.
 
-    `spaced`: the mask has swallowed a space, with which the span's text begins. `context` is what is read before the
-    start token where each blank of a text has a context of its own (a causal model); else it is None, and all of the
-    text is read. A masked language model has no such rows: the row of the text at `position` predicts the token.
+    `position_step` and `block_position_step` lead from a row to the next. A row predicts the token of the next row.
+    `spaced`: the mask swallows a space, with which the span's text begins. `context` are the tokens before the start
+    token if each blank has its own (a causal model), else None: all of the text. A masked language model has no such
+    rows: the row of the text at `position` predicts the token.
     """
 
     mask: str
@@ -37,9 +39,9 @@ class LaidBlank:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text as the model reads it (part A), special tokens among its ids; `begun` are known tokens of its one blank.
+    """A text as the model reads it (part A), special tokens included. `begun` are known tokens of its one blank.
 
-    `num_tokens` is what it counts in `prompt_tokens`. `fitted`: it was cut to fit.
+    `num_tokens` is its part of `prompt_tokens`. `fitted`: it was cut to fit.
     """
 
     token_ids: list[int]

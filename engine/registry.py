@@ -1,4 +1,4 @@
-"""The adapters that are loaded, by name: who uses them, and which makes way for another. No tensors."""
+"""The registry of loaded adapters by name: who uses them, and which one makes room for another. No tensors."""
 
 import threading
 from dataclasses import dataclass
@@ -9,8 +9,10 @@ from engine.requests import RequestError
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A loaded adapter, how many requests go by it, and when one last began to. `pinned` ones, which the operator
-    started with, never make way."""
+    """A loaded adapter, the number of requests that use it, and the time of its last use.
+
+    A `pinned` one, given at the start by the operator, never makes room.
+    """
 
     number: int
     card: AdapterCard
@@ -20,7 +22,7 @@ class Entry:
 
 
 class Registry:
-    """At most `limit` adapters. Requests take them from one thread and give them back from another."""
+    """At most `limit` adapters. One thread takes them for requests, another gives them back."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -31,11 +33,15 @@ class Registry:
 
     @property
     def cards(self) -> list[AdapterCard]:
+        """Cards of the loaded adapters."""
         with self._lock:
             return [entry.card for entry in self._entries.values()]
 
     def begin(self, name: str) -> int:
-        """The number of an adapter that is to be loaded. Raises RequestError for a name that is taken."""
+        """Reserves a name for an adapter that will load, and returns its number.
+
+        Raises RequestError for a name that is taken.
+        """
         with self._lock:
             if name in self._entries or name in self._loading.values():
                 raise RequestError(f"adapter {name!r} is there already; unload it first", "name", "adapter_exists")
@@ -44,14 +50,14 @@ class Registry:
             return self._numbers
 
     def fail(self, number: int) -> None:
-        """It could not be loaded after all."""
+        """Cancels the reservation of an adapter that could not be loaded."""
         with self._lock:
             del self._loading[number]
 
     def enter(self, entry: Entry) -> Entry | None:
-        """Takes up an adapter that is loaded; gives the one that has made way: unused, and used least recently.
+        """Adds a loaded adapter. Returns the least recently used of the unused ones if it must make room.
 
-        Raises RequestError where all are in use.
+        Raises RequestError if all adapters are in use.
         """
         with self._lock:
             gone = None
@@ -68,7 +74,7 @@ class Registry:
             return gone
 
     def remove(self, name: str) -> Entry:
-        """Takes an adapter out. Raises RequestError for one that is not there or in use."""
+        """Removes an adapter. Raises RequestError if it is not loaded or is in use."""
         with self._lock:
             entry = self._found(name, "name")
             if entry.uses:
@@ -77,7 +83,7 @@ class Registry:
             return self._entries.pop(name)
 
     def take(self, name: str) -> Entry:
-        """One more request goes by an adapter. Raises RequestError for one that is not there."""
+        """Counts one more request that uses an adapter. Raises RequestError if it is not loaded."""
         with self._lock:
             entry = self._found(name, "adapter")
             entry.uses += 1
@@ -85,7 +91,7 @@ class Registry:
             return entry
 
     def give_back(self, entry: Entry) -> None:
-        """One request less goes by it."""
+        """Counts one request less."""
         with self._lock:
             entry.uses -= 1
 

@@ -1,4 +1,4 @@
-"""What a client asks of the engine: frozen, checked values without tensors or wire formats."""
+"""The requests to the engine: frozen, checked values without tensors and wire formats."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,8 +18,10 @@ Pll = Literal["original", "word_l2r"]
 
 
 class RequestError(ValueError):
-    """A request that cannot be served as it stands: `param` names the field, the message the limit. With the outcome
-    overloaded it can, and only not now."""
+    """A request that cannot be served. `param` names the field; the message names the limit.
+
+    With the outcome "overloaded" the same request may succeed later.
+    """
 
     def __init__(
         self,
@@ -37,8 +39,10 @@ class RequestError(ValueError):
 
 @contextmanager
 def member(noun: str, number: int, count: int) -> Iterator[None]:
-    """Around what is done for one of `count` members of a request: its errors name the member where there are several,
-    such as "input 3: …"."""
+    """A context for work on one of `count` members of a request.
+
+    RequestErrors inside it name the member if there are several, such as "input 3: …".
+    """
     try:
         yield
     except RequestError as error:
@@ -49,7 +53,7 @@ def member(noun: str, number: int, count: int) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
-    """A schema, given as JSON, that a blank's text is to fulfil."""
+    """A schema, given as JSON, that a blank's text must fulfil."""
 
     text: str
 
@@ -58,14 +62,14 @@ Regex = str | JsonSchema
 
 
 def regex_param(regexes: Iterable[Regex | None]) -> str:
-    """The field that the first of some patterns stands in."""
+    """The request field that holds the first of these patterns."""
     first = next((regex for regex in regexes if regex is not None), None)
     return "json_schema" if isinstance(first, JsonSchema) else "regex"
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """A blank among the segments of a text; `name` is the mask token, such as `[MASK]`."""
+    """A blank among the segments of a text. `name` is the mask token, such as `[MASK]`."""
 
     name: str
 
@@ -75,14 +79,14 @@ Segments = tuple[str | Tokens | Mask, ...]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn. Temperature 0 is greedy.
+    """The parameters by which tokens are drawn. Temperature 0 is greedy.
 
-    `rules` are the values of parameters of `engine.logit_rules` by name, such as penalties; one that is left out has
-    its default. They act before temperature, and before them `logit_bias`, which is added to the logit of a token id.
-    With `repeat_last_n` penalties count so many of the last tokens, of the text and the blank.
+    `rules` maps names of parameters of `engine.logit_rules`, such as penalties, to values; a missing one has its
+    default. They act before temperature; `logit_bias`, which is added to the logits of token ids, acts before them.
+    With `repeat_last_n` penalties count only so many last tokens of text and blank.
 
-    `stop` are strings and `stop_token_ids` tokens that end a blank, which holds them only with `include_stop`. With
-    `ignore_eos` the model's own end never comes.
+    `stop` strings and `stop_token_ids` end a blank; the blank contains them only with `include_stop`. `ignore_eos`
+    forbids the model's own end tokens.
     """
 
     temperature: float = 0.0
@@ -101,20 +105,20 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """Fill every blank of each input, `n` times.
+    """A request to fill every blank of each input, `n` times.
 
-    `inputs` are segmented texts; an input without a mask gets `[gMASK]` appended by the engine. `max_tokens`
-    and `min_tokens` hold one number for all blanks or one per blank. `order` is a name or blank indices. `choices` are
-    the strings or tokens that a blank may be: none, one list for all blanks, or one list (or None: anything) per blank;
-    `regex` likewise the pattern that a blank's text matches as a whole, in the syntax of Rust's regex crate, or the
-    schema of the JSON that it is. With several beams `n` is how many of the most probable fills are given: of a text
-    with one blank, or of each blank by the strategy parallel, whose answers are the best fills together, the second
-    best together, and so on. `tenant` is on whose behalf: tenants take turns, and share no cached contexts.
+    `inputs` are segmented texts. The engine appends `[gMASK]` to an input without a mask. `max_tokens` and `min_tokens`
+    have one number for all blanks or one per blank. `order` is a name or a list of blank indices. `choices` are the
+    strings or tokens that a blank may be: none, one list for all blanks, or one list (or None: anything) per blank.
+    `regex` has, in the same form, the pattern that a blank's whole text matches, in the syntax of Rust's regex crate,
+    or its JSON schema. With several beams, `n` is the number of best fills to return: of a text with one blank, or, by
+    the strategy parallel, of each blank; the first answer has the best fill of every blank, the second the second best,
+    and so on. `tenant` names whom the request serves: tenants take turns and share no cached contexts.
 
-    In an input of `Tokens` mask ids are masks, and what follows a `<sop>` is what the one blank begins with. With
-    `echo` an input, one string or `Tokens`, is itself what the open blank begins with, unless it has a mask and a
-    `<sop>`: its tokens are scored, and `max_tokens` may be 0. With `fit` a text that is too long loses what is
-    farthest from its one blank instead of being refused. `adapter` is the name of a loaded one.
+    In an input of `Tokens`, ids of masks are masks, and the ids behind a `<sop>` begin the one blank. With `echo` an
+    input, one string or `Tokens`, is itself the beginning of the open blank, unless it has a mask and a `<sop>`: its
+    tokens are scored, and `max_tokens` may be 0. With `fit` a text that is too long loses the text farthest from its
+    one blank instead of being refused. `adapter` is the name of a loaded adapter.
     """
 
     inputs: tuple[Segments, ...]
@@ -141,12 +145,12 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Log-likelihoods of what is already known. Exactly one form is given:
+    """A request for log-likelihoods of known texts. It has exactly one of four forms:
 
-    `text` with `spans` (candidates, each one string per blank), `context` with `targets`, `text` alone, or
-    `sentence_a` with `sentence_b`. `orders` is "left_to_right", "all", a number of random permutations or
-    explicit permutations of the blank indices. `pll` says what a masked language model does not see of a whole text
-    while it predicts a token: the token, or also what follows of the same word. With `words` the answer has them.
+    `text` with `spans` (candidates, each one string per blank), `context` with `targets`, `text` alone, or `sentence_a`
+    with `sentence_b`. `orders` is "left_to_right", "all", a number of random permutations, or a list of permutations of
+    the blank indices. `pll` says what a masked language model does not see of a whole text while it predicts a token:
+    the token, or also the later tokens of the same word. With `words` the answer has the words' scores.
     """
 
     text: Segments | None = None
@@ -173,7 +177,7 @@ Request = Fill | Score
 
 
 def num_chars(request: Request) -> int:
-    """The length of all its text."""
+    """Number of characters of all texts in a request."""
     if isinstance(request, Fill):
         return sum(map(_chars, request.inputs))
     sentences = (request.sentence_a or "", request.sentence_b or "")

@@ -1,4 +1,4 @@
-"""The runner: the only part of the engine that touches tensors of the network and its cache."""
+"""The runner: the only part of the engine that uses tensors of the network and its cache."""
 
 import math
 from collections.abc import Collection, Iterator
@@ -22,7 +22,7 @@ _ALL, _ALL_AND_MASS = -1, -2  # instead of a target
 
 
 class Runner:
-    """A network and its cache."""
+    """A network and its KV cache."""
 
     def __init__(
         self,
@@ -48,15 +48,15 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch, num_top: int) -> tuple[list[Result], int]:
-        """One iteration: for each `Rows` that wants something, in order,
+        """Runs one iteration. Returns a result for each `Rows` with an output, in order, by its kind:
 
-        - token: log-probabilities [vocab_size], or [logit_rows, vocab_size] where several rows are asked;
-        - logits: the same, each row with one number more, by how much its logits are greater;
-        - scores: its targets scored, with the `num_top` best tokens of each row;
+        - token: log-probabilities [vocab_size], or [logit_rows, vocab_size] for several rows;
+        - logits: the same, each row with one number more, the difference between its logits and its log-probabilities;
+        - scores: its scored targets, with the `num_top` best tokens of each row;
         - pair: log-probabilities [2].
 
-        Also the number of rows whose log-probabilities are not finite; those come back as NaN. All ranks run the same
-        batches; the results are rank 0's, the others have only their part of what is vocabulary-wide.
+        Also returns the number of rows with log-probabilities that are not finite; their results are NaN. All ranks run
+        the same batches. Only rank 0's results are complete: the others have their part of the vocabulary.
         """
         if batch.copies:
             self.cache.copy(batch.copies)

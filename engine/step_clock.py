@@ -1,4 +1,4 @@
-"""The clock of an engine: when jobs came, began and had their first result, and what each step did, as `StepStats`."""
+"""The clock of an engine: arrival, start and first result of each job, and the `StepStats` of each step."""
 
 import time
 from collections.abc import Callable
@@ -12,21 +12,21 @@ from engine.schedule.sequence import Sequence
 
 @dataclass(slots=True)
 class JobTimes:
-    """When a job arrived, began to run and had its first result, in seconds of the engine's clock."""
+    """Times of a job's arrival, start and first result, in seconds of the engine's clock."""
 
     arrived: float
     started: float | None = None
     answered: float | None = None
 
     def stamp(self, event: Event) -> Event:
-        """The event, with these times if it is the last one of an answer."""
+        """The event, with these times if it ends an answer."""
         if not isinstance(event, Done) or self.started is None or self.answered is None:
             return event
         return replace(event, queue_s=self.started - self.arrived, first_token_s=self.answered - self.arrived)
 
 
 class StepClock:
-    """Measures steps. `last_stats` are those of the last one, None before the first."""
+    """Measures steps. `last_stats` are those of the last step, None before the first."""
 
     def __init__(self, scheduler: Scheduler, work: Work, now: Callable[[], float] = time.monotonic) -> None:
         """`now` gives seconds that never go back."""
@@ -41,19 +41,19 @@ class StepClock:
         self._between: list[float] = []
 
     def begin(self) -> float:
-        """A step begins, at the time that it gives."""
+        """Starts a step and returns its time, in seconds of the engine's clock."""
         self._began = self.now()
         self._queued, self._first, self._between = [], [], []
         return self._began
 
     def note_rows(self, times: JobTimes) -> None:
-        """A job has rows in this step."""
+        """Notes that a job has rows in this step."""
         if times.started is None:
             times.started = self._began
             self._queued.append(self._began - times.arrived)
 
     def note_result(self, times: JobTimes, sequence: Sequence) -> None:
-        """A sequence of a job has its result."""
+        """Notes the result of a job's sequence."""
         now = self.now()
         if times.answered is None:
             times.answered = now
@@ -64,13 +64,13 @@ class StepClock:
             sequence.drawn_at = now
 
     def count_prompt(self, sequence: Sequence) -> None:
-        """A sequence has run: for the first time, if there are tokens of a prompt to be counted."""
+        """Counts the prompt tokens of a sequence that runs for the first time."""
         if sequence.prompt_tokens:
             self._work.prompt_tokens += sequence.prompt_tokens
             sequence.prompt_tokens = 0
 
     def end(self, rows: int, running: int, waiting: int, nonfinite_rows: int) -> None:
-        """The step has ended; jobs are running or waiting."""
+        """Ends the step, with the numbers of running and waiting jobs."""
         self.last_stats = replace(
             self.idle_stats(),
             seconds=self.now() - self._began,
@@ -84,7 +84,7 @@ class StepClock:
         )
 
     def idle_stats(self) -> StepStats:
-        """What was done since the last stats beside a step: requests come, which look up contexts, and go."""
+        """Stats of the work since the last ones outside a step, such as context look-ups of new requests."""
         told, self._told = self._told, self._counters()
         new = (now - before for now, before in zip(self._told, told, strict=True))
         queries, hits, preemptions, prompt_tokens, generated_tokens, blanks, score_candidates, score_tokens = new

@@ -1,1 +1,1 @@
-"""Networks and their files: GLM, its attention, positions, tokenizer and checkpoints. No serving concept."""
+"""Networks and their files: GLM, its attention, positions, tokenizers and checkpoints. This package knows no server."""

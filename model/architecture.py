@@ -1,4 +1,4 @@
-"""What a network is built of: the sizes and choices by which the families differ, as data."""
+"""The architecture of a network: the sizes and choices by which the families differ, as data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,13 @@ from model.stretch import Stretch
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """Rotary position embedding: pairs of a head's numbers turned by position × frequency (arXiv 2104.09864).
+    """Rotary position embedding (arXiv 2104.09864): it rotates pairs of a head's numbers by position × frequency.
 
-    The first `size` numbers of a head are turned, the rest stay. With `axes` 2 the first half of them turns by the
-    position, the second by the block position. A pair is (i, i + half) of its axis, or (2i, 2i + 1) if `interleaved`.
-    `angles` is the precision that frequencies and angles were computed with when the weights were trained: float16
-    rounds them by up to half a radian at far positions, and a network has learned with that. A `stretch` changes
-    frequencies for texts longer than those.
+    It rotates the first `size` numbers of a head and keeps the rest. With `axes` 2 the first half of them rotates by
+    the position, the second by the block position. A pair is (i, i + half) of its axis, or (2i, 2i + 1) if
+    `interleaved`. `angles` is the precision of frequencies and angles in training: float16 rounds them by up to half a
+    radian at far positions, and the weights are trained with that. A `stretch` changes frequencies for texts longer
+    than those of training.
     """
 
     size: int
@@ -27,10 +27,10 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A network's sizes and choices; `model.network` builds it.
+    """The sizes and choices of a network, from which `model.network` builds it.
 
-    `vocab_size` counts embedding rows, which may be padded past the tokenizer's last id. `position_rows` and
-    `block_rows` are the rows of learned tables added to the embedding, 0 for none (BERT's second table is that of
+    `vocab_size` counts rows of the embedding, which may be padded past the tokenizer's last id. `position_rows` and
+    `block_rows` are the rows of learned tables that are added to the embedding, 0 for none (BERT's second table holds
     its token types).
     """
 
@@ -64,16 +64,17 @@ class Architecture:
 
     @property
     def gated(self) -> bool:
+        """Whether the MLP is gated: GeGLU or SwiGLU (arXiv 2002.05202)."""
         return self.activation in ("geglu", "swiglu")
 
     @property
     def qkv_sections(self) -> tuple[int, ...]:
-        """Rows of the parts of query_key_value that are each divided among ranks."""
+        """Rows of the sections of query_key_value. The ranks divide each section."""
         queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         return (queries, keys, keys) if self.qkv_rows == "parts" else (queries + 2 * keys,)
 
     @property
     def qkv_heads(self) -> tuple[int, ...]:
-        """Heads of each of these parts."""
+        """Heads of each section of query_key_value."""
         heads = self.num_attention_heads, self.num_key_value_heads
         return (heads[0], heads[1], heads[1]) if self.qkv_rows == "parts" else heads[:1]

@@ -1,8 +1,8 @@
-"""Attention whose visibility is one integer a sequence: its context length.
+"""Attention with one integer of visibility per sequence: its context length.
 
-Rows of part A see all of part A. A row of part B sees all of part A, and of part B whatever is not later than
-itself (GLM, arXiv 2103.10360, figure 2). `Attend` is the seam between a network and where its keys are kept:
-`DenseAttention` is the readable reference and what training uses; `PagedAttention` reads cache blocks.
+Rows of part A see all of part A. A row of part B sees all of part A, and of part B itself and the rows before it (GLM,
+arXiv 2103.10360, figure 2). `Attend` is the seam between a network and its keys and values: `DenseAttention` is the
+readable reference, which training uses; `PagedAttention` reads cache blocks.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,19 @@ from quant.operators.attention import attention, has_kernel
 
 
 class Attend(Protocol):
-    """Takes a layer's queries [..., heads, head_dim], keys and values [..., kv_heads, head_dim]; gives the mixed values
-    as the queries are. Query heads h·g … h·g + g − 1 share key and value head h."""
+    """Attention of one layer, with its keys and values.
+
+    Takes queries [..., heads, head_dim], keys and values [..., kv_heads, head_dim]; returns mixed values [..., heads,
+    head_dim]. Query heads h·g … h·g + g − 1 share key and value head h.
+    """
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
 
 def visible(num_tokens: int, context_len: Tensor) -> Tensor:
-    """The mask [batch, 1, num_tokens, num_tokens], True where a row may see a key.
+    """The mask [batch, 1, num_tokens, num_tokens]: True if a row sees a key.
 
-    `context_len` [batch] counts the tokens of part A at the start of each sequence.
+    `context_len` [batch] is the number of tokens of part A at the start of each sequence.
     """
     index = torch.arange(num_tokens, device=context_len.device)
     causal = index[None, :] <= index[:, None]
@@ -37,7 +40,7 @@ def visible(num_tokens: int, context_len: Tensor) -> Tensor:
 
 
 class DenseAttention:
-    """Whole sequences at once, [batch, num_tokens, heads, head_dim], without a cache."""
+    """Attention over whole sequences [batch, num_tokens, heads, head_dim], without a cache."""
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
@@ -50,9 +53,9 @@ class DenseAttention:
 
 
 class KVCache:
-    """Keys and values of all layers in blocks: two of [layers, blocks × block_size, kv_heads, head_dim].
+    """Keys and values of all layers in blocks: two tensors [layers, blocks × block_size, kv_heads, head_dim].
 
-    `dtype` is what they are kept as; int8 keeps codes with one scale a token and head.
+    `dtype` is the dtype of the stored numbers; int8 stores codes with one scale per token and head.
     """
 
     def __init__(
@@ -73,11 +76,11 @@ class KVCache:
 
     @property
     def kind(self) -> str:
-        """The name of the dtype that keys and values are kept as."""
+        """The name of the stored dtype."""
         return str(self.keys.numbers.dtype).removeprefix("torch.")
 
     def copy(self, blocks: Sequence[tuple[int, int]]) -> None:
-        """Copies blocks whole: (from, to)."""
+        """Copies whole blocks, given as pairs (from, to)."""
         offsets = torch.arange(self.block_size, device=self.keys.numbers.device)
         sources, targets = (
             (torch.tensor(numbers, device=offsets.device)[:, None] * self.block_size + offsets).flatten()
@@ -88,17 +91,17 @@ class KVCache:
 
     @staticmethod
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
-        """Of all layers, scales included."""
+        """Bytes of one token in all layers, keys, values and scales."""
         return 2 * num_bytes((num_layers, num_kv_heads, head_dim), dtype)
 
 
 @dataclass(slots=True)
 class Span:
-    """Rows of one sequence in a step: `num_rows` new tokens at slots `start`…
+    """The rows of one sequence in a step: `num_rows` new tokens from slot `start` on.
 
-    `blocks` are the sequence's cache blocks in order; slot i lies in blocks[i // block_size]. Part A fills slots
-    0 … context_len − 1, part B begins at the next block border, so that sequences share part A's blocks whole. In a
-    `causal` model part A is a prompt, whose rows see only those before them.
+    `blocks` are the sequence's cache blocks in order; slot i lies in blocks[i // block_size]. Part A fills slots 0 …
+    context_len − 1. Part B begins at the next block border, so that sequences can share all blocks of part A. In a
+    `causal` model part A is a prompt: its rows see only the rows before them.
     """
 
     num_rows: int
@@ -109,13 +112,13 @@ class Span:
 
 
 class PagedAttention:
-    """Packed rows [rows, heads, head_dim] of many sequences over a block cache; stores keys and values first.
+    """Attention of packed rows [rows, heads, head_dim] of many sequences over a block cache, which it fills first.
 
-    A row's keys are read back from the cache, so that it is all the same whether they came in this step or before.
-    Rows of part B go to the CPU kernels where there are any, which read the cache in place. All others are gathered:
-    sequences of one shape (rows, blocks) go through one product, which treats each apart. Rows are filled up to a
-    multiple of 16 with copies of the last one, since for other heights torch's kernel sums in an order that depends on
-    where a matrix lies in memory. Either way a sequence's bits do not depend on its neighbours.
+    It reads a row's keys back from the cache, so that keys of this step and of earlier steps count alike. Rows of part
+    B go to the CPU kernels, if there are any, which read the cache in place. All other rows are gathered: sequences of
+    one shape (rows, blocks) share one product, which treats each of them apart. Copies of the last row fill the rows up
+    to a multiple of 16, since at other heights torch's kernel sums in an order that depends on where a matrix lies in
+    memory. Both ways, a sequence's bits do not depend on the other sequences.
     """
 
     ROWS = 16
@@ -128,7 +131,7 @@ class PagedAttention:
         offsets = torch.arange(size)
         write_slots: list[int] = []
         shapes: list[tuple[int, int, int]] = []
-        single: list[tuple[int, int, int, int]] = []  # as the operator takes them
+        single: list[tuple[int, int, int, int]] = []  # rows of `quant.operators.attention`
         blocks: list[int] = []
         single_rows: list[int] = []
         starts = [0]
@@ -153,7 +156,7 @@ class PagedAttention:
             rows = torch.stack([starts[n] + index for n in numbers])
             keys = torch.stack([(torch.tensor(spans[n].blocks)[:, None] * size + offsets).flatten() for n in numbers])
             mask = torch.stack([_slot_mask(spans[n], keys.shape[1], size)[index] for n in numbers])
-            # Slots that nobody sees may hold another sequence's NaN, which a weight of 0 would not hide.
+            # Slots out of sight may hold another sequence's NaN, which a weight of 0 would not hide.
             keys = torch.where(mask.any(1), keys, keys[:, :1])
             self.groups.append((num_rows, rows.to(device), keys.to(device), mask[:, None].to(device)))
 

@@ -1,4 +1,5 @@
-"""Calibrated weights: a network's blocks run on text, each matrix compensated for what it sees (`quant.calibrate`)."""
+"""Calibrated weights: the network's blocks run on text, and `quant.calibrate` compensates each matrix for its
+inputs."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ LONGEST_BLANK = 7
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A blank-infilling sequence: ids, positions and block positions, each [num_tokens], as `model.layout` has them."""
+    """A blank-infilling sequence: ids, positions and block positions, each [num_tokens] (see `model.layout`)."""
 
     token_ids: Tensor
     positions: Tensor
@@ -40,22 +41,23 @@ class Window:
 
 
 def windows(path: Path, description: Description, count: int, seed: int = 0) -> list[Window]:
-    """Windows of LENGTHS tokens, laid out as the family has it, from a UTF-8 text with blank lines between documents.
+    """Draws `count` windows of LENGTHS tokens, in the family's layout, from a UTF-8 text.
 
-    Documents are drawn by their lengths, and lengths so that each doubling has as many windows. Half of the windows
-    have short blanks, a fifth of the text in all; of the rest the end is a [gMASK]: both ways of use, and positions
-    near and far, must survive. A causal model reads its windows plainly. Raises CheckpointError for too little text.
+    Blank lines separate the text's documents. A document's probability is proportional to its length. Each doubling of
+    the window's length has as many windows. Half of the windows have short blanks, a fifth of the text in all; the
+    others end with a [gMASK]. So the weights are calibrated for both uses, and for near and far positions. A causal
+    model reads plain windows. Raises CheckpointError for an unreadable text and for too little of it.
     """
     tokenizer, rules = description.tokenizer, description.family.layout
     known = rules.masks(tokenizer)
-    most = description.architecture.max_sequence_length // 2  # laid out, and cut into tokens anew, they grow
+    most = description.architecture.max_sequence_length // 2  # the layout and a second tokenization add tokens
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not a readable UTF-8 text ({error})") from None
     documents = [ids for part in re.split(r"\n\s*\n", text) if len(ids := tokenizer.encode(part)) >= SHORTEST_DOCUMENT]
     if not documents:
-        raise CheckpointError(f"{path}: no document of {SHORTEST_DOCUMENT} tokens or more to calibrate on")
+        raise CheckpointError(f"{path}: calibration needs a document of at least {SHORTEST_DOCUMENT} tokens")
     shortest, longest = LENGTHS
     rng = Random(seed)
     chosen = rng.choices(documents, [len(ids) for ids in documents], k=count)
@@ -106,11 +108,11 @@ def _window(parts: list[str], mask: str, description: Description) -> Window:
 
 
 class Calibration:
-    """Compensated weights of a network's blocks, asked for in order; the folder is float.
+    """Compensated weights of the blocks of a float folder. The caller asks for them in order.
 
-    Each matrix is compensated for its inputs as the matrices before it, already quantized, give them, and for what
-    these inputs would have been. In memory are one block in float32 twice, the windows' hidden states twice (8 bytes ×
-    hidden_size × tokens) and what `compensate` needs.
+    Each matrix is compensated for two things: its inputs behind the matrices that are quantized already, and the
+    difference to its inputs in the float network. Memory holds one block in float32 twice, the windows' hidden states
+    twice (8 bytes × hidden_size × tokens) and what `compensate` needs.
     """
 
     def __init__(
@@ -127,13 +129,16 @@ class Calibration:
         self._stored = self._walk()
 
     def stored(self, path: str) -> Tensors:
-        """The stored form of the matrix at a path, behind all that were asked for before."""
+        """The stored form of the matrix [outputs, inputs] at a path. The paths must come in the order of computation.
+
+        Raises CheckpointError, naming the tensor, for NaN and infinity and for a size that the scheme cannot hold.
+        """
         return next(stored for own, stored in self._stored if own == path)
 
     @torch.inference_mode()
     def _walk(self) -> Iterator[tuple[str, Tensors]]:
         hidden = self._embedded()
-        exact = list(hidden)  # as the float network has them
+        exact = list(hidden)  # the hidden states in the float network
         for layer in range(self.architecture.num_layers):
             prefix = f"transformer.layers.{layer}."
             block, float_block = self._block(layer, prefix), self._block(layer, prefix)

@@ -1,7 +1,7 @@
-"""Reads a checkpoint folder into a network: built empty, filled tensor by tensor, nothing missing or left over.
+"""Reads a checkpoint folder into a network: it is built empty and filled tensor by tensor, and must match exactly.
 
-A folder's matrices are float, and quantized while they are read if that is asked for, or stored by a scheme that
-`quantization_config` in its config.json names. Beside the network at most one tensor is in memory at a time.
+A folder has float matrices, which are quantized during loading on request, or matrices that are stored by the scheme in
+`quantization_config` of its config.json. Beside the network at most one tensor is in memory at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,18 +29,18 @@ from quant.schemes.none import Float
 from quant.usage import UsageError
 
 DEMO = Path(__file__).parent / "demo"
-Progress = Callable[[float], object]  # takes the share of the weights that is read
-_CHUNK = 2**20  # numbers quantized at once: what is float32 for a moment stays small
+Progress = Callable[[float], object]  # takes the share of the weights that is read, 0 to 1
+_CHUNK = 2**20  # numbers quantized at once, which keeps the float32 copy small
 
 
 def compute_dtype(device: str) -> torch.dtype:
-    """The dtype that a network computes in on a "cpu" or "cuda" device."""
+    """The dtype in which a network computes on a "cpu" or "cuda" device."""
     return torch.float16 if device == "cuda" else torch.float32
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded folder; `quant` is the scheme of its blocks' matrices, `num_parameters` those of all ranks."""
+    """A loaded folder. `quant` is the scheme of its blocks' matrices; `num_parameters` counts those of all ranks."""
 
     name: str
     family: Family
@@ -52,7 +52,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Everything of a folder but its weights: what its config.json, or a preset, says, and its tokenizer."""
+    """A folder without its weights: its config.json, or a preset, and its tokenizer."""
 
     family: Family
     architecture: Architecture
@@ -61,9 +61,11 @@ class Description:
 
     @staticmethod
     def read(folder: Path, preset: str | None = None, tokenizer: Path | None = None) -> "Description":
-        """`preset` names family and sizes of a folder without config.json, `tokenizer` is a folder in place of it.
+        """Reads a folder.
 
-        Raises CheckpointError.
+        `preset` gives family and sizes if config.json is missing; `tokenizer` is the folder of the tokenizer if it is
+        another one. Raises CheckpointError for a missing folder, an unknown preset, and a config.json or tokenizer that
+        cannot be used.
         """
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such folder")
@@ -95,13 +97,13 @@ def load(
     ranks: Ranks = ALONE,
     progress: Progress = lambda done: None,
 ) -> Checkpoint:
-    """Loads a folder (default: the bundled demo), a float one quantized by the named schemes while it is read.
+    """Loads a folder (default: the bundled demo). The named schemes quantize a float folder during loading.
 
-    A folder that is quantized already says itself how it is stored: `quant` None and "none" take it as it is,
-    `group_size` and `head` (the embedding's scheme) may be left out; anything else must agree with it. `preset` and
-    `tokenizer` are for folders that lack config.json or tokenizer. Computes in float32 on a CPU and float16 on a GPU.
-    Of several ranks each reads its own part, all of them at the same time. Raises CheckpointError, in one line, for a
-    folder that is incomplete, inconsistent, of no known family, or that the ranks do not divide.
+    A quantized folder states its storage: `quant` None and "none" accept it; `group_size` and `head` (the embedding's
+    scheme) may be None; other values must agree with it. `preset` and `tokenizer` are for folders without config.json
+    or tokenizer. The network computes in float32 on a CPU and in float16 on a GPU. Each of several ranks reads its own
+    part, all at the same time. `progress` takes the share of the weights that is read, 0 to 1. Raises CheckpointError,
+    in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks do not divide.
     """
     name = "glm-demo" if folder is None else folder.resolve().name
     folder = folder or DEMO
@@ -120,7 +122,7 @@ def assembled(
     ranks: Ranks = ALONE,
     progress: Progress = lambda done: None,
 ) -> Checkpoint:
-    """The same of a folder that has been described. Raises CheckpointError."""
+    """Loads the network of a folder that is described already; see `load`. Raises CheckpointError as `load` does."""
     weights = description_weights(folder, description)
     storage = Storage.chosen(folder, weights.storage, quant, group_size, head)
     kind = torch.device(device).type
@@ -146,12 +148,12 @@ def assembled(
 
 
 def description_weights(folder: Path, description: Description) -> Weights:
-    """The folder's tensors by the network's names."""
+    """The folder's tensors under the network's names. Raises CheckpointError for files that cannot be read."""
     return Weights(folder, description.family.namings, cuts_of(description.architecture))
 
 
 def entries(model: nn.Module) -> Entries:
-    """What a folder must hold for a network as it is built: float matrices, or stored ones."""
+    """The tensors that a folder must hold for this network: name → shape and dtype, None for any floating point."""
     wanted: Entries = {}
     for path, module in model.named_modules():
         stored = stored_names(module)
@@ -161,8 +163,10 @@ def entries(model: nn.Module) -> Entries:
 
 
 def check_sizes(model: nn.Module, scheme: Scheme, head: Scheme, ranks: int = 1) -> None:
-    """Raises CheckpointError, naming the tensor, where a float network's matrix, or a rank's share of it, does not fit
-    its scheme."""
+    """Checks that the schemes can hold a float network's matrices, or a rank's share of them.
+
+    Raises CheckpointError, naming the tensor, for a size that does not fit.
+    """
     for path, module in matrices(model):
         try:
             (head if isinstance(module, Embedding) else scheme).tensors(module.out_features, module.in_features)
@@ -172,12 +176,12 @@ def check_sizes(model: nn.Module, scheme: Scheme, head: Scheme, ranks: int = 1) 
 
 
 def matrices(model: nn.Module) -> Iterator[tuple[str, Weight]]:
-    """The modules whose weight a scheme stores, with their paths, in the order of computation."""
+    """The modules with a weight that a scheme stores, and their paths, in the order of computation."""
     return ((path, module) for path, module in model.named_modules() if isinstance(module, Weight))
 
 
 def stored_names(module: nn.Module) -> tuple[str, ...]:
-    """Names of the tensors of a weight that is stored otherwise than float."""
+    """Names of the tensors of a quantized weight; none for a float weight."""
     if not isinstance(module, Weight) or isinstance(module.scheme, Float):
         return ()
     return tuple(module.scheme.tensors(module.out_features, module.in_features))
@@ -192,8 +196,11 @@ def fill(
     share: RankSlice = WHOLE,
     progress: Progress = lambda done: None,
 ) -> None:
-    """Assigns its tensors, or what a rank's share is of them, to a network; in the folder their names begin with
-    `prefix`."""
+    """Assigns a folder's tensors, or a rank's share of them, to a network. `prefix` begins their names in the folder.
+
+    `progress` takes the share that is assigned, 0 to 1. Raises CheckpointError for NaN, infinity and a cut through a
+    group.
+    """
     done, total = 0, sum(_numbers(module) for module in model.modules())
     for path, module in model.named_modules():
         name = f"{prefix}{path}."
@@ -229,8 +236,11 @@ def _numbers(module: nn.Module) -> int:
 
 
 def quantized(scheme: Scheme, weight: Tensor, name: str, reduce_max: ReduceMax = identity) -> Tensors:
-    """The stored form of a float weight, made from some rows at a time: the same as the scheme's own, with little
-    memory beside weight and result. Raises CheckpointError with the tensor's name."""
+    """The stored form of a float weight [out_features, in_features], made from some rows at a time.
+
+    It equals the result of `scheme.quantize` and needs little memory beside weight and result. Raises CheckpointError,
+    naming the tensor, where the scheme raises UsageError.
+    """
     outputs, inputs = weight.shape
     rows = max(_CHUNK // inputs // 64, 1) * 64  # whole blocks of every scheme
     try:

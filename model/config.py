@@ -7,11 +7,11 @@ from typing import Any
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one line and names file, field or tensor."""
+    """A checkpoint that cannot be used. The message is one line and names the file, field or tensor."""
 
 
 class Config:
-    """The fields of a config.json; whatever is missing or of a wrong kind is a CheckpointError that names it."""
+    """The fields of a config.json. A missing field, or one of a wrong type, raises a CheckpointError that names it."""
 
     def __init__(self, fields: Mapping[str, Any], source: str = "config.json") -> None:
         self.fields = fields
@@ -19,6 +19,7 @@ class Config:
 
     @classmethod
     def read(cls, folder: Path, name: str = "config.json") -> "Config":
+        """Reads a JSON object. Raises CheckpointError for a missing file and for other content."""
         path = folder / name
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -31,26 +32,26 @@ class Config:
         return cls(data, str(path))
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A field as it is, `default` where it is missing or null."""
+        """A field's value; `default` if it is missing or null."""
         value = self.fields.get(name)
         return default if value is None else value
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """A positive whole number."""
+        """A positive integer below 2³¹. Raises CheckpointError for another value, or for none without a default."""
         value = self._given(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
             raise CheckpointError(f"{self.source}: {name} must be a positive number without a fraction, not {value!r}")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A positive number."""
+        """A positive number below 2³¹. Raises CheckpointError for another value, or for none without a default."""
         value = self._given(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 2**31:
             raise CheckpointError(f"{self.source}: {name} must be a positive number, not {value!r}")
         return float(value)
 
     def heads(self, hidden_size: int, num_heads: int) -> int:
-        """Numbers a head, where a head's share of the width is not given."""
+        """Numbers per head, hidden_size / num_heads. Raises CheckpointError if the division leaves a rest."""
         if hidden_size % num_heads:
             raise CheckpointError(
                 f"{self.source}: hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}"
@@ -58,7 +59,7 @@ class Config:
         return hidden_size // num_heads
 
     def only(self, name: str, *values: object) -> None:
-        """Refuses a choice that there is no network for."""
+        """Raises CheckpointError unless a field has one of these values; a missing field counts as the first one."""
         if self.get(name, values[0]) not in values:
             known = " or ".join(map(repr, values))
             raise CheckpointError(f"{self.source}: {name} is {self.fields[name]!r}, only {known} is supported")

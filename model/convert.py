@@ -1,7 +1,7 @@
-"""Conversion of a float checkpoint folder to a quantized one, a tensor at a time, resumable after a kill.
+"""Conversion of a float checkpoint folder to a quantized one, tensor by tensor. It can resume after a kill.
 
-Sizes of all tensors are known from the schemes, so shards are planned first and then written through: a shard has
-its name once it is whole, and config.json, without which no folder loads, comes last.
+The schemes give the sizes of all tensors, so the shards are planned first and then written. A shard gets its name once
+it is complete. config.json, without which no folder loads, comes last.
 """
 
 import hashlib
@@ -42,9 +42,12 @@ LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to convert to. `calibrate` is a text for `model.calibration`; shards hold up to `shard_bytes`. `preset` and
-    `tokenizer` are for a source that lacks config.json or tokenizer. With `tp` every tensor is cut for so many ranks,
-    which read their own files from end to end."""
+    """The target of a conversion.
+
+    `calibrate` is a text for `model.calibration`. A shard holds up to `shard_bytes` bytes. `preset` and `tokenizer` are
+    for a source without config.json or tokenizer. With `tp`, every tensor is cut for so many ranks, and each rank reads
+    files of its own.
+    """
 
     storage: Storage
     calibrate: Path | None = None
@@ -57,7 +60,8 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a tensor of the source becomes: a scheme's tensors by full name, or itself with `scheme` None."""
+    """A tensor of the source and its result: a scheme's tensors by full name, or the tensor itself if `scheme` is
+    None."""
 
     source: str
     scheme: Scheme | None
@@ -65,11 +69,12 @@ class Unit:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of the result."""
         return num_bytes(self.tensors)
 
 
 class Conversion:
-    """One conversion, checked and planned when it is made, carried out by `run`."""
+    """One conversion. The constructor checks and plans it; `run` carries it out."""
 
     def __init__(self, source: Path, target: Path, recipe: Recipe) -> None:
         """Raises CheckpointError, in one line, for whatever would make the conversion fail."""
@@ -80,10 +85,10 @@ class Conversion:
         self.weights = description_weights(source, self.description)
         if self.weights.storage is not None:
             raise CheckpointError(f"{source}: quantized already, as {self.weights.storage}")
-        # As for a GPU: what this machine's own kernels can read is not asked.
+        # "cuda": another machine may serve the folder, so this one's kernels do not matter.
         self.scheme, self.head = recipe.storage.schemes(torch.float32, "cuda")
         if isinstance(self.scheme, Float):
-            raise CheckpointError("the scheme none leaves nothing to convert")
+            raise CheckpointError("the scheme none quantizes nothing")
         with torch.device("meta"):
             self.model = Network(self.description.architecture)
         check_sizes(self.model, self.scheme, self.head)
@@ -99,13 +104,13 @@ class Conversion:
 
     @property
     def num_bytes(self) -> int:
-        """What the shards hold."""
+        """Bytes of all shards."""
         return sum(unit.num_bytes for units in self.shards.values() for unit in units)
 
     def run(self, progress: Callable[[int], object] = lambda num_bytes: None) -> dict[str, Any]:
-        """Writes what is not written yet; `progress` is told the bytes of each tensor. Facts of the result.
+        """Writes what is not written yet, and returns facts of the result. `progress` takes the bytes of each tensor.
 
-        Raises CheckpointError for NaN and infinity, naming the tensor, and OSError; called again, it goes on.
+        A second call resumes. Raises CheckpointError for NaN and infinity, naming the tensor, and OSError.
         """
         self.target.mkdir(parents=True, exist_ok=True)
         _write(self.target / STATE, json.dumps(self._state, indent=2) + "\n")

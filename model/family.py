@@ -1,4 +1,4 @@
-"""A family of models, described: what its config.json means, its layout, its names in files, its habits."""
+"""A family of models as data: how to read its config.json, its layout, its tensor names, its strategies."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ Format = Literal["hf", "bin", "sat"]  # safetensors shards, pytorch_model shards
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a family's original files are: their format, the dtype of their numbers, and `rank_naming`, the names in its
-    model-parallel ranks, None for a family without such."""
+    """The original files of a family: format, dtype, and `rank_naming`, the names in model-parallel ranks (None: no
+    ranks)."""
 
     format: Format = "hf"
     dtype: torch.dtype = torch.float16
@@ -29,12 +29,12 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One family. `docs/adding-a-family.md` goes through the fields.
+    """One family. `docs/adding-a-family.md` explains the fields.
 
-    `recognises` tells from config.json whether a folder is of this family, `architecture` reads its sizes and
-    `tokenizer` its tokenizer's files, both raising CheckpointError. `namings` are the layouts of files that it was
-    published in, `published` is what the original files are. `strategies` are the ways to fill several blanks, the
-    first by default. `presets` are the published sizes, as config.json fields.
+    `recognises` says whether a config.json belongs to this family; `architecture` reads its sizes and `tokenizer` its
+    tokenizer's files, and both raise CheckpointError. `namings` are the layouts in which its files were published,
+    `published` are the original files. `strategies` are the ways to fill several blanks, the first one by default.
+    `presets` are the published sizes, as config.json fields.
     """
 
     name: str

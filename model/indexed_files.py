@@ -1,4 +1,4 @@
-"""Files that an index lists: which tensor is in which."""
+"""Files with an index, which maps each tensor to its file."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,10 @@ from quant.scheme import Stored
 
 
 class IndexedFiles:
-    """The tensors of the files that an index of the hub's form (`weight_map`) names."""
+    """The tensors of the files in an index of the hub's form (`weight_map`).
+
+    Raises CheckpointError for an index that is no such JSON, and for files that differ from it.
+    """
 
     def __init__(self, index: Path, opened: Callable[[Path], Source]) -> None:
         """Raises CheckpointError where files and index differ."""

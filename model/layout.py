@@ -1,8 +1,8 @@
-"""Where everything of a text with blanks stands: what is encoded, and what is written for each blank.
+"""The layout of a text with blanks: the tokens to encode, and the rows that write each blank.
 
-GLM reads part A, the text with one token a blank, and writes part B: for each blank a start token and the span's
-tokens (arXiv 2103.10360, section 2.1). The families differ in the tokens around the text and in the positions of
-part B; a `BlankLayout` says how. An `InfillLayout` makes prompts for causal models. Does not import torch.
+GLM reads part A, the text with one token per blank, and writes part B: for each blank a start token and the span's
+tokens (arXiv 2103.10360, section 2.1). The families differ in the tokens around the text and in the positions of part
+B; a `BlankLayout` states them. An `InfillLayout` makes prompts for causal models. Does not import torch.
 """
 
 import re
@@ -20,16 +20,16 @@ Segment = str | Tokens | tuple[str, ...]  # plain text, its tokens, or a tuple w
 
 
 class LayoutError(ValueError):
-    """A text that cannot be laid out; the message is one line."""
+    """A text without a layout in this model. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blank:
-    """A mask in a text, and what is written in its place.
+    """A mask in a text, and the rows that write in its place.
 
-    `context` is encoded before it, one for all blanks of a text in GLM. The first token fed is `start`, at `position`
-    and `block`; those behind it go on by `stride` (positions, block positions) a token. `spaced` tells that the text
-    has a space before the mask which the mask token swallows, so that a fill begins with it, as in training.
+    `context` is encoded before it; in GLM all blanks of a text share one. The first row is `start`, at `position` and
+    `block`; each later row adds `stride` (positions, block positions). `spaced`: the mask token swallows a space before
+    the mask, so that a fill begins with that space, as in training.
     """
 
     mask: str
@@ -41,13 +41,14 @@ class Blank:
     stride: tuple[int, int]
 
     def place(self, number: int) -> tuple[int, int]:
-        """Position and block position of a row: 0 is the start token, n the span's n-th token."""
+        """(position, block position) of a row: row 0 is the start token, row n the span's n-th token."""
         return self.position + number * self.stride[0], self.block + number * self.stride[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A text laid out; `token_ids` is part A, at positions 0, 1, … (of a causal model, its longest prompt)."""
+    """A text with its layout. `token_ids` is part A, at positions 0, 1, …; for a causal model it is the longest
+    prompt."""
 
     token_ids: tuple[int, ...]
     blanks: tuple[Blank, ...]
@@ -57,22 +58,25 @@ class Layout:
 
 
 class LayoutRules(Protocol):
-    """How a family lays out a text."""
+    """A family's rules to lay out a text."""
 
     def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
-        """Raises LayoutError for a mask that there is not. `scored`: the spans are known, and asked for."""
+        """The layout of segments. `scored`: the spans are known, and their probability is asked for.
+
+        Raises LayoutError for a mask that the model does not have.
+        """
 
     def masks(self, tokenizer: Tokenizer) -> tuple[str, ...]:
-        """The masks that a text may have."""
+        """The masks that a text may contain."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlankLayout:
-    """Part A is `first` (roles), the text with its masks, and the end token as `end` says.
+    """Part A is the tokens of the roles `first`, the text with its masks, and the end token if `end` says so.
 
-    A span's tokens stay at their mask's position; those of a mask in `counting` go on counting behind part A. With
-    `blocks` they count block positions 1, 2, …, else these are 0. `end_when_scored` is false for a family whose
-    evaluation has no end token where its generation has one.
+    A span's rows keep their mask's position, except for masks in `counting`, whose rows count on behind part A. With
+    `blocks` rows count block positions 1, 2, …; without, these are 0. `end_when_scored` is false for a family whose
+    evaluation omits the end token that its generation has.
     """
 
     first: tuple[str, ...] = ("cls",)
@@ -86,7 +90,7 @@ class BlankLayout:
 
     def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
         first = [tokenizer.special[role] for role in self.first]
-        # Tokens that a client brings may have the family's own around them already.
+        # A client's token ids may begin with the family's own tokens already.
         brought = segments[0].ids if segments and isinstance(segments[0], Tokens) else ()
         ids = [] if list(brought[: len(first)]) == first else first
         found: list[tuple[str, bool, int]] = []
@@ -140,11 +144,11 @@ def _spaced(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[tuple[Seg
 
 @dataclass(frozen=True, slots=True)
 class InfillLayout:
-    """Prompts of a causal model: `[gMASK]` at a text's end goes on from it; another mask stands between a prefix and
-    a suffix, which a code model reads as CodeGeeX4's Infilling guideline has it, if the tokenizer has the tokens.
+    """Prompts of a causal model: one per blank, in which the other blanks are empty.
 
-    The prompt's last token is a blank's start token. Of several blanks each has a prompt of its own, in which the
-    others are empty.
+    `[gMASK]` at a text's end continues the text. Another mask stands between a prefix and a suffix; a code model reads
+    them in the form of CodeGeeX4's Infilling guideline, if the tokenizer has its tokens. The prompt's last token is the
+    blank's start token.
     """
 
     first: tuple[str, ...] = ("gmask", "sop")
@@ -184,7 +188,7 @@ class InfillLayout:
 
 
 def encoded(segment: str | Tokens, tokenizer: Tokenizer) -> Sequence[int]:
-    """The ids of a text that may have come as ids."""
+    """The ids of a segment, which is a text or ids already."""
     return segment.ids if isinstance(segment, Tokens) else tokenizer.encode(segment)
 
 
@@ -206,8 +210,10 @@ def _parted(segments: Sequence[Segment], number: int) -> tuple[Sequence[Segment]
 
 @dataclass(frozen=True, slots=True)
 class MaskedLayout:
-    """[CLS] text [SEP] of a masked language model, which writes each mask in its own place: there is no part B, and a
-    blank's `position` is the row that predicts it."""
+    """[CLS] text [SEP] of a masked language model, which writes each mask in its own place.
+
+    There is no part B. A blank's `position` is the row that predicts it.
+    """
 
     def masks(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         return ("[MASK]",)
@@ -230,7 +236,7 @@ class MaskedLayout:
 
 
 def parse(text: str) -> list[str | tuple[str, int, int]]:
-    """Splits a text at its masks: strings, and (mask, start, end) in characters."""
+    """Splits a text at its masks: strings, and (mask, start, end) with offsets in characters."""
     parts: list[str | tuple[str, int, int]] = []
     end = 0
     for match in MASK_PATTERN.finditer(text):
@@ -240,5 +246,5 @@ def parse(text: str) -> list[str | tuple[str, int, int]]:
 
 
 def span_ids(text: str, blank: Blank, tokenizer: Tokenizer) -> list[int]:
-    """The tokens of a blank's known text, with the space that its mask swallowed."""
+    """The tokens of a blank's known text, including the space that its mask swallowed."""
     return tokenizer.encode(f" {text}" if blank.spaced else text)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from model.config import CheckpointError
 
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
-_WRAPPERS = ("module.",)  # of data-parallel training
+_WRAPPERS = ("module.",)  # a wrapper of data-parallel training
 
 # Tied duplicates: a tensor that must equal another one where the network has no place for it.
 COPIES = {
@@ -20,12 +20,12 @@ COPIES = {
     "mlm_head.decoder.weight": "word_embeddings.weight",
     "mlm_head.decoder.bias": "mlm_head.bias",
 }
-# What a network may have no place for, though it would be understood.
+# Known tensors that a network may have no place for.
 SPARE = ("pooler.weight", "pooler.bias", "next_sentence.weight", "next_sentence.bias")
 
 
 class Place(NamedTuple):
-    """What a published tensor is: a part of a canonical one, the parts being joined along the rows."""
+    """The place of a published tensor: a part of a canonical tensor, whose parts are joined along the rows."""
 
     name: str
     part: int = 0
@@ -33,12 +33,12 @@ class Place(NamedTuple):
 
 
 class Naming:
-    """How one published layout calls the tensors.
+    """The tensor names of one published layout.
 
-    `modules` gives for the path of a canonical module the published path, or several whose tensors are its rows, one
-    below the other; `{i}` is a layer's number. Paths that are the same are left out. A path may begin with any of
-    `prefixes`, in the file and in `modules`. `unused` are patterns of names, as in a shell, of tensors that the network
-    does without, `leaves` old names of weight and bias.
+    `modules` maps a canonical module path to its published path, or to several whose tensors are its rows, one below
+    the other; `{i}` is a layer's number. It omits paths that are the same. A path may begin with any of `prefixes`, in
+    the file and in `modules`. `unused` are patterns, as in a shell, of tensors that the network does not need. `leaves`
+    are old names of weight and bias.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Naming:
         }
 
     def place(self, name: str) -> Place | None:
-        """What a published tensor is, None for one that `modules` does not name."""
+        """The place of a published tensor; None if `modules` does not name it."""
         path, _, leaf = self.bare(name).rpartition(".")
         numbers = _LAYER.findall(f"{path}.")
         found = self._places.get(_LAYER.sub("{i}", f"{path}.")[:-1]) if len(numbers) < 2 else None
@@ -69,25 +69,25 @@ class Naming:
         return found._replace(name=f"{canonical}.{self.leaves.get(leaf, leaf)}")
 
     def published(self, name: str) -> tuple[str, ...]:
-        """The published names of a canonical tensor's parts."""
+        """The published names of the parts of a canonical tensor."""
         path, _, leaf = name.rpartition(".")
         numbers = _LAYER.findall(f"{path}.")
         found = self.modules.get(_LAYER.sub("{i}", f"{path}.")[:-1])
         return (name,) if found is None else tuple(f"{p.replace('{i}', ''.join(numbers))}.{leaf}" for p in found)
 
     def bare(self, name: str) -> str:
-        """A name without prefixes."""
+        """A name without its prefixes."""
         while prefix := next((p for p in self.prefixes if name.startswith(p)), None):
             name = name.removeprefix(prefix)
         return name
 
     def skips(self, name: str) -> bool:
-        """Whether a published tensor is of no use."""
+        """Whether the network does not need a published tensor."""
         return any(fnmatchcase(known, pattern) for pattern in self.unused for known in (name, self.bare(name)))
 
 
 def placed(name: str, namings: Sequence[Naming]) -> Place:
-    """What a published tensor is; one that no layout names is taken as canonical."""
+    """The place of a published tensor. A name in no layout is canonical."""
     for naming in namings:
         if (place := naming.place(name)) is not None:
             return place
@@ -98,9 +98,9 @@ def placed(name: str, namings: Sequence[Naming]) -> Place:
 
 
 def arranged(names: Iterable[str], namings: Sequence[Naming]) -> dict[str, tuple[str, ...]]:
-    """The published names of every canonical tensor's parts, of all that a checkpoint has and that are of use.
+    """Canonical name → published names of its parts, for all tensors of a checkpoint that the network needs.
 
-    Raises CheckpointError for parts that are missing or come twice.
+    Raises CheckpointError for parts that are missing or duplicate.
     """
     found: dict[str, dict[int, str]] = {}
     counts: dict[str, int] = {}

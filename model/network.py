@@ -1,7 +1,7 @@
-"""The network of every family: embeddings, transformer blocks, head, put together as an `Architecture` says.
+"""The network of every family: embeddings, transformer blocks and head, built from an `Architecture`.
 
-Parameter names are those of GLM's published checkpoints. Where keys and values live is the caller's business
-(`model.attention`). Sources of the families' choices are in `model.families`.
+Parameter names are those of GLM's published checkpoints. The caller keeps keys and values (`model.attention`).
+`model.families` names the sources of each family's choices.
 """
 
 import math
@@ -22,10 +22,8 @@ from quant.schemes.none import Float
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention, with fewer key and value heads than queries where the architecture says so.
-
-    Every rank has its own heads.
-    """
+    """Multi-head attention, or grouped-query attention if there are fewer key and value heads. A rank has its own
+    heads."""
 
     def __init__(
         self, architecture: Architecture, layer: int, scheme: Scheme, dtype: torch.dtype, ranks: Ranks
@@ -43,6 +41,7 @@ class SelfAttention(nn.Module):
         self.dense = RowLinear(self.heads * a.head_dim, a.hidden_size, scheme, dtype, a.bias, ranks)
 
     def forward(self, x: Tensor, cos_sin: RotaryAngles | None, attend: Attend) -> Tensor:
+        """x [..., hidden_size] → [..., hidden_size]. `cos_sin` rotates queries and keys; None does not."""
         q, k, v = self._split(self.query_key_value(x))
         if cos_sin is not None and self.rotary is not None:
             q, k = rotate(q, cos_sin, self.rotary), rotate(k, cos_sin, self.rotary)
@@ -60,21 +59,23 @@ class SelfAttention(nn.Module):
 
 
 # On a CPU torch's own gelu and silu compute the last elements of each thread's share by another formula than the rest,
-# so that a row's bits would depend on the rows beside it. These are made of operations that do not; torch's own serve
-# for training, which needs their gradients fast.
+# so that a row's bits would depend on the rows beside it. The operations of these functions do not. Training uses
+# torch's own, whose gradients are faster.
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU itself, by the error function."""
+    """x [...] → GELU(x) [...], by the error function."""
     return F.gelu(x) if x.requires_grad else 0.5 * x * (1.0 + torch.erf(x * math.sqrt(0.5)))
 
 
 def silu(x: Tensor) -> Tensor:
+    """x [...] → x · sigmoid(x) [...]."""
     return F.silu(x) if x.requires_grad else x / (1.0 + torch.exp(-x))
 
 
 class MLP(nn.Module):
-    """Two linears with an activation between; a gated one has the gate and the gated values as two halves of rows."""
+    """Two linears with an activation between them. A gated MLP's first linear gives gate and values as two halves of
+    rows."""
 
     def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype, ranks: Ranks) -> None:
         super().__init__()
@@ -85,6 +86,7 @@ class MLP(nn.Module):
         self.dense_4h_to_h = RowLinear(inner, a.hidden_size, scheme, dtype, a.bias, ranks)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., hidden_size] → [..., hidden_size]."""
         out: Tensor = self.dense_4h_to_h(self._activated(self.dense_h_to_4h(x)))
         return out
 
@@ -110,6 +112,7 @@ class Norm(nn.Module):
         self.adapted: Adapted | None = None  # biases only
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., hidden_size] → [..., hidden_size]."""
         if self.bias is None:
             return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
         out = F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.epsilon)
@@ -117,7 +120,7 @@ class Norm(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each a branch beside the residual stream; see `Architecture.residual`."""
+    """Attention and MLP, each a branch beside the residual stream (see `Architecture.residual`)."""
 
     def __init__(
         self, architecture: Architecture, layer: int, scheme: Scheme, dtype: torch.dtype, ranks: Ranks = ALONE
@@ -133,6 +136,7 @@ class Block(nn.Module):
             self.post_mlp_layernorm = Norm(architecture, dtype)
 
     def forward(self, h: Tensor, cos_sin: RotaryAngles | None, attend: Attend) -> Tensor:
+        """h [..., hidden_size] → [..., hidden_size]. `attend` has this layer's keys and values."""
         if self.residual == "post":
             h = self.input_layernorm(h + self.attention(h, cos_sin, attend))
             out: Tensor = self.post_attention_layernorm(h + self.mlp(h))
@@ -151,12 +155,12 @@ class Block(nn.Module):
 
 
 def table(rows: int, width: int, dtype: torch.dtype) -> nn.Embedding:
-    """A learned table to be filled: torch's own would draw numbers, for which it imports its compiler on `meta`."""
+    """A learned table without values. torch's own would draw numbers, and import its compiler for that on `meta`."""
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width, dtype=dtype))
 
 
 class Transformer(nn.Module):
-    """Learned position tables, blocks and the final norm, as far as the architecture has them."""
+    """The learned position tables, blocks and final norm of an architecture."""
 
     def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype, ranks: Ranks) -> None:
         super().__init__()
@@ -173,7 +177,7 @@ class Transformer(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """BERT's transform before its tied head, whole on every rank, and that head's bias for a rank's ids."""
+    """BERT's transform before its tied head, complete on every rank, and the head's bias for this rank's ids."""
 
     def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype, num_ids: int) -> None:
         super().__init__()
@@ -183,12 +187,13 @@ class MaskedLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_ids, dtype=dtype))
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., hidden_size] → transformed [..., hidden_size]."""
         out: Tensor = self.layernorm(gelu(self.dense(hidden)))
         return out
 
 
 class Network(nn.Module):
-    """Token ids, positions and block positions, each [...], to hidden states [..., hidden_size]."""
+    """A network: token ids, positions and block positions, each [...] → hidden states [..., hidden_size]."""
 
     def __init__(
         self,
@@ -221,9 +226,11 @@ class Network(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return next(self.transformer.parameters()).device
 
     def forward(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor, attend: Attend) -> Tensor:
+        """Token ids, positions and block positions, each [...] → hidden states [..., hidden_size]."""
         h = self.embedded(token_ids, positions, block_positions)
         cos_sin = self.rotation(positions, block_positions)
         for block in self.transformer.layers:
@@ -231,7 +238,7 @@ class Network(nn.Module):
         return self.transformer.final_layernorm(h) if self.architecture.residual != "post" else h
 
     def embedded(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor) -> Tensor:
-        """What the first block takes, [..., hidden_size]."""
+        """Input of the first block, [..., hidden_size], for ids and positions [...]."""
         t = self.transformer
         h = self.word_embeddings(token_ids)
         if self.architecture.position_rows:
@@ -242,14 +249,16 @@ class Network(nn.Module):
         return out
 
     def rotation(self, positions: Tensor, block_positions: Tensor) -> RotaryAngles | None:
-        """The cosines and sines that rotate every row's queries and keys; None where positions are learned tables."""
+        """Cosines and sines [..., 1, axes, size / axes / 2] that rotate queries and keys; None without rotary
+        positions."""
         a = self.architecture
         if a.rotary is None:
             return None
         return rotation(a.rotary, a.max_sequence_length + 1, positions, block_positions, self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., hidden_size] → [..., vocab_size] float32, or this rank's part of it: see `vocabulary`"""
+        """Hidden states [..., hidden_size] → logits [..., vocab_size] float32, or this rank's part (see
+        `vocabulary`)."""
         if self.architecture.head == "own":
             return self.lm_head.logits(hidden)
         if self.architecture.head == "masked_lm":
@@ -257,13 +266,14 @@ class Network(nn.Module):
         return self.word_embeddings.logits(hidden)
 
     def next_sentence_logits(self, hidden: Tensor) -> Tensor:
-        """[..., hidden_size] of the first token → [..., 2] float32: that the second sentence follows, that not."""
+        """Hidden states [..., hidden_size] of the first token → [..., 2] float32: the second sentence follows, or does
+        not."""
         out: Tensor = self.next_sentence(torch.tanh(self.pooler(hidden))).float()
         return out
 
     @property
     def num_parameters(self) -> int:
-        """Weights, however they are stored; this rank's."""
+        """Number of this rank's weights, whatever their storage."""
         count = 0
         for module in self.modules():
             own = module.packed() if isinstance(module, Weight) else {}

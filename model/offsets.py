@@ -1,8 +1,7 @@
-"""Where tokens begin in the text that they were made of, in characters.
+"""Offsets of tokens, in characters of the text that they encode.
 
-Of a tokenizer that loses nothing the decoded text tells it exactly. One that folds characters or white space gives
-another text than it was given; the two are then walked through side by side, character by folded character. Does not
-import torch.
+With a lossless tokenizer the decoded text gives them exactly. A tokenizer that folds characters or white space decodes
+to another text; both texts are then compared side by side, by folded characters. Does not import torch.
 """
 
 import unicodedata
@@ -10,19 +9,20 @@ from collections.abc import Sequence
 
 from model.tokenizer import Decoder, Tokenizer
 
-# How far a character is looked for that the decoded text has and the original spells otherwise.
+# Characters of the original among which a character of the decoded text is searched.
 _WINDOW = 64
 
 
 def offsets(text: str, token_ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-    """The first character of each token. They never decrease; a token within a character begins with it."""
+    """Offset of each token's first character, never decreasing. A token inside a character has that character's
+    offset."""
     decoder = Decoder(tokenizer)
     starts = [decoder.add(token_id) for token_id in token_ids]
     return aligned(text, decoder.whole, starts)
 
 
 def aligned(text: str, decoded: str, starts: Sequence[int]) -> list[int]:
-    """Offsets in a text, from those in what its tokens are decoded to."""
+    """Offsets in `text`, from offsets in `decoded`, the text that its tokens decode to."""
     if decoded == text:
         return list(starts)
     places = _places(text, decoded)

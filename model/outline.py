@@ -1,4 +1,4 @@
-"""The outline of a model, published or in a folder: its sizes, and how its weights are stored."""
+"""The outline of a model, from a preset or a folder: its sizes and the storage of its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from model.weights import Weights
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """`stored` is None for float weights, which can be quantized while they are loaded."""
+    """A model's sizes and storage. `stored` None means float weights, which loading can quantize."""
 
     name: str
     architecture: Architecture
@@ -23,9 +23,10 @@ class Outline:
 
     @staticmethod
     def read(model: str, preset: str | None = None) -> "Outline":
-        """Of a preset by its name, or of a checkpoint folder; `preset` names the sizes of one without config.json.
+        """Reads a preset by its name, or a checkpoint folder; `preset` gives the sizes of a folder without config.json.
 
-        A folder needs no weights if it has a config.json, and no tokenizer. Raises CheckpointError.
+        A folder with a config.json needs no weights and no tokenizer. Raises CheckpointError for an unknown preset and
+        for a folder that cannot be used.
         """
         folder = Path(model)
         for name in (model, preset):
@@ -47,9 +48,9 @@ class Outline:
         return Outline(folder.name, architecture, Weights(folder, family.namings, cuts_of(architecture)).storage)
 
     def storage(self, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
-        """How the weights are held if they are asked for so.
+        """The storage that these options give.
 
-        Raises UsageError for what there is not, CheckpointError for what these weights cannot become.
+        Raises UsageError for an unknown scheme, CheckpointError for a storage that these weights cannot have.
         """
         storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
         storage.schemes(torch.float16, "cuda")

@@ -1,7 +1,7 @@
-"""Tensor parallelism: what one of several ranks has of a layer, and what ranks tell each other (arXiv 1909.08053).
+"""Tensor parallelism (arXiv 1909.08053): the layers' parts on each rank, and the collectives between ranks.
 
-A matrix whose outputs are divided needs nothing of the other ranks; one whose inputs are divided gives partial sums,
-which are added over all ranks: twice in a transformer block. The vocabulary is divided too.
+A matrix with divided outputs needs no other rank. A matrix with divided inputs gives partial sums, which all ranks add
+up: twice per transformer block. The vocabulary is divided too.
 """
 
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from quant.linear import Embedding, Linear
 from quant.scheme import HeadScheme, Scheme
 from quant.usage import UsageError
 
-# Numbers up to which partial sums are sent whole to all ranks, in one round of messages instead of two.
+# Up to so many numbers each rank sends its partial sum to all, in one round of messages instead of two.
 SMALL = 2**16
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those that share a network; collectives are called by all of them, in the same order.
+    """This process among the ranks of one network. All ranks call the collectives in the same order.
 
-    Sums add up the ranks' parts from rank 0 on, whatever the shape, so that a row's bits do not depend on the rows
-    beside it; the order of a library's own all-reduce depends on where a number lies in its buffer.
+    A sum adds the ranks' parts from rank 0 on, whatever the shape, so that a row's bits do not depend on the rows
+    beside it. A library's own all-reduce sums in an order that depends on a number's place in its buffer.
     """
 
     rank: int = 0
@@ -33,17 +33,20 @@ class Ranks:
     group: dist.ProcessGroup | None = None
 
     def share(self, count: int, name: str) -> int:
-        """This rank's part of a count. Raises UsageError, with its name, for one that the ranks do not divide."""
+        """This rank's part of a count. Raises UsageError, with the count's name, if the ranks do not divide it."""
         if count % self.size:
-            raise UsageError(f"{name} {count} is not divided by {self.size} ranks")
+            raise UsageError(f"{name} {count} is not divisible by {self.size} ranks")
         return count // self.size
 
     def share_or_copy(self, count: int, name: str) -> int:
-        """The same, where ranks that are more than what is counted hold one each, several of them the same."""
+        """Like `share`, but if the ranks outnumber the count, each rank has one, and several ranks the same one.
+
+        Raises UsageError if neither number divides the other.
+        """
         return 1 if self.size % count == 0 else self.share(count, name)
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """The sum of all ranks' x [...], on each of them, added from rank 0 on; x may be overwritten."""
+        """The sum of all ranks' x [...], on every rank, added from rank 0 on. It may overwrite x."""
         if self.size == 1 or not x.numel():
             return x
         if self.size == 2:  # a sum of two has one order only
@@ -60,11 +63,11 @@ class Ranks:
         return self.all_gather(_added(parts.view(self.size, -1))).flatten()[: len(flat)].view(x.shape)
 
     def all_reduce_max(self, x: Tensor) -> Tensor:
-        """The elementwise maximum of all ranks' x [...], on each of them."""
+        """The elementwise maximum of all ranks' x [...], on every rank."""
         return self.all_gather(x).amax(0) if self.size > 1 else x
 
     def all_gather(self, x: Tensor) -> Tensor:
-        """All ranks' x [...], stacked by rank to [size, ...], on each of them."""
+        """All ranks' x [...], stacked by rank to [size, ...], on every rank."""
         out = x.new_empty((self.size, *x.shape))
         if self.size == 1:
             out[0] = x
@@ -73,7 +76,7 @@ class Ranks:
         return out
 
     def gather(self, x: Tensor) -> list[Tensor] | None:
-        """All ranks' x [...], a list by rank, on rank 0; None on the others."""
+        """On rank 0 a list of all ranks' x [...]; None on the others."""
         parts = [torch.empty_like(x) for _ in range(self.size)] if self.rank == 0 else None
         dist.gather(x.contiguous(), parts, group=self.group, group_dst=0)
         return parts
@@ -91,7 +94,7 @@ def _added(parts: Tensor) -> Tensor:
 
 
 class RowLinear(Linear):
-    """A linear layer whose inputs are divided: every rank has its columns of the weight, and the whole bias."""
+    """A linear layer with divided inputs: each rank has its columns of the weight, and the whole bias."""
 
     def __init__(
         self,
@@ -107,7 +110,7 @@ class RowLinear(Linear):
         self.ranks = ranks
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in_features], this rank's inputs → [..., out_features], the same on all ranks."""
+        """x [..., in_features], this rank's inputs → [..., out_features], the same on every rank."""
         if self.ranks.size == 1:
             return super().forward(x)
         out = self.ranks.all_reduce(self.product(x))
@@ -116,29 +119,30 @@ class RowLinear(Linear):
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The ids 0 … size − 1, divided among ranks in stretches of which the first may have one more."""
+    """The ids 0 … size − 1, divided among ranks. Each rank has consecutive ids; the first ranks may have one more."""
 
     size: int
     ranks: Ranks = ALONE
 
     @property
     def span(self) -> tuple[int, int]:
-        """This rank's first id, and how many it has."""
+        """This rank's first id and number of ids."""
         return ShardSpec(0, ragged=True).part(self.size, self.ranks.rank, self.ranks.size).spans[0]
 
     def own(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Where ids [...] are in this rank's stretch, any place for those of others; and whether they are in it."""
+        """ids [...] → indices [...] among this rank's ids, and whether [...] the rank has the id. Other ids have any
+        index."""
         first, count = self.span
         inside = (ids >= first) & (ids < first + count)
         return (ids - first).clamp(0, count - 1), inside
 
     def log_softmax(self, logits: Tensor) -> Tensor:
-        """Logits [rows, count] of this rank's ids → their log-probabilities among all ids."""
+        """Logits [rows, count] of this rank's ids → their log-probabilities [rows, count] among all ids."""
         if self.ranks.size == 1:
             return torch.log_softmax(logits, dim=-1)
         own = torch.log_softmax(logits, dim=-1)
-        # The logarithm of the sum over this rank's ids, found where it is most precise; double, so that what is rounded
-        # at the end has no trace of where a row lies in a vector instruction.
+        # The logarithm of the sum over this rank's ids, taken at the greatest logit, where it is most precise. It is a
+        # double, so that the rounded result does not depend on a row's place in a vector instruction.
         mass = (logits.amax(-1) - own.amax(-1)).double()
         masses = self.ranks.all_gather(mass)  # [ranks, rows]
         highest = masses.amax(0)
@@ -146,13 +150,13 @@ class Vocabulary:
         return own + (mass - whole).float()[:, None]
 
     def picked(self, logprobs: Tensor, ids: Tensor) -> Tensor:
-        """This rank's log-probabilities [rows, count] → those of one id [rows] each, on all ranks."""
+        """Log-probabilities [rows, count] of this rank's ids → those of one id [rows] each, on every rank."""
         place, inside = self.own(ids)
         found = logprobs.gather(1, place[:, None])[:, 0]
         return self.ranks.all_reduce(found.where(inside, 0.0)) if self.ranks.size > 1 else found
 
     def top(self, logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The greatest log-probabilities of all ranks and their ids, [rows, count] each."""
+        """The greatest log-probabilities among all ranks' ids, and these ids, each [rows, count]."""
         if self.ranks.size == 1:
             values, ids = logprobs.topk(count)
             return values, ids
@@ -166,7 +170,7 @@ class Vocabulary:
         return values, places.gather(1, order)
 
     def whole(self, logprobs: Tensor) -> Tensor:
-        """This rank's [rows, count] → on rank 0 all ids', [rows, size]; on the others what they gave."""
+        """This rank's [rows, count] → on rank 0 those of all ids [rows, size]; on the others their own."""
         if self.ranks.size == 1 or not len(logprobs):
             return logprobs
         cut, size = ShardSpec(0, ragged=True), self.ranks.size
@@ -178,7 +182,7 @@ class Vocabulary:
 
 
 class VocabularyEmbedding(Embedding):
-    """A table of vectors that is also the head, divided by ids."""
+    """The embedding table that is also the head, divided by ids."""
 
     def __init__(self, num_rows: int, width: int, scheme: HeadScheme, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
         """`num_rows` are those of all ranks."""
@@ -187,7 +191,7 @@ class VocabularyEmbedding(Embedding):
         self.vocabulary = vocabulary
 
     def forward(self, index: Tensor) -> Tensor:
-        """ids [...] → [..., width], the same on all ranks"""
+        """ids [...] → embeddings [..., width], the same on every rank."""
         if self.vocabulary.ranks.size == 1:
             return super().forward(index)
         place, inside = self.vocabulary.own(index)

@@ -1,4 +1,4 @@
-"""A file of `torch.save`, read tensor by tensor and never with the code that a pickle may hold."""
+"""A file of `torch.save`, read tensor by tensor, without running the code that a pickle may contain."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ from model.config import CheckpointError
 from model.sharding import Slice
 from quant.scheme import Stored
 
-# The state of numpy's generator lies beside the weights in what GLM's and SwissArmyTransformer's training wrote.
+# GLM's and SwissArmyTransformer's training stores the state of numpy's generator beside the weights.
 _STATE: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     np.ndarray,
     np.dtype,
@@ -33,10 +33,11 @@ _MADV_DONTNEED = 4
 
 
 class PickleFile:
-    """The tensors of one file: of its entry `module` where it has one, as training writes it, else of all.
+    """The tensors of one file: those of its entry `module`, as training writes it, or all if there is no such entry.
 
-    `state` are the whole numbers beside `module`, such as the iteration. The file stays mapped, what is read is copied;
-    one from before torch 1.6 cannot be mapped and is held whole.
+    `state` holds the integers beside `module`, such as the iteration. The file stays mapped, and `read` copies. A file
+    from before torch 1.6 cannot be mapped; all of it is in memory. Raises CheckpointError for a file with anything else
+    than tensors.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +62,7 @@ class PickleFile:
     def read(self, name: str, part: Slice | None = None) -> Tensor:
         tensor = self._tensors[name]
         found = tensor if part is None else part.of(tensor)
-        # Nothing of the mapping stays in what is returned, so that its pages can be let go.
+        # A copy keeps no reference to the mapping, so that its pages can be freed.
         joined = part is not None and len(part.spans) > 1
         copied = found if joined else found.clone(memory_format=torch.contiguous_format)
         self._drop(tensor.untyped_storage())
@@ -84,7 +85,7 @@ def _loaded(path: Path) -> Any:
         with path.open("rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"
         with safe_globals(_STATE), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what a damaged file seems to be
+            warnings.simplefilter("ignore")  # torch guesses the format of a damaged file
             return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=zipped)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
@@ -95,7 +96,7 @@ def _loaded(path: Path) -> Any:
             name = found[1] or found[2]
             raise CheckpointError(f"{path}: holds more than tensors: {name}, which is not loaded") from None
         raise CheckpointError(f"{path}: not a readable file of torch.save (no valid pickle)") from None
-    except Exception as error:  # a damaged pickle can make any of them
+    except Exception as error:  # a damaged pickle can raise any error
         lines = str(error).splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path}: not a readable file of torch.save ({lines[0]})") from None
 

@@ -1,4 +1,4 @@
-"""Networks of true sizes with invented weights: to measure time and memory without anybody's checkpoint."""
+"""Networks of true sizes with random weights, to measure time and memory without a checkpoint."""
 
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from quant.usage import UsageError
 def synthetic(
     architecture: Architecture, scheme: Scheme, head: HeadScheme, seed: int = 0, ranks: Ranks = ALONE
 ) -> Network:
-    """A network, or a rank's part of one, filled tensor by tensor in its stored form; no float copy of a quantized
-    weight is made."""
+    """A network, or a rank's part of one, filled tensor by tensor in its stored form, without float copies."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         model = Network(architecture, scheme, torch.float32, head, ranks)
@@ -45,7 +44,8 @@ def invented(
     tokenizer: Path | None = None,
     ranks: Ranks = ALONE,
 ) -> Checkpoint:
-    """As `model.checkpoint.load`, of a folder that needs no weights: they are invented. Raises CheckpointError."""
+    """Like `model.checkpoint.load`, but with random weights; the folder needs none. Raises CheckpointError as `load`
+    does."""
     name, folder = ("glm-demo", DEMO) if folder is None else (folder.resolve().name, folder)
     description = Description.read(folder, preset, tokenizer)
     kind = torch.device(device).type

@@ -1,4 +1,4 @@
-"""Folders that `quantize --tp` has cut: one folder a rank, each with files and an index of its own."""
+"""Folders that `quantize --tp` has cut: one folder per rank, each with its files and index."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,15 @@ INDEX = "model.safetensors.index.json"
 
 
 def rank_folder(folder: Path, rank: int, size: int) -> Path:
-    """Where one of several ranks' tensors lie; the folder itself where there is one."""
+    """The folder of one rank's tensors; the folder itself if there is one rank."""
     return folder / f"rank-{rank}-of-{size}" if size > 1 else folder
 
 
 def num_ranks(folder: Path) -> int:
-    """Among how many ranks a folder's tensors are divided, as its config.json says. Raises CheckpointError."""
+    """Number of ranks that a folder's tensors are divided among, from its config.json.
+
+    Raises CheckpointError for a `tp` that is not 1 to 64.
+    """
     path = folder / "config.json"
     if not path.exists():
         return 1
@@ -30,6 +33,6 @@ def num_ranks(folder: Path) -> int:
 
 
 def ranked(folder: Path, size: int, cuts: ShardSpecs) -> Ranked:
-    """The tensors of all ranks. Raises CheckpointError."""
+    """The tensors of all ranks. Raises CheckpointError for a missing or wrong folder."""
     indices = [rank_folder(folder, rank, size) / INDEX for rank in range(size)]
     return Ranked(folder, [IndexedFiles(index, SafetensorsFile) for index in indices], cuts, scales_of_all=True)

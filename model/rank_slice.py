@@ -1,4 +1,4 @@
-"""What one rank reads of a checkpoint: a slice of each tensor."""
+"""The slice of each checkpoint tensor that one rank reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +12,16 @@ from quant.usage import UsageError
 
 @dataclass(frozen=True, slots=True)
 class RankSlice:
-    """The slices of one rank. `cuts` tells how a tensor is divided, `shapes` are those of the whole float network, both
-    by tensor name."""
+    """The slices of one rank. By tensor name, `cuts` has its division and `shapes` its shape in the whole float
+    network."""
 
     ranks: Ranks
     cuts: ShardSpecs
     shapes: Mapping[str, tuple[int, ...]]
 
     def part(self, name: str) -> Slice | None:
-        """What this rank has of a float tensor, None for all of it. Raises CheckpointError where it is not divided."""
+        """This rank's slice of a float tensor; None for all of it. Raises CheckpointError if the ranks do not divide
+        it."""
         cut = self.cuts(name)
         if cut is None or self.ranks.size == 1:
             return None
@@ -30,19 +31,22 @@ class RankSlice:
             raise CheckpointError(f"{name}: {error}") from None
 
     def stored(self, name: str, leaf: str, scheme: Scheme) -> Slice | None:
-        """The same of a tensor in which a scheme stores a matrix. Raises CheckpointError for a cut through a group."""
+        """This rank's slice of a stored tensor `leaf` of a matrix; None for all of it.
+
+        Raises CheckpointError for a cut through a group.
+        """
         part = self.part(name)
         if part is None:
             return None
         try:
             found = [scheme.narrow(leaf, part.dim, *span) for span in part.spans]
         except UsageError as error:
-            raise CheckpointError(f"{name}: {error}, for {self.ranks.size} ranks") from None
+            raise CheckpointError(f"{name}: {error}, with {self.ranks.size} ranks") from None
         cuts = [cut for cut in found if cut is not None]
         return Slice(cuts[0][0], tuple((start, length) for _, start, length in cuts)) if cuts else None
 
     def reduce_max(self, name: str) -> ReduceMax:
-        """How scales of whole rows agree: by a maximum over the ranks, where they divide the inputs."""
+        """The maximum by which ranks agree on the scales of whole rows, if they divide the inputs of the matrix."""
         cut = self.cuts(name)
         return self.ranks.all_reduce_max if cut is not None and cut.dim == 1 else identity
 

@@ -1,4 +1,4 @@
-"""The tensors of model-parallel ranks, read as if undivided, or in parts of other ranks."""
+"""The tensors of model-parallel ranks, read as undivided ones, or in slices for other ranks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from quant.usage import UsageError
 
 
 class Ranked:
-    """The tensors of ranks, merged, or of what stretches of them are wanted.
+    """The tensors of several ranks, merged on reading; a slice reads only the ranks that it lies in.
 
-    Scales of whole rows of a matrix whose inputs are divided are `scales_of_all`, the same on every rank, or come from
-    each rank's own quantization: then they are merged to one a row and rank, [outputs, ranks].
+    Take a quantized matrix with divided inputs. If `scales_of_all`, its scales of whole rows are the same on every
+    rank. If not, each rank has scales of its own, and the merged scales are [outputs, ranks].
     """
 
     def __init__(self, listing: Path, ranks: Sequence[Source], cuts: ShardSpecs, scales_of_all: bool = False) -> None:
@@ -49,7 +49,7 @@ class Ranked:
 
     @property
     def size(self) -> int:
-        """Ranks."""
+        """Number of ranks."""
         return len(self._ranks)
 
     @property

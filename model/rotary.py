@@ -1,4 +1,4 @@
-"""Rotary position embedding (arXiv 2104.09864) in the forms that GLM-130B, ChatGLM-6B and GLM-4 have."""
+"""Rotary position embedding (arXiv 2104.09864) in the forms of GLM-130B, ChatGLM-6B and GLM-4."""
 
 from functools import cache
 
@@ -12,7 +12,7 @@ RotaryAngles = tuple[Tensor, Tensor]  # cosine and sine, each [..., 1, axes, siz
 
 @cache
 def table(rotary: Rotary, rows: int, dtype: torch.dtype, device: torch.device) -> RotaryAngles:
-    """Cosine and sine [rows, size / axes / 2] of positions 0 … rows − 1, in `dtype`."""
+    """Cosines and sines [rows, size / axes / 2] of positions 0 … rows − 1, in `dtype`."""
     kind = torch.float16 if rotary.angles == "float16" else torch.float32
     angle = torch.arange(rows, dtype=kind)[:, None] * frequencies(rotary).to(kind)
     cosine, sine = angle.cos(), angle.sin()
@@ -22,7 +22,7 @@ def table(rotary: Rotary, rows: int, dtype: torch.dtype, device: torch.device) -
 
 
 def frequencies(rotary: Rotary) -> Tensor:
-    """Radians a position, [size / axes / 2] float32."""
+    """Radians per position, [size / axes / 2] float32."""
     size, stretch = rotary.size // rotary.axes, rotary.stretch
     plain = 1.0 / rotary.base ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
     if stretch is None:
@@ -35,14 +35,14 @@ def frequencies(rotary: Rotary) -> Tensor:
 
 
 def rotation(rotary: Rotary, rows: int, positions: Tensor, block_positions: Tensor, dtype: torch.dtype) -> RotaryAngles:
-    """The cosines and sines by which rows at these positions, each [...] and below `rows`, are rotated."""
+    """Cosines and sines [..., 1, axes, size / axes / 2] of positions [...] below `rows`, for `rotate`."""
     place = torch.stack((positions, block_positions)[: rotary.axes], dim=-1)
     cosine, sine = table(rotary, rows, dtype, positions.device)
     return cosine[place][..., None, :, :], sine[place][..., None, :, :]
 
 
 def rotate(x: Tensor, cos_sin: RotaryAngles, rotary: Rotary) -> Tensor:
-    """Queries or keys [..., heads, head_dim] rotated by the cosines and sines of `rotation`."""
+    """Rotates queries or keys [..., heads, head_dim] by the cosines and sines of `rotation`."""
     cosine, sine = cos_sin
     own = x[..., : rotary.size].reshape(*x.shape[:-1], rotary.axes, rotary.size // rotary.axes)
     if rotary.interleaved:

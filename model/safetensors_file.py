@@ -14,9 +14,10 @@ from quant.scheme import Stored
 
 
 class SafetensorsFile:
-    """The tensors of one file, each a view of a mapping of its own.
+    """The tensors of one file. Each tensor is a view of a memory mapping of its own.
 
-    The file is opened anew for each tensor, so that the pages of those read before do not count as memory in use.
+    Each read opens the file anew, so that pages of earlier tensors do not count as memory in use. Raises
+    CheckpointError for a file that is missing or unreadable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +36,7 @@ class SafetensorsFile:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file to read from. Raises CheckpointError."""
+    """Opens a safetensors file. Raises CheckpointError if it is missing or unreadable."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -1,4 +1,4 @@
-"""A safetensors file that is written tensor by tensor."""
+"""A safetensors file, written tensor by tensor."""
 
 import json
 import os
@@ -24,9 +24,9 @@ _TYPES = {
 
 
 class SafetensorsWriter:
-    """A safetensors file of known tensors, written in any order; it has its name once it is whole.
+    """A safetensors file of tensors announced beforehand, written in any order. It gets its name once it is complete.
 
-    Wider numbers come first, as the library has it, so that every tensor is aligned.
+    Like the library, it puts wider dtypes first, so that every tensor is aligned.
     """
 
     def __init__(self, path: Path, tensors: Stored) -> None:
@@ -44,7 +44,7 @@ class SafetensorsWriter:
         self._file.write(len(text).to_bytes(8, "little") + text)
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """A tensor of the announced shape and dtype, each once."""
+        """Writes a tensor, once, of the announced shape [...] and dtype."""
         assert (tuple(tensor.shape), tensor.dtype) == self._tensors[name], name
         self._file.seek(self._starts.pop(name))
         self._file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""Folders of Megatron, DeepSpeed and SwissArmyTransformer: one file a model-parallel rank."""
+"""Folders of Megatron, DeepSpeed and SwissArmyTransformer: one file per model-parallel rank."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,8 @@ _SAME = ("iteration", "global_steps")  # what training counts
 
 
 def sat_folder(folder: Path, cuts: ShardSpecs) -> Ranked:
-    """The iteration that a folder's `latest` names. Raises CheckpointError for ranks that are missing or differ."""
+    """The tensors of the iteration in a folder's `latest`. Raises CheckpointError for ranks that are missing or
+    differ."""
     iteration = _iteration(folder)
     ranks = [PickleFile(path) for path in _rank_files(iteration)]
     first = ranks[0]

@@ -1,4 +1,4 @@
-"""Scales of quantized weights as published, in the form in which the schemes store them."""
+"""Scales of published quantized weights, converted to the form in which the schemes store them."""
 
 from dataclasses import replace
 
@@ -13,18 +13,18 @@ _HEADS = ("word_embeddings.", "lm_head.")
 
 
 class Scales:
-    """Brings a folder's scales, by canonical name, to the shapes and dtypes of its storage, without any loss.
+    """Converts a folder's scales, by canonical name, to the shapes and dtypes of its storage, without loss.
 
-    Published are float16 scales, one a row; of a matrix that was quantized after its inputs were divided among
-    model-parallel ranks one a row and rank, which int4 can hold: as groups that divide a rank's inputs. Where no scheme
-    holds them, the folder is a float one: of the float32 numbers that codes and scales mean.
+    Published scales are float16, one per row. A matrix that was quantized after its inputs were divided among ranks has
+    one per row and rank; int4 can hold these as groups that divide a rank's inputs. If no scheme holds them, the folder
+    counts as a float one: its weights are code × scale in float32.
     """
 
     def __init__(self, storage: Storage | None, entries: Stored) -> None:
         self.entries = dict(entries)
-        self._scale_of: dict[str, str] = {}  # of the weights that are given as float32
-        self._published: IntegerScheme | None = None  # of their codes
-        self._groups: dict[str, int] = {}  # scales a row, where they are repeated
+        self._scale_of: dict[str, str] = {}  # weight that is read as float32 → its scales
+        self._published: IntegerScheme | None = None  # the scheme of their codes
+        self._groups: dict[str, int] = {}  # scales per row, if they are repeated
         self.storage = storage
         if storage is None:
             return
@@ -61,22 +61,22 @@ class Scales:
             self._scale_of[weight] = name
 
     def scale_of(self, name: str) -> str | None:
-        """The scales of a weight that is given as the numbers it means."""
+        """Name of the scales of a weight that is read as float32; None for another tensor."""
         return self._scale_of.get(name)
 
     def repeats(self, name: str) -> bool:
-        """Whether scales have another shape in the files than here."""
+        """Whether these scales have another shape in the files than in the storage."""
         return name in self._groups
 
     def meant(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """The float32 numbers of a matrix with scales [rows] or [rows, ranks], exactly."""
+        """Exact float32 weight [rows, inputs] of stored codes with scales [rows] or [rows, ranks]."""
         assert self._published is not None
         numbers = self._published.codes(codes).float()
         ranks = scale.float().reshape(len(scale), -1)
         return numbers.mul_(ranks.repeat_interleave(numbers.shape[1] // ranks.shape[1], dim=1))
 
     def stored(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of the folder as the scheme has it."""
+        """A tensor of the folder in the form of its scheme: scales [rows] or [rows, ranks] become [rows, groups]."""
         if name in self._groups:
             ranks = tensor.reshape(len(tensor), -1)
             return ranks.repeat_interleave(self._groups[name] // ranks.shape[1], dim=1)
@@ -92,9 +92,9 @@ class Scales:
 
 
 def inferred(entries: Stored) -> Storage | None:
-    """How a folder without config.json is stored: the published quantized forms of GLM-130B's do not say themselves.
+    """The storage of a folder without config.json, from the shapes of GLM-130B's published quantized forms.
 
-    Raises CheckpointError for what is neither int8 nor int4.
+    None for a float folder. Raises CheckpointError for a shape that is neither int8 nor int4.
     """
     layer = "transformer.layers.0."
     norm, weight = (
@@ -105,5 +105,7 @@ def inferred(entries: Stored) -> Storage | None:
         return None
     bits = {1: 8, 2: 4}.get(norm[0][0] // max(weight[0][-1], 1))
     if bits is None:
-        raise CheckpointError(f"{layer}attention.query_key_value.weight has shape {list(weight[0])}, in no known form")
+        raise CheckpointError(
+            f"{layer}attention.query_key_value.weight has shape {list(weight[0])}, which is neither int8 nor int4"
+        )
     return Storage.published(bits, "word_embeddings.weight_scale" in entries)

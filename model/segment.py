@@ -5,6 +5,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids that stand in a text as they are, special ones among them."""
+    """Token ids that a text contains as such, special tokens included."""
 
     ids: tuple[int, ...]

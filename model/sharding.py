@@ -1,4 +1,4 @@
-"""How tensors are divided among model-parallel ranks (arXiv 1909.08053)."""
+"""The division of tensors among model-parallel ranks (arXiv 1909.08053)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,33 +12,34 @@ from quant.usage import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What a rank has of a tensor: `spans` (start, length) along `dim`, joined."""
+    """A rank's part of a tensor: `spans` (start, length) along `dim`, joined."""
 
     dim: int
     spans: tuple[tuple[int, int], ...]
 
     @property
     def length(self) -> int:
+        """Length of all spans."""
         return sum(length for _, length in self.spans)
 
     def of(self, tensor: Tensor) -> Tensor:
-        """A view, unless there are several stretches."""
+        """The part of a tensor [...]: a view if there is one span, else a copy."""
         views = [tensor.narrow(self.dim, start, length) for start, length in self.spans]
         return views[0] if len(views) == 1 else torch.cat(views, self.dim)
 
     def within(self, start: int, length: int) -> "Slice":
-        """What of this lies in a stretch of the tensor, counted from that stretch's start."""
+        """The part of this slice between `start` and `start + length`, counted from `start`."""
         cut = [(max(s, start), min(s + n, start + length)) for s, n in self.spans]
         return Slice(self.dim, tuple((low - start, high - low) for low, high in cut if low < high))
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSpec:
-    """How a tensor is divided: along `dim` it has `sections` of these relative sizes, each of which is divided evenly.
+    """The division of a tensor: along `dim` it has `sections` of these relative sizes, each divided evenly among ranks.
 
-    A rank has its piece of every section. `heads` counts the heads of each section; a head is never split, and where
-    there are fewer heads than ranks, neighbouring ranks have the same one. A `ragged` tensor has one section, whose
-    first pieces may have one more.
+    A rank has its piece of every section. `heads` counts the heads of each section. A head is never split; if there are
+    fewer heads than ranks, neighbouring ranks have the same head. A `ragged` tensor has one section, and its first
+    pieces may be longer by one.
     """
 
     dim: int
@@ -47,12 +48,12 @@ class ShardSpec:
     ragged: bool = False
 
     def part(self, length: int, rank: int, size: int) -> Slice:
-        """What one of `size` ranks has of a tensor with `length` along `dim`.
+        """The slice of one of `size` ranks, for a tensor with `length` along `dim`.
 
-        Raises UsageError for a tensor that cannot be divided so.
+        Raises UsageError if the ranks do not divide a section or split a head.
         """
         if self.ragged:
-            own, more = divmod(length, size)  # the first ones have one more
+            own, more = divmod(length, size)  # the first ranks have one more
             return Slice(self.dim, ((rank * own + min(rank, more), own + (rank < more)),))
         whole, begin, spans = sum(self.sections), 0, []
         for section, heads in zip(self.sections, self.heads or (0,) * len(self.sections), strict=True):
@@ -60,14 +61,14 @@ class ShardSpec:
             # Where heads are fewer than ranks, neighbouring ranks share one.
             pieces = heads if heads and size % heads == 0 else size
             if length % whole or rows % pieces or (heads and heads % pieces):
-                raise UsageError(f"{self._described(length)} are not divided by {size}")
+                raise UsageError(f"{self._described(length)} are not divisible by {size}")
             own = rows // pieces
             spans.append((begin + rank * pieces // size * own, own))
             begin += rows
         return Slice(self.dim, tuple(spans))
 
     def whole(self, lengths: list[int]) -> int:
-        """The length along `dim` of the tensor whose parts on all ranks are so long."""
+        """The length along `dim` of the whole tensor, from the lengths of all ranks' parts."""
         if self.ragged or not self.heads:
             return sum(lengths)
         own = sum(max(heads // len(lengths), 1) for heads in self.heads)
@@ -82,10 +83,10 @@ ShardSpecs = Callable[[str], ShardSpec | None]  # a tensor's name → its cut; N
 
 
 def cuts(qkv_sections: tuple[int, ...], ffn_sections: int, qkv_heads: tuple[int, ...] = ()) -> ShardSpecs:
-    """How GLM's published model-parallel checkpoints are divided (GLM change_mp.py, GLM-130B tools/convert_tp.py).
+    """The division of GLM's published model-parallel checkpoints (GLM change_mp.py, GLM-130B tools/convert_tp.py).
 
-    `qkv_sections` are the sizes of the row sections of query_key_value, one where the rows go by head, `qkv_heads` the
-    heads of each; `ffn_sections` is 2 for a gated MLP. Matrices whose inputs are divided have an undivided bias. The
+    `qkv_sections` are the sizes of the row sections of query_key_value (one if rows are grouped by head), `qkv_heads`
+    the heads of each; `ffn_sections` is 2 for a gated MLP. A matrix with divided inputs has an undivided bias. The
     vocabulary is divided too, with the bias of a masked language model's head.
     """
     vocabulary = ShardSpec(0, ragged=True)
@@ -106,23 +107,23 @@ def cuts(qkv_sections: tuple[int, ...], ffn_sections: int, qkv_heads: tuple[int,
 
 
 def cuts_of(a: Architecture) -> ShardSpecs:
-    """How a network's tensors are divided."""
+    """The division of a network's tensors."""
     return cuts(a.qkv_sections, 1 + a.gated, a.qkv_heads)
 
 
 def shard(tensor: Tensor, cut: ShardSpec | None, rank: int, size: int) -> Tensor:
-    """The part of a tensor that one of `size` ranks holds: a view, unless there are several sections.
+    """The part of a tensor [...] on one of `size` ranks: a view if the cut has one section, else a copy.
 
-    Raises UsageError for a tensor that cannot be divided so.
+    Raises UsageError if the ranks do not divide the tensor.
     """
     return tensor if cut is None or size == 1 else cut.part(tensor.shape[cut.dim], rank, size).of(tensor)
 
 
 def merge(shards: Iterable[Tensor], cut: ShardSpec | None, lengths: list[int]) -> Tensor:
-    """The tensor that shards, in the order of their ranks, were cut from; `lengths` are theirs along the cut.
+    """The whole tensor [...] of its shards, in the order of ranks. `lengths` are the shards' lengths along the cut.
 
-    Takes one shard after the other, so that an iterator that reads them needs memory for one beside the result.
-    Without a cut all are the same, and the first is the result.
+    It takes one shard after the other, so that an iterator of shards needs memory for one beside the result. Without a
+    cut all shards are equal, and it returns the first.
     """
     merged, size = torch.empty(0), len(lengths)
     for rank, shard in enumerate(shards):
@@ -140,7 +141,8 @@ def merge(shards: Iterable[Tensor], cut: ShardSpec | None, lengths: list[int]) -
 
 
 def sources(wanted: Slice, cut: ShardSpec, lengths: list[int]) -> Iterator[tuple[int, Slice]]:
-    """Where the stretches of a tensor lie in its shards, in their order: ranks, and stretches of their shards."""
+    """The places of a slice of a tensor in its shards, in the slice's order: pairs (rank, slice of that rank's
+    shard)."""
     size, whole = len(lengths), cut.whole(lengths)
     held: list[tuple[int, int, int, int]] = []  # start and end in the tensor, rank, start in its shard
     for rank in range(size):

@@ -1,4 +1,4 @@
-"""What every layout of checkpoint files offers: tensors by the names in the files, read one at a time."""
+"""A source of tensors: every layout of checkpoint files offers them by their names there, one at a time."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,18 +13,21 @@ from model.sharding import Slice
 class Source(Protocol):
     """The tensors of one or more files.
 
-    `entries` gives shapes and dtypes by name, known without reading; `listing` is the file that messages name for what
-    is missing or too much.
+    `entries` gives shapes and dtypes by name, without reading. `listing` is the file that messages name for missing or
+    unknown tensors.
     """
 
     @property
-    def listing(self) -> Path: ...
+    def listing(self) -> Path:
+        """The file that lists the tensors, for messages."""
 
     @property
-    def entries(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]: ...
+    def entries(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Name → (shape, dtype) of each tensor."""
 
     @property
-    def files(self) -> Sequence[Path]: ...
+    def files(self) -> Sequence[Path]:
+        """All files with tensors."""
 
     def read(self, name: str, part: Slice | None = None) -> Tensor:
-        """A tensor, or a part of it, not to be written to. Raises CheckpointError."""
+        """A tensor [...], or a slice of it; not to be written to. Raises CheckpointError for a damaged file."""

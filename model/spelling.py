@@ -1,7 +1,7 @@
-"""Special tokens as they are spelled: texts in which their names stand for them, as clients write that know ids.
+"""The spelling of special tokens: texts that name them, for clients that work with ids.
 
-In a request's text only a mask is more than text. Here `<sop>` is a token too, so that a client finds the ids of the
-start and the end, and can say where a context ends. Does not import torch.
+In a request's text only masks are special. Here `<sop>` is a token too, so that a client finds the ids of start and
+end, and can say where a context ends. Does not import torch.
 """
 
 import re
@@ -11,7 +11,7 @@ from itertools import groupby
 from model.offsets import offsets
 from model.tokenizer import Decoder, Tokenizer
 
-# GLM's papers' names, which every checkpoint's tokens go by here besides their own.
+# The names in GLM's papers; every checkpoint's tokens have them beside their own.
 _COMMON = {"<sop>": "sop", "<eop>": "eop"}
 
 
@@ -30,20 +30,21 @@ class Spelling:
         self._masks = set(tokenizer.masks.values())
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of a text. A mask swallows white space before it where it does in the family's layout."""
+        """The ids of a text with named special tokens. A mask swallows white space before it, if the family's layout
+        does."""
         return [i for _, _, ids in self._parts(text, self._pattern) for i in ids]
 
     def tokenize_masks(self, text: str) -> list[int]:
-        """The same where only masks that the tokenizer has become their ids, and everything else is text."""
+        """The ids of a text, in which only the tokenizer's masks are special."""
         return [i for _, _, ids in self._parts(text, self._mask_pattern) for i in ids]
 
     def starts(self, text: str) -> list[int]:
-        """At which of a text's characters each of its tokens begins."""
+        """Offset, in characters, of each token of a text."""
         parts = self._parts(text, self._pattern)
         return [at + n for at, plain, ids in parts for n in offsets(plain, ids, self._tokenizer)]
 
     def detokenize(self, token_ids: Sequence[int], finished: bool = False) -> str:
-        """The text of ids, special ones by name; with `finished` without an unfinished character at its end."""
+        """The text of ids, with names of special tokens. `finished` omits an unfinished character at the end."""
         parts: list[str] = []
         rest = ""
         for name, ids in self._runs(token_ids):
@@ -56,13 +57,13 @@ class Spelling:
         return "".join(parts) + ("" if finished else rest)
 
     def detokenize_masks(self, token_ids: Sequence[int]) -> str:
-        """The text of ids, of the special ones only masks by name."""
+        """The text of ids, with names of masks only; other special tokens give no text."""
         names = {i: name for name, i in self._tokenizer.masks.items()}
         runs = groupby(token_ids, names.get)
         return "".join(name * len([*run]) if name else self._tokenizer.decode([*run]) for name, run in runs)
 
     def starts_of(self, token_ids: Sequence[int]) -> list[int]:
-        """At which character of the text of ids each begins."""
+        """Offset of each id, in characters of the text of all ids."""
         starts: list[int] = []
         at = 0
         for name, ids in self._runs(token_ids):
@@ -72,7 +73,7 @@ class Spelling:
         return starts
 
     def tail(self, token_ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids behind the last special one: the text that what follows goes on with."""
+        """The ids behind the last special token: the text that the next token continues."""
         behind = next((n for n in range(len(token_ids), 0, -1) if token_ids[n - 1] in self._names), 0)
         return tuple(token_ids[behind:])
 
@@ -95,11 +96,11 @@ class Spelling:
             yield name or "", list(run)
 
     def name(self, token_id: int) -> str:
-        """How a special token is spelled."""
+        """The name of a special token."""
         return self._names[token_id]
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of a token, which may be a part of a character; of one that adds none to a text, its name's."""
+        """The bytes of a token, maybe part of a character. A token that adds no text has the bytes of its name."""
         return self._tokenizer.decode_bytes([token_id]) or self._names.get(token_id, "").encode()
 
 

@@ -1,4 +1,4 @@
-"""How a checkpoint's matrices are stored: the names of their schemes, as config.json has them."""
+"""The storage of a checkpoint's matrices: the names of their schemes, as in config.json."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ GROUP_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Names of schemes: of the blocks' matrices, and of the embedding that is also the head."""
+    """Names of two schemes: that of the blocks' matrices, and that of the embedding, which is also the head."""
 
     scheme: str = FLOAT
     group_size: int = GROUP_SIZE
@@ -26,9 +26,9 @@ class Storage:
 
     @classmethod
     def read(cls, folder: Path) -> "Storage | None":
-        """The `quantization_config` of a folder's config.json, or what ChatGLM-6B's `quantization_bit` stands for.
+        """The `quantization_config` of a folder's config.json, or the meaning of ChatGLM-6B's `quantization_bit`.
 
-        None for a float checkpoint. Raises CheckpointError.
+        None for a float checkpoint. Raises CheckpointError for a value that is wrong or unknown.
         """
         path = folder / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ class Storage:
                 raise CheckpointError(f"{path}: {name} of quantization_config must be of type {kind.__name__}")
         storage = cls(**known)
         try:
-            storage.schemes(torch.float32, "cuda")  # what a folder may hold, not what this machine can read
+            storage.schemes(torch.float32, "cuda")  # "cuda": checks the names only, not what this machine can read
         except UsageError as error:
             raise CheckpointError(f"{path}: quantization_config: {error}") from None
         if storage.scheme == FLOAT:
@@ -57,21 +57,27 @@ class Storage:
 
     @classmethod
     def published(cls, bits: int, embeddings: bool) -> "Storage":
-        """How GLM-130B's and ChatGLM-6B's quantized folders are stored: one scale a row."""
+        """The storage of GLM-130B's and ChatGLM-6B's quantized folders: one scale per row.
+
+        Raises ValueError for a number of bits that no scheme stores.
+        """
         scheme = published_as(bits)
         return cls(scheme, 0 if scheme_facts(scheme).group_sizes else GROUP_SIZE, scheme if embeddings else FLOAT)
 
     def to_json(self) -> dict[str, Any]:
-        """The `quantization_config`, with what the scheme has a use for."""
+        """The `quantization_config`, with the options that the scheme has."""
         grouped = {"group_size": self.group_size} if scheme_facts(self.scheme).group_sizes else {}
         return {"quant_method": METHOD, "scheme": self.scheme, **grouped, "head": self.head}
 
     def schemes(self, dtype: torch.dtype, device: str) -> tuple[Scheme, HeadScheme]:
-        """The blocks' scheme and the head's. Raises UsageError for what there is not, or not on the device."""
+        """The schemes of the blocks and of the head.
+
+        Raises UsageError for an unknown name, and for a scheme that the device does not support.
+        """
         return build(self.scheme, dtype, self.group_size), build_head(self.head, dtype, device)
 
     def changed(self, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":
-        """As somebody asks for it; None, and the float scheme, leave it as it is."""
+        """This storage with the given options. None, and the float scheme, change nothing."""
         if scheme in (None, FLOAT):
             scheme, group_size = self.scheme, self.group_size
         if head in (None, FLOAT):
@@ -87,9 +93,9 @@ class Storage:
         group_size: int | None,
         head: str | None,
     ) -> "Storage":
-        """How a source's weights are held that are stored so, None for float ones, and asked for so.
+        """The storage in memory, from the files' storage (None: float) and the options.
 
-        Raises CheckpointError, naming the source, where what is stored cannot become what is asked for.
+        Raises CheckpointError, naming the source, if stored weights cannot be loaded with these options.
         """
         if stored is None:
             return cls(scheme or FLOAT, GROUP_SIZE if group_size is None else group_size, head or FLOAT)

@@ -1,4 +1,4 @@
-"""A stretch of rotary positions: how a model reads longer texts than it was trained on."""
+"""A stretch of rotary positions, by which a model reads longer texts than those of its training."""
 
 import math
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from model.config import CheckpointError, Config
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Position interpolation (arXiv 2306.15595), or YaRN (arXiv 2309.00071) where `turns` are given.
+    """Position interpolation (arXiv 2306.15595), or YaRN (arXiv 2309.00071) if `turns` are given.
 
-    Interpolation divides every frequency by `factor`. YaRN leaves the pairs that turn more than `turns[0]` times within
-    `original_length` positions, divides those that turn less than `turns[1]` times, and blends in between; the blend
-    begins and ends at a whole pair if `whole_pairs`. Cosines and sines are multiplied by `amplitude`.
+    Interpolation divides every frequency by `factor`. YaRN keeps the pairs that turn more than `turns[0]` times within
+    `original_length` positions, divides those that turn less than `turns[1]` times, and blends in between. The blend
+    begins and ends at a whole pair if `whole_pairs`. `amplitude` multiplies cosines and sines.
     """
 
     factor: float
@@ -35,8 +35,10 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Turning:
-    """Rotary positions by a config.json of transformers: which `share` of a head's numbers is turned, how quickly, and
-    how many positions (`length`) there are."""
+    """Rotary positions from a config.json of transformers.
+
+    `share` is the part of a head's numbers that is rotated; `length` is the number of positions.
+    """
 
     base: float
     share: float
@@ -47,8 +49,8 @@ class Turning:
     def read(config: Config, share: float) -> "Turning":
         """Reads `rope_parameters` (transformers 5) and `rope_scaling` (transformers 4) as transformers 5.24 does.
 
-        Of both, `rope_scaling` counts. `share` is the family's, for a file that does not say it. A stretched model has
-        `factor` times its original length, as in vLLM. Raises CheckpointError for another kind than default, linear and
+        If both are there, `rope_scaling` counts. `share` is the family's, for a file without it. A stretched model has
+        `factor` times its original length, as in vLLM. Raises CheckpointError for a type other than default, linear and
         yarn, and for a value of a wrong type.
         """
         field = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"

@@ -1,4 +1,4 @@
-"""Checkpoint folders of true names, shapes and layout with random weights: to try out what cannot be had or shared."""
+"""Checkpoint folders of true names, shapes and layout with random weights, to test a model without its weights."""
 
 import hashlib
 import json
@@ -28,9 +28,9 @@ _ITERATION = "1"
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """A checkpoint to be made up: shapes by canonical name, the names and cuts it is published with, and its sizes.
+    """A synthetic checkpoint: shapes by canonical name, published names and cuts, and its sizes.
 
-    `config` is what config.json says, None for a folder without. The weights depend on `seed` and on nothing of the
+    `config` is the content of config.json, None for a folder without. The weights depend on `seed` and not on the
     layout, so that folders of several layouts hold the same network.
     """
 
@@ -44,15 +44,15 @@ class Synthetic:
 
     @property
     def num_bytes(self) -> int:
-        """Of the tensors, as one rank has them."""
+        """Bytes of all tensors, undivided."""
         return num_bytes({name: (shape, self.dtype) for name, shape in self.shapes.items()})
 
 
 def of_preset(preset: str, layers: int | None = None, format: Format = "hf", seed: int = 0) -> Synthetic:
-    """The checkpoint of a published model, or the first `layers` of it, under the names of that format.
+    """The checkpoint of a published model, or its first `layers` layers, under the names of that format.
 
-    A folder of ranks has no config.json, as published, unless a number of layers is given, which no preset tells.
-    Raises UsageError for a preset that there is not, or that was not published in the format.
+    A folder of ranks has no config.json, like the published ones, unless `layers` is given, which no preset has. Raises
+    UsageError for an unknown preset, and for a format in which the model was not published.
     """
     family, config = _preset(preset)
     naming = family.published.rank_naming if format == "sat" else family.namings[0]
@@ -82,7 +82,7 @@ def _preset(name: str) -> tuple[Family, Config]:
 
 
 def published_format(preset: str) -> Format:
-    """The format of a preset's original files. Raises UsageError for a preset that there is not."""
+    """The format of a preset's original files. Raises UsageError for an unknown preset."""
     return _preset(preset)[0].published.format
 
 
@@ -93,11 +93,12 @@ def write_synthetic(
     tp: int = 1,
     progress: Progress = lambda num_bytes: None,
 ) -> None:
-    """Writes a new folder; `progress` is told the bytes of what is made.
+    """Writes a new folder. `progress` takes the bytes of each tensor.
 
-    The format is hf, safetensors shards, with one tensor in memory at a time; bin, pytorch_model shards, with one shard
-    in memory; or sat, `tp` model-parallel ranks, with one rank in memory. Raises UsageError where `tp` does not divide
-    the tensors, or the format is not divided, and CheckpointError for a folder with something in it or on a full disk.
+    The formats are hf, safetensors shards, with one tensor in memory at a time; bin, pytorch_model shards, with one
+    shard in memory; and sat, `tp` model-parallel ranks, with one rank in memory. Raises UsageError if `tp` does not
+    divide the tensors, or the format has no ranks; raises CheckpointError for a folder that is not empty and for a full
+    disk.
     """
     if tp > 1 and format != "sat":
         raise UsageError(f"only the format sat is divided among ranks, not {format}")
@@ -124,7 +125,7 @@ def _write_ranks(folder: Path, made: Synthetic, size: int, progress: Progress) -
         tensors = {}
         for name in made.shapes:
             for published, tensor in _tensors(made, name):
-                # A copy: torch.save would write all of what a view is a part of.
+                # A copy: of a view, torch.save would write the whole tensor.
                 tensors[published] = shard(tensor, made.cuts(name), rank, size).clone()
                 progress(tensor.nbytes // size)
         _save({"module": tensors}, folder / _ITERATION / f"mp_rank_{rank:02}_model_states.pt")
@@ -133,7 +134,7 @@ def _write_ranks(folder: Path, made: Synthetic, size: int, progress: Progress) -
 
 def _write_shards(folder: Path, made: Synthetic, format: Format, progress: Progress) -> None:
     stem, end = ("model", "safetensors") if format == "hf" else ("pytorch_model", "bin")
-    planned: list[dict[str, Stored]] = [{}]  # canonical name → what it becomes
+    planned: list[dict[str, Stored]] = [{}]  # canonical name → its tensors in the shard
     for name, shape in made.shapes.items():
         tensors = _entries(made, name, shape)
         if planned[-1] and sum(map(num_bytes, planned[-1].values())) + num_bytes(tensors) > made.shard_bytes:
@@ -163,7 +164,7 @@ def _save(value: dict[str, Any], path: Path) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
         torch.save(value, part)
-    except RuntimeError:  # which says nothing but where in torch
+    except RuntimeError:  # its message names only a place in torch
         raise CheckpointError(f"{part}: cannot be written whole; is the disk full?") from None
     os.replace(part, path)
 

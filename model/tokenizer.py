@@ -1,6 +1,6 @@
-"""Tokenizers: what they can do (`Tokenizer`), and which one a GLM v1 folder has; other families have one kind each.
+"""The choice of tokenizer: `Tokenizer` and the kinds of GLM v1 folders. Other families have one kind each.
 
-Text is never read as a special token: masks are put in by `model.layout`. Does not import torch.
+Text is never read as a special token: `model.layout` inserts masks. Does not import torch.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from model.tokenizers.word_pieces import WordPieces
 
 __all__ = ["FILES", "Decoder", "Tokenizer", "read_tokenizer"]
 
-# Everything that a tokenizer of any kind is read from, beside config.json.
+# All files of the tokenizers of any kind, beside config.json.
 FILES = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "cog-pretrain.model",
     "ice_text.model", "vocab.json", "merges.txt", "vocab.txt",
@@ -24,9 +24,11 @@ FILES = (
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a GLM v1 folder, of the kind that its files' names tell: Chinese, GPT-2's or RoBERTa's, BERT's,
-    or this repository's own. A `tokenizer.json` alone names its kind. Raises CheckpointError, in one line, with file
-    and reason."""
+    """Reads the tokenizer of a GLM v1 folder: Chinese, GPT-2, RoBERTa, BERT, or the demo's own kind.
+
+    The names of the files give the kind; a `tokenizer.json` alone names its kind. Raises CheckpointError, in one line,
+    with file and reason.
+    """
     if (folder / "cog-pretrain.model").exists():
         return ChinesePieces.read(folder)
     if (folder / "vocab.json").exists():

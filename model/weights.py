@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint folder under the network's names, read one at a time, in every published layout."""
+"""The tensors of a checkpoint folder under the network's names, one at a time, from every published layout."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -28,10 +28,11 @@ Entries = dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # dtype None: a
 
 
 class Weights:
-    """The tensors of a folder, by canonical name.
+    """The tensors of a folder by canonical name.
 
-    `namings` are the layouts of names that it may be in, `cuts` says how model-parallel ranks divide the canonical
-    tensors, and is needed for folders of several ranks. `storage` tells how matrices are stored, None for float.
+    `namings` are the possible layouts of names. `cuts` is the division among model-parallel ranks, which folders of
+    several ranks need. `storage` is the storage of the matrices, None for float. Raises CheckpointError for files that
+    cannot be read or merged.
     """
 
     def __init__(self, folder: Path, namings: Sequence[Naming] = (), cuts: ShardSpecs | None = None) -> None:
@@ -52,7 +53,7 @@ class Weights:
 
     @property
     def listing(self) -> Path:
-        """The file to name for what is missing."""
+        """The file to name for missing tensors."""
         return self._source.listing
 
     @property
@@ -60,9 +61,10 @@ class Weights:
         return sorted(self._source.files)
 
     def check(self, wanted: Entries) -> None:
-        """Raises CheckpointError unless these are exactly the tensors wanted, in names, shapes and dtypes.
+        """Checks that the folder has exactly these tensors, with these shapes and dtypes.
 
-        Copies of others may be there too, if they are equal to them; `naming.SPARE` without further conditions.
+        It also accepts a tied copy if it equals its original, and the tensors in `naming.SPARE`. Raises CheckpointError
+        for any other difference.
         """
         copies = [name for name in COPIES if name in self.entries and name not in wanted]
         names = self.entries.keys() - copies - set(SPARE).difference(wanted)
@@ -85,7 +87,7 @@ class Weights:
                 raise CheckpointError(f"{name} differs from {same}, which it is a copy of in this network")
 
     def read(self, name: str, part: Slice | None = None) -> Tensor:
-        """A tensor, or a part of it, not to be written to: it can be a view of its file.
+        """A tensor [...], or a slice of it. It may be a view of its file; do not write to it.
 
         Raises CheckpointError for NaN and infinity.
         """

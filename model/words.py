@@ -1,4 +1,4 @@
-"""The words of a text: runs of characters without white space, and the tokens of each. Does not import torch."""
+"""The words of a text, runs of characters other than white space, and the tokens of each. Does not import torch."""
 
 import re
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Where words stand in a text, (first character, one past the last), and which one each token is of.
+    """The words' places in a text, (first character, one past the last), and the word of each token.
 
-    A token is of the word that it begins in, with white space before that word; white space behind the last word is the
-    last word's.
+    A token belongs to the word in which it begins, or to the word after the white space in which it begins. White space
+    behind the last word belongs to that word.
     """
 
     spans: tuple[tuple[int, int], ...]
@@ -24,7 +24,8 @@ class Words:
 
     @staticmethod
     def of(text: str, token_ids: Sequence[int], tokenizer: Tokenizer, spaced: bool = False) -> "Words":
-        """The words of a text with these tokens. `spaced`: it was encoded behind a space that is none of its own."""
+        """The words of a text with these tokens. `spaced`: the text was encoded behind a space that is not part of
+        it."""
         spans = tuple(match.span() for match in _WORD.finditer(text))
         if not spans:
             return Words((), ())

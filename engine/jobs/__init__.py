@@ -1,1 +1,1 @@
-"""Jobs: requests under way, which turn log-probabilities into answers."""
+"""Jobs: requests that run. They turn log-probabilities into answers."""

@@ -1,11 +1,11 @@
-"""Beam search: several hypotheses of one blank, of which the most probable are kept.
+"""Beam search: several hypotheses of one blank, of which it keeps the most probable.
 
-The rules are those of transformers' `generate`: of every step's 2 · num_beams best continuations, one that ends is set
-aside if it is among the first num_beams, the others go on; an ended hypothesis is worth its log-probability over its
-length (end token included) to the power of `length_penalty`. The search is over when num_beams have ended and none that
-goes on could be worth more at its present length.
+The rules are those of transformers' `generate`. Each step takes the 2 · num_beams best continuations; one that ends is
+set aside if it is among the first num_beams, and the others continue. The score of an ended hypothesis is its
+log-probability divided by its length (with the end token) to the power of `length_penalty`. The search is over when
+num_beams hypotheses have ended and no other can reach a higher score at its present length.
 
-Hypotheses are forks: they share the cache blocks of what they have in common.
+Hypotheses are forks: they share the cache blocks of their common beginning.
 """
 
 import math
@@ -22,7 +22,7 @@ from engine.schedule.sequence import Sequence
 
 @dataclass(eq=False, slots=True)
 class Hypothesis:
-    """A beginning of a fill; `total` sums log-probabilities after penalties, by which hypotheses are compared."""
+    """The beginning of a fill. `total` sums log-probabilities after penalties; hypotheses are compared by it."""
 
     sequence: Sequence
     fill: BlankFill
@@ -32,7 +32,7 @@ class Hypothesis:
 
 @dataclass(order=True, slots=True)
 class Ended:
-    """A whole fill: what it is worth, and who came first among equals."""
+    """A complete fill, its score, and a number that orders equal scores."""
 
     worth: float
     number: int  # below zero: the earlier, the larger
@@ -41,7 +41,7 @@ class Ended:
 
 
 class BeamSearch:
-    """`num_beams` hypotheses of one blank."""
+    """A search with `num_beams` hypotheses of one blank."""
 
     def __init__(self, wanted: Wanted, num_beams: int, length_penalty: float) -> None:
         self.index = wanted.blank.index

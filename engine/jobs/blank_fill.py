@@ -1,4 +1,4 @@
-"""One blank being filled: its tokens so far, its text, and when it ends."""
+"""The fill of one blank: its tokens, its text and its end."""
 
 from bisect import bisect_left
 from copy import copy
@@ -13,9 +13,9 @@ from model.tokenizer import Decoder, Tokenizer
 
 
 class BlankFill:
-    """One blank of one sample: its tokens so far and when it ends.
+    """One blank of one sample: its tokens so far, and the condition of its end.
 
-    `begun` are tokens that it had from the start. `decoder` may have an unfinished character, which the text finishes.
+    `begun` are known tokens at its start. `decoder` may have an unfinished character, which the fill completes.
     """
 
     def __init__(
@@ -54,22 +54,22 @@ class BlankFill:
 
     @property
     def text(self) -> str:
-        """The text so far; an unfinished character at its end is U+FFFD."""
+        """The text so far. An unfinished character at its end is U+FFFD."""
         return self._decoder.whole if self._settled is None else self._settled
 
     @property
     def offsets(self) -> list[int]:
-        """The character of the text at which each token begins."""
+        """Offset of each token, in characters of the text."""
         length = len(self.text)
         return [min(at, length) for at in self._offsets]
 
     @property
     def num_shown(self) -> int:
-        """How many tokens there are whose text is sent, at least in part; at the end all of them."""
+        """Number of tokens whose text is sent, at least in part; at the end all tokens."""
         return bisect_left(self._offsets, self.sent_text) if self.finish_reason is None else len(self.tokens)
 
     def accept(self, token: Scored, job_context: JobContext) -> None:
-        """Takes the next drawn token; sets `finish_reason` if it is the last."""
+        """Adds the next drawn token, and sets `finish_reason` if it is the last one."""
         is_stop = token.token_id in self.sampling.stop_token_ids
         if token.token_id in job_context.tokenizer.ends or (is_stop and not self.sampling.include_stop):
             self.end, self.end_top = token, self._alternatives(token, job_context.tokenizer)
@@ -87,14 +87,14 @@ class BlankFill:
             self.finish_reason = "length"
 
     def banned(self, job_context: JobContext) -> tuple[int, ...]:
-        """Ids that may not come now."""
+        """The ids that are not allowed now."""
         ends = job_context.tokenizer.ends
         if len(self.tokens) < self.min_tokens:
             return (*ends, *self.sampling.stop_token_ids)
         return ends if self.sampling.ignore_eos else ()
 
     def copy(self) -> "BlankFill":
-        """Another one that goes on from here by itself."""
+        """An independent copy."""
         fill = copy(self)
         fill.tokens, fill.token_ids, fill._offsets = list(self.tokens), list(self.token_ids), list(self._offsets)
         fill.tops, fill.raw, fill._decoder = list(self.tops), list(self.raw), self._decoder.copy()
@@ -103,7 +103,7 @@ class BlankFill:
     def choose(
         self, text: str, tokens: list[Scored], end: Scored | None, logprobs: list[float], job_context: JobContext
     ) -> None:
-        """Takes one of some choices; `logprobs` are what each of them is worth, its end included."""
+        """Takes one of its choices. `logprobs` has the log-probability of each choice, with the end token."""
         for token in tokens:
             self._add(token, job_context.tokenizer)
         self._offsets = aligned(text, self.text, self._offsets)
@@ -113,11 +113,11 @@ class BlankFill:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens were computed, the end token among them."""
+        """Number of computed tokens, the end token included."""
         return len(self.tokens) + (self.end is not None)
 
     def count(self, work: Work) -> None:
-        """Adds to the work what is new since the last time."""
+        """Adds the tokens since the last call to the work."""
         work.generated_tokens += self.num_tokens - self.counted_tokens
         self.counted_tokens = self.num_tokens
         if self.finish_reason is not None and not self.is_counted:
@@ -125,14 +125,14 @@ class BlankFill:
             self.is_counted = True
 
     def fresh_text(self) -> str:
-        """Text not sent yet that no later token can change: neither a part of a character nor of a stop string."""
+        """The unsent text that later tokens cannot change: no part of a character and no part of a stop string."""
         is_over, final = self.finish_reason is not None, self._decoder.text
         fresh = (self.text if is_over else final[: len(final) - self._held()])[self.sent_text :]
         self.sent_text += len(fresh)
         return fresh
 
     def answer(self, start: int, job_context: JobContext, with_top: bool) -> FilledBlank:
-        """The blank as it is now, whose mask starts at a character of the request's text."""
+        """The blank so far. `start` is the offset of its mask, in characters of the request's text."""
         tokenizer, end = job_context.tokenizer, self.end
         return FilledBlank(
             index=self.index,

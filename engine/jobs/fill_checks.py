@@ -1,4 +1,4 @@
-"""What a `Fill` may ask of a model, checked against the laid out text, and what of it is read on the way."""
+"""The checks of a `Fill` against its layout and the model; they also read its choices and patterns."""
 
 from collections.abc import Iterable, Mapping
 
@@ -16,7 +16,7 @@ ORDERS = ("left_to_right", "right_to_left", "random", "confident")
 
 
 def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
-    """Raises RequestError for what does not fit the number of blanks, the family or the model's limits."""
+    """Raises RequestError for a field that does not fit the number of blanks, the family or the model's limits."""
     count = len(laid.blanks)
     if fill.strategy is not None and fill.strategy not in card.strategies:
         known = ", ".join(card.strategies)
@@ -41,7 +41,10 @@ def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
 
 
 def read_choices(fill: Fill, laid: Layout, job_context: JobContext) -> list[Choices | None]:
-    """Each blank's choices. Raises RequestError for what does not fit the number of blanks or the model's limits."""
+    """The choices of each blank.
+
+    Raises RequestError if they do not fit the number of blanks or the model's limits.
+    """
     count = len(laid.blanks)
     texts = fill.choices * count if len(fill.choices) == 1 else fill.choices or (None,) * count
     if len(texts) != count:
@@ -60,7 +63,10 @@ def read_choices(fill: Fill, laid: Layout, job_context: JobContext) -> list[Choi
 
 
 def read_patterns(fill: Fill, count: int, compiled: Mapping[Regex, Pattern]) -> list[Pattern | None]:
-    """Each blank's pattern. Raises RequestError for what does not fit the blanks."""
+    """The pattern of each blank.
+
+    Raises RequestError if they do not fit the blanks, or cannot be combined with the request's other fields.
+    """
     texts = fill.regex * count if len(fill.regex) == 1 else fill.regex or (None,) * count
     if len(texts) != count:
         raise RequestError(f"regex has {len(texts)} patterns for {count} blanks", regex_param(fill.regex))
@@ -73,7 +79,7 @@ def read_patterns(fill: Fill, count: int, compiled: Mapping[Regex, Pattern]) -> 
 
 
 def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
-    """Raises RequestError for what a beam search cannot do."""
+    """Raises RequestError for fields that beam search cannot combine with."""
     if fill.num_beams == 1:
         return
     if card.masked:
@@ -90,7 +96,7 @@ def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
 
 
 def check_begun(fill: Fill, prompt: Prompt, laid: Layout, job_context: JobContext) -> None:
-    """Raises RequestError if the model has no positions for what a blank begins with, or nothing is to be done."""
+    """Raises RequestError for known tokens past the model's positions, and if there is nothing to do."""
     if prompt.begun:
         if any(own is not None for own in fill.choices):
             raise RequestError("a blank with choices cannot begin with tokens", "choices")
@@ -103,7 +109,7 @@ def check_begun(fill: Fill, prompt: Prompt, laid: Layout, job_context: JobContex
 
 
 def check_echo(fill: Fill, prompts: Iterable[Prompt]) -> None:
-    """Raises RequestError for prompts whose alternatives would fill the memory of whoever holds the answer."""
+    """Raises RequestError for prompts with more alternatives than an answer may hold."""
     count = sum(len(p.echo.ids) for p in prompts if p.echo is not None) * (fill.logprobs or 0)
     if count > MAX_ALTERNATIVES:
         message = f"{count} alternatives of scored tokens are too many for one request; the limit is {MAX_ALTERNATIVES}"
@@ -111,5 +117,5 @@ def check_echo(fill: Fill, prompts: Iterable[Prompt]) -> None:
 
 
 def per_blank(values: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """One value for all blanks, or one each, as one each."""
+    """One value per blank, from one value for all or one each."""
     return values * count if len(values) == 1 else values

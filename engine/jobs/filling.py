@@ -1,4 +1,4 @@
-"""Filling blanks: a `Fill` as a job of samples."""
+"""The job of a `Fill`: all its samples."""
 
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ResultDone
 from engine.jobs.blank_fill import BlankFill
@@ -13,7 +13,7 @@ from engine.schedule.sequence import Sequence
 
 
 class FillJob:
-    """All samples of a `Fill`."""
+    """The samples of a `Fill`."""
 
     sample = Sample
 
@@ -83,7 +83,7 @@ class FillJob:
         return step
 
     def stop(self) -> None:
-        """Of a search that has not ended the longest fill so far counts."""
+        """Ends the job early. A search that has not ended counts its longest fill."""
         for sample in self.samples:
             for blank in sample.blanks:
                 blank.count(self.job_context.work)

@@ -1,4 +1,4 @@
-"""Fitting a text into the model: what is farthest from its one blank is cut off, as an editor's file needs it."""
+"""Fitting: it cuts the text that is farthest from its one blank, so that an editor's file fits the model."""
 
 from engine.jobs.job import JobContext
 from engine.requests import Mask, RequestError, Segments, Tokens
@@ -12,11 +12,11 @@ _CHARS = 64
 
 
 def fitted(segments: Segments, max_tokens: int, job_context: JobContext) -> tuple[Segments, bool]:
-    """The segments as they are if they fit, else shorter ones; whether they are. Raises RequestError.
+    """The segments, cut if they do not fit, and whether they were cut.
 
-    A text with several blanks, or of token ids, stays as it is: what is too long then is refused where it is laid out.
-
-    A causal model writes behind the text, so there `max_tokens` positions are kept free, as far as a quarter of them.
+    It does not cut a text with several blanks or of token ids; if that is too long, the layout refuses it. A causal
+    model writes behind the text, so `max_tokens` positions stay free, up to a quarter of them. Raises RequestError for
+    a text that cannot be cut far enough.
     """
     if sum(isinstance(s, Mask) for s in segments) > 1 or any(isinstance(s, Tokens) for s in segments):
         return segments, False

@@ -1,4 +1,4 @@
-"""A job: a request under way. It turns results of sequences into new sequences and events."""
+"""A job: a request that runs. It turns results of sequences into new sequences and events."""
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from model.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class Work:
-    """What an engine's jobs have done, as it is done: those that come to no end have done their part too."""
+    """The work of all jobs so far, including jobs that never end normally."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -27,12 +27,13 @@ class Work:
     score_tokens: int = 0
 
     def counts(self) -> tuple[int, ...]:
+        """All counts, in the order of the fields."""
         return self.prompt_tokens, self.generated_tokens, self.blanks, self.score_candidates, self.score_tokens
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a job is told to have cost."""
+    """The token counts of one job."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -40,15 +41,17 @@ class Counts:
     score_tokens: int = 0
 
     def usage(self) -> Usage:
-        """The tokens of an answer: a job either generates or scores."""
+        """The usage of an answer. A job either generates or scores."""
         completion = self.generated_tokens + self.score_tokens
         return Usage(self.prompt_tokens, completion, self.prompt_tokens + completion, self.cached_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What a job may use: the tokenizer, the names of special tokens, the family's layout, the model's limits,
-    the regular expressions compiled lately. What it does it adds to `work`."""
+    """The parts of an engine that jobs use: tokenizer, names of special tokens, layout, limits, compiled patterns.
+
+    A job adds what it has done to `work`.
+    """
 
     tokenizer: Tokenizer
     rules: LayoutRules
@@ -60,25 +63,26 @@ class JobContext:
 
     @property
     def open_mask(self) -> Mask:
-        """The mask at a text's end from which the text goes on."""
+        """The mask that continues a text at its end."""
         return Mask("[gMASK]" if "[gMASK]" in self.card.masks else "[MASK]")
 
     def lay_out(self, segments: Segments, param: str, scored: bool = False) -> Layout:
-        """Segments laid out. Raises RequestError for unknown masks and texts over the limit."""
+        """The layout of segments. Raises RequestError for unknown masks and for a text over the limit."""
         laid = self.laid(segments, param, scored)
         self.check_length(len(laid), param)
         return laid
 
     def length(self, segments: Segments, param: str) -> int:
-        """How many tokens segments have, however many. Raises RequestError for unknown masks."""
+        """Number of tokens of segments, without a limit. Raises RequestError for unknown masks."""
         return len(self.laid(segments, param))
 
     def num_read(self, laid: Layout) -> int:
-        """The tokens of a text as it is read: part A. A causal model's text ends with the token that starts a blank."""
+        """Number of tokens that the model reads: part A. For a causal model it includes the token that starts a
+        blank."""
         return len(laid) + self.card.causal
 
     def laid(self, segments: Segments, param: str, scored: bool = False) -> Layout:
-        """Segments laid out, however long. Raises RequestError for unknown masks."""
+        """The layout of segments of any length. Raises RequestError for unknown masks."""
         plain = [(s.name,) if isinstance(s, Mask) else s for s in segments]
         try:
             return self.rules.lay_out(plain, self.tokenizer, scored)
@@ -93,7 +97,7 @@ class JobContext:
                 raise RequestError(message, param)
 
     def check_span(self, num_tokens: int, blank: Blank, param: str) -> None:
-        """Raises RequestError for known tokens of a blank that the model has no positions for."""
+        """Raises RequestError for more known tokens in a blank than the model has positions."""
         last = self.card.max_positions - 1
         limit = min([self.card.max_span, *((last - blank.position) // s for s in blank.stride[:1] if s)])
         if num_tokens > limit:
@@ -101,7 +105,7 @@ class JobContext:
             raise RequestError(message, param, "context_length_exceeded")
 
     def check_length(self, num_tokens: int, param: str) -> None:
-        """Raises RequestError for a text over the limit."""
+        """Raises RequestError for a text with more tokens than the limit."""
         if num_tokens > self.card.max_context:
             raise RequestError(
                 f"the text has {num_tokens} tokens, this model takes at most {self.card.max_context}",
@@ -112,35 +116,37 @@ class JobContext:
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """What came of one result of a sequence: the sequences that are new, those that do not run again, and events."""
+    """The outcome of one result of a sequence: new sequences, finished sequences, and events."""
 
     started: list[Sequence] = field(default_factory=list)
     finished: list[Sequence] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
     def finish(self, sequence: Sequence) -> None:
-        """A sequence does not run again, or does not begin to: one that this step has started."""
+        """Marks a sequence as finished, also one that this step has started."""
         if sequence in self.started:
             self.started.remove(sequence)
         self.finished.append(sequence)
 
 
 class Job(Protocol):
-    """A request under way."""
+    """A request that runs."""
 
     id: str
     num_top: int
     counts: Counts
 
     def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
-        """The sequences to run first; their `prompt_tokens` add up to those of the request."""
+        """The first sequences. The sum of their `prompt_tokens` is that of the request."""
 
     def advance(self, view: SchedulerView, sequence: Sequence, result: Result) -> Step:
-        """Takes the result of a sequence that the job has started, and pushes its next row if it goes on. `Done` is
-        the last event of all."""
+        """Takes the result of one of its sequences, and pushes the sequence's next row if it continues.
+
+        `Done` is the last event of all.
+        """
 
     def stop(self) -> None:
-        """It is over before its end: what is done and not counted yet is added to the work."""
+        """Ends the job early: it adds work that is done but not counted yet."""
 
 
 def alternatives(tops: Items[Items[tuple[int, float]]], tokenizer: Tokenizer) -> list[Alternatives]:

@@ -1,9 +1,9 @@
-"""Jobs of a masked language model (BERT): it writes into the text itself, and there is no part B.
+"""The jobs of a masked language model (BERT). It writes into the text itself, and there is no part B.
 
-Fills: `parallel` takes what stands at every mask in one pass, `reencode` one mask after the other, each seeing the
-fills before it. Scores: the masked words of a text (the masked-LM loss of the named positions), a whole text with
-each token masked in turn (its pseudo-log-likelihood, arXiv 1910.14659), with what follows of the same word masked too
-if that is asked for (arXiv 2305.10588), or whether a sentence follows another (arXiv 1810.04805, task 2).
+Fills: `parallel` reads the tokens at all masks from one pass; `reencode` fills one mask after the other, each with the
+earlier fills in sight. Scores: the masked words of a text (the masked-LM loss at these positions); a whole text with
+each token masked in turn (its pseudo-log-likelihood, arXiv 1910.14659), on request with the later tokens of the same
+word masked too (arXiv 2305.10588); or whether a sentence follows another (arXiv 1810.04805, task 2).
 """
 
 import itertools
@@ -25,14 +25,17 @@ from engine.schedule.sequence import Sequence
 
 
 class MaskedSample(Sample):
-    """One sample of one input: passes over its text, each filling all masks that it asks for, or the surest."""
+    """One sample of one input. Each pass over its text fills all masks that it reads, or the surest one."""
 
     def start(self, view: SchedulerView, rank: float, step: Step) -> None:
         self.rank = rank
         step.started.append(self._pass(view))
 
     def take_pass(self, view: SchedulerView, asked: list[int], logprobs: Row, step: Step) -> list[BlankFill]:
-        """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass; gives the blanks it has filled."""
+        """Takes the log-probabilities [vocab_size] or [asked, vocab_size] of a pass; returns the filled blanks.
+
+        Raises RequestError if the pattern of a blank leaves no token.
+        """
         rows = dict(zip(asked, logprobs.reshape(len(asked), -1), strict=True))
         for index in asked:
             self.samplers[index].read(self.places[index].context)
@@ -78,7 +81,7 @@ class MaskedSample(Sample):
 
 @dataclass(slots=True, eq=False)
 class Pass(Task):
-    """A sequence reads the text once, and is asked for some blanks."""
+    """A sequence that reads the text once, for some of its blanks."""
 
     sample: MaskedSample
     asked: list[int]
@@ -90,13 +93,13 @@ class Pass(Task):
 
 
 class MaskedFillJob(FillJob):
-    """All samples of a `Fill`."""
+    """The samples of a `Fill`."""
 
     sample = MaskedSample
 
 
 class MaskedScoreJob(ScoreJob):
-    """All candidates of a `Score`: their tokens masked together, or those of a whole text one by one."""
+    """The candidates of a `Score`: all their tokens masked together, or those of a whole text one by one."""
 
     has_end = False
 
@@ -143,7 +146,10 @@ class MaskedScoreJob(ScoreJob):
 
 
 class NextSentenceJob:
-    """A `Score` of two sentences: the log-probability that the second follows the first."""
+    """A `Score` of two sentences: the log-probability that the second follows the first.
+
+    Raises RequestError for a model without such a head, and for fields that need tokens.
+    """
 
     num_top = 0
 
@@ -182,4 +188,4 @@ class NextSentenceJob:
         return Step(finished=[sequence], events=[ResultDone(self.id, scored), done])
 
     def stop(self) -> None:
-        """It is scored or it is not."""
+        """Does nothing: the one score is counted at once."""

@@ -1,8 +1,8 @@
-"""Prompts of completions: inputs given as token ids, and inputs whose own tokens are asked for.
+"""The prompts of completions: inputs that are token ids, and inputs whose own tokens are scored.
 
-A `<sop>` in token ids is where part B begins: what stands before it, with one mask, is part A. A `<sop>` that stands
-first begins the text and says nothing more. Scored by itself, a prompt is what `[gMASK]` alone stands for, read from
-left to right, which is how GLM measures its language modelling loss (arXiv 2103.10360, section 3.3).
+In token ids, `<sop>` starts part B; the ids before it, with one mask, are part A. A `<sop>` at the very start only
+begins the text. A prompt that is scored alone stands in the place of `[gMASK]` and is read from left to right, as GLM
+measures its language modelling loss (arXiv 2103.10360, section 3.3).
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,8 @@ from model.tokenizer import Decoder
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """A prompt's own tokens, where each begins in its text, and how many come before what is scored."""
+    """The tokens of a prompt, their offsets in its text in characters, and the number of tokens before the scored
+    ones."""
 
     ids: tuple[int, ...]
     starts: tuple[int, ...]
@@ -27,10 +28,11 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An input ready to be laid out; its one blank begins with the tokens `begun`. `fitted`: it was longer.
+    """An input that is ready for its layout. Its one blank begins with the tokens `begun`. `fitted`: it was cut.
 
-    What is written there goes on with the text of `before`: if that ends inside a character, by finishing it.
-    `num_tokens` are those that are read, the same whether the prompt's own are scored or not."""
+    The fill continues the text of `before`; if that ends inside a character, the fill completes the character.
+    `num_tokens` counts the tokens that the model reads, whether the prompt is scored or not.
+    """
 
     segments: Segments
     begun: tuple[int, ...] = ()
@@ -41,7 +43,10 @@ class Prompt:
 
 
 def read_input(fill: Fill, given: Segments, job_context: JobContext, scored: bool = False) -> tuple[Prompt, Layout]:
-    """An input of a fill, and how it is laid out; `scored`: what stands in its blanks is known. Raises RequestError."""
+    """An input of a fill and its layout. `scored`: the text in its blanks is known.
+
+    Raises RequestError for an input that the model cannot read.
+    """
     prompt = read_prompt(given, fill.echo, job_context)
     if fill.fit:
         segments, shorter = fitted(prompt.segments, fill.max_tokens[0], job_context)
@@ -55,7 +60,7 @@ def read_input(fill: Fill, given: Segments, job_context: JobContext, scored: boo
 
 
 def reading(fill: Fill, given: Segments, job_context: JobContext, scored: bool) -> Reading:
-    """An input of a fill as the model reads it. Raises RequestError."""
+    """An input of a fill as the model reads it. Raises RequestError for one that it cannot read."""
     prompt, laid = read_input(fill, given, job_context, scored)
     ids = list(laid.token_ids)
     return Reading(
@@ -104,7 +109,10 @@ def _num_read(ids: tuple[int, ...], job_context: JobContext) -> int:
 
 
 def read_prompt(given: Segments, echo: bool, job_context: JobContext) -> Prompt:
-    """An input with its masks set apart; the open mask is put to the end of one without. Raises RequestError."""
+    """An input with masks as segments of their own. An input without a mask gets the open mask at its end.
+
+    Raises RequestError for token ids that cannot be read, and for a prompt that cannot be scored.
+    """
     if echo:
         return _read_echo(given, job_context)
     segments, begun = unpacked(given, "text", job_context)
@@ -117,7 +125,10 @@ def read_prompt(given: Segments, echo: bool, job_context: JobContext) -> Prompt:
 
 
 def unpacked(given: Segments, param: str, job_context: JobContext) -> tuple[Segments, tuple[int, ...]]:
-    """Segments with the masks of their tokens set apart, and the tokens behind a `<sop>`. Raises RequestError."""
+    """Segments with the masks among token ids as segments of their own, and the tokens behind a `<sop>`.
+
+    Raises RequestError for ids outside the vocabulary, for several masks, and for a misplaced `<sop>`.
+    """
     segments: list[str | Tokens | Mask] = []
     begun: tuple[int, ...] = ()
     for segment in given:

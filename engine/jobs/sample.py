@@ -1,7 +1,7 @@
-"""A sample: one way of filling one input, as sequences.
+"""A sample: one fill of one input, by sequences.
 
-`append` keeps fills in part B of one sequence, as GLM was trained; `reencode` splices each fill into part A and
-encodes that anew, as GLM-130B's generator does; `parallel` gives each blank a sequence of its own.
+`append` keeps fills in part B of one sequence, as in GLM's training. `reencode` puts each fill into part A and encodes
+the text again, like GLM-130B's generator. `parallel` gives each blank a sequence of its own.
 """
 
 import random
@@ -31,7 +31,7 @@ _BORDER_SLOTS = 64  # what beginning at a block's border can cost, twice
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input of a `Fill`, read: its number, its prompt and how that is laid out; what each blank must be or match."""
+    """An input of a `Fill`: its number, its prompt and layout, and the choices or the pattern of each blank."""
 
     number: int
     prompt: Prompt
@@ -41,7 +41,7 @@ class Input:
 
 
 class Sample:
-    """One sample of one input: its blanks, the order they are filled in, and its running sequences."""
+    """One sample of one input: its blanks, their order, and its running sequences."""
 
     def __init__(self, fill: Fill, index: int, given: Input, job_context: JobContext) -> None:
         self.fill = fill
@@ -93,7 +93,7 @@ class Sample:
         return decoder
 
     def start(self, view: SchedulerView, rank: float, step: Step) -> None:
-        """Starts the sequences that run first."""
+        """Starts the first sequences."""
         self.rank = rank
         if self.strategy == "parallel":
             queue, self.queue = self.queue, []
@@ -105,7 +105,7 @@ class Sample:
     def take_echo(
         self, sequence: Sequence, blank: BlankFill, scored: list[Scored | None], step: Step
     ) -> list[BlankFill]:
-        """Takes the scores of what the blank began with, and asks for what follows."""
+        """Takes the scores of the blank's known tokens, and asks for the next token."""
         self.echoed = [token for token in scored if token is not None]
         if not blank.max_tokens:
             blank.finish_reason = "length"
@@ -116,7 +116,8 @@ class Sample:
         return []
 
     def take_token(self, view: SchedulerView, sequence: Sequence, blank: BlankFill, logprobs: Row, step: Step) -> None:
-        """Draws the blank's next token; behind the last one goes on with the next blank."""
+        """Draws the blank's next token from log-probabilities [vocab_size]. After the last token it starts the next
+        blank."""
         banned = blank.banned(self.job_context)
         constraint = self.constraints[blank.index]
         allowed = None if constraint is None else constraint.allowed()
@@ -136,7 +137,7 @@ class Sample:
             self._go_on(view, sequence, blank, step)
 
     def take_search(self, view: SchedulerView, search: Search, step: Step) -> list[BlankFill]:
-        """Takes the fills of a search that has ended: the best one is the blank's."""
+        """Takes the fills of a search that has ended. The best one is the blank's."""
         best, *self.other_fills[search.index] = search.blanks
         self.blanks[search.index] = best
         del self.searches[search.index]
@@ -144,7 +145,7 @@ class Sample:
         return [best]
 
     def take_probe(self, view: SchedulerView, probe: "Probe", logprobs: Row, step: Step) -> None:
-        """Notes a probe's surest token; when all are in, goes on with the surest blank."""
+        """Takes a probe's most probable token. After the last probe it starts the surest blank."""
         probe.sureness = self._sureness(logprobs, probe.index)
         if any(p.sureness is None for p in self.probes):
             return
@@ -174,18 +175,19 @@ class Sample:
 
     @property
     def done(self) -> bool:
+        """Whether all blanks are filled."""
         return all(b.finish_reason is not None for b in self.blanks)
 
     @property
     def answers(self) -> list[list[BlankFill]]:
-        """The blanks of each result: one, or of searches the best so many, as many as each has found."""
+        """The blanks of each result: one result, or the best results of searches, as many as each has found."""
         if self.fill.num_beams == 1 or self.fill.n == 1:
             return [self.blanks]
         found = [[blank, *self.other_fills.get(index, ())] for index, blank in enumerate(self.blanks)]
         return [list(blanks) for blanks in zip(*found, strict=False)][: self.fill.n]
 
     def result(self, number: int = 0) -> FillResult:
-        """One of the answers."""
+        """One of the results."""
         blanks = [self.filled(b) for b in self.answers[number]]
         fills = iter(blanks)
         return FillResult(
@@ -199,7 +201,7 @@ class Sample:
         )
 
     def echo(self) -> EchoedPrompt:
-        """The prompt's tokens; those that only its context has no log-probabilities for."""
+        """The prompt's tokens. Tokens of its context have no log-probabilities."""
         echo, scored = self.prompt.echo, self.echoed or []
         assert echo is not None
         tokenizer = self.job_context.tokenizer
@@ -213,7 +215,7 @@ class Sample:
         )
 
     def filled(self, blank: BlankFill) -> FilledBlank:
-        """A blank of the request's text as it is now."""
+        """The current state of a blank of the request's text."""
         at, seen = 0, 0
         for segment in self.segments:
             if isinstance(segment, Mask):
@@ -345,18 +347,19 @@ class Sample:
 
 @dataclass(slots=True, eq=False)
 class Task(ABC):
-    """What a sequence computes for a sample: its owner."""
+    """The purpose of a sequence for a sample: it owns the sequence."""
 
     sample: Sample
 
     @abstractmethod
     def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> list[BlankFill]:
-        """Takes a result of the sequence; adds to the step what starts and finishes. Gives the blanks that moved."""
+        """Takes a result of the sequence, and adds started and finished sequences to the step. Returns the changed
+        blanks."""
 
 
 @dataclass(slots=True, eq=False)
 class Writing(Task):
-    """A sequence writes one blank, token by token."""
+    """A sequence that writes one blank, token by token."""
 
     blank: BlankFill
 
@@ -371,7 +374,7 @@ class Writing(Task):
 
 @dataclass(slots=True, eq=False)
 class Probe(Task):
-    """A sequence asks a blank how sure it is of its first token; None: not answered yet."""
+    """A sequence that asks for the probability of a blank's first token; None: no answer yet."""
 
     index: int
     sequence: Sequence
@@ -386,7 +389,7 @@ class Probe(Task):
 
 @dataclass(slots=True, eq=False)
 class Searching(Task):
-    """Several sequences search for one blank's fill."""
+    """Several sequences that search for the fill of one blank."""
 
     search: Search
 

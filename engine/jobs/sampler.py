@@ -1,10 +1,10 @@
-"""The sampler: draws the next token of one sequence from its log-probabilities.
+"""The sampler: it draws the next token of one sequence from its log-probabilities.
 
-What a request asks for acts in one order, that of transformers and vLLM: `logit_bias`, the rules (those that scale,
-shift, forbid), ids that may not come now or ever, a pattern; then temperature, and of what that gives `top_k`, `top_p`
-and `min_p`. The log-probabilities that are told are those before all of it.
+A request's parameters act in one order, that of transformers and vLLM: `logit_bias`; the rules (scale, shift, forbid);
+ids that are not allowed now or ever; a pattern; temperature; then `top_k`, `top_p` and `min_p`. Reported
+log-probabilities are those before all of these.
 
-One row at a time, so that neighbours cannot change a draw; by a kernel, or by numpy where there are none.
+It draws one row at a time, so that other rows cannot change a draw; by a kernel, or by numpy without kernels.
 """
 
 import math
@@ -27,7 +27,7 @@ _COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
 
 
 class Sampler:
-    """One sequence's way of drawing: its settings, its random numbers, and the ids that are never drawn."""
+    """The sampler of one sequence: its parameters, its random numbers, and the ids that are never drawn."""
 
     def __init__(self, sampling: Sampling, logit_mask: Row, seed: int | None) -> None:
         """`logit_mask` has −∞ for ids that are never drawn, else 0. Raises ValueError for a rule that there is not."""
@@ -45,11 +45,11 @@ class Sampler:
 
     @property
     def has_rules(self) -> bool:
-        """Whether it looks at logits, and at what the model has read."""
+        """Whether logit rules are active. They need logits and the context's tokens."""
         return bool(self._rules)
 
     def read(self, token_ids: Sequence[int]) -> None:
-        """What the model has read before the blank begins."""
+        """Sets the tokens that the model reads before the blank, for the rules."""
         self._context, self._context_set = token_ids, frozenset(token_ids)
 
     def draw(
@@ -60,11 +60,11 @@ class Sampler:
         num_top: int,
         allowed: NDArray[np.bool_] | None = None,
     ) -> Scored:
-        """The drawn token of [vocab_size] with its raw log-probability, before penalties, temperature and truncation.
-        With rules the row is one of logits.
+        """Draws a token of a row [vocab_size]; returns it with its raw log-probability.
 
-        `history` are the blank's tokens so far, `banned` further ids that may not come now (such as the end token
-        before `min_tokens`), `allowed` [vocab_size] bool those that a regex lets come, which wins over them. Raises
+        The row holds log-probabilities; with rules it is [vocab_size + 1], see `engine.schedule.batch`. `history` are
+        the blank's tokens so far. `banned` are further ids that are not allowed now, such as the end token before
+        `min_tokens`. `allowed` [vocab_size] bool are the ids that a regex allows; it overrides `banned`. Raises
         RequestError if no token is left.
         """
         logprobs = self._logprobs(row)
@@ -85,7 +85,7 @@ class Sampler:
         return scored(logprobs, self._drawn(scores) if is_drawn else int(scores.argmax()), num_top)
 
     def pick(self, worth: Mapping[int, float]) -> int:
-        """One of the keys, by log-probabilities: the first of the best, or one drawn at the temperature."""
+        """One of the keys of `worth`, their log-probabilities: the best one (the first if equal), or one drawn."""
         if self.sampling.temperature == 0:
             return max(worth, key=lambda key: (worth[key], -key))
         keys = sorted(worth)
@@ -93,12 +93,14 @@ class Sampler:
         return keys[_index(weights, self._random.random())[0]]
 
     def told(self, row: Row, token: int, num_top: int) -> Scored:
-        """A token of a row as it is told of."""
+        """A token of a row with its raw log-probability and alternatives."""
         return scored(self._logprobs(row), token, num_top)
 
     def weighed(self, row: Row, history: Sequence[int], banned: Collection[int]) -> Row:
-        """Log-probabilities, or the logits of a row that has them, after biases and penalties, those that may not come
-        at −∞."""
+        """The row's scores [vocab_size] after biases and rules: log-probabilities, or logits if it has them.
+
+        Ids that are not allowed have −∞.
+        """
         logprobs = self._logprobs(row)
         scores: Row = logprobs + row[-1] if len(row) > len(logprobs) else logprobs.copy()
         if not self._is_unweighed:
@@ -153,7 +155,7 @@ class Sampler:
 
 
 def splitmix64(state: int) -> Iterator[float]:
-    """Random numbers, at least 0 and less than 1 (Steele, Lea and Flood 2014)."""
+    """Random numbers in [0, 1), by splitmix64 (Steele, Lea and Flood 2014)."""
     while True:
         state = (state + 0x9E3779B97F4A7C15) % 2**64
         z = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
@@ -176,12 +178,12 @@ def _first_over(held: NDArray[np.float64], point: float) -> int:
 
 
 def scored(logprobs: Row, token: int, num_top: int) -> Scored:
-    """A token with its log-probability, and the best tokens beside it."""
+    """A token with its log-probability and the best tokens."""
     return Scored(token, float(logprobs[token]), tuple(best(logprobs, num_top)))
 
 
 def best(scores: Row, count: int) -> list[tuple[int, float]]:
-    """The `count` highest, with their ids, the first one first."""
+    """The `count` highest numbers with their ids, the highest first."""
     if not count:
         return []
     count = min(count, len(scores))

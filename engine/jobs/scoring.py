@@ -1,8 +1,8 @@
-"""Scoring: a `Score` as sequences whose every next token is known.
+"""The job of a `Score`: sequences with known tokens.
 
-A candidate in one span order is one sequence over the shared context; all of them go through one packed step.
-The log-probability of a candidate is the mean over the orders asked for: GLM's objective is an expectation over
-orders (arXiv 2103.10360, equation 1).
+A candidate in one span order is one sequence over the shared context; all of them go through one packed step. The
+log-probability of a candidate is the mean over the requested orders: GLM's objective is an expectation over orders
+(arXiv 2103.10360, equation 1).
 """
 
 import itertools
@@ -30,8 +30,8 @@ Spans = list[list[Scored | None]]  # each blank's tokens, and the end token wher
 
 @dataclass(slots=True)
 class Candidate:
-    """One string per blank, their tokens, what each order gave, how many sequences are still to give theirs, and each
-    string's words if they are asked for."""
+    """A candidate: one string per blank, their tokens, the results of each order, the number of missing results, and
+    words."""
 
     texts: tuple[str, ...]
     ids: list[list[int]]
@@ -42,8 +42,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A sequence to score: its rows over a context, what each is to predict (−1: nothing), and to which token of
-    which span of the candidate's order each prediction belongs."""
+    """A sequence to score: its rows over a context, the target of each row (−1: none), and the token of each target."""
 
     candidate: Candidate
     order: Order
@@ -55,7 +54,7 @@ class Plan:
 
 
 class ScoreJob:
-    """All candidates of a `Score` in all orders."""
+    """All candidates of a `Score` in all orders. Raises RequestError for a request that the model cannot score."""
 
     has_end = True  # spans have an end token, as all but those of masked language models
 
@@ -81,7 +80,7 @@ class ScoreJob:
         self.counts.score_tokens = sum(len(ids) + self.has_end for c in self.candidates for ids in c.ids)
 
     def check_pll(self) -> None:
-        """Raises RequestError for a measure that this request cannot have."""
+        """Raises RequestError for a `pll` that this model or request cannot have."""
         if self.score.pll != "original":
             raise RequestError("pll is of masked language models; this one is none", "pll", "unsupported")
 
@@ -139,7 +138,7 @@ class ScoreJob:
         return Step(finished=[sequence], events=[] if any(c.left for c in self.candidates) else list(self._finish()))
 
     def stop(self) -> None:
-        """All is counted as it is scored."""
+        """Does nothing: every result is counted at once."""
 
     def _read(self) -> tuple[Segments, Layout, list[tuple[str | Tokens, ...]], str]:
         """The context and how it is laid out, each candidate's strings, and the field they came from."""

@@ -1,4 +1,4 @@
-"""A search: one blank filled by several sequences, where a plain fill has one."""
+"""A search: several sequences fill one blank, where a plain fill has one."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,8 +14,11 @@ from model.layout import Blank
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a search is to find: the fill of a blank at its place. With `keep` a sequence goes on with what was found,
-    for the blanks behind; `num_top` alternatives are told for each token."""
+    """The task of a search: the fill of a blank at its place.
+
+    With `keep` a sequence with the best fill continues, for the next blanks. `num_top` is the number of alternatives
+    per token.
+    """
 
     blank: BlankFill
     place: Blank
@@ -26,24 +29,24 @@ class Wanted:
 
 
 class Search(Protocol):
-    """What a sample asks of a search; it has ended when its blanks are there."""
+    """A search for one blank's fill. It has ended when `blanks` is not empty."""
 
     index: int  # of the blank in its text
 
     def start(self, sequence: Sequence) -> None:
-        """Begins on a sequence whose last row, not computed yet, is the blank's start."""
+        """Starts with a sequence whose last row, not computed yet, is the blank's start."""
 
     def advance(self, view: SchedulerView, sequence: Sequence, result: Result, step: Step) -> None:
-        """Takes a result of one of its sequences; adds to the step the sequences that start and finish."""
+        """Takes a result of one of its sequences, and adds started and finished sequences to the step."""
 
     @property
     def blanks(self) -> list[BlankFill]:
-        """The fills that were found, the best first; empty while it goes on."""
+        """The fills that it has found, the best first; empty while it runs."""
 
     @property
     def reached(self) -> int:
-        """Tokens of the longest fill that it has so far, its end among them."""
+        """Number of tokens of its longest fill so far, the end token included."""
 
     @property
     def kept(self) -> Sequence | None:
-        """The sequence with the rows of the best fill, if it was asked to keep one for the blanks behind."""
+        """The sequence with the rows of the best fill, if `keep` asks for it."""

@@ -1,6 +1,6 @@
 """The logit rules: one file each, which exports one `RULE` (`engine.logit_rule`). They are found, not listed.
 
-The server reads names and bounds here, so these files import no torch.
+The server reads names and bounds here, so these files do not import torch.
 """
 
 import importlib
@@ -15,8 +15,10 @@ STAGES = ("scale", "shift", "forbid")
 
 @cache
 def logit_rules() -> tuple[LogitRule, ...]:
-    """All rules, in the order in which they act: by stage, then by name. Raises AttributeError for a file that exports
-    none."""
+    """All rules, in the order in which they act: by stage, then by name.
+
+    Raises AttributeError for a file without a `RULE`.
+    """
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     rules: list[LogitRule] = [importlib.import_module(f"{__name__}.{name}").RULE for name in names]
     return tuple(sorted(rules, key=lambda rule: STAGES.index(rule.stage)))
@@ -29,8 +31,7 @@ def parameters() -> tuple[Parameter, ...]:
 
 
 def active_rules(given: Mapping[str, Number]) -> list[tuple[LogitRule, dict[str, Number]]]:
-    """The rules that change something, with the values of all their parameters. Raises ValueError for a name that no
-    rule has."""
+    """The rules that change something, and the values of all parameters. Raises ValueError for an unknown name."""
     if not given:
         return []
     unknown = given.keys() - {parameter.name for parameter in parameters()}

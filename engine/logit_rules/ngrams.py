@@ -1,4 +1,4 @@
-"""No n-gram twice in a blank, as transformers' `no_repeat_ngram_size`."""
+"""No n-gram twice in a blank, like transformers' `no_repeat_ngram_size`."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""OpenAI's penalties: for each token that the blank has, and for each time that it has it."""
+"""OpenAI's presence and frequency penalties: for each token of the blank, and for each of its occurrences."""
 
 from collections import Counter
 from collections.abc import Mapping

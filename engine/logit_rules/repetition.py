@@ -1,4 +1,4 @@
-"""The repetition penalty of CTRL (Keskar and others 2019), as transformers and vLLM have it."""
+"""The repetition penalty of CTRL (Keskar and others 2019), in the form of transformers and vLLM."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -1,1 +1,1 @@
-"""What a model will need and how fast it will be, from its shape, without loading it."""
+"""The plan of a model: its memory and speed from its shape, without loading it."""

@@ -1,4 +1,4 @@
-"""Cards: what is known of the devices that a model can be planned for."""
+"""Cards: the facts of the devices that a plan can use."""
 
 import json
 import os
@@ -17,12 +17,12 @@ _MOST = 1024  # devices that one plan is made for
 
 
 class CardError(UsageError):
-    """A table of cards or a list of devices that cannot be used; the message is one line."""
+    """A table of cards or a list of devices that cannot be used. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """A kind of device, with the fields and units that engine/planning/cards.toml explains."""
+    """A kind of device. engine/planning/cards.toml explains the fields and their units."""
 
     name: str
     memory_gib: float
@@ -36,15 +36,16 @@ class Card:
 
     @property
     def memory_bytes(self) -> int:
+        """Bytes of memory."""
         return int(self.memory_gib * _GIB)
 
     @property
     def kind(self) -> str:
-        """What torch calls such a device."""
+        """torch's device type, "cpu" or "cuda"."""
         return "cpu" if self.capability is None else "cuda"
 
     def divided(self, ranks: int) -> "Card":
-        """What each of so many ranks has of it."""
+        """The share of the device that each of so many ranks has."""
         if not self.shared:
             return self
         names = ("memory_gib", "bandwidth_gb_s", "float_tflops", "int8_tops")
@@ -52,16 +53,19 @@ class Card:
 
 
 def read_cards(added: Path | None = None) -> dict[str, Card]:
-    """The cards of engine/planning/cards.toml, and those of a file of that form, TOML or JSON, by their plain names.
+    """The cards of engine/planning/cards.toml and of a file of that form (TOML or JSON), by `plain` name.
 
-    A card in the file replaces one of the same name. Raises CardError.
+    A card in the file replaces one of the same name. Raises CardError for a file that cannot be read as cards.
     """
     found = _read(CARDS)
     return found if added is None else found | _read(added)
 
 
 def devices(text: str, cards: Mapping[str, Card]) -> tuple[Card, ...]:
-    """The devices of a list such as "4xRTX3090" or "2xA100-40,2xA100-80", one a rank. Raises CardError."""
+    """The devices of a list such as "4xRTX3090" or "2xA100-40,2xA100-80", one per rank.
+
+    Raises CardError for another form, unknown cards, too many devices, and CPUs mixed with GPUs.
+    """
     listed: list[Card] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(?:(\d{1,9})\s*[x×*])?\s*(\S.*?)\s*", part, re.IGNORECASE)
@@ -80,7 +84,7 @@ def devices(text: str, cards: Mapping[str, Card]) -> tuple[Card, ...]:
 
 
 def plain(name: str) -> str:
-    """A card's name as it is compared: without case, spaces, hyphens and underscores."""
+    """A card's name for comparison: without case, spaces, hyphens and underscores."""
     return re.sub(r"[\s_-]", "", name).lower()
 
 

@@ -1,4 +1,4 @@
-"""A deployment: a model as it is to be stored, on devices of which each is a rank."""
+"""A deployment: a model with its storage, on devices of which each is a rank."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,11 @@ _DEFAULT = EngineConfig()
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """`kv_cache_type` is one of `quant.cache_tensor.KINDS`. `request_tokens` count a full-length request, context
-    and fills together; None: the model's limit, or the 4096 that the engine has room for in any case."""
+    """A model with its storage and devices.
+
+    `kv_cache_type` is one of `quant.cache_tensor.KINDS`. `request_tokens` is the number of tokens of a full-length
+    request, context and fills together; None is the model's limit, at most 4096, for which the engine always has room.
+    """
 
     architecture: Architecture
     storage: Storage
@@ -28,23 +31,24 @@ class Deployment:
 
     @property
     def ranks(self) -> int:
+        """Number of devices."""
         return len(self.devices)
 
     def scheme(self, kind: str) -> Scheme:
-        """The scheme of the blocks' matrices on devices of a kind. Raises UsageError for what there is not."""
+        """The scheme of the blocks' matrices on a device type. Raises UsageError for an unknown scheme."""
         return self.storage.schemes(compute_dtype(kind), kind)[0]
 
     @property
     def tokens(self) -> int:
-        """Of a full-length request."""
+        """Number of tokens of a full-length request."""
         return self.request_tokens or min(self.architecture.max_sequence_length, LONGEST_CONTEXT)
 
     @property
     def request_blocks(self) -> int:
-        """Cache blocks of such a request; fills begin at a block border, which can cost a block."""
+        """Number of cache blocks of a full-length request. Fills begin at a block border, which can cost one block."""
         return -(-self.tokens // self.block_size) + 1
 
     @property
     def largest_step(self) -> int:
-        """Rows of the largest iteration: a context is never cut, however long."""
+        """Number of rows of the largest iteration. A context is never cut, whatever its length."""
         return max(self.max_batch_tokens, self.tokens)

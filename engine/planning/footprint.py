@@ -1,7 +1,7 @@
-"""The footprint of one rank: what its device holds, what a step reads, and how much it computes, all counted.
+"""The footprint of one rank: bytes on its device, bytes that a step reads, and multiply-accumulates.
 
-Weights are those of the rank's own network, built on `meta`: nothing is allocated. All layers are alike, so one is
-built, and counted as often as there are layers.
+It counts the rank's own network, built on `meta`, which allocates nothing. All layers are alike, so it builds one layer
+and multiplies.
 """
 
 from dataclasses import dataclass, replace
@@ -28,10 +28,10 @@ LOST_SHARE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Of one rank, in bytes, and in multiply-accumulates of one row.
+    """The footprint of one rank, in bytes, and in multiply-accumulates per row.
 
-    `step_bytes` are those of the weights that every step reads, however few rows it has. `layer_macs` are of all
-    layers, `head_macs` of a row whose logits are wanted, `score_macs` of attention to one token, in all layers.
+    `step_bytes` are the weights that every step reads, whatever its rows. `layer_macs` are those of all layers,
+    `head_macs` those of a row with logits, `score_macs` those of attention to one token, in all layers.
     """
 
     weights_bytes: int
@@ -45,7 +45,11 @@ class Footprint:
 
 
 def footprint(deployment: Deployment, rank: int) -> Footprint:
-    """Raises UsageError or CheckpointError, in a line, for what the ranks do not divide or the scheme does not hold."""
+    """Counts a deployment's rank.
+
+    Raises UsageError or CheckpointError, in one line, if the ranks do not divide the model or the scheme cannot hold
+    it.
+    """
     d, a, kind = deployment, deployment.architecture, deployment.devices[rank].kind
     network = _network(d, rank)
     block = network.transformer.layers[0]

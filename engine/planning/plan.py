@@ -1,4 +1,4 @@
-"""The plan of a deployment: whether it fits, what it holds, how long it takes, and what would fit if it does not."""
+"""The plan of a deployment: whether it fits, its capacity and speed, and alternatives if it does not fit."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +20,7 @@ _MOST_RANKS = 64  # that are proposed
 
 @dataclass(frozen=True, slots=True)
 class DevicePlan:
-    """Of one device, bytes. `free_bytes` are left for keys and values; below zero, they are missing."""
+    """The bytes on one device. `free_bytes` remain for keys and values; if negative, so many bytes are missing."""
 
     name: str
     memory_bytes: int
@@ -33,8 +33,10 @@ class DevicePlan:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """Seconds: of encoding contexts of so many tokens, of generating texts of so many, and of one token with half of a
-    full-length request before it. None where there is nothing to predict."""
+    """Predicted seconds: of encoding contexts of these tokens, of generating these tokens, and of one token.
+
+    The one token follows half of a full-length request. None if nothing can be predicted.
+    """
 
     encode_s: dict[str, float]
     decode_s: dict[str, float]
@@ -43,7 +45,7 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`reason` says why a plan does not fit, and `instead` what would, as options of the command."""
+    """A plan. `reason` says why it does not fit; `instead` proposes deployments that fit, as options of the command."""
 
     fits: bool
     reason: str | None
@@ -57,14 +59,14 @@ class Plan:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON document of `plan`, as docs/planning.md has it."""
+        """The JSON document of `plan` (docs/planning.md)."""
         return asdict(self)
 
 
 def plan(deployment: Deployment, requantize: bool = True) -> Plan:
-    """Never raises for a deployment that is impossible: the plan says why.
+    """Plans a deployment. For an impossible one it raises nothing: the plan states the reason.
 
-    Without `requantize` the weights are stored already, and no other scheme is proposed.
+    Without `requantize` the weights are stored already, so that it proposes no other scheme.
     """
     d = deployment
     try:

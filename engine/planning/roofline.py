@@ -1,7 +1,7 @@
-"""The roofline: how long a step takes if memory, arithmetic units and links were as busy as they can be kept.
+"""The roofline: the time of a step if memory, arithmetic units and links are as busy as they can be.
 
-The efficiencies are the same for all cards. They are what good kernels reach, not what was measured of this program
-on these cards; docs/planning.md holds the results against published times.
+The efficiencies are the same for all cards. They are those of good kernels, not measurements of this program on these
+cards; docs/planning.md compares the results with published times.
 """
 
 from dataclasses import dataclass
@@ -34,25 +34,25 @@ _COPIED_BYTES = 14
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """Times of one rank, seconds."""
+    """The times of one rank, in seconds."""
 
     deployment: Deployment
     card: Card
     footprint: Footprint
 
     def token(self, num_tokens: float) -> float:
-        """A decode step of one row that sees so many tokens."""
+        """Seconds of a decode step of one row that sees so many tokens."""
         f, a = self.footprint, self.deployment.architecture
         read = self._read(f.step_bytes + num_tokens * f.kv_bytes_per_token)
         macs = f.layer_macs + f.head_macs + num_tokens * f.score_macs
         return max(read, self._computed(macs)) + self._sums(1) + self._kernels() + self._gathered(a.vocab_size * 4)
 
     def generate(self, num_tokens: int) -> float:
-        """A text of so many tokens, one after the other; a token's time grows linearly with those before it."""
+        """Seconds of generating so many tokens. The time of a token grows linearly with the tokens before it."""
         return num_tokens * self.token((num_tokens + 1) / 2)
 
     def encode(self, num_tokens: int) -> float:
-        """A context of so many tokens in one step, and the logits of one row."""
+        """Seconds of one step that encodes a context of so many tokens, with the logits of one row."""
         f = self.footprint
         macs = num_tokens * f.layer_macs + f.head_macs + num_tokens**2 * f.score_macs
         computed = self._computed(macs)

@@ -1,9 +1,9 @@
-"""The workspace of a step: what the network allocates beside weights and cache, its tensors one by one.
+"""The workspace of a step: the tensors that the network allocates beside weights and cache, one by one.
 
-Follows model/network.py, model/attention.py, model/parallel.py and engine/runner.py line by line; where they change,
-tests/engine/planning/test_plan.py, which has torch count what a step allocates, says so. Running the network on meta
-tensors would not count it: they have no kernels, no collectives and none of CUDA's attention, which allocate most of
-what is here. A width counts numbers a row.
+It follows model/network.py, model/attention.py, model/parallel.py and engine/runner.py line by line. If these change,
+tests/engine/planning/test_plan.py fails, in which torch counts what a step allocates. A run on meta tensors would not
+count most of it: they have no kernels, no collectives, and none of CUDA's attention. A width is a number of elements
+per row.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ _COPY_BYTES = COPIED_OUTPUTS * COPY_BYTES  # per input, of the float copies of a
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Bytes: of a block, of the logits that are made once the blocks are through, and of tables that stay.
+    """Bytes of a block, of the logits after the blocks, and of tables that stay.
 
-    On a CPU the C library's heap `keeps` most of what a block has freed while logits are made; a GPU's allocator has
-    one pool for both.
+    On a CPU the C library's heap `keeps` most of a block's memory while logits are computed. A GPU's allocator uses one
+    pool for both.
     """
 
     block_bytes: int
@@ -32,13 +32,13 @@ class Workspace:
 
     @property
     def num_bytes(self) -> int:
-        """The most at once."""
+        """The peak in bytes."""
         both = self.block_bytes, self.logits_bytes
         return (sum(both) if self.keeps else max(both)) + self.tables_bytes
 
 
 def workspace(deployment: Deployment, rank: int, network: Network) -> Workspace:
-    """Of the largest step of a rank, whose network is given."""
+    """The workspace of the largest step of a rank with this network."""
     d, kind = deployment, deployment.devices[rank].kind
     size = compute_dtype(kind).itemsize
     hidden = 2 * d.largest_step * d.architecture.hidden_size * size  # all rows are wanted: copied once

@@ -1,1 +1,1 @@
-"""The processes of an engine: one for each rank, supervised, and the messages between them."""
+"""The processes of an engine: one supervised process per rank, and the messages between them."""

@@ -1,4 +1,4 @@
-"""How a rank's process ends: with which words, and at once. Does not import torch."""
+"""The end of a rank's process: its last words, and its immediate exit. Does not import torch."""
 
 import os
 import sys
@@ -11,12 +11,12 @@ from quant.usage import UsageError
 
 
 def is_foreseen(error: BaseException) -> bool:
-    """Whether an error says itself, in words for users, what is wrong; another one is a fault of the program."""
+    """Whether an error is made for users and explains itself. Another error is a fault of the program."""
     return isinstance(error, CheckpointError | UsageError) or (isinstance(error, OSError) and bool(error.strerror))
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line. Those made for users say it themselves, others have their type and place before them."""
+    """An error in one line. An error for users is its message; another one has its type and place before it."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -28,7 +28,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once: gloo's threads can abort one that ends slowly when another rank is gone already."""
+    """Ends the process at once. In a slow exit gloo's threads can abort when another rank is gone already."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,8 +1,7 @@
-"""A rank's line to its supervisor: JSON frames over a socket, and a beat that tells that the process lives.
+"""A rank's line to its supervisor: JSON frames over a socket, and a heartbeat.
 
-The beat goes out every second from a thread of its own, with the age of the step that is running; when none is, what
-the last ones left on the heap is given back. `NoLink` is that of a rank whose launcher, such as torchrun, looks after
-it.
+A thread sends the heartbeat every second, with the age of the running step. Between steps it returns freed heap memory
+to the system. A rank that a launcher such as torchrun supervises has a `NoLink`.
 """
 
 import faulthandler
@@ -23,22 +22,23 @@ PROGRESS_S = 0.2  # between two reports of how far loading is
 
 
 class Line(Protocol):
-    """What a rank tells of itself."""
+    """The reports of a rank."""
 
-    def send(self, message: FromRank) -> None: ...
+    def send(self, message: FromRank) -> None:
+        """Sends a message."""
 
     def loading(self, done: float) -> None:
-        """Which share of the weights is read."""
+        """Reports the share of the weights that is read, 0 to 1."""
 
     def step(self, running: bool) -> None:
-        """A step begins, or has ended."""
+        """Reports that a step begins or has ended."""
 
     def wait_for_end(self) -> None:
-        """Ends the process when nobody needs it any more; called in a thread of its own."""
+        """Ends the process when its supervisor is gone. It blocks, so it runs in a thread of its own."""
 
 
 class NoLink:
-    """To nobody: what is wrong goes to standard error."""
+    """A line to nobody. Errors go to standard error."""
 
     def send(self, message: FromRank) -> None:
         match message:
@@ -58,7 +58,7 @@ class NoLink:
 
 
 class Link:
-    """To `engine.processes.supervisor`."""
+    """The line to `engine.processes.supervisor`."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection

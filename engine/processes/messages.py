@@ -1,6 +1,6 @@
-"""What passes between a server, its ranks and the replicas of a cluster, and how: as JSON, never as pickle.
+"""The messages between a server, its ranks and the replicas of a cluster, as JSON, never as pickle.
 
-On a line between processes each message is a frame: its length, then its JSON. Raises pydantic's ValidationError for
+Between processes each message is a frame: its length, then its JSON. Decoding raises pydantic's ValidationError for
 bytes that are no message.
 """
 
@@ -23,7 +23,7 @@ AnyEvent = Annotated[Event, BY_KIND]
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A request; its events come back under the id."""
+    """A request. Its events come back under the id."""
 
     id: str
     request: AnyRequest
@@ -32,7 +32,7 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Nobody waits for a request any more."""
+    """Cancels a request, since nobody waits for it any more."""
 
     id: str
     kind: Literal["cancel"] = "cancel"
@@ -40,7 +40,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Tokenize:
-    """As `EngineClient.tokenize`; a `Reply` or `Refused` comes back under the id, as of those below."""
+    """Like `EngineClient.tokenize`. A `Reply` or `Refused` comes back under the id, also for the messages below."""
 
     id: str
     text: str
@@ -51,7 +51,7 @@ class Tokenize:
 
 @dataclass(frozen=True, slots=True)
 class Detokenize:
-    """As `EngineClient.detokenize`."""
+    """Like `EngineClient.detokenize`."""
 
     id: str
     token_ids: list[int]
@@ -63,7 +63,7 @@ class Detokenize:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """As `EngineClient.read`."""
+    """Like `EngineClient.read`."""
 
     id: str
     fill: Fill
@@ -73,7 +73,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Spell:
-    """As `EngineClient.pieces`."""
+    """Like `EngineClient.pieces`."""
 
     id: str
     token_ids: list[int]
@@ -82,7 +82,7 @@ class Spell:
 
 @dataclass(frozen=True, slots=True)
 class LoadAdapter:
-    """As `EngineClient.load_adapter`."""
+    """Like `EngineClient.load_adapter`."""
 
     id: str
     name: str
@@ -92,7 +92,7 @@ class LoadAdapter:
 
 @dataclass(frozen=True, slots=True)
 class UnloadAdapter:
-    """As `EngineClient.unload_adapter`."""
+    """Like `EngineClient.unload_adapter`."""
 
     id: str
     name: str
@@ -109,7 +109,7 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A rank can work. Rank 0 tells of the model and of the adapters that it has from the start."""
+    """A rank is ready. Rank 0 sends the cards of the model and of its first adapters."""
 
     card: ModelCard | None = None
     adapters: list[AdapterCard] = field(default_factory=list)
@@ -118,7 +118,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class NotReady:
-    """A rank could not be made ready, and ends."""
+    """A rank could not get ready, and ends."""
 
     detail: str
     kind: Literal["not_ready"] = "not_ready"
@@ -134,7 +134,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """A rank's process runs. The step under way is so old, in seconds; 0 when there is none."""
+    """The heartbeat of a rank, with the age of the running step in seconds; 0 if none runs."""
 
     step_age: float
     kind: Literal["alive"] = "alive"
@@ -150,7 +150,7 @@ class Happened:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """A step has been run."""
+    """A step has run."""
 
     stats: StepStats
     kind: Literal["stepped"] = "stepped"
@@ -158,7 +158,7 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class AdaptersChanged:
-    """These adapters are loaded from now on."""
+    """The adapters that are loaded now."""
 
     adapters: list[AdapterCard]
     kind: Literal["adapters_changed"] = "adapters_changed"
@@ -169,7 +169,7 @@ Value = list[int] | list[Reading] | list[Piece] | str | AdapterCard | None
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What was asked for under the id."""
+    """The answer to the question with this id."""
 
     id: str
     value: Value = None
@@ -178,7 +178,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What was asked for under the id cannot be done: the fields of `RequestError`."""
+    """The refusal of the question with this id: the fields of a `RequestError`."""
 
     id: str
     message: str
@@ -189,7 +189,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """A replica is not ready for what was asked."""
+    """A replica is not ready for the question."""
 
     id: str
     detail: str
@@ -198,7 +198,7 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a replica is, and its losses and steps since its last report."""
+    """The state of a replica, and its losses and steps since the last report."""
 
     ready: bool
     detail: str
@@ -222,20 +222,22 @@ FromReplica = Annotated[Answer | Unavailable | Report, BY_KIND]
 
 
 class Codec(Generic[T]):
-    """Values of one type, or union, as JSON and back."""
+    """Encodes values of one type, or union, as JSON and decodes them."""
 
     def __init__(self, kind: Any) -> None:
         # Python's own words for what JSON has no number for: they are refused where they would reach a client.
         self._adapter: TypeAdapter[T] = TypeAdapter(kind, config=ConfigDict(ser_json_inf_nan="constants"))
 
     def encode(self, value: T) -> bytes:
+        """The JSON of a value."""
         return self._adapter.dump_json(value)
 
     def decode(self, data: bytes) -> T:
+        """The value of JSON. Raises pydantic's ValidationError for other bytes."""
         return self._adapter.validate_json(data)
 
     def frame(self, value: T) -> bytes:
-        """A value behind its length."""
+        """A frame: the length of the value's JSON, then the JSON."""
         data = self._adapter.dump_json(value)
         return HEADER.pack(len(data)) + data
 

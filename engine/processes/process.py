@@ -1,6 +1,6 @@
-"""An engine in supervised processes of its own, one a rank. Does not import torch.
+"""An engine in supervised processes, one per rank. Does not import torch.
 
-When the ranks are lost, requests in flight end with an error, and none waits for ever.
+If the ranks are lost, requests in flight end with an error, and none waits for ever.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _MAX_STATS = 10_000
 
 
 class EngineProcess:
-    """An `EngineClient` over rank processes; the arguments are the supervisor's."""
+    """An `EngineClient` over rank processes. Its arguments are the supervisor's."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class EngineProcess:
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of the ranks that there are."""
+        """Process ids of the living ranks."""
         return [link.process.pid for link in self._supervisor.links if link.process.returncode is None]
 
     async def submit(self, request: Request, request_id: str) -> AsyncGenerator[Event, None]:

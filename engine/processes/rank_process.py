@@ -1,7 +1,7 @@
-"""A rank's own process: `python -P -m engine.processes.rank_process FD CONFIG PLACE`, which the supervisor starts.
+"""A rank's own process: `python -P -m engine.processes.rank_process FD CONFIG PLACE`, started by the supervisor.
 
-It speaks on the socket FD from its first moment, so that whatever fails, the imports too, is told in one line. It ends
-when its supervisor closes the socket.
+It uses the socket FD from its first moment, so that every failure, also of imports, reaches the supervisor in one line.
+It ends when the supervisor closes the socket.
 """
 
 import json
@@ -18,6 +18,7 @@ from engine.rank_info import RankInfo
 
 
 def main() -> NoReturn:
+    """Runs the rank of the command line, then exits with 0, or with 1 after a failure."""
     # Python's own way would end it with a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     link = Link(socket.socket(fileno=int(sys.argv[1])))

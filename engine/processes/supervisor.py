@@ -1,7 +1,7 @@
-"""The supervisor of the ranks' processes: starts them, watches them, and starts all anew when one is lost.
+"""The supervisor of the ranks' processes: it starts and watches them, and restarts all of them when one is lost.
 
-A rank that dies, or raises, or is silent, or hangs in a step, ends all of them. What fails before the ranks have ever
-been ready fails for good, and so does whatever a launcher such as torchrun has to start again. Does not import torch.
+A rank that dies, raises, stays silent or hangs in a step ends all ranks. A failure before the first readiness is final,
+and so is every failure under a launcher such as torchrun, which must restart the ranks. Does not import torch.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform
 
 
 class Lost(Exception):
-    """Why a rank is no use any more; `hangs` where it may still tell what it is doing."""
+    """The reason why a rank is lost. `hangs`: it may still write the stacks of its threads."""
 
     def __init__(self, reason: LossReason, detail: str, hangs: bool = False) -> None:
         super().__init__(detail)
@@ -59,11 +59,11 @@ class Lost(Exception):
 
 
 class Supervisor:
-    """`handle` takes each message of a rank but those about its life; `lose` is told of each loss, at once.
+    """Starts, watches and restarts ranks. `handle` takes all messages of ranks except those about their life.
 
-    `silence_s`: a rank not heard of for so long is dead; `step_s`: so is one whose step takes longer. `worker` is the
-    module that a rank runs, `backoff_s` the pauses before ranks are started again after one loss, two in a row, …
-    With the `rank_info` of a launcher this process has rank 0 only.
+    `lose` takes each loss, at once. A rank is lost after `silence_s` seconds without a message, and after a step of
+    more than `step_s` seconds. `worker` is the module that a rank runs. `backoff_s` are the pauses, in seconds, before
+    a restart after one loss, two in a row, … With the `rank_info` of a launcher this process has rank 0 only.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Supervisor:
         self._unanswered = 0  # losses since the last answer
 
     def start(self) -> None:
-        """Starts the ranks; returns at once."""
+        """Starts the ranks and returns at once."""
         self._state = ("loading", "starting the engine process")
         self._task = asyncio.create_task(self._supervise())
 
@@ -111,7 +111,7 @@ class Supervisor:
 
     @property
     def state(self) -> tuple[str, str]:
-        """As `EngineClient.state`."""
+        """Like `EngineClient.state`."""
         if self._state[0] == "loading" and self.links:
             slowest = min(self.links, key=lambda link: link.loaded)
             ranks = "" if len(self.links) == 1 else f", rank {slowest.rank} of {len(self.links)} the slowest"
@@ -120,16 +120,16 @@ class Supervisor:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether this process will not serve again: all has failed, or no answer came between many losses."""
+        """Whether this process will not serve again: the first load failed, or many losses came without an answer."""
         return self._state[0] == "failed" or (self._unanswered >= GIVEN_UP and not self._is_well)
 
     @property
     def all_ready(self) -> bool:
-        """Whether each rank has said that it is."""
+        """Whether every rank has reported that it is ready."""
         return bool(self.links) and all(link.ready for link in self.links)
 
     def serve(self, detail: str) -> None:
-        """The ranks get work from now on."""
+        """Marks the ranks as serving: they take requests from now on."""
         self._state = ("ready", detail)
         self._has_served = True
         self._ready_at = time.monotonic()
@@ -139,11 +139,11 @@ class Supervisor:
         return self._ready_at is not None and time.monotonic() - self._ready_at > self.well_s
 
     def answered(self) -> None:
-        """The ranks have answered a request."""
+        """Notes that the ranks have answered a request, which resets the count of unanswered losses."""
         self._unanswered = 0
 
     def send(self, message: ToRank) -> None:
-        """Sends to rank 0, if there is one."""
+        """Sends a message to rank 0, if it lives."""
         if self.links and not self.links[0].writer.is_closing():
             self.links[0].writer.write(TO_RANK.frame(message))
 
@@ -301,7 +301,7 @@ class Link:
 
     @staticmethod
     async def open(worker: str, config: EngineConfig, rank_info: RankInfo, environment: dict[str, str]) -> "Link":
-        """Starts a rank's process. Raises OSError where there is none to be had."""
+        """Starts a rank's process. Raises OSError if the system has no process, descriptor or thread left."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -328,12 +328,12 @@ class Link:
         return Link(rank_info, process, reader, writer)
 
     async def receive(self) -> FromRank:
-        """The next message."""
+        """Waits for the next message."""
         header = await self._reader.readexactly(HEADER.size)
         return FROM_RANK.decode(await self._reader.readexactly(HEADER.unpack(header)[0]))
 
     def lost(self, has_served: bool) -> Lost:
-        """What became of the process, when its line has been closed."""
+        """The reason of the loss, after the line was closed."""
         code = self.process.returncode
         when = "" if has_served else " before it was ready"
         if code is None:
@@ -347,7 +347,7 @@ class Link:
         return Lost("signal", detail)
 
     def signal(self, number: int) -> None:
-        """Sends a signal to the process, if it is still there."""
+        """Sends a signal to the process, if it lives."""
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
                 self.process.send_signal(number)

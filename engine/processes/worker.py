@@ -1,7 +1,7 @@
-"""What a rank does: loads its part of the model, then leads or follows.
+"""A rank at work: it loads its part of the model, then leads or follows.
 
-Frames go out on the rank's link, and to rank 0 they come in on it. There one thread reads and lays out requests while
-the main thread runs iterations; the other ranks run what rank 0 tells them.
+It writes frames to its link, and rank 0 reads frames from it. On rank 0 one thread reads and lays out requests, and the
+main thread runs iterations. The other ranks run the batches of rank 0.
 """
 
 import gc
@@ -54,7 +54,7 @@ LONG = 1 << 15
 
 
 class Worker:
-    """An engine, and with it rank 0, behind a link."""
+    """Rank 0: an engine behind a link."""
 
     def __init__(self, link: Link, engine: Engine, channel: Channel | None) -> None:
         self.link = link
@@ -234,7 +234,7 @@ def _num_chars(question: TextQuestion) -> int:
 
 
 class Rank:
-    """One process of those that serve a model: loads its part, then leads or follows."""
+    """One of the processes that serve a model. It loads its part, then leads or follows."""
 
     def __init__(self, link: Line, config: EngineConfig, rank_info: RankInfo) -> None:
         self.link = link
@@ -242,7 +242,7 @@ class Rank:
         self.rank_info = rank_info
 
     def run(self) -> int:
-        """The exit code: 0, or 1 if the rank could not be made ready or was lost, which the supervisor is told."""
+        """Runs the rank. Returns the exit code: 0, or 1 after a failure, which it reports to the supervisor."""
         try:
             serve = self._prepare()
         except Exception as error:
@@ -284,5 +284,5 @@ class Rank:
 
 
 def follow_launched(config: EngineConfig, rank_info: RankInfo) -> NoReturn:
-    """The whole life of a rank other than the first that a launcher such as torchrun has started."""
+    """Runs a rank other than the first, started by a launcher such as torchrun."""
     leave(Rank(NoLink(), config, rank_info).run())

@@ -1,1 +1,1 @@
-"""Regular expressions: compiled in a process of their own, and read token by token."""
+"""Regular expressions: a process of their own compiles them, and their automata read token by token."""

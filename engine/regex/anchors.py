@@ -1,7 +1,7 @@
-"""Anchors at the ends of a text, which say nothing where all of it must match, and are taken out of a pattern.
+"""Anchors at the ends of a pattern. They mean nothing where the whole text must match, so they are removed.
 
-A pattern is read as far as that needs: its groups, branches, flags and comments. What the compiler does not take is
-found on the way, so that a refusal can name it.
+The reader follows groups, branches, flags and comments, as far as that needs. It also finds what the compiler does not
+support, so that an error can name it.
 """
 
 import re
@@ -31,7 +31,7 @@ _REPEAT = re.compile(r"(?:[*+?]|\{[0-9, ]*\})[?+]?")
 
 @dataclass(slots=True)
 class Piece:
-    """A part of a pattern: from one character to another. A group has branches of such."""
+    """A part of a pattern, from one character to another. A group has branches of pieces."""
 
     kind: str  # start, end, boundary, repeat, skip (flags, comments, white space that says nothing), atom, group
     begin: int
@@ -42,7 +42,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Reading:
-    """A pattern as it is read."""
+    """A pattern while it is read."""
 
     text: str
     unknown: list[str] = field(default_factory=list)
@@ -51,7 +51,10 @@ class Reading:
     multiline: bool = False
 
     def group(self, opener: int) -> Piece:
-        """The pieces up to the parenthesis that closes a group, or, with opener −1, of the whole. Raises UsageError."""
+        """The pieces up to the parenthesis that closes a group, or all pieces with opener −1.
+
+        Raises UsageError for a parenthesis, bracket or backslash without its counterpart.
+        """
         found = Piece("group", max(opener, 0), 0, branches=[[]])
         extended, multiline = self.extended, self.multiline
         if opener >= 0:
@@ -165,8 +168,11 @@ class Reading:
 
 
 def plain(pattern: str) -> tuple[str, bool]:
-    """A pattern without the anchors at its ends and without comments in parentheses, and whether it ends where white
-    space and comments say nothing. Raises UsageError, with what the compiler does not take."""
+    """A pattern without the anchors at its ends and without comments, and whether it ends in extended mode.
+
+    In extended mode white space and comments mean nothing. Raises UsageError, naming the part, for a pattern that the
+    compiler does not support.
+    """
     reading = Reading(pattern)
     whole = reading.group(-1)
     if reading.unknown:

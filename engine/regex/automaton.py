@@ -1,4 +1,4 @@
-"""A finite automaton over bytes, as plain arrays: what a regular expression is once it is compiled."""
+"""A finite automaton over bytes, as arrays: a compiled regular expression."""
 
 import struct
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ _HEADER = struct.Struct("=II")
 
 @dataclass(frozen=True, slots=True)
 class Automaton:
-    """`table` [states + 1, 256] int16 has where each byte leads, −1 to nowhere, which its last row is; `accepting`
-    [states + 1] bool, where a text may end. From every state an accepting one can be reached."""
+    """An automaton over bytes. From every state an accepting one can be reached.
+
+    `table` [states + 1, 256] int16 has the next state for each byte, −1 for none; its last row is that of −1.
+    `accepting` [states + 1] bool has the states in which a text may end.
+    """
 
     table: NDArray[np.int16]
     accepting: NDArray[np.bool_]
@@ -21,7 +24,7 @@ class Automaton:
 
     @classmethod
     def read(cls, data: bytes) -> "Automaton":
-        """Reads what `engine.regex.child` writes behind its "D". Raises ValueError for anything else."""
+        """Reads the output of `engine.regex.child` behind its "D". Raises ValueError for anything else."""
         if len(data) < _HEADER.size:
             raise ValueError("an automaton without its header")
         num_states, start = _HEADER.unpack_from(data)
@@ -35,16 +38,17 @@ class Automaton:
 
     @property
     def num_states(self) -> int:
+        """Number of states."""
         return len(self.table) - 1
 
     def after(self, state: int, data: bytes) -> int:
-        """The state behind some bytes, −1 where they lead to nowhere."""
+        """The state after some bytes; −1 if they lead nowhere."""
         for byte in data:
             state = int(self.table[state, byte])
         return state
 
     def losing_space(self, behind: int) -> "Automaton":
-        """Over texts that lose a space behind a byte: this one takes them as they are with it."""
+        """The automaton of texts that lose a space behind a byte; it reads them with that space."""
         n, rows = self.num_states, self.table[:-1].copy()
         marked = rows[:, behind] >= 0
         rows[marked, behind] += n
@@ -54,18 +58,18 @@ class Automaton:
         return Automaton(*_closed(table, np.tile(self.accepting[:-1], 2)), self.start)
 
     def with_row(self, row: NDArray[np.int16], accepting: bool) -> tuple["Automaton", int]:
-        """One with another state, and its number."""
+        """The automaton with one more state, and the number of that state."""
         table = np.concatenate([self.table[:-1], row[None]])
         return Automaton(*_closed(table, np.append(self.accepting[:-1], accepting)), self.start), self.num_states
 
     def with_optional_space(self, state: int) -> tuple["Automaton", int]:
-        """One with another state, which is like `state` but that a first space counts for nothing."""
+        """The automaton with one more state, like `state` except that it ignores a first space."""
         row = self.table[state].copy()
         row[_SPACE] = state
         return self.with_row(row, bool(self.accepting[state]))
 
     def with_space(self, state: int) -> tuple["Automaton", int]:
-        """One with another state, from which a space leads to `state`, and nothing else to anywhere."""
+        """The automaton with one more state, from which only a space leads on, to `state`."""
         row = np.full(256, -1, np.int16)
         row[_SPACE] = state
         return self.with_row(row, False)

@@ -1,11 +1,11 @@
 """The process that compiles one regular expression: `python -m engine.regex.child SECONDS KIND`.
 
-The pattern, or the JSON schema where KIND says so, comes in on standard input. What goes out first is "S": from here on
-whatever goes wrong is the pattern's doing. Then "D", the seconds of a processor that this process took as a double, the
-number of states and the start as two uint32, a byte a state that tells whether a text may end there, and for each state
-256 int16: where each byte leads, -1 to nowhere. Or "E" and why there is none, "U" where a part of a schema is not
-supported. The work is outlines-core's, over a vocabulary of the 256 bytes, with a limit of memory and of SECONDS of a
-processor; whoever started this has a clock and may kill it at any moment.
+It reads the pattern, or the JSON schema if KIND says so, from standard input. It first writes "S": from here on, the
+pattern causes any failure. Then it writes "D", the seconds of processor time as a double, the number of states and the
+start state as two uint32, one byte per state that is 1 if a text may end there, and 256 int16 per state: the next state
+for each byte, −1 for none. Or it writes "E" and the reason of a failure, "U" for an unsupported part of a schema.
+outlines-core does the work, over a vocabulary of the 256 bytes, within a limit of memory and of SECONDS of processor
+time; the caller has a clock and may kill the process at any moment.
 """
 
 import resource
@@ -35,7 +35,8 @@ _OTHER = "outlines-core does not take it"
 
 
 def compiled(pattern: str) -> bytes:
-    """The automaton of all texts that the pattern matches whole. Raises UsageError with the reason if there is none."""
+    """The automaton of all texts that the pattern matches as a whole. Raises UsageError with the reason if there is
+    none."""
     body, is_extended = plain(pattern)
     return automaton(body + "\n" if is_extended else body)  # a line's end is that of a comment
 
@@ -54,7 +55,10 @@ def _bytes_of(pattern: str) -> set[int]:
 
 
 def automaton(pattern: str) -> bytes:
-    """The automaton of a pattern without anchors at its ends."""
+    """The automaton of a pattern without anchors at its ends.
+
+    Raises UsageError if no text matches, and for too many states.
+    """
     vocabulary = outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
     try:
         # A pattern alone takes the first branch that matches, so that `a|ab` would never be "ab"; with the end behind
@@ -108,6 +112,7 @@ def _reached(steps: dict[int, dict[int, int]], first: int, live: set[int]) -> li
 
 
 def main() -> None:
+    """Compiles the pattern on standard input."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     # The soft limit's signal is SIGXCPU. The hard one's is SIGKILL, which others send too.

@@ -1,7 +1,6 @@
-"""Regular expressions compiled in a process of their own, which may be slow or hungry and is then killed.
+"""The compiler of regular expressions. It runs in a process of its own, which is killed if it is slow or hungry.
 
-Nothing but numbers comes back, and they are checked: an automaton, with which a step has as little to do whatever the
-pattern was.
+Only numbers come back, and they are checked: an automaton, whose cost per step does not depend on the pattern.
 """
 
 import math
@@ -25,19 +24,18 @@ _SPENT = struct.Struct("=d")
 
 @dataclass(slots=True)
 class Allowance:
-    """What the patterns of one request may still take: seconds of a processor, and a time of the monotonic clock."""
+    """The rest of a request's allowance for patterns: seconds of processor time, and a time on the monotonic clock."""
 
     processor_s: float = REQUEST_S
     until: float = field(default_factory=lambda: time.monotonic() + CLOCK_S)
 
 
 def compile_regex(pattern: Regex, allowance: Allowance | None = None) -> Automaton:
-    """The automaton of all texts that a pattern, in the syntax of Rust's regex crate, matches whole, or of texts that
-    fulfil a JSON schema.
+    """The automaton of all texts that a pattern (in the syntax of Rust's regex crate) matches, or of a JSON schema.
 
-    Waits for the process; to be called where nothing else has to wait. Raises RequestError for a pattern that there is
-    no automaton for, or none within the limits of processor time, memory and states. Where it is the machine that has
-    no time, process or memory left, the error's outcome is overloaded: the same request may go well later.
+    It waits for the process, so call it where nothing else must wait. Raises RequestError for a pattern without an
+    automaton, or without one within the limits of processor time, memory and states. If the machine has no time,
+    process or memory left, the error's outcome is "overloaded": the same request may succeed later.
     """
     left, param = allowance or Allowance(), regex_param((pattern,))
     if left.processor_s <= 0:

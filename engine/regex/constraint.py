@@ -1,7 +1,7 @@
-"""Constraints: which tokens may come next in a blank that must match a regular expression.
+"""Constraints: the tokens that may come next in a blank that must match a regular expression.
 
-A pattern is matched against the text of a blank as it is given back: without the space that its mask swallowed, nor
-the one that a tokenizer puts before a text. The first token therefore begins in states of its own.
+A pattern is matched against the text of a blank as clients get it: without the space that its mask swallowed, and
+without the one that a tokenizer puts before a text. So the first token has start states of its own.
 """
 
 from collections import OrderedDict
@@ -23,7 +23,7 @@ REQUEST_BYTES = 16 << 20  # of the patterns of one request
 
 
 class Pattern:
-    """A compiled pattern over a vocabulary, shared by the blanks that ask for it."""
+    """A compiled pattern over a vocabulary. All blanks with this pattern share it."""
 
     def __init__(self, automaton: Automaton, pieces: Pieces, space_lost_behind: str = "", param: str = "regex") -> None:
         """`space_lost_behind` is a character behind which the tokenizer gives back no space, `param` the field that a
@@ -44,26 +44,26 @@ class Pattern:
 
     @property
     def num_bytes(self) -> int:
-        """What it takes in memory, with all masks that it may come to keep."""
+        """Bytes of memory, including all masks that it may keep later."""
         return self.automaton.table.nbytes + MASKS * (self.pieces.size // 8)
 
     def begin(self, spaced: bool) -> tuple[int, int]:
-        """Where a blank's first token begins."""
+        """The state before a blank's first token."""
         return self._first[spaced]
 
     def behind(self, at: tuple[int, int], token_id: int) -> tuple[int, int]:
-        """Where the token after this one begins."""
+        """The state after a token."""
         opening, other = at
         state = opening if self.pieces.opens[token_id] else other
         state = self.automaton.after(state, self.pieces.spelled[token_id])
         return state, state
 
     def may_end(self, at: tuple[int, int]) -> bool:
-        """Whether the text matches as it is."""
+        """Whether the text so far matches."""
         return bool(self.automaton.accepting[at[1]])
 
     def allowed(self, at: tuple[int, int]) -> NDArray[np.bool_]:
-        """The tokens [vocab_size] that may come; of the masks made lately some are kept, a bit a token."""
+        """The tokens [vocab_size] bool that may come. It keeps some recent masks, one bit per token."""
         with self._lock:
             packed = self._masks.get(at)
             if packed is None:
@@ -74,7 +74,7 @@ class Pattern:
         return np.unpackbits(packed, count=self.pieces.size).view(np.bool_)
 
     def whole(self, at: tuple[int, int]) -> NDArray[np.bool_]:
-        """The tokens [vocab_size] with which the text is complete."""
+        """The tokens [vocab_size] bool that complete the text."""
         complete: NDArray[np.bool_] = self.automaton.accepting[self._read(at)]
         return complete
 
@@ -87,7 +87,7 @@ class Pattern:
 
 
 class Constraint:
-    """What one blank has of its pattern so far."""
+    """The pattern of one blank and its current state. Raises RequestError if no token can begin a match."""
 
     def __init__(self, pattern: Pattern, spaced: bool, ends: tuple[int, ...], one_token: bool = False) -> None:
         """`ends` are the tokens that end a span. Of `one_token` a blank holds just one. Raises RequestError if no
@@ -102,18 +102,18 @@ class Constraint:
             raise RequestError(f"no token of this model {what} a text that matches the pattern", self.param)
 
     def allowed(self) -> NDArray[np.bool_]:
-        """Whether each token may come [vocab_size] bool; the ends where the text matches as it is."""
+        """The tokens [vocab_size] bool that may come, and the end tokens if the text matches."""
         tokens = self._tokens()
         tokens[self._ends] = self._pattern.may_end(self._at)
         return tokens
 
     def accept(self, token_id: int) -> None:
-        """Goes on behind a token that was allowed and is no end."""
+        """Advances by an allowed token that is no end token."""
         self._at = self._pattern.behind(self._at, token_id)
 
     @property
     def complete(self) -> bool:
-        """Whether the text matches, and no further token may come."""
+        """Whether the text matches and no further token may come."""
         return self._pattern.may_end(self._at) and not self._tokens().any()
 
     def _tokens(self) -> NDArray[np.bool_]:
@@ -121,7 +121,7 @@ class Constraint:
 
 
 class Patterns:
-    """The patterns compiled lately, over one vocabulary. May be used from several threads."""
+    """The recently compiled patterns over one vocabulary. Several threads may use it."""
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         self._tokenizer = tokenizer
@@ -131,13 +131,15 @@ class Patterns:
         self._lock, self._reading = Lock(), Lock()
 
     def knows(self, regexes: Iterable[Regex]) -> bool:
-        """Whether `get` need not wait."""
+        """Whether `get` returns without waiting."""
         with self._lock:
             return all(regex in self._kept for regex in regexes)
 
     def get(self, regexes: Iterable[Regex | None]) -> dict[Regex, Pattern]:
-        """The compiled patterns of a request; new ones are waited for. Raises RequestError as `compile_regex` does, and
-        for patterns that together take too much time or memory."""
+        """The compiled patterns of a request. It waits for new ones.
+
+        Raises RequestError as `compile_regex` does, and for patterns that together need too much time or memory.
+        """
         allowance = Allowance()
         found: dict[Regex, Pattern] = {}
         listed = list(regexes)

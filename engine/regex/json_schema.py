@@ -1,8 +1,8 @@
-"""A JSON schema as a regular expression: of every text that matches it the schema holds.
+"""A JSON schema as a regular expression: every text that matches it fulfils the schema.
 
-outlines-core writes the expression, and passes over what it does not know. So a schema is first put into the few forms
-that it is right about; any keyword beyond them is refused by name. Not every document that the schema allows matches:
-members come in the schema's order, and there are none that it does not name.
+outlines-core writes the expression and ignores what it does not know. So this module first converts a schema to the few
+forms that it handles correctly, and refuses any other keyword by name. Not every document that the schema allows
+matches: members come in the schema's order, and there are no members that it does not name.
 """
 
 import json
@@ -42,12 +42,14 @@ Node = dict[str, Any]
 
 
 class Unsupported(UsageError):
-    """A keyword, or a way to use it, for which there is no expression."""
+    """A keyword, or a use of it, without an expression."""
 
 
 def expression(text: str, bytes_of: Callable[[str], set[int]]) -> str:
-    """The regular expression of a schema, given as JSON; `bytes_of` has the bytes of all texts that an expression
-    matches. Raises UsageError with the reason if there is none, which names the keyword."""
+    """The regular expression of a schema, given as JSON. `bytes_of` gives the bytes of all texts of an expression.
+
+    Raises UsageError with the reason, which names the keyword, if there is none.
+    """
     try:
         root = json.loads(text)
     except ValueError as error:

@@ -8,9 +8,9 @@ from model.tokenizer import Tokenizer
 
 
 class Pieces:
-    """The bytes of every token that is text; what begins alike is read once.
+    """The bytes of every text token. Common beginnings are read once.
 
-    A reading is one look-up a node of the tree, whatever the automaton: one to two milliseconds for 150,000 tokens.
+    One reading is a look-up per node of the tree, for any automaton: 1 to 2 milliseconds for 150,000 tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
@@ -36,7 +36,7 @@ class Pieces:
             before += len(keys)
 
     def read(self, automaton: Automaton, state: int) -> NDArray[np.int16]:
-        """The state [size] behind each token, −1 for one that may not come."""
+        """The state [size] after each token; −1 for a token that may not come."""
         found = np.full(self.size, -1, np.int16)
         table = automaton.table.ravel()
         states = np.array([state], np.int16)

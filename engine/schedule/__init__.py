@@ -1,1 +1,1 @@
-"""What runs next: sequences, their contexts and blocks, and the batch of a step."""
+"""The schedule: sequences, their contexts and blocks, and the batch of the next step."""

@@ -1,4 +1,4 @@
-"""What the runner is told and what it answers: plain data both ways."""
+"""The batch: what the runner computes and what it returns, as plain data."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,11 @@ _OUTPUTS: tuple[Output | None, ...] = (None, *get_args(Output))
 
 @dataclass(slots=True)
 class Rows:
-    """New rows of one context or sequence, and what is wanted of them: nothing, or as `Sequence.output` says, with
-    `logit_rows` rows (−1 is the last) or one target id a row (−1 for none). `adapter` is its number, 0 for none."""
+    """New rows of one context or sequence, and their output: none, or one of `Sequence.output`.
+
+    `logit_rows` are row numbers (−1 is the last), `targets` one id per row (−1 for none). `adapter` is its number, 0
+    for none.
+    """
 
     token_ids: tuple[int, ...]
     positions: tuple[int, ...]
@@ -31,8 +34,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class PrefixCopy:
-    """Keys and values of an adapter's prefix, from its token `first` on, to be written into blocks that are to hold
-    them: as many as there are, from the first block's first slot on."""
+    """Keys and values of an adapter's prefix, from its token `first` on, to write into these blocks.
+
+    They fill the blocks from the first block's first slot on, as far as the blocks reach.
+    """
 
     adapter: int
     first: int
@@ -43,7 +48,7 @@ class PrefixCopy:
 class Batch:
     """All rows of one iteration, contexts before the sequences over them.
 
-    `copies` are blocks to be copied before anything is written: (from, to). Then prefixes are written.
+    `copies` are block copies (from, to), made before all writes; prefixes are written next.
     """
 
     rows: tuple[Rows, ...]
@@ -52,11 +57,15 @@ class Batch:
 
     @property
     def num_rows(self) -> int:
+        """Number of rows."""
         return sum(len(r.token_ids) for r in self.rows)
 
     def encoded(self) -> Iterator[int]:
-        """The batch as whole numbers, for other ranks: the copies behind their number, likewise the prefixes, then of
-        each `Rows` its sizes and choices and its lists."""
+        """The batch as integers, for other ranks.
+
+        They are the number of copies and the copies, the same for prefixes, then sizes, choices and lists of each
+        `Rows`.
+        """
         yield len(self.copies)
         for pair in self.copies:
             yield from pair
@@ -97,7 +106,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Scored:
-    """A token's log-probability, and the most probable tokens beside it."""
+    """A token's log-probability, and the most probable tokens at its position."""
 
     token_id: int
     logprob: float

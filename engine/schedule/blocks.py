@@ -1,10 +1,10 @@
-"""The block pool: integers with reference counts, no tensors."""
+"""The block pool: block numbers with reference counts, no tensors."""
 
 from collections.abc import Sequence
 
 
 class BlockPool:
-    """Hands out blocks 0 … num_blocks − 1; a block is free again when its last holder lets go."""
+    """The blocks 0 … num_blocks − 1. A block is free again when its last holder releases it."""
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.num_blocks = num_blocks
@@ -14,14 +14,15 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
+        """Number of free blocks."""
         return len(self._free)
 
     def blocks_for(self, num_tokens: int) -> int:
-        """How many blocks that many tokens need."""
+        """Number of blocks for that many tokens."""
         return -(-num_tokens // self.block_size)
 
     def allocate(self, count: int) -> list[int] | None:
-        """`count` blocks held once, or None (and no change) if fewer are free."""
+        """`count` free blocks, held once each; None, without a change, if fewer are free."""
         if count > len(self._free):
             return None
         blocks = [self._free.pop() for _ in range(count)]
@@ -30,13 +31,13 @@ class BlockPool:
         return blocks
 
     def share(self, blocks: Sequence[int]) -> None:
-        """One more holder for each block."""
+        """Adds one holder to each block."""
         for block in blocks:
             assert self._counts[block] > 0, f"block {block} is free"
             self._counts[block] += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """One holder less for each block."""
+        """Removes one holder from each block."""
         for block in blocks:
             assert self._counts[block] > 0, f"block {block} is free"
             self._counts[block] -= 1
@@ -44,6 +45,7 @@ class BlockPool:
                 self._free.append(block)
 
     def holders(self, block: int) -> int:
+        """Number of holders of a block."""
         return self._counts[block]
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""The context cache: a context for each tenant, adapter and tokens, while it is in the cache or somebody wants it."""
+"""The context cache: one context per tenant, adapter and tokens, while it is cached or a sequence needs it."""
 
 from bisect import bisect_left, insort
 from itertools import count
@@ -12,8 +12,10 @@ _used = attrgetter("used")
 
 
 class ContextCache:
-    """`unused` are those in the cache that no sequence holds, least recently used first. A context is used when it is
-    asked for and when it is encoded."""
+    """Contexts by key. `unused` are cached contexts without a sequence, the least recently used first.
+
+    A context is used when it is looked up and when it is encoded.
+    """
 
     def __init__(self, pool: BlockPool) -> None:
         self.pool = pool
@@ -24,7 +26,7 @@ class ContextCache:
         self._uses = count()
 
     def same(self, context: Context) -> Context:
-        """The one of that key, which it becomes if there is none."""
+        """The known context with the same key; if there is none, the given one becomes known."""
         found = self._known.setdefault(context.key, context)
         unused = self._is_unused(found)
         if unused:
@@ -35,36 +37,36 @@ class ContextCache:
         return found
 
     def encode(self, context: Context, blocks: tuple[int, ...]) -> None:
-        """It is in the cache from now on."""
+        """Marks a context as cached."""
         context.blocks, context.used = blocks, next(self._uses)
         self.cached.add(context)
         self._put(context)
 
     def share(self, context: Context) -> None:
-        """One sequence more holds a context that is in the cache."""
+        """Adds one sequence to a cached context."""
         if self._is_unused(context):
             self._take(context)
         self.pool.share(context.blocks or ())
 
     def release(self, context: Context) -> None:
-        """One sequence less holds it."""
+        """Removes one sequence from a context."""
         self.pool.release(context.blocks or ())
         if self._is_unused(context):
             self._put(context)
 
     def oldest(self, but: Context | None) -> Context | None:
-        """Of those unused the one that was used least recently."""
+        """The least recently used of the unused contexts."""
         return next((context for context in self.unused if context is not but), None)
 
     def drop(self, context: Context) -> None:
-        """Takes an unused one out of the cache."""
+        """Removes an unused context from the cache."""
         self._take(context)
         self.cached.remove(context)
         self.pool.release(context.blocks or ())
         context.blocks = None
 
     def check(self) -> None:
-        """Asserts that those unused are known, in order, and counted."""
+        """Asserts that unused contexts are known, ordered and counted."""
         assert self.unused == sorted(filter(self._is_unused, self.cached), key=_used)
         assert self.unused_blocks == sum(map(self._own_blocks, self.unused))
         assert all(context.blocks for context in self.cached)

@@ -1,35 +1,35 @@
-"""FairQueue: whose sequence is next, as ranks by start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996).
+"""The fair queue: ranks of sequences by start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996).
 
-Virtual time counts rows. A flow's next sequence starts where the share of its last one ends, but never in the past:
-of two flows that wait, each gets every other row, however many requests one of them has sent, and nobody is held to
-account for rows taken while no one else wanted them.
+Virtual time counts rows. A flow's next sequence starts at the end of the flow's last share, but never in the past. So
+of two waiting flows each gets every other row, however many requests one of them has sent; rows that a flow took while
+no other waited do not count against it.
 """
 
 Flow = tuple[str, str]  # tenant and priority
 
 
 class FairQueue:
-    """Virtual time, and where each flow's last share ends."""
+    """The virtual time, and the end of each flow's last share."""
 
     def __init__(self) -> None:
         self.now = 0
         self._ends: dict[Flow, int] = {}
 
     def next(self, flow: Flow) -> int:
-        """The rank that a flow's next sequence would get."""
+        """The rank of a flow's next sequence, without taking it."""
         return max(self.now, self._ends.get(flow, 0))
 
     def take(self, flow: Flow, rows: int) -> int:
-        """The rank of a flow's next sequence, which may take so many rows."""
+        """Takes the rank of a flow's next sequence, which may compute so many rows."""
         rank = self.next(flow)
         self._ends[flow] = rank + rows
         return rank
 
     def served(self, rank: int) -> None:
-        """A sequence of that rank runs: virtual time is there."""
+        """Advances virtual time to the rank of a sequence that runs."""
         self.now = max(self.now, rank)
 
     def rest(self) -> None:
-        """Nobody waits: nobody is ahead of anybody any more."""
+        """Idle: resets every flow to the current virtual time."""
         self.now = max([self.now, *self._ends.values()])
         self._ends.clear()

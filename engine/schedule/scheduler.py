@@ -1,11 +1,11 @@
-"""The scheduler: which rows go into the next iteration. Integers only, no tensors.
+"""The scheduler: it chooses the rows of the next iteration. Integers only, no tensors.
 
-Contexts are encoded whole (a bidirectional part cannot be cut), once for all the sequences that share them,
-and stay in the cache until their blocks are needed. A sequence that runs out of blocks is preempted: it lets
-go of everything and is computed again later.
+A context is encoded as a whole (a bidirectional part cannot be cut), once for all sequences that share it, and stays
+cached until its blocks are needed. A sequence that runs out of blocks is preempted: it releases all its blocks and is
+computed again later.
 
-Tenants share no context, since a hit would tell one what another has sent. When cache or rows run out, one that holds
-much makes way for one that holds little.
+Tenants share no context, since a hit would reveal the texts of another tenant. If blocks or rows run out, a tenant that
+holds many makes room for one that holds few.
 """
 
 import math
@@ -23,8 +23,10 @@ from model.attention import Span, part_b_start
 
 @dataclass(frozen=True, slots=True)
 class SchedulerView:
-    """What a job sees of the scheduler: its tenant's contexts, by way of its adapter. `sequences` are those of the job
-    that have not finished; forks are among them at once."""
+    """The scheduler as one job sees it: contexts of its tenant and adapter.
+
+    `sequences` are the job's unfinished sequences; forks are among them at once.
+    """
 
     scheduler: "Scheduler"
     tenant: str
@@ -32,19 +34,21 @@ class SchedulerView:
     sequences: dict[Sequence, None] = field(default_factory=dict)
 
     def context(self, token_ids: tuple[int, ...]) -> Context:
+        """Like `Scheduler.context`, for the job's tenant and adapter."""
         return self.scheduler.context(token_ids, self.tenant, self.adapter)
 
     def fork(self, sequence: Sequence) -> Sequence:
+        """Like `Scheduler.fork`."""
         fork = self.scheduler.fork(sequence)
         self.sequences[fork] = None
         return fork
 
 
 class Scheduler:
-    """Runs what is running, oldest first, then admits what waits, by rank, within a budget of rows.
+    """Runs the running sequences, oldest first, then admits waiting ones by rank, within a budget of rows.
 
-    An item larger than the budget runs alone rather than never. `causal` contexts are prompts of a causal model.
-    What a step takes grows with what runs, and neither with what waits nor with the tenants.
+    An item larger than the budget runs alone. `causal` contexts are prompts of a causal model. The time of a step grows
+    with the running sequences, not with waiting ones or tenants.
     """
 
     def __init__(self, pool: BlockPool, max_batch_tokens: int, causal: bool = False) -> None:
@@ -62,7 +66,7 @@ class Scheduler:
         self.context_queries = self.context_hits = self.preemptions = 0
 
     def context(self, token_ids: tuple[int, ...], tenant: str = "", adapter: int = 0) -> Context:
-        """The tenant's context of these tokens: the cached one if there is one. That of none is nobody's hit."""
+        """The tenant's context of these tokens, cached or new. An empty one never counts as a hit."""
         context = Context(token_ids, None if token_ids else (), tenant, adapter, self._prefixes.get(adapter))
         if not token_ids:
             return context
@@ -72,11 +76,11 @@ class Scheduler:
         return found
 
     def add_prefix(self, prefix: Prefix) -> None:
-        """From now on contexts of this adapter stand behind its prefix."""
+        """Puts new contexts of this adapter behind its prefix."""
         self._prefixes[prefix.adapter] = prefix
 
     def forget(self, adapter: int) -> None:
-        """Drops what is cached of an adapter that nothing in the scheduler goes by."""
+        """Drops the cached contexts of an adapter that no sequence uses."""
         for context in [c for c in self.contexts.unused if c.adapter == adapter]:
             self.contexts.drop(context)
         prefix = self._prefixes.pop(adapter, None)
@@ -84,14 +88,14 @@ class Scheduler:
             self._evict(prefix)
 
     def counts(self) -> tuple[int, int, int]:
-        """Contexts looked up and found, and sequences preempted, ever."""
+        """Totals: contexts looked up, contexts found in the cache, and preempted sequences."""
         return self.context_queries, self.context_hits, self.preemptions
 
     def fork(self, sequence: Sequence) -> Sequence:
         """Another sequence with the same rows, which runs at once if the first one does.
 
-        It shares the blocks that are full; one that both would write to is copied before the next step. Where there is
-        no block for that it is to be added, and computed again.
+        It shares full blocks. A block that both would write to is copied before the next step. If there is no free
+        block, the fork must be added, and its rows are computed again.
         """
         fork = Sequence(
             sequence.context,
@@ -119,12 +123,12 @@ class Scheduler:
         return fork
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence behind all of its rank; a fork that runs does so already."""
+        """Queues a sequence behind all of its rank. Does nothing for a fork that runs already."""
         if not sequence.blocks:
             self._wait(sequence)
 
     def rerank(self, sequence: Sequence, rank: float) -> None:
-        """Changes a sequence's rank, wherever it is."""
+        """Changes a sequence's rank, running or waiting."""
         waits = sequence.status == "waiting"
         if waits:
             self.waiting.remove(sequence)
@@ -133,7 +137,7 @@ class Scheduler:
             self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Drops a finished or cancelled sequence, wherever it is."""
+        """Drops a finished or cancelled sequence, running or waiting."""
         if sequence.status == "running":
             self._stop(sequence)
         elif sequence.status == "waiting":
@@ -141,7 +145,7 @@ class Scheduler:
         sequence.status = "finished"
 
     def schedule(self) -> tuple[Batch, list[Sequence]]:
-        """The next batch, and the sequences whose rows end it, in the batch's order."""
+        """The next batch, and the sequences at the end of its rows, in the batch's order."""
         chosen: dict[Sequence, None] = {}
         budget = self.max_batch_tokens
         for sequence in list(self.running):
@@ -174,7 +178,7 @@ class Scheduler:
         return Batch(tuple(rows_of), copies, tuple(prefixes)), list(chosen)
 
     def recall(self, chosen: Iterable[Sequence]) -> None:
-        """Takes back a step that was scheduled and not computed: all that runs waits, and nothing stays cached."""
+        """Takes back a step that was not computed: all sequences wait again, and nothing stays cached."""
         for sequence in chosen:
             sequence.answered = -1
         for sequence in list(self.running):
@@ -187,13 +191,13 @@ class Scheduler:
         self._make_room(self.pool.num_blocks, keep=None)
 
     def usage(self) -> float:
-        """The share of blocks that running sequences hold."""
+        """Share of the blocks that running sequences hold, 0 to 1."""
         idle = self.contexts.unused_blocks
         idle += sum(len(p.blocks or ()) for p in self._prefixes.values() if not p.running)
         return (self.pool.num_blocks - self.pool.num_free - idle) / self.pool.num_blocks
 
     def check(self) -> None:
-        """Asserts that every block is held by just those who should hold it, and that what is kept of that is true."""
+        """Asserts that exactly the right sequences hold every block, and that all counts are right."""
         self.pool.check()
         self.contexts.check()
         self.holdings.check(self.running)

@@ -1,4 +1,4 @@
-"""What is scheduled: a context (part A), encoded once, and sequences (part B) over it."""
+"""The scheduled items: a context (part A), encoded once, and sequences (part B) over it."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,10 +9,10 @@ Status = Literal["new", "waiting", "running", "finished"]
 
 @dataclass(slots=True, eq=False)
 class Prefix:
-    """An adapter's `length` tokens before every context; `shift` is added to the positions of all that follow.
+    """An adapter's `length` tokens before every context. `shift` is added to the positions of all later tokens.
 
-    All contexts behind it share the blocks that it fills; what is over of it begins each one's own first block.
-    `blocks` is None while it is not in the cache. `running` counts the running sequences behind it.
+    All contexts behind it share its full blocks; the rest of it begins each context's own first block. `blocks` is None
+    while it is not cached. `running` counts the running sequences behind it.
     """
 
     adapter: int
@@ -27,8 +27,10 @@ Key = tuple[str, int, tuple[int, ...]]  # tenant, adapter, tokens
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Context:
-    """Part A of one or many sequences of a tenant, as an adapter reads it. `blocks`, those of its prefix first, is None
-    until the context is encoded in the cache; `used` tells which of two was used last."""
+    """Part A of one or many sequences of a tenant, read with an adapter or none.
+
+    `blocks`, those of its prefix first, is None until the context is cached. A larger `used` means a later use.
+    """
 
     token_ids: tuple[int, ...]
     blocks: tuple[int, ...] | None = None
@@ -42,7 +44,7 @@ class Context:
 
     @property
     def key(self) -> Key:
-        """What it is found by."""
+        """The key of the context cache."""
         return self.tenant, self.adapter, self.token_ids
 
     @property
@@ -53,19 +55,19 @@ class Context:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Rows of part B over a context: some computed, the rest waiting to be.
+    """Rows of part B over a context: some are computed, the others wait.
 
-    Its `output` is the log-probabilities of what follows its last row ("token"), the same and by how much the logits
-    are greater ("logits"), those of `targets`, one per row, −1 for none ("scores"), or of its two sentences being
-    neighbours ("pair"). One that is `whole` has an empty context, and all its rows see each other (a masked language
-    model's text); its "token" is what stands at each of the `logit_rows`. `context_blocks` are the context's blocks
-    that it shares, `blocks` its own; both are empty while it waits.
-    `answered` counts the rows it had when it last ran: one without new ones waits for others of its job, and if it is
-    preempted meanwhile it is not computed again before there are. `drawn_at` is when its last token was drawn, on the
-    monotonic clock. `prompt_tokens` are to be counted when it first runs: each prompt's by one sequence.
+    `output` is one of: "token", the log-probabilities of the token after its last row; "logits", the same and the
+    number by which logits are greater; "scores", the log-probabilities of `targets`, one per row, −1 for none; "pair",
+    those of its two sentences being neighbours. A `whole` sequence (a masked language model's text) has an empty
+    context, all its rows see each other, and its "token" is that at each of the `logit_rows`. `context_blocks` are the
+    context's blocks that it shares, `blocks` its own; both are empty while it waits. `answered` is the number of its
+    rows when it last ran: without new rows it waits for other sequences of its job, and if it is preempted, it is
+    computed again only when there are new ones. `drawn_at` is the time of its last token on the monotonic clock.
+    `prompt_tokens` count when it first runs, each prompt's in one sequence.
 
-    `job_id` names the request that it runs for, `owner` is what takes its results within that request's job. The
-    scheduler alone sets `status`: one that is finished has no blocks and does not run again.
+    `job_id` names its request; `owner` takes its results within that request's job. Only the scheduler sets `status`: a
+    finished sequence has no blocks and does not run again.
     """
 
     context: Context
@@ -88,17 +90,17 @@ class Sequence:
     prompt_tokens: int = 0
 
     def push(self, token_id: int, position: int, block_position: int) -> None:
-        """Adds a row to be computed."""
+        """Adds a row to compute."""
         self.token_ids.append(token_id)
         self.positions.append(position)
         self.block_positions.append(block_position)
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing new to ask it."""
+        """Whether it has no new rows."""
         return self.answered == len(self.token_ids)
 
     @property
     def pending(self) -> int:
-        """Rows not computed yet."""
+        """Number of rows that are not computed yet."""
         return len(self.token_ids) - self.computed

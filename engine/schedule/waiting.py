@@ -1,4 +1,4 @@
-"""What waits: sequences by rank, each tenant's in a line of its own."""
+"""The waiting sequences by rank, in one line per tenant."""
 
 from bisect import bisect_left, insort
 from collections.abc import Container, Iterator
@@ -11,8 +11,10 @@ Entry = tuple[float, int, Sequence]  # rank, number of arrival
 
 
 class Waiting:
-    """Sequences, the smallest rank first, equals in order of arrival. What stands behind the first of a line costs
-    nothing while that is held up."""
+    """Waiting sequences, the smallest rank first, equals in order of arrival.
+
+    Sequences behind a blocked head of a line cost no time.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[Sequence, Entry] = {}
@@ -30,6 +32,7 @@ class Waiting:
         return (sequence for _, _, sequence in merge(*self._lines.values()))
 
     def add(self, sequence: Sequence) -> None:
+        """Adds a sequence behind all of its rank."""
         entry = self._entries[sequence] = (sequence.rank, next(self._arrivals), sequence)
         line = self._lines.setdefault(sequence.context.tenant, [])
         insort(line, entry)
@@ -39,6 +42,7 @@ class Waiting:
             insort(self._firsts, entry)
 
     def remove(self, sequence: Sequence) -> None:
+        """Removes a sequence."""
         entry = self._entries.pop(sequence)
         line = self._lines[sequence.context.tenant]
         if self._drop(line, entry) == 0:
@@ -49,8 +53,10 @@ class Waiting:
                 del self._lines[sequence.context.tenant]
 
     def passing(self, held_up: Container[str]) -> Iterator[Sequence]:
-        """All by rank, but for those of tenants that are held up by then. Meanwhile the one that is given may be
-        removed, and nothing else changed."""
+        """All sequences by rank, without those of tenants that are held up by then.
+
+        During the iteration only the yielded sequence may be removed.
+        """
         nexts = list(self._firsts)  # sorted, and so a heap
         while nexts:
             entry = nexts[0]

@@ -1,4 +1,4 @@
-"""An adapter, read: what it changes of a network, or of a rank's part of one."""
+"""An adapter as read: its changes to a network, or to a rank's part of one."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,9 +10,9 @@ from quant.adapted import LowRank
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
-    """Keys and values [layers, tokens, kv_heads, head_dim] before every text, seen by all its rows.
+    """Keys and values [layers, tokens, kv_heads, head_dim] before every text. All rows see them.
 
-    They are used as they are, without positions. `shift` is added to the positions of all tokens.
+    They have no rotary position. `shift` is added to the positions of all tokens of the text.
     """
 
     keys: Tensor
@@ -25,7 +25,7 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """By path of a layer its low-rank products and what is added to its bias; or a prefix."""
+    """Low-rank products and additions to biases, by path of the layer; or a prefix."""
 
     pieces: dict[str, tuple[LowRank, ...]] = field(default_factory=dict)
     biases: dict[str, Tensor] = field(default_factory=dict)
@@ -33,4 +33,5 @@ class Adapter:
 
     @property
     def kind(self) -> Literal["lora", "prefix"]:
+        """The kind that clients see: "prefix" for an adapter with a prefix, else "lora"."""
         return "lora" if self.prefix is None else "prefix"

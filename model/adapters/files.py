@@ -1,4 +1,4 @@
-"""An adapter's folder: its configuration, and its tensors without the code that a pickle may hold."""
+"""An adapter's folder: its configuration, and its tensors without the code that a pickle may contain."""
 
 import os
 import stat
@@ -18,15 +18,15 @@ from model.source import Source
 CONFIG = "adapter_config.json"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 P_TUNING_FILES = ("model.safetensors", "pytorch_model.bin")
-# All that is ever read of a folder.
+# The files that may be read from a folder.
 FILES = (CONFIG, "config.json", *PEFT_FILES, *P_TUNING_FILES)
 
 
 class Folder:
-    """An adapter's folder while it is read: each file is opened once, and what was opened is what is read.
+    """An adapter's folder while it is read. It opens each file once and reads from that open file.
 
-    With a `root` a file is taken only if it lies below it when it is open already, as the system tells. Whatever links
-    are put in the place of a file or a folder, and whenever, nothing outside the root is read.
+    With a `root`, it takes a file only if the system says that the open file lies below `root`. So no link reads
+    anything outside the root, even if somebody puts it there during loading.
     """
 
     def __init__(self, path: Path, root: Path | None = None) -> None:
@@ -36,24 +36,27 @@ class Folder:
         self._descriptors = ExitStack()
 
     def open(self, name: str) -> Path | None:
-        """Where the open file can be read; None if there is none. Raises CheckpointError and OSError."""
+        """Path of the open file; None if there is none.
+
+        Raises CheckpointError for what is not a regular file or lies outside the root, and OSError.
+        """
         if name in self._opened:
             return self._opened[name]
         try:
-            # Not to wait for a writer where the name has become that of a pipe.
+            # Non-blocking: the name may now be a pipe, which would wait for a writer.
             descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         self._descriptors.callback(os.close, descriptor)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CheckpointError(f"{name} is no file")
+            raise CheckpointError(f"{name} is not a regular file")
         if self._root is not None and not _place(descriptor).is_relative_to(self._root):
-            raise CheckpointError(f"{name} leads out of the adapters' folder")
+            raise CheckpointError(f"{name} lies outside the adapters' folder")
         path = self._opened[name] = Path(f"/dev/fd/{descriptor}")
         return path
 
     def told(self, message: str) -> str:
-        """A message with the names of files in place of where they were read."""
+        """A message with the files' names in place of the paths that they were read from."""
         for name, path in sorted(self._opened.items(), key=lambda item: -len(str(item[1]))):
             message = message.replace(str(path), name)
         return message.replace(f"{self.path}/", "")
@@ -70,11 +73,13 @@ def _place(descriptor: int) -> Path:
     try:
         return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
     except OSError:
-        raise CheckpointError("this system does not tell where an open file lies, which loading needs") from None
+        raise CheckpointError(
+            "this system cannot tell the path of an open file, which loading an adapter needs"
+        ) from None
 
 
 class Tensors:
-    """The tensors of an adapter's file; `source` is the file's name."""
+    """The tensors of an adapter's file. `source` is the file's name."""
 
     def __init__(self, folder: Folder, names: tuple[str, ...]) -> None:
         """Of the first file that there is. Raises CheckpointError."""
@@ -86,10 +91,11 @@ class Tensors:
 
     @property
     def names(self) -> Iterator[str]:
+        """The names of the tensors."""
         return iter(self._file.entries)
 
     def read(self, name: str) -> Tensor:
-        """A tensor of floating point. Raises CheckpointError for another one, NaN and infinity."""
+        """A floating-point tensor [...]. Raises CheckpointError for another type, NaN and infinity."""
         tensor = self._file.read(name)
         if not tensor.is_floating_point():
             raise CheckpointError(f"{self.source}: {name} has type {tensor.dtype}, expected floating point")
@@ -99,6 +105,6 @@ class Tensors:
 
 
 def config_of(folder: Folder, name: str) -> Config | None:
-    """A JSON object of the folder, None where there is none. Raises CheckpointError."""
+    """A JSON object of the folder; None if the file is missing. Raises CheckpointError for other content."""
     path = folder.open(name)
     return None if path is None else Config(Config.read(path.parent, path.name).fields, name)

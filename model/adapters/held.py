@@ -1,4 +1,4 @@
-"""The adapters that a network holds, by number: added and dropped between steps, chosen row by row."""
+"""The adapters that a network holds, by number. They come and go between steps; each row uses one or none."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from quant.linear import Weight
 
 
 class HeldAdapters:
-    """What a network's layers are told of adapters. Numbers are positive; 0 is none."""
+    """The adapters of a network's layers. Numbers are positive; 0 is none."""
 
     def __init__(self, model: Network) -> None:
         self._model = model
@@ -17,7 +17,7 @@ class HeldAdapters:
         self._held: dict[int, Adapter] = {}
 
     def add(self, number: int, adapter: Adapter) -> None:
-        """Takes an adapter that was read for this network."""
+        """Adds an adapter that was read for this network, under a number."""
         self._held[number] = adapter
         for path, pieces in adapter.pieces.items():
             self._layer(path).pieces[number] = pieces
@@ -25,7 +25,7 @@ class HeldAdapters:
             self._layer(path).biases[number] = bias
 
     def drop(self, number: int) -> None:
-        """Forgets an adapter that no row goes by any more."""
+        """Removes an adapter that no row uses any more."""
         adapter = self._held.pop(number)
         for path in (*adapter.pieces, *adapter.biases):
             module = self._model.get_submodule(path)
@@ -35,17 +35,18 @@ class HeldAdapters:
                     module.adapted = None
 
     def select(self, numbers: Sequence[int]) -> None:
-        """The adapter of each row of the products that follow."""
+        """Sets the adapter number of each row, for the products that follow."""
         if self._held:
             self._selection.select(numbers)
 
     def prefix(self, number: int) -> Prefix:
-        """That of an adapter that has one."""
+        """The prefix of an adapter that has one."""
         prefix = self._held[number].prefix
         assert prefix is not None
         return prefix
 
     def get(self, number: int) -> Adapter:
+        """The adapter with this number."""
         return self._held[number]
 
     def _layer(self, path: str) -> Adapted:

@@ -1,4 +1,4 @@
-"""LoRA as the peft library writes it: adapter_config.json beside tensors `….lora_A.weight` and `….lora_B.weight`.
+"""LoRA as the peft library writes it: adapter_config.json and tensors `….lora_A.weight` and `….lora_B.weight`.
 
 Sources: peft 0.21, tuners/lora/config.py and layer.py, utils/save_and_load.py.
 """
@@ -22,14 +22,14 @@ from quant.linear import Weight
 
 _TENSOR = re.compile(r"(?:base_model\.model\.)?(.+)\.(lora_[AB])(?:\.default)?\.(weight|bias)")
 _BIAS = re.compile(r"(?:base_model\.model\.)?(.+?)(?:\.base_layer)?\.(bias|beta)")
-# How training started, or what it was like: of no consequence for what was learned.
+# Options of training that do not change the meaning of the tensors.
 _HARMLESS = frozenset({
     "peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
     "base_fingerprint", "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "bias",
     "lora_bias", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out",
     "init_lora_weights", "eva_config", "runtime_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",
 })  # fmt: skip
-# Ways of starting that leave the base's own weights as they are; the others take something off them.
+# Initializations that do not change the base's weights; the others subtract from them.
 _KEEPS_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
 _PATTERN = re.compile(r"[\w.\\^$*+?|()\[\]-]{1,256}")
 
@@ -43,7 +43,10 @@ class _Parts(NamedTuple):
 
 
 def read_lora(config: Config, tensors: Tensors, target: AdapterTarget) -> Adapter:
-    """A rank's part of a LoRA. Raises CheckpointError for what is not supported or does not fit the base."""
+    """A LoRA, or this rank's part of it: products of lora_A [rank, inputs] and lora_B [outputs, rank] by path.
+
+    Raises CheckpointError for an option that is not supported, and for tensors that do not fit the base.
+    """
     _check(config)
     found, biases = _sorted(config, tensors)
     _check_targets(config, found, target)
@@ -59,7 +62,9 @@ def read_lora(config: Config, tensors: Tensors, target: AdapterTarget) -> Adapte
     for path, bias in biases.items():
         place = target.bias(path)
         if place is None or bias.shape != (place.length,):
-            raise CheckpointError(f"{path}.bias {list(bias.shape)} is no bias of a linear or a norm of this model")
+            raise CheckpointError(
+                f"{path}.bias {list(bias.shape)} is not the bias of a linear layer or a norm of this model"
+            )
         _add_bias(changes, place, bias, target, old=True)
     for path, own in pieces.items():
         ordered = sorted(own, key=lambda piece: piece.first)
@@ -95,7 +100,7 @@ def _sorted(config: Config, tensors: Tensors) -> tuple[dict[str, _Parts], dict[s
         elif (match := _BIAS.fullmatch(name)) and config.get("bias", "none") != "none" and "lora_" not in name:
             biases[match[1]] = tensors.read(name)
         elif name.endswith(".base_layer.weight"):
-            continue  # the base's own, which peft writes beside the low-rank product of a head
+            continue  # the base's own tensor, which peft writes beside a head's low-rank product
         else:
             raise CheckpointError(f"{tensors.source}: {name} is not supported")
     found = {}
@@ -152,7 +157,7 @@ def _by_pattern(config: Config, field: str, path: str, default: Any, least: floa
 
 
 def _matches(config: Config, field: str, pattern: str, path: str) -> bool:
-    # A pattern comes from a stranger's file: what could take for ever to match is refused.
+    # A stranger's file may hold a pattern that takes for ever to match.
     loops = sum(pattern.count(sign) for sign in "*+")
     if not _PATTERN.fullmatch(pattern) or re.search(r"\)[*+?]", pattern) or loops > 3 or len(path) > 200:
         raise CheckpointError(f"{config.source}: {field}: the pattern {pattern[:80]!r} is not supported")
@@ -199,7 +204,7 @@ def _add_bias(changes: dict[str, Tensor], stretch: Stretch, bias: Tensor, target
     module = target.model.get_submodule(stretch.path)
     cut, first, own = target.cut(stretch.path, "bias"), stretch.start, bias.float()
     if isinstance(module, RowLinear) and target.ranks.rank > 0:
-        return  # summed over the ranks: the first one adds it
+        return  # the ranks sum the outputs, so only the first adds the bias
     if cut is not None:
         first, lines = _within(stretch, target, cut)
         own = own[lines]

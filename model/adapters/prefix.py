@@ -1,8 +1,8 @@
 """Prefixes: P-tuning v2 as ChatGLM-6B's training writes it, and peft's prefix tuning.
 
-Both hold for each token of the prefix the keys and values of all layers, one after the other: [tokens, layers, 2,
-kv_heads, head_dim] (chatglm-6b modeling_chatglm.py, PrefixEncoder and get_prompt; peft 0.21 peft_model.py, get_prompt).
-P-tuning v2's may be the output of a small network, which is computed once here.
+Both hold the keys and values of all layers for each token of the prefix: [tokens, layers, 2, kv_heads, head_dim]
+(chatglm-6b modeling_chatglm.py, PrefixEncoder and get_prompt; peft 0.21 peft_model.py, get_prompt). A P-tuning v2
+prefix may be the output of a small network, which is computed once here.
 """
 
 import torch
@@ -19,11 +19,15 @@ _ENCODER = "prefix_encoder."
 
 
 def is_p_tuning(tensors: Tensors) -> bool:
+    """Whether tensors are a prefix encoder of P-tuning v2, by their names."""
     return any(_ENCODER in name for name in tensors.names)
 
 
 def read_p_tuning(config: Config | None, tensors: Tensors, target: AdapterTarget) -> Adapter:
-    """P-tuning v2's prefix; token positions do not shift. Raises CheckpointError for one that does not fit the base."""
+    """A prefix of P-tuning v2, from a table [tokens, layers × 2 × kv_heads × head_dim] or its small network.
+
+    It does not shift the positions of a text. Raises CheckpointError for a prefix that does not fit the base.
+    """
     found = {name.partition(_ENCODER)[2]: name for name in tensors.names if _ENCODER in name}
     known = {"embedding.weight", "trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias"}
     if "embedding.weight" not in found or found.keys() - known or len(found) not in (1, 5):
@@ -43,8 +47,11 @@ def read_p_tuning(config: Config | None, tensors: Tensors, target: AdapterTarget
 
 
 def read_prefix_tuning(config: Config, tensors: Tensors, target: AdapterTarget) -> Adapter:
-    """peft's prefix; where the model is causal, transformers counts its tokens among the positions. Raises
-    CheckpointError for one that does not fit the base."""
+    """A prefix of peft, from `prompt_embeddings` [tokens, layers × 2 × kv_heads × head_dim].
+
+    In a causal model transformers counts its tokens among the positions, so it shifts them. Raises CheckpointError for
+    a prefix that does not fit the base.
+    """
     heads, layers = target.architecture.num_key_value_heads, target.architecture.num_layers
     for field, wanted in (("num_attention_heads", heads), ("num_layers", layers)):
         if (given := config.get(field, wanted)) != wanted:

@@ -1,4 +1,4 @@
-"""Reading an adapter's folder, whichever format it is in."""
+"""Reading an adapter's folder in any of the supported formats."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ _PEFT = {"LORA": read_lora, "PREFIX_TUNING": read_prefix_tuning}
 
 
 def read_adapter(path: Path, target: AdapterTarget, root: Path | None = None) -> Adapter:
-    """An adapter, or a rank's part of it, for a base; with a `root` only of files that lie below it.
+    """An adapter for a base, or this rank's part of it. With a `root`, all its files must lie below it.
 
-    Raises CheckpointError, in one line that names no path but the folder's own name, for a folder that is in none of
-    the formats, and for an adapter of another kind, shape or base.
+    Raises CheckpointError for a folder in none of the formats, and for an adapter of another kind, shape or base. The
+    message is one line and names no path, only the folder's name.
     """
     with Folder(path, root) as folder:
         try:

@@ -1,4 +1,4 @@
-"""The base that an adapter is read for: a network's shapes and names, and what a rank has of each."""
+"""The base that an adapter is read for: a network's shapes and names, and the slices of this rank."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from quant.linear import Linear, Weight
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of a tensor's rows under this network's name, and how many rows the whole tensor has."""
+    """Consecutive rows of a tensor of this network: `start` and `length` among its `whole` rows."""
 
     path: str
     start: int
@@ -27,7 +27,7 @@ class Stretch:
 
 
 class AdapterTarget:
-    """A loaded network, or a rank's part of one, and what its family calls the tensors."""
+    """A loaded network, or a rank's part of one, and its family's names of the tensors."""
 
     def __init__(self, model: Network, namings: Sequence[Naming] = (), ranks: Ranks = ALONE) -> None:
         self.model = model
@@ -38,7 +38,7 @@ class AdapterTarget:
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """What can have low-rank products, by path: outputs and inputs of the undivided matrix."""
+        """The layers that can have low-rank products: path → (outputs, inputs) of the whole matrix."""
         model = self.model
         if self.ranks.size > 1:
             with torch.device("meta"):
@@ -48,8 +48,10 @@ class AdapterTarget:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that tell bases of one shape apart, however their matrices are stored: of the
-        scales and biases of all norms, in float16."""
+        """Sixteen hexadecimal digits that identify a base among those of one shape, whatever its quantization.
+
+        They are a hash of the scales and biases of all norms, in float16.
+        """
         digest = sha256()
         for norm in self.model.modules():
             if isinstance(norm, Norm):
@@ -58,16 +60,17 @@ class AdapterTarget:
         return digest.hexdigest()[:16]
 
     def stretch(self, path: str) -> Stretch:
-        """What rows of which linear a published, or a canonical, path is. Raises CheckpointError for no linear."""
+        """The rows of a linear that a published or canonical path names. Raises CheckpointError if it names no
+        linear."""
         place = self._place(path, "weight")
         if place is None or place.name not in self.linears:
-            raise CheckpointError(f"{path} is no linear of this model")
+            raise CheckpointError(f"{path} is not a linear layer of this model")
         whole = self.linears[place.name][0]
         start, length = self._rows(place, whole)
         return Stretch(place.name, start, length, whole)
 
     def bias(self, path: str) -> Stretch | None:
-        """The same of a bias: of a linear or a norm that has one; None for what is not there."""
+        """The stretch of the bias of a linear or a norm; None if there is no such bias."""
         place = self._place(path, "bias")
         modules = dict(self.model.named_modules())
         module = modules.get(place.name) if place is not None else None
@@ -77,15 +80,18 @@ class AdapterTarget:
         return Stretch(place.name, *self._rows(place, whole), whole)
 
     def cut(self, path: str, leaf: str) -> ShardSpec | None:
-        """How a tensor is divided; None where this rank has all of it."""
+        """The division of a tensor among ranks; None if this rank has all of it."""
         return self._cuts(f"{path}.{leaf}") if self.ranks.size > 1 else None
 
     def own(self, cut: ShardSpec, length: int) -> Slice:
-        """This rank's part of a tensor with `length` along a cut."""
+        """This rank's slice of a tensor with `length` along the cut.
+
+        Raises UsageError if the ranks do not divide the length.
+        """
         return cut.part(length, self.ranks.rank, self.ranks.size)
 
     def called(self, name: str, paths: Iterable[str]) -> bool:
-        """Whether a name at the end of a path stands for a linear, in the layout that all these paths are of."""
+        """Whether `name` is the end of a linear's path, in the layout to which all `paths` belong."""
         for naming in (*self.namings, Naming({})):
             published = {naming.bare(p) for path in self.linears for p in self._published(naming, path)}
             if all(naming.bare(path) in published for path in paths):
@@ -109,10 +115,10 @@ class AdapterTarget:
 
 
 def ends_with(path: str, name: str) -> bool:
-    """Whether whole parts of a path are its end."""
+    """Whether a path ends with the name, in whole parts between dots."""
     return path == name or path.endswith(f".{name}")
 
 
 def put(tensor: Tensor, model: Network) -> Tensor:
-    """A tensor of an adapter as the network computes."""
+    """An adapter's tensor [...] on the network's device, in its dtype, contiguous."""
     return tensor.to(model.device, model.dtype).contiguous()

@@ -1,4 +1,4 @@
-"""The families that can be served: every file of this folder, each with a `FAMILY`."""
+"""The families that can be served: every file of this folder with a `FAMILY`."""
 
 import importlib
 import pkgutil
@@ -9,7 +9,7 @@ from model.family import Family
 
 
 def find_families(paths: Iterable[str]) -> tuple[Family, ...]:
-    """`FAMILY` of every module in these folders of the package, in the order of their names."""
+    """`FAMILY` of every module in these package folders, in the order of the modules' names."""
     modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(paths))
     return tuple(module.FAMILY for module in modules)
 
@@ -19,7 +19,7 @@ PRESETS = {name: (family, Config(fields)) for family in FAMILIES for name, field
 
 
 def family_of(config: Config) -> Family:
-    """The family of a config.json. Raises CheckpointError unless exactly one recognises it."""
+    """The family of a config.json. Raises CheckpointError unless exactly one family recognises it."""
     found = [family for family in FAMILIES if family.recognises(config)]
     if len(found) == 1:
         return found[0]

@@ -1,4 +1,4 @@
-"""BERT (arXiv 1810.04805) with its pretraining heads: masked words, and whether a second sentence follows."""
+"""BERT (arXiv 1810.04805) with its pretraining heads: masked words and next-sentence prediction."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from model.tokenizers.word_pieces import WordPieces
 def _read(c: Config) -> Architecture:
     c.only("hidden_act", "gelu")
     c.only("position_embedding_type", "absolute")
-    # A decoder's tokens see only those before them; it may read an encoder's answer.
+    # A decoder's tokens see only the tokens before them; it may also read an encoder's output.
     c.only("is_decoder", False)
     c.only("add_cross_attention", False)
     c.only("tie_word_embeddings", True)
@@ -38,7 +38,7 @@ def _read(c: Config) -> Architecture:
         residual="post",
         activation="gelu",
         head="masked_lm",
-        # Other heads' files have the networks of pretraining, but not its second task's.
+        # Files with other heads lack the head of next-sentence prediction.
         next_sentence="BertForPreTraining" in c.get("architectures", ["BertForPreTraining"]),
     )
 

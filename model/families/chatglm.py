@@ -1,6 +1,6 @@
 """ChatGLM-6B, the first version: GLM with two-dimensional rotary positions and DeepNorm's residual.
 
-It was trained to write behind a [gMASK] at a prompt's end; other masks are accepted and were not trained.
+It was trained to write behind a [gMASK] at a prompt's end. It accepts other masks, but was not trained with them.
 """
 
 import math
@@ -13,7 +13,7 @@ from model.layout import BlankLayout
 from model.naming import Naming
 from model.tokenizers.ice import IcePieces
 
-# The published code makes its blocks without telling them their number, so that every size has that of 28 layers.
+# The published code does not pass the number of layers to its blocks, so that every size uses 28.
 ALPHA = math.sqrt(2 * 28)
 
 
@@ -62,8 +62,8 @@ _CONFIG: dict[str, Any] = {
     "position_encoding_2d": True,
 }
 
-# ChatGLM-6B: its modeling_chatglm.py. SwissArmyTransformer's own form of it (mixins.chatglm-final.lm_head) has the rows
-# of query_key_value in another order and is not read as this one.
+# ChatGLM-6B: its modeling_chatglm.py. SwissArmyTransformer's form (mixins.chatglm-final.lm_head) orders the rows of
+# query_key_value differently, so this naming must not accept it.
 CHATGLM_NAMING = Naming(
     {"word_embeddings": "transformer.word_embeddings"},
     unused=("*rotary_emb.inv_freq",),

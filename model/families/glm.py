@@ -22,6 +22,7 @@ def architecture(
     max_sequence_length: int,
     layernorm_epsilon: float = 1e-5,
 ) -> Architecture:
+    """The architecture of a GLM v1 with these sizes, under the names of its config.json."""
     rows = max_sequence_length + 1
     return Architecture(
         num_layers=num_layers,

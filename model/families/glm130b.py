@@ -1,6 +1,6 @@
 """GLM-130B (arXiv 2210.02414): DeepNorm, GeGLU, rotary positions that stay at a [MASK] and count on behind a [gMASK].
 
-Its folders carry no config.json; the one that is asked for here has the names of the original's arguments
+Its folders have no config.json. The one that this family reads has the names of the original's arguments
 (configs/model_glm_130b.sh).
 """
 
@@ -48,7 +48,7 @@ def _config(layers: int, width: int, heads: int, inner: int, vocabulary: int, le
         "vocab_size": vocabulary,
         "max_sequence_length": length,
         "layernorm_epsilon": 1e-5,
-        # SwissArmyTransformer 0.2, which the model was published with, computed positions' angles so.
+        # SwissArmyTransformer 0.2, with which the model was published, computes angles so.
         "rotary_angles": "float16",
     }
 
@@ -64,7 +64,7 @@ FAMILY = Family(
     recognises=lambda c: c.get("model_type") == "glm-130b",
     architecture=_read,
     tokenizer=IcePieces.read_glm130b,
-    # generate.py ends a text with </s> unless a mask does; evaluation/dataset.py has none.
+    # generate.py appends </s> unless the text ends with a mask; evaluation/dataset.py never appends it.
     layout=BlankLayout(first=(), end="unless_mask", end_when_scored=False, counting=("[gMASK]",), blocks=False),
     strategies=("reencode", "append", "parallel"),
     namings=(GLM130B_NAMING,),

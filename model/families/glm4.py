@@ -1,6 +1,6 @@
 """GLM-4-9B, GLM-4-0414 and CodeGeeX4: causal models with grouped queries, RMSNorm and SwiGLU.
 
-Files come under two sets of names and two forms of config.json: the original's (ChatGLMModel) and transformers' own
+Files use two sets of names and two forms of config.json: the original's (ChatGLMModel) and transformers' own
 (GlmForCausalLM, Glm4ForCausalLM). CodeGeeX4 fills blanks in code, between a prefix and a suffix.
 """
 

@@ -1,1 +1,1 @@
-"""The tokenizers of the published GLM families, one kind a file; `model.tokenizer` chooses among them."""
+"""The tokenizers of the published GLM families, one kind per file. `model.tokenizer` chooses among them."""

@@ -1,6 +1,6 @@
-"""Byte-level BPE (GPT-2): every byte has a token, so nothing is lost and nothing is unknown.
+"""Byte-level BPE (GPT-2): every byte has a token, so encoding is lossless and nothing is unknown.
 
-The pieces in the files are spelled with GPT-2's 256 characters for bytes.
+The files spell pieces with GPT-2's 256 characters for bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ from model.tokenizers.interface import Tokenizer
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's characters for bytes: printable Latin-1 stands for itself, the rest follow from U+0100 on."""
+    """GPT-2's characters for bytes: printable Latin-1 stands for itself, the others follow from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(rest)}
 
 
 def piece_bytes(ids: Mapping[str, int], where: str) -> dict[int, bytes]:
-    """The bytes of pieces by id. Raises CheckpointError, with `where`, for a piece spelled otherwise."""
+    """The bytes of pieces by id. Raises CheckpointError, with `where`, for a piece with another character."""
     alphabet = byte_alphabet()
     try:
         return {i: bytes(alphabet[c] for c in piece) for piece, i in ids.items()}
@@ -28,7 +28,7 @@ def piece_bytes(ids: Mapping[str, int], where: str) -> dict[int, bytes]:
 
 
 class ByteLevelBPE(Tokenizer):
-    """Byte-level BPE by the `tokenizers` library, which knows no special token and so never reads one in a text.
+    """Byte-level BPE by the `tokenizers` library, which has no special token and so never reads one in a text.
 
     decode(encode(text)) == text for every string without lone surrogates.
     """

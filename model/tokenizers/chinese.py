@@ -1,8 +1,8 @@
 """The tokenizer of glm-large-chinese and glm-10b-chinese: sentencepiece's `cog-pretrain.model`, 50,000 pieces.
 
-It has no byte fallback. What decode(encode(text)) loses: sentencepiece folds compatibility characters (full-width
-letters and commas, ① …), takes newlines, tabs and runs of spaces for one space, drops white space at both ends,
-and has one id for all characters it does not know, which comes back as ⁇.
+It has no byte fallback. decode(encode(text)) is lossy: sentencepiece folds compatibility characters (full-width letters
+and commas, ① …), replaces newlines, tabs and runs of spaces by one space, drops white space at both ends, and has one
+id for all unknown characters, which decodes to ⁇.
 """
 
 from pathlib import Path
@@ -21,10 +21,10 @@ _ADDED = (
 
 
 class ChinesePieces(Tokenizer):
-    """Ids from sentencepiece, and GLM's tokens behind them.
+    """Ids of sentencepiece, followed by GLM's tokens.
 
-    glm-10b-chinese was trained with one row, 50007, for <|endofpiece|> and [gMASK]. Its folder on the hub has a copy
-    of that row for [gMASK], 50009, which therefore is as probable as the end of a span: it is an alias.
+    glm-10b-chinese was trained with one row, 50007, for <|endofpiece|> and [gMASK]. Its folder on the hub has a copy of
+    that row for [gMASK], 50009, so both have the same probability. 50009 is therefore an alias.
     """
 
     mask_strips = True
@@ -47,11 +47,11 @@ class ChinesePieces(Tokenizer):
 
     @classmethod
     def read(cls, folder: Path) -> "ChinesePieces":
-        """Reads `cog-pretrain.model` and the ids of `added_tokens.json`, if there is one. Raises CheckpointError.
+        """Reads `cog-pretrain.model` and, if it exists, `added_tokens.json`. Raises CheckpointError for other content.
 
-        That [gMASK] shares the end's row is told by `bad_words_id` in config.json, as the hub's folder has it, or by
-        `{"glm_infill": {"gmask_is_eop": true}}` in tokenizer_config.json, which with no `added_tokens.json` stands
-        for the ids of the original checkpoint.
+        Two options say that [gMASK] shares the end's row: `bad_words_id` in config.json, as in the hub's folder, or
+        `{"glm_infill": {"gmask_is_eop": true}}` in tokenizer_config.json. The latter, without an `added_tokens.json`,
+        stands for the ids of the original checkpoint.
         """
         pieces = read_pieces(folder / "cog-pretrain.model")
         first: int = pieces.get_piece_size()

@@ -1,4 +1,4 @@
-"""The decoder: the text of token ids as they come, one after the other."""
+"""The decoder: the text of token ids that come one after the other."""
 
 import codecs
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ REPLACEMENT = "\ufffd"
 
 
 class Decoder:
-    """The text of some ids, and the bytes at its end that are no character yet.
+    """The text of some ids, and the bytes at its end that are no complete character yet.
 
-    Only an unfinished character is `pending`: at most 3 bytes that further bytes can complete. All other text is
-    final. Bytes that can no longer become a character are U+FFFD, as many as `bytes.decode("utf-8", "replace")` gives.
+    Only an unfinished character is `pending`: at most 3 bytes that further bytes can complete. All other text is final.
+    Bytes that can no longer become a character give U+FFFD, as many as `bytes.decode("utf-8", "replace")`.
     """
 
     def __init__(self, tokenizer: "Tokenizer", spaced: bool = False) -> None:
@@ -30,13 +30,13 @@ class Decoder:
 
     @property
     def text(self) -> str:
-        """The final text. More ids never change it."""
+        """The final text, which later ids never change."""
         self._parts = ["".join(self._parts)]
         return self._parts[0]
 
     @property
     def whole(self) -> str:
-        """The text if no more ids come."""
+        """The text if no more ids come; an unfinished character gives U+FFFD."""
         return self.text + REPLACEMENT if self.pending else self.text
 
     def spell(self, token_id: int) -> bytes:
@@ -45,7 +45,7 @@ class Decoder:
         return data[1:] if (self._spaced or self._behind_lost) and data.startswith(b" ") else data
 
     def add(self, token_id: int) -> int:
-        """Takes an id. Gives the offset of the character that its first byte is in."""
+        """Adds an id. Returns the offset of the character that contains its first byte."""
         opened, data = self._opened(token_id), self.spell(token_id)
         if opened:
             self._spaced = False
@@ -59,7 +59,7 @@ class Decoder:
         return start
 
     def extend(self, token_ids: Sequence[int]) -> None:
-        """Takes ids whose offsets nobody asks for."""
+        """Adds ids without computing their offsets."""
         for number, token_id in enumerate(token_ids):
             if not (self._opening or self._spaced or self._tokenizer.space_lost_behind):
                 self._take(self._tokenizer.decode_bytes(token_ids[number:]))
@@ -67,11 +67,11 @@ class Decoder:
             self.add(token_id)
 
     def forget(self) -> None:
-        """Begins the text anew behind the final text so far. An unfinished character is the new text's."""
+        """Drops the final text. An unfinished character begins the new text."""
         self._parts, self.length = [], 0
 
     def copy(self) -> "Decoder":
-        """Another one that goes on from here by itself."""
+        """An independent copy."""
         decoder = copy(self)
         decoder._parts = list(self._parts)
         return decoder
@@ -91,7 +91,7 @@ def _read(data: bytes) -> tuple[str, bytes]:
     """The final text of bytes, and an unfinished character at their end."""
     text, used = codecs.utf_8_decode(data, "replace", False)
     rest = data[used:]
-    # Python waits for more behind the first half of a surrogate too, which is no beginning of a character.
+    # Python also waits for more behind the first half of a surrogate, which begins no character.
     shown = rest.decode("utf-8", "replace")
     return (text + shown, b"") if len(shown) > 1 else (text, rest)
 

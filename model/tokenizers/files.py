@@ -1,4 +1,4 @@
-"""Reading a tokenizer's files, each error one line that names the file."""
+"""The files of a tokenizer. Every error is one line that names the file."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from model.config import CheckpointError
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file. Raises CheckpointError."""
+    """Reads a UTF-8 file. Raises CheckpointError if it is missing or unreadable."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -22,7 +22,8 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, default: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A JSON object; the default, if there is one, where there is no such file. Raises CheckpointError."""
+    """Reads a JSON object; returns the default, if given, for a missing file. Raises CheckpointError for other
+    content."""
     if default is not None and not path.exists():
         return dict(default)
     try:
@@ -35,18 +36,18 @@ def read_json(path: Path, default: Mapping[str, Any] | None = None) -> dict[str,
 
 
 def read_ids(path: Path, default: Mapping[str, int] | None = None) -> dict[str, int]:
-    """A JSON object of tokens and their ids. Raises CheckpointError."""
+    """Reads a JSON object of tokens and their ids. Raises CheckpointError for other content."""
     return checked_ids(read_json(path, default), str(path))
 
 
 def vocab_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
-    """The pieces of a `tokenizer.json`. Raises CheckpointError."""
+    """The pieces of a `tokenizer.json` and their ids. Raises CheckpointError for other content."""
     model = data.get("model")
     return checked_ids(model.get("vocab") if isinstance(model, dict) else None, f"{path}: model.vocab")
 
 
 def added_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
-    """The ids of the tokens that a `tokenizer.json` adds to its pieces. Raises CheckpointError."""
+    """The ids of the tokens that a `tokenizer.json` adds to its pieces. Raises CheckpointError for other content."""
     try:
         return {token["content"]: token["id"] for token in data["added_tokens"]}
     except (KeyError, TypeError):
@@ -54,7 +55,7 @@ def added_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
 
 
 def plain_model(data: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
-    """The model of a `tokenizer.json` that reads no special token in a text. Raises CheckpointError."""
+    """The tokenizer of a `tokenizer.json`, without special tokens. Raises CheckpointError if it is unreadable."""
     bare = {**data, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(bare))
@@ -63,26 +64,26 @@ def plain_model(data: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
 
 
 def checked_ids(ids: object, where: str) -> dict[str, int]:
-    """The same mapping if it maps names to ids, else a CheckpointError."""
+    """Returns a mapping of names to ids. Raises CheckpointError for anything else."""
     if not isinstance(ids, dict) or not ids or any(type(i) is not int or i < 0 for i in ids.values()):
         raise CheckpointError(f"{where}: must map tokens to ids")
     return ids
 
 
 def check_roles(special: Mapping[str, int], roles: Iterable[str], where: Path) -> None:
-    """Raises CheckpointError unless there is a special token for every role."""
+    """Raises CheckpointError unless every role has a special token."""
     missing = [role for role in roles if role not in special]
     if missing:
         raise CheckpointError(f"{where}: no special token for {', '.join(missing)}")
 
 
 def read_pieces(path: Path) -> sentencepiece.SentencePieceProcessor:
-    """A sentencepiece model. Raises CheckpointError."""
+    """Reads a sentencepiece model. Raises CheckpointError if it is missing or damaged."""
     return pieces_of(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file. Raises CheckpointError."""
+    """Reads a file. Raises CheckpointError if it is missing or unreadable."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -92,7 +93,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def pieces_of(proto: bytes, path: Path) -> sentencepiece.SentencePieceProcessor:
-    """A sentencepiece model from its bytes, read from `path`. Raises CheckpointError."""
+    """A sentencepiece model from its bytes, which come from `path`. Raises CheckpointError if they are damaged."""
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=proto or b"empty")
     except RuntimeError as error:

@@ -1,7 +1,7 @@
-"""The tokenizer of GLM-4 and CodeGeeX4: byte-level BPE over 151,329 pieces, read from either of its two forms.
+"""The tokenizer of GLM-4 and CodeGeeX4: byte-level BPE over 151,329 pieces, in either of two file forms.
 
-`tokenizer.json` is the `tokenizers` library's; `tokenizer.model` has a line a piece: the piece in base64, its rank,
-which is its id. Nothing is lost.
+`tokenizer.json` belongs to the `tokenizers` library. `tokenizer.model` has one piece per line: the piece in base64 and
+its rank, which is its id. Encoding is lossless.
 """
 
 import base64
@@ -32,7 +32,7 @@ _ENDS = ("eos", "user", "observation")
 
 
 def read_glm4(folder: Path) -> ByteLevelBPE:
-    """Reads `tokenizer.json`, else `tokenizer.model`. Raises CheckpointError."""
+    """Reads `tokenizer.json`, or else `tokenizer.model`. Raises CheckpointError for unreadable or incomplete files."""
     return _read_json(folder) if (folder / "tokenizer.json").exists() else _read_ranks(folder)
 
 
@@ -86,7 +86,7 @@ def _tokenizer(
 
 
 def merges_of(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
-    """The merge that makes each piece, in the order of ranks: what its bytes come to by the merges before it."""
+    """The merge that makes each piece, by rank: the two pieces that the earlier merges make of its bytes."""
     for piece, rank in sorted(ranks.items(), key=lambda item: item[1]):
         parts = [piece[i : i + 1] for i in range(len(piece))]
         costs = [ranks.get(a + b, rank) for a, b in pairwise(parts)]

@@ -1,8 +1,8 @@
 """The tokenizers of glm-2b and glm-10b (GPT-2's BPE) and of glm-roberta-* (the same merges, RoBERTa's ids).
 
-Both read `vocab.json` and `merges.txt`, and the ids of GLM's own tokens from `added_tokens.json`; or all of it from
-`tokenizer.json`. Without added tokens the ids are those of GLM's data_utils/tokenization.py. Nothing is lost.
-The originals give no ids for a text of white space alone; here it has ids like any other.
+Both read `vocab.json` and `merges.txt`, and the ids of GLM's own tokens from `added_tokens.json`; or everything from
+`tokenizer.json`. Without added tokens the ids are those of GLM's data_utils/tokenization.py. Encoding is lossless. The
+originals give no ids for a text of white space alone; here it has ids like any other text.
 """
 
 import re
@@ -22,12 +22,13 @@ _GPT2_ADDED = ("<|startofpiece|>", "<|endofpiece|>", "[CLS]", "[MASK]", "[SEP]",
 _ROBERTA_ADDED = ("<|startofpiece|>", "<|endofpiece|>")
 _ROBERTA = {"cls": "<s>", "pad": "</s>", "eos": "</s>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
 _BASE = {_EOS, "<pad>", *_ROBERTA.values()}
-# Rows that never were a text's: fairseq's padding of the vocabulary, and what GPT-2 ends its documents with.
+# Rows that no text uses: fairseq's padding of the vocabulary, and GPT-2's end of a document.
 _ROBERTA_UNUSED = re.compile(r"<s>|<pad>|</s>|<unk>|<mask>|<\|endoftext\|>|madeupword\d+")
 
 
 def read_gpt2(folder: Path) -> ByteLevelBPE:
-    """Reads GPT-2's files, and RoBERTa's, which have a <mask>. Raises CheckpointError."""
+    """Reads GPT-2's files, or RoBERTa's, which have a <mask>. Raises CheckpointError for unreadable or incomplete
+    files."""
     path = folder / "vocab.json"
     if path.exists():
         vocab = read_ids(path)
@@ -66,7 +67,7 @@ def _tokenizer(
 
 
 def bpe(vocab: Mapping[str, int], merges: Path) -> tokenizers.Tokenizer:
-    """GPT-2's splitting of text and the merges of a `merges.txt`. Raises CheckpointError."""
+    """GPT-2's split of text and the merges of a `merges.txt`. Raises CheckpointError for damaged files."""
     lines = [line.split() for line in read_text(merges).split("\n") if line and not line.startswith("#version")]
     if any(len(line) != 2 for line in lines):
         raise CheckpointError(f"{merges}: a merge is two pieces")

@@ -1,11 +1,11 @@
-"""icetk, the tokenizer of GLM-130B and ChatGLM-6B: sentencepiece's `ice_text.model`, and what was put behind it.
+"""icetk, the tokenizer of GLM-130B and ChatGLM-6B: sentencepiece's `ice_text.model` and the ids added to it.
 
-Its 130,000 pieces are followed by 8 special tokens, a tab, blanks of 2 to 80 spaces and the 256 bytes. A file from
-before 6 April 2023 ends with the pieces, and the rest is put on here; a newer one has them all.
+After its 130,000 pieces come 8 special tokens, a tab, blanks of 2 to 80 spaces and the 256 bytes. A file from before 6
+April 2023 has the pieces only, and the reader adds the rest; a newer file has all of them.
 
-What decode(encode(text)) loses: sentencepiece folds compatibility characters, a space at the very end, and takes
-white space other than newline, tab and space for a space; a text that spells <n>, <|tab|> or <|blank_2|> comes back
-as white space. With `ignore_linebreak` newlines, tabs and runs of spaces are one space too, and unknown characters ⁇.
+decode(encode(text)) is lossy: sentencepiece folds compatibility characters, drops a space at the very end, and reads
+white space other than newline, tab and space as a space; a text that spells <n>, <|tab|> or <|blank_2|> comes back as
+white space. With `ignore_linebreak` newlines, tabs and runs of spaces become one space too, and unknown characters ⁇.
 """
 
 import re
@@ -28,10 +28,10 @@ _IMAGE_TOKENS = 20000
 
 
 class IcePieces(Tokenizer):
-    """Ids of sentencepiece, `offset` higher.
+    """Ids of sentencepiece, plus `offset`.
 
-    `ignore_linebreak` is icetk's own way to read a text, in which GLM-130B was released: no id for white space or
-    bytes. Without it a newline, a tab and runs of spaces keep their ids, as in SwissArmyTransformer from 0.3 on.
+    `ignore_linebreak` is icetk's own reading, with which GLM-130B was released: no ids for white space and bytes.
+    Without it a newline, a tab and runs of spaces keep their ids, as in SwissArmyTransformer from 0.3 on.
     """
 
     def __init__(self, path: Path, names: tuple[str, ...], offset: int, ignore_linebreak: bool = False) -> None:
@@ -56,7 +56,10 @@ class IcePieces(Tokenizer):
 
     @classmethod
     def read_glm130b(cls, folder: Path) -> "IcePieces":
-        """Reads `ice_text.model`, and `ignore_linebreak` of tokenizer_config.json, true unless it is given."""
+        """Reads `ice_text.model`, and `ignore_linebreak` (default true) of tokenizer_config.json.
+
+        Raises CheckpointError for unreadable files and another vocabulary.
+        """
         fields = read_json(folder / "tokenizer_config.json", {})
         return cls(folder / "ice_text.model", _GLM130B, _IMAGE_TOKENS, bool(fields.get("ignore_linebreak", True)))
 
@@ -64,7 +67,8 @@ class IcePieces(Tokenizer):
     def read_chatglm(cls, folder: Path) -> "IcePieces":
         """Reads `ice_text.model`, and `num_image_tokens` of tokenizer_config.json.
 
-        The folders from before 6 April 2023 do not have the field: their ids are 20,000 higher.
+        Folders from before 6 April 2023 lack that field, and their ids are 20,000 higher. Raises CheckpointError for
+        unreadable files, another vocabulary and another number.
         """
         fields = read_json(folder / "tokenizer_config.json", {})
         offset = fields.get("num_image_tokens", _IMAGE_TOKENS)
@@ -75,11 +79,11 @@ class IcePieces(Tokenizer):
         return cls(folder / "ice_text.model", _CHATGLM, offset)
 
     def encode(self, text: str, dummy_prefix: bool = True) -> list[int]:
-        """Ids of a plain text; `dummy_prefix` False encodes it as the middle of a longer one."""
+        """Ids of a plain text. `dummy_prefix` False encodes it as the middle of a longer text."""
         if not self.ignore_linebreak:
             text = text.replace("\n", _NEWLINE).replace("\t", _TAB)
             text = _BLANKS.sub(lambda blanks: _blank(len(blanks.group())), text)
-        # The originals have no other way to be rid of the space that sentencepiece puts before a text.
+        # As in the originals: a newline before the text takes the space that sentencepiece adds.
         ids = self._pieces.encode(text) if dummy_prefix else self._pieces.encode(_NEWLINE + text)[2:]
         return [self.offset + i for i in ids]
 

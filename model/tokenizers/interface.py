@@ -1,4 +1,4 @@
-"""What every tokenizer can do, and what a new kind has to say: ids of a text, bytes of an id, which ids are text."""
+"""The interface of every tokenizer: ids of a text, bytes of an id, and which ids are text."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +22,13 @@ class _Known(dict[int, bytes]):
 
 
 class Tokenizer(ABC):
-    """Plain text to ids and back, special tokens apart: text that spells a special token is text.
+    """Plain text to ids and back. A text that spells a special token is plain text.
 
-    Ids are 0 … `size` - 1. `special` has the special tokens' ids by role (eos, cls, mask, sop, …), as far as the
-    vocabulary has them; `masks` those of the masks by name; `ends` the ids that end a span, that of training first.
-    `aliases` maps an id that has the same embedding row as another to that one: it is never to be drawn.
-    `mask_strips` tells that in the original's layout a mask token swallows the white space to its left,
-    `space_lost_behind` is a character behind which `decode` leaves a space out.
+    Ids are 0 … `size` − 1. `special` maps a role (eos, cls, mask, sop, …) to the id of its token, as far as the
+    vocabulary has it; `masks` maps a mask's name to its id; `ends` are the ids that end a span, that of training first.
+    `aliases` maps an id to another id with the same embedding row, and must never be drawn. `mask_strips`: in the
+    original's layout a mask token swallows the white space to its left. `space_lost_behind` is a character behind which
+    `decode` omits a space.
     """
 
     mask_strips = False
@@ -52,41 +52,41 @@ class Tokenizer(ABC):
 
     @property
     def names(self) -> Mapping[int, str]:
-        """How special tokens are spelled, by id."""
+        """Id → spelling of a special token."""
         return self._names
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of a plain text."""
+        """The ids of a plain text."""
 
     @abstractmethod
     def text_ids(self) -> Sequence[int]:
-        """Ids that stand for text and may be drawn: no special, padding or untrained ones; in ascending order."""
+        """The ids that may be drawn, ascending: text only, no special, padding or untrained ids."""
 
     @abstractmethod
     def _bytes(self, token_id: int) -> bytes:
         """What an id adds to a text; nothing for special tokens and ids past the vocabulary."""
 
     def goes_on(self, token_id: int) -> bool:
-        """Whether a token goes on with the word of the token before it, in a vocabulary that tells."""
+        """Whether a token continues the word of the token before it; false if the vocabulary does not say."""
         return False
 
     def opens_text(self, token_id: int) -> bool:
-        """Whether an id's leading space is there only because texts are encoded as if a space stood before them."""
+        """Whether an id has a leading space only because texts are encoded as if behind a space."""
         return False
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
+        """The text of ids. Special tokens give no text; broken UTF-8 gives U+FFFD."""
         decoder = Decoder(self)
         decoder.extend(token_ids)
         return decoder.whole
 
     def decode_bytes(self, token_ids: Sequence[int]) -> bytes:
-        """The bytes of ids, one after the other, which may end within a character; a first leading space is kept."""
+        """The joined bytes of ids, which may end inside a character. A first leading space is kept."""
         return b"".join(map(self._known.__getitem__, token_ids))
 
     def piece(self, token_id: int) -> str:
-        """What one token looks like: its text, or the name of a special token."""
+        """The text of one token for people, or the name of a special token. Bytes of no character are <0xHH>."""
         if token_id in self._names:
             return self._names[token_id]
         raw = self._known[token_id]
@@ -96,7 +96,7 @@ class Tokenizer(ABC):
             return "".join(f"<0x{byte:02X}>" for byte in raw)
 
     def entry(self, token_id: int) -> str:
-        """How the vocabulary's file spells a token, such as `##s` or `Ġthe`; nothing for a row without one."""
+        """The spelling of a token in the vocabulary's file, such as `##s` or `Ġthe`; empty for an unused row."""
         return self._names[token_id] if token_id in self._names else self._entry(token_id)
 
     def _entry(self, token_id: int) -> str:
@@ -108,28 +108,33 @@ class Tokenizer(ABC):
         return self.decode(token_ids)
 
     def before_mask(self, text: str) -> str:
-        """What is left of a text that stands before a mask."""
+        """The text that remains of `text` before a mask."""
         return text.rstrip() if self.mask_strips else text
 
     @property
     def num_pieces(self) -> int:
-        """Pieces of the demo's own kind, which come before its special tokens."""
-        raise CheckpointError("only the demo's kind of tokenizer counts pieces; others have text_ids()")
+        """Number of pieces before the special tokens, in the demo's own kind. Raises CheckpointError for other
+        kinds."""
+        raise CheckpointError("only the demo's kind of tokenizer has num_pieces; use text_ids()")
 
     @property
     def eos(self) -> int:
+        """Id of the end of a text. Raises CheckpointError if there is none."""
         return self._role("eos")
 
     @property
     def cls(self) -> int:
+        """Id of the start of a text. Raises CheckpointError if there is none."""
         return self._role("cls")
 
     @property
     def sop(self) -> int:
+        """Id of the start of a span. Raises CheckpointError if there is none."""
         return self._role("sop")
 
     @property
     def eop(self) -> int:
+        """Id of the end of a span. Raises CheckpointError if there is none."""
         return self._role("eop")
 
     def _role(self, role: str) -> int:
@@ -139,11 +144,11 @@ class Tokenizer(ABC):
 
 
 def role_of(name: str) -> str:
-    """The role of a special token as it is spelled: [gMASK] → gmask, <|startofpiece|> → sop, <|user|> → user."""
+    """The role of a special token's spelling: [gMASK] → gmask, <|startofpiece|> → sop, <|user|> → user."""
     plain = name.strip("[]<>|").lower()
     return _ROLES.get(plain, plain)
 
 
 def roles_of(ids: Mapping[str, int]) -> dict[str, int]:
-    """Special tokens by role."""
+    """Role → id of these special tokens."""
     return {role_of(name): i for name, i in ids.items()}

@@ -1,4 +1,4 @@
-"""The demo's own kind: a sentencepiece vocabulary with byte fallback and no normalization, which loses nothing."""
+"""The demo's own kind: a lossless sentencepiece vocabulary with byte fallback and no normalization."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ ROLES = ("eos", "cls", "mask", "sop", "eop")
 
 
 class SentencePieces(Tokenizer):
-    """Ids of text pieces from sentencepiece, ids of special tokens from `tokenizer_config.json`.
+    """Ids of text from sentencepiece, ids of special tokens from `tokenizer_config.json`.
 
     decode(encode(text)) == text for every string without lone surrogates.
     """
@@ -36,7 +36,8 @@ class SentencePieces(Tokenizer):
 
     @classmethod
     def read(cls, folder: Path) -> "SentencePieces":
-        """Reads `tokenizer.model` and the `special_tokens` of `tokenizer_config.json`. Raises CheckpointError."""
+        """Reads `tokenizer.model` and `special_tokens` of `tokenizer_config.json`. Raises CheckpointError for wrong
+        content."""
         pieces = read_pieces(folder / "tokenizer.model")
         config = folder / "tokenizer_config.json"
         fields = read_json(config)
@@ -60,7 +61,7 @@ class SentencePieces(Tokenizer):
         return range(self._num_pieces)
 
     def before_mask(self, text: str) -> str:
-        """One space is swallowed, no more, as in the demo's training."""
+        """The text without one space at its end, as in the demo's training."""
         return text.removesuffix(" ")
 
     def _entry(self, token_id: int) -> str:

@@ -1,8 +1,8 @@
-"""BERT's wordpieces: the vocabulary of glm-base and glm-large with GLM's two tokens, and of plain BERT folders.
+"""BERT's wordpieces: the vocabulary of glm-base and glm-large with GLM's two tokens, and that of plain BERT folders.
 
-What decode(encode(text)) loses: how much and which white space there was, spaces around punctuation and Chinese
-characters, control characters, in uncased vocabularies case and accents, and every word that has a character
-outside the vocabulary ([UNK]). Spaces before ``. , ? ! '`` and behind ``'`` are left out again.
+decode(encode(text)) is lossy: it loses the kind and amount of white space, spaces around punctuation and Chinese
+characters, control characters, case and accents in uncased vocabularies, and every word with a character outside the
+vocabulary ([UNK]). It omits spaces before ``. , ? ! '`` and behind ``'``.
 """
 
 import unicodedata
@@ -28,10 +28,10 @@ _IDEOGRAPHS = (
 
 @dataclass(frozen=True, slots=True)
 class Splitter:
-    """How a text falls into words (google-research/bert, tokenization.py).
+    """The split of a text into words (google-research/bert, tokenization.py).
 
-    Characters that Python's Unicode tables do not know stay, as in the tokenizers library: those that a later version
-    knows have the same ids there. GLM's own code drops Unicode's noncharacters (U+FFFE and their like) too.
+    It keeps characters that Python's Unicode tables do not know, like the tokenizers library, so that characters of
+    later versions have the same ids. GLM's own code drops Unicode's noncharacters (U+FFFE and others).
     """
 
     lower: bool = True
@@ -61,7 +61,7 @@ class Splitter:
 
 
 class WordPieces(Tokenizer):
-    """The longest pieces of each word from the left; pieces that go on with a word begin with ##."""
+    """The longest pieces of each word from the left. A piece that continues a word begins with ##."""
 
     space_lost_behind = "'"
 
@@ -77,9 +77,10 @@ class WordPieces(Tokenizer):
 
     @classmethod
     def read(cls, folder: Path, glm: bool = False) -> "WordPieces":
-        """Reads `vocab.txt`, else `tokenizer.json`, with GLM's tokens or without. Raises CheckpointError.
+        """Reads `vocab.txt`, or else `tokenizer.json`, with or without GLM's tokens.
 
-        `added_tokens.json`, or `tokenizer.json`, has the ids of GLM's tokens; else they follow the vocabulary.
+        `added_tokens.json` or `tokenizer.json` gives the ids of GLM's tokens; without them the ids follow the
+        vocabulary. Raises CheckpointError for unreadable or incomplete files.
         """
         if (folder / "vocab.txt").exists():
             lines = read_text(folder / "vocab.txt").removesuffix("\n").split("\n")

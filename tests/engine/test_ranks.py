@@ -272,9 +272,9 @@ def test_heads_and_groups_that_ranks_do_not_divide_are_refused_by_name(folders: 
             )
         return str(error.value).replace(f"{folders[name]}: ", "")
 
-    assert refusal("glm_sat", {}, 3) == "num_attention_heads 8 is not divided by 3 ranks"
-    assert refusal("glm4", {}, 8, num_key_value_heads=3) == "num_key_value_heads 3 is not divided by 8 ranks"
-    assert refusal("glm_sat", {}, 8, inner_hidden_size=500) == "inner_hidden_size 500 is not divided by 8 ranks"
+    assert refusal("glm_sat", {}, 3) == "num_attention_heads 8 is not divisible by 3 ranks"
+    assert refusal("glm4", {}, 8, num_key_value_heads=3) == "num_key_value_heads 3 is not divisible by 8 ranks"
+    assert refusal("glm_sat", {}, 8, inner_hidden_size=500) == "inner_hidden_size 500 is not divisible by 8 ranks"
     message = refusal("glm_sat", {"quant": "int4", "group_size": 64}, 8)
     assert message.endswith(
         "attention.dense.weight: group_size 64 does not divide the 32 inputs of a rank's share, one of 8"

@@ -191,7 +191,7 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("storage", "says"),
         [
-            (Storage("none"), "the scheme none leaves nothing to convert"),
+            (Storage("none"), "the scheme none quantizes nothing"),
             (Storage("int3"), "no such scheme: int3"),
             (Storage("int4", 48), "group_size must be one of 0, 32, 64, 128"),
             (Storage("int4", 32, "int3"), "no such scheme for the embedding: int3"),
@@ -206,7 +206,7 @@ class TestRefusal:
         [
             (None, "not a readable UTF-8 text"),
             (b"\xff\xfe\x00", "not a readable UTF-8 text"),
-            (b"a\n\nb", "calibrate on"),
+            (b"a\n\nb", "calibration needs a document"),
         ],
     )
     def test_calibration_text(self, source: Path, tmp_path: Path, content: bytes | None, says: str) -> None:
@@ -436,7 +436,7 @@ class TestRanks:
 
     def test_what_ranks_do_not_divide_is_refused(self, wide: Path, tmp_path: Path) -> None:
         assert refusal(wide, tmp_path / "a", Recipe(Storage("int4", 32), tp=3)) == (
-            "num_attention_heads 4 is not divided by 3 ranks"
+            "num_attention_heads 4 is not divisible by 3 ranks"
         )
         assert "group_size 64 does not divide the 32 inputs of a rank's share, one of 4" in refusal(
             wide, tmp_path / "b", Recipe(Storage("int4", 64), tp=4)

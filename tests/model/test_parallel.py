@@ -78,8 +78,8 @@ def test_a_row_that_is_not_finite_on_one_rank_is_not_finite_on_any() -> None:
 
 
 def test_what_ranks_do_not_divide_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="num_attention_heads 12 is not divided by 8 ranks"):
+    with pytest.raises(UsageError, match="num_attention_heads 12 is not divisible by 8 ranks"):
         Ranks(0, 8).share(12, "num_attention_heads")
     assert Ranks(0, 8).share_or_copy(2, "num_key_value_heads") == 1
-    with pytest.raises(UsageError, match="num_key_value_heads 3 is not divided by 2 ranks"):
+    with pytest.raises(UsageError, match="num_key_value_heads 3 is not divisible by 2 ranks"):
         Ranks(0, 2).share_or_copy(3, "num_key_value_heads")

@@ -222,4 +222,4 @@ class TestQuantized:
         tensors = torch.load(path)["module"]
         tensors[f"{LAYER}attention.query_key_value.weight"] = torch.zeros(3 * WIDTH, 16, dtype=torch.int8)
         torch.save({"module": tensors}, path)
-        assert "query_key_value.weight has shape [192, 16], in no known form" in refusal(folder)
+        assert "query_key_value.weight has shape [192, 16], which is neither int8 nor int4" in refusal(folder)

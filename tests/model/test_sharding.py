@@ -55,7 +55,7 @@ def test_without_a_cut_every_rank_has_the_tensor_itself() -> None:
 
 
 def test_a_size_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"24 along dimension 0 in sections \(4, 1, 1\) are not divided by 8"):
+    with pytest.raises(UsageError, match=r"24 along dimension 0 in sections \(4, 1, 1\) are not divisible by 8"):
         shard(torch.zeros(24), ShardSpec(0, (4, 1, 1)), 0, 8)
 
 

@@ -73,7 +73,7 @@ def test_the_published_names_are_in_the_files(tmp_path: Path) -> None:
 
 
 def test_ranks_that_do_not_divide_the_tensors_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="are not divided by 3"):
+    with pytest.raises(UsageError, match="are not divisible by 3"):
         write_synthetic(tmp_path / "new", made(), "sat", 3)
     with pytest.raises(UsageError, match="only the format sat is divided among ranks, not hf"):
         write_synthetic(tmp_path / "new", made(), "hf", 2)

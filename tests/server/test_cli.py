@@ -192,7 +192,7 @@ class TestFilesThatAFolderLacks:
             (("glm-7b",), 2, "no preset 'glm-7b'; there are bert-base, "),
             (("chatglm-6b", "--format", "sat"), 2, "chatglm-6b is not published in the format sat"),
             (("glm-large", "--tp", "2"), 2, "only the format sat is divided among ranks, not hf"),
-            (("glm-large", "--tp", "3", "--format", "sat"), 2, "are not divided by 3"),
+            (("glm-large", "--tp", "3", "--format", "sat"), 2, "are not divisible by 3"),
             (("glm-large", "--tokenizer", "/nowhere"), 1, "/nowhere/tokenizer.model: no such file"),
             (("glm-130b", "--layers", "0"), 2, "--layers"),
         ],

@@ -68,7 +68,7 @@ def folder_below(root: Path, path: str) -> Path:
     try:
         folder = (top / path).resolve(strict=True)
         if not folder.is_relative_to(top):
-            raise RequestError(f"path {path[:80]!r} leads out of the adapters' folder", "path", "invalid_path")
+            raise RequestError(f"path {path[:80]!r} lies outside the adapters' folder", "path", "invalid_path")
         with os.scandir(folder) as entries:
             for number, entry in enumerate(entries):
                 _check(top, entry, number)
@@ -82,7 +82,7 @@ def _check(top: Path, entry: "os.DirEntry[str]", number: int) -> None:
     if number >= MAX_FILES:
         raise RequestError(f"the folder has more than {MAX_FILES} entries", "path", "invalid_path")
     if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(top):
-        raise RequestError(f"{name} leads out of the adapters' folder", "path", "invalid_path")
+        raise RequestError(f"{name} lies outside the adapters' folder", "path", "invalid_path")
     kind = os.stat(entry.path).st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-        raise RequestError(f"{name} is no file", "path", "invalid_path")
+        raise RequestError(f"{name} is not a regular file", "path", "invalid_path")

@@ -221,9 +221,9 @@ def test_glm_130b_in_float16_fits_eight_a100_of_40_gb() -> None:
 @pytest.mark.parametrize(
     ("preset", "gpus", "scheme", "options", "reason", "instead"),
     [
-        ("glm-130b", "5xRTX3090", "int4", {}, "num_attention_heads 96 is not divided by 5 ranks", "--gpus 4xRTX3090"),
+        ("glm-130b", "5xRTX3090", "int4", {}, "num_attention_heads 96 is not divisible by 5 ranks", "--gpus 4xRTX3090"),
         ("glm-4-9b", "8xRTX3090", "int4", {}, "group_size 32 does not divide the 1712 inputs", "--gpus 4xRTX3090"),
-        ("glm-130b", "7xCPU", "int4", {}, "num_attention_heads 96 is not divided by 7 ranks", None),
+        ("glm-130b", "7xCPU", "int4", {}, "num_attention_heads 96 is not divisible by 7 ranks", None),
         ("glm-130b", "4xRTX3090", "int4", {"group_size": 32, "request_tokens": 2048}, None, None),
     ],
 )

@@ -45,7 +45,7 @@ def test_what_is_swapped_after_the_check_is_not_read(root: Path, target: Adapter
     path = root / folder_below(root, "team/a")
     assert len(read_adapter(path, target, root).prefix or ()) == INSIDE
     replace(root / place, root.parent / "outside" / Path(place).relative_to("team"))
-    with pytest.raises(CheckpointError, match=r"adapter a: .* leads out of the adapters' folder$"):
+    with pytest.raises(CheckpointError, match=r"adapter a: .* lies outside the adapters' folder$"):
         read_adapter(path, target, root)
 
 
@@ -58,7 +58,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(root: Path, target: Ada
     path = root / folder_below(root, "team/a")
     (path / WEIGHTS).unlink()
     os.mkfifo(path / WEIGHTS)
-    with pytest.raises(CheckpointError, match=f"adapter a: {WEIGHTS} is no file"):
+    with pytest.raises(CheckpointError, match=f"adapter a: {WEIGHTS} is not a regular file"):
         read_adapter(path, target, root)
 
 

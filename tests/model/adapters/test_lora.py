@@ -210,9 +210,9 @@ A, B = "base_model.model.transformer.layers.0.attention.dense.lora_A.weight", "b
         ({}, {A: torch.zeros(2, 64, dtype=torch.int8)}, "expected floating point"),
         ({}, {A.replace("lora_A", "lora_C"): torch.zeros(2)}, "lora_C.weight is not supported"),
         ({}, {A.replace("lora_A.weight", "lora_magnitude_vector"): torch.zeros(2)}, "lora_magnitude_vector is not"),
-        ({}, {A.replace("layers.0", "layers.9"): torch.zeros(2, 64), B.replace("layers.0", "layers.9"): torch.zeros(64, 2)}, "layers.9.attention.dense is no linear"),  # noqa: E501
+        ({}, {A.replace("layers.0", "layers.9"): torch.zeros(2, 64), B.replace("layers.0", "layers.9"): torch.zeros(64, 2)}, "layers.9.attention.dense is not a linear layer"),  # noqa: E501
         ({}, {A.replace("dense", "rotary"): torch.zeros(2, 64)}, "lacks lora_B.weight"),
-        ({"bias": "all"}, {"base_model.model.x.bias": torch.zeros(2)}, "x.bias [2] is no bias of a linear"),
+        ({"bias": "all"}, {"base_model.model.x.bias": torch.zeros(2)}, "x.bias [2] is not the bias of a linear layer"),
         ({"base_fingerprint": "0123", "base_model_name_or_path": "other"}, {}, "trained on another base, 'other'"),
     ],
 )  # fmt: skip

@@ -71,7 +71,7 @@ def test_the_json_has_the_promised_fields() -> None:
 def test_a_refusal_by_name_is_a_plan_that_does_not_fit() -> None:
     facts = json.loads(command("glm-130b", "--gpus", "5xRTX3090", "--json").stdout)
     assert facts["fits"] is False
-    assert facts["reason"] == "num_attention_heads 96 is not divided by 5 ranks"
+    assert facts["reason"] == "num_attention_heads 96 is not divisible by 5 ranks"
     assert facts["predicted"] == {"encode_s": {}, "decode_s": {}, "token_s": None}
 
 
