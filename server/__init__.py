@@ -1,1 +1,1 @@
-"""HTTP and the command line. Knows no tensor and does not import torch."""
+"""HTTP and the command line. This package knows no tensor and does not import torch."""

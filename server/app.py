@@ -45,9 +45,9 @@ ERRORS_BELOW = {p.below: p.error_body for p in protocols() if p.error_body is no
 
 
 def create_app(settings: Settings, engine: EngineClient, is_local: bool = False) -> FastAPI:
-    """An application that starts and stops the engine with itself. `is_local`: only this machine reaches it.
+    """The application, which starts and stops the engine. `is_local`: only this machine can reach it.
 
-    `app.state.drain()` refuses new work, `app.state.reread_keys()` reads the key file anew.
+    `app.state.drain()` refuses new work; `app.state.reread_keys()` reads the key file again.
     """
     log = make_log(settings.log_level)
     gate = Gate(settings.max_queue, settings.max_queue_tokens)

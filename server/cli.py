@@ -22,7 +22,7 @@ from server.console import hold_streams, told
 
 
 class Commands(TyperGroup):
-    """Commands, each of which ends with one line for what the system refuses it."""
+    """The commands. Each ends with one line if the system refuses an operation."""
 
     def invoke(self, ctx: Any) -> Any:
         with told():

@@ -1,4 +1,4 @@
-"""The console of the command line: results on stdout, everything else on stderr."""
+"""The console of the command line: results go to stdout, everything else to stderr."""
 
 import io
 import os
@@ -17,7 +17,7 @@ GONE = 128 + signal.SIGPIPE  # as a shell tells it of other programs
 
 
 class Stream(Console):
-    """A console that leaves it to `told` what comes of a reader who has gone."""
+    """A console that lets `told` handle a reader that has gone."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -28,19 +28,19 @@ output = Stream()
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
-    """What is to be done and how much of it is, on a terminal; nothing elsewhere."""
+    """A progress bar on a terminal; nothing elsewhere."""
     return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """Ends with one line on stderr."""
+    """Ends the command with one line on stderr."""
     tell(message)
     raise typer.Exit(code)
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Gives errors of the system that name no file this one's name."""
+    """Adds this file's name to system errors that name no file."""
     try:
         yield
     except OSError as error:
@@ -50,7 +50,7 @@ def named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Ends with one line for what the system refuses, and without one when the reader of stdout has gone.
+    """Ends the command with one line for a system error, and without one if the reader of stdout has gone.
 
     Raises SystemExit with 1 or with `GONE`.
     """
@@ -73,8 +73,7 @@ def told() -> Iterator[None]:
 
 
 def hold_streams() -> None:
-    """Puts something in the place of streams that are closed, lest a file of ours get their numbers, and gives stdout a
-    name for errors."""
+    """Opens closed standard streams, so that no file gets their descriptors, and names stdout for errors."""
     for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
@@ -97,7 +96,7 @@ class _Stdout(io.FileIO):
 
 
 def tell(message: str) -> None:
-    """One line on stderr."""
+    """Writes one line to stderr."""
     # Where nobody can be told, the exit code is left.
     with suppress(OSError):
         line = " ".join(message.split("\n"))

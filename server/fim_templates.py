@@ -1,7 +1,7 @@
-"""Templates that clients write themselves: how a prompt for another model marks what stands around its blank.
+"""Templates for other models, which clients apply themselves: marks in a prompt around its blank.
 
-A prompt with such marks is one blank between two texts. It is read as that, and laid out as this model needs it: the
-marks are never passed on. The forms are those that the models' own cards publish.
+A prompt with such marks is one blank between two texts. The server reads it as that, and the engine lays it out for
+this model; the model never sees the marks. The forms are those on the models' own cards.
 """
 
 import re
@@ -16,7 +16,7 @@ FILES = re.compile(r"<\|?(?:repo_name|reponame|file_sep|filename)\|?>")
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What stands on both sides of a blank."""
+    """The texts on both sides of a blank."""
 
     before: str
     after: str
@@ -24,17 +24,17 @@ class Around:
 
 @dataclass(frozen=True, slots=True)
 class FimTemplate:
-    """One form: its marks in the order of the prompt. `suffix_first`: what follows the blank comes first."""
+    """One form: its marks in the order of the prompt. `suffix_first`: the text behind the blank comes first."""
 
     marks: tuple[str, ...]
     suffix_first: bool = False
 
     def has_marks(self, prompt: str) -> bool:
-        """Whether all marks are in a prompt, wherever."""
+        """Whether a prompt has all marks, anywhere."""
         return all(mark in prompt for mark in self.marks)
 
     def read(self, prompt: str) -> Around | None:
-        """The two sides, if the prompt as a whole has this form. Text of other files goes before the first side."""
+        """The two sides, if the whole prompt has this form. Text of other files joins the first side."""
         if any(prompt.count(mark) != 1 for mark in self.marks):
             return None
         parts, rest = [], prompt
@@ -66,10 +66,10 @@ TEMPLATES = {
 
 
 def around(prompt: str, names: tuple[str, ...]) -> Around | None:
-    """What stands around the blank of a prompt that has one of these forms."""
+    """The two sides of a prompt in one of these forms; None for another prompt."""
     return next((sides for name in names if (sides := TEMPLATES[name].read(prompt)) is not None), None)
 
 
 def named_like(prompt: str) -> str | None:
-    """The name of a template whose marks are all in a prompt."""
+    """The name of a template whose marks are all in a prompt; None if there is none."""
     return next((name for name, template in TEMPLATES.items() if template.has_marks(prompt)), None)

@@ -1,8 +1,8 @@
-"""The key file: who may use a server, by the hashes of their keys.
+"""The key file: the clients of a server, by the hashes of their keys.
 
-It holds one JSON object a line: `name`, `sha256` (of the key, in hex), and optionally `role`, `priority`,
-`requests_per_minute` and `tokens_per_minute`. Keys are 256 random bits, which no one can guess from a plain hash; a
-slow hash, as passwords need, would only let strangers keep the server busy.
+It has one JSON object per line: `name`, `sha256` (of the key, in hex), and optionally `role`, `priority`,
+`requests_per_minute` and `tokens_per_minute`. A key is 256 random bits, which nobody can guess from a plain hash. A
+slow hash, as for passwords, would only let strangers keep the server busy.
 """
 
 import errno
@@ -37,7 +37,7 @@ class Entry(BaseModel):
 
 
 def read_keys(path: Path) -> list[Entry]:
-    """The entries of a key file. Raises UsageError, naming the line, for what is not one."""
+    """The entries of a key file. Raises UsageError, naming the line, for anything else."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -61,8 +61,10 @@ def read_keys(path: Path) -> list[Entry]:
 
 
 def new_key(path: Path, **fields: object) -> str:
-    """Makes a key and adds its entry to a file, which only its owner may read. Raises UsageError for bad fields and a
-    name that is taken, and OSError, with the file as it was."""
+    """Makes a key and adds its entry to a file, which only its owner may read.
+
+    Raises UsageError for wrong fields and a name that is taken, and OSError; the file then stays unchanged.
+    """
     key = PREFIX + secrets.token_urlsafe(32)
     try:
         entry = Entry.model_validate({**fields, "sha256": hashlib.sha256(key.encode()).hexdigest()})
@@ -85,7 +87,7 @@ def new_key(path: Path, **fields: object) -> str:
 
 
 def forget_key(path: Path, name: str) -> None:
-    """Takes the last entry out of a file again, that of a key which nobody has seen. Raises OSError."""
+    """Removes the last entry of a file, that of a key that nobody has seen. Raises OSError."""
     lines = path.read_bytes().splitlines(keepends=True)
     assert json.loads(lines[-1])["name"] == name
     os.truncate(path, sum(map(len, lines[:-1])))

@@ -1,4 +1,4 @@
-"""Serving: the application behind a socket, from start to a clean end."""
+"""Serving: the application behind sockets, from the start to a clean end."""
 
 import asyncio
 import gc
@@ -34,9 +34,9 @@ FLUSH_SECONDS = 5
 
 
 def serve(settings: Settings, engine: EngineClient) -> int:
-    """Serves until a signal or until the engine has failed for good; returns the exit code of the process.
+    """Serves until a signal, or until the engine has failed for good. Returns the process's exit code.
 
-    What cannot listen, and an alias of a route that there is not, is told in one line, before the engine is started.
+    Before it starts the engine, it reports in one line if it cannot listen, and if an alias names no route.
     """
     for route in settings.path_aliases.values():
         if route_of(route, ROUTES) is None:
@@ -54,7 +54,7 @@ def serve(settings: Settings, engine: EngineClient) -> int:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, except that the first signal drains and the second one aborts, and who is let in."""
+    """uvicorn with our own signals and listener: the first signal drains, the second one aborts."""
 
     def __init__(self, settings: Settings, app: FastAPI, sockets: list[socket.socket], room: int) -> None:
         super().__init__(
@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
         self._signals = 0
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serves, with a watch over signals and the engine beside it."""
+        """Serves, and watches signals and the engine."""
         # What is there by now stays: to look through all of it for garbage would hold up every answer.
         gc.collect()
         gc.freeze()
@@ -103,7 +103,7 @@ class Server(uvicorn.Server):
             await asyncio.gather(watch, return_exceptions=True)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins to accept connections, by a listener of our own: uvicorn is given no socket."""
+        """Starts to accept connections with our own listener; uvicorn gets no socket."""
         await super().startup([])
         if self.room < self.settings.max_connections:
             self.log.warning("few open files", connections=self.room, max_connections=self.settings.max_connections)
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
         self.log.info("listening", urls=[url(listening) for listening in self.sockets])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends what `startup` began."""
+        """Ends the listener and the connections."""
         if self.listener is not None:
             await self.listener.close()
         await super().shutdown([])
@@ -129,7 +129,8 @@ class Server(uvicorn.Server):
         return made(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Only counts: uvicorn's own way would close the socket at once and end by the signal, not by 0."""
+        """Only counts the signal. uvicorn's own handler would close the socket at once, and exit by the signal instead
+        of with 0."""
         self._signals += 1
 
     async def _watch(self) -> None:

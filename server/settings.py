@@ -20,7 +20,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Limits(BaseModel):
-    """The most that one request may ask for; `/v1/models` shows them to clients."""
+    """The limits of one request. `/v1/models` shows them to clients."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

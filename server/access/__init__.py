@@ -1,1 +1,1 @@
-"""Who asks, and how much they may ask for."""
+"""Access: who sends a request, and how much work the client may ask for."""

@@ -1,4 +1,4 @@
-"""Authentication: only known clients get in. Whatever is not open by name is closed, routes to come included."""
+"""Authentication: only known clients get in. Every path that is not open by name is closed, future routes included."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,7 +12,7 @@ ADMIN = ("/v1/adapters",)
 
 
 class Authentication:
-    """Middleware that tells the routes who asks, or turns the request away. `open_paths` are read without a key."""
+    """Middleware that identifies the client or refuses the request. `open_paths` need no key."""
 
     def __init__(self, app: ASGIApp, keyring: Keyring, open_paths: frozenset[str]) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""The gate: how much work is inside, and whether it still lets any in."""
+"""The gate: it bounds the work in flight."""
 
 import asyncio
 import time
@@ -19,14 +19,13 @@ SOONEST_S, LATEST_S = 0.1, 60.0
 
 
 class Gate:
-    """Bounds the work in flight, in requests and in tokens. Draining lets nothing in; aborting also ends what is
-    inside.
+    """Bounds the work in flight, in requests and in tokens. Draining admits nothing; aborting also ends work in flight.
 
-    A client with a key may hold no more than is left free (the dynamic thresholds of Choudhury and Hahne, 1998), so
-    that one alone fills half the queue, two a third each, and there is always room for one more.
+    A client with a key may hold at most as much as is left free (the dynamic thresholds of Choudhury and Hahne, 1998):
+    one client alone fills half of the queue, two a third each, and one more client always finds room.
 
-    Whom it turns away it tells to come back after as long as requests stay inside lately: by then all that are inside
-    now have left.
+    A refusal asks the client to come back after the mean residence time of recent requests: by then the requests of now
+    have left.
     """
 
     def __init__(self, max_inside: int, max_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,7 +43,7 @@ class Gate:
         self._empty.set()
 
     def enter(self, client: Client) -> "Ticket":
-        """Takes a place. Raises ApiError when there is none, or when the client is over its rate."""
+        """Takes a place. Raises ApiError if there is none, and if the client is over its rate."""
         if self.draining:
             raise ApiError(503, "the server is draining and takes no new work", "draining")
         if self.inside >= self.max_inside:
@@ -58,7 +57,7 @@ class Gate:
         return Ticket(self, client)
 
     def leave(self, client: Client, tokens: int, entered: float) -> None:
-        """Gives a place back, and the tokens that were set aside."""
+        """Returns a place, and the tokens that were reserved."""
         self.stay_s += NEWEST * (self.clock() - entered - self.stay_s)
         self.inside -= 1
         self.tokens -= tokens
@@ -68,11 +67,11 @@ class Gate:
             self._empty.set()
 
     def full(self, message: str, code: str) -> ApiError:
-        """There is no room for anybody."""
+        """The error for a request for which no client has room."""
         return ApiError(503, message, code, retry_s=self._retry_s)
 
     def share_taken(self, what: str) -> ApiError:
-        """There is no more room for this client."""
+        """The error for a request of a client that holds its share. `what` names the shared resource."""
         message = f"this key holds {what}, as many as are left for others"
         return ApiError(429, message, "queue_share_taken", retry_s=self._retry_s)
 
@@ -81,22 +80,22 @@ class Gate:
         return min(max(self.stay_s, SOONEST_S), LATEST_S)
 
     def drain(self) -> None:
-        """Lets nothing in from now on."""
+        """Admits nothing from now on."""
         self.draining = True
 
     def abort(self) -> None:
-        """Ends what is inside, each with an error that its client can read."""
+        """Ends all work in flight, with an error for each client."""
         self.draining = True
         self.aborted.set()
 
     async def emptied(self) -> None:
-        """Returns when nothing is inside."""
+        """Returns when no work is in flight."""
         await self._empty.wait()
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request's place inside: whose it is, and the tokens set aside for it."""
+    """The place of one request: its client, and the tokens reserved for it."""
 
     gate: Gate
     client: Client
@@ -109,9 +108,9 @@ class Ticket:
         self._entered = self.gate.clock()
 
     def admit(self, work_id: str, tokens: int) -> None:
-        """Sets aside all the tokens that a piece of work may need, or none of them.
+        """Reserves all tokens that a piece of work may need, or none of them.
 
-        Raises RequestError for more than the server ever takes, and ApiError when there are too many inside (503) or
+        Raises RequestError for more tokens than the server ever admits, and ApiError if too many are reserved (503) or
         the client is over its rate (429).
         """
         limit, name = self.gate.max_tokens, self.client.name
@@ -129,18 +128,18 @@ class Ticket:
         self._charges[work_id] = tokens
 
     def settle(self, work_id: str, tokens: int) -> None:
-        """The work took so many tokens: the client is charged for these alone."""
+        """Replaces the reservation by the number of tokens that the work took; the client's rate counts these alone."""
         self.client.rates.give_tokens(self._charges.pop(work_id) - tokens)
 
     def leave(self) -> None:
-        """Gives the place back, once. What was never settled, such as work cancelled half-way, stays charged."""
+        """Returns the place, once. Reserved tokens without `settle`, such as those of cancelled work, stay charged."""
         if not self._left:
             self._left = True
             self.gate.leave(self.client, self._tokens, self._entered)
 
 
 class Admission:
-    """Middleware that sends work through a gate, before its body is read. `work` are paths that protocols name."""
+    """Middleware that sends work through a gate before its body is read. `work` are paths that protocols name."""
 
     def __init__(self, app: ASGIApp, gate: Gate, work: Collection[str]) -> None:
         self.app = app
@@ -170,8 +169,11 @@ class Admission:
 
 
 def is_work(scope: Scope, work: Collection[str]) -> bool:
-    """Whether a request asks for work, rather than for how things are: every POST below /v1/, those of routes to come
-    included, and the POSTs of these paths, such as `/infill` or `/models/{name}`."""
+    """Whether a request asks for work rather than for information.
+
+    Work is every POST below /v1/, future routes included, and a POST of these paths, such as `/infill` or
+    `/models/{name}`.
+    """
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
     return scope["path"].startswith("/v1/") or route_of(scope["path"], work) is not None

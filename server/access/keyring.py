@@ -1,4 +1,4 @@
-"""The keyring: who a client is, by the key that it shows."""
+"""The keyring: it identifies a client by its key."""
 
 import hashlib
 import hmac
@@ -18,7 +18,7 @@ from server.wire.errors import ApiError
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks, and how much they may ask for. The name is "" where no keys are needed."""
+    """A client and its limits. The name is "" if the server needs no keys."""
 
     name: str
     is_admin: bool
@@ -27,10 +27,10 @@ class Client:
 
 
 class Keyring:
-    """The clients of a server: those of a key file, or without one everybody as one client.
+    """The clients of a server: those of a key file, or without a file everybody as one client.
 
-    The file is read again when it has changed, so that keys come and go while the server runs. One that cannot be used
-    is told of in the log, and the keys before it stay.
+    It reads the file again after a change, so that keys come and go while the server runs. If the file cannot be used,
+    it writes a line to the log and keeps the keys.
     """
 
     def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
@@ -46,11 +46,11 @@ class Keyring:
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed."""
+        """Whether the server needs no key."""
         return self._everybody is not None
 
     def client(self, headers: Headers) -> Client:
-        """The client by its key. Raises ApiError (401) for none and for an unknown one, in the same words."""
+        """The client of a key. Raises ApiError (401), with the same text, for a missing and for an unknown key."""
         if self._everybody is not None:
             return self._everybody
         assert self._path is not None
@@ -71,7 +71,7 @@ class Keyring:
         return found
 
     def reread(self) -> None:
-        """Reads the file anew, and tells in the log what came of it."""
+        """Reads the file again, and writes the result to the log."""
         if self._path is None:
             self._log.info("keys read", keys=0, detail="there is no key file")
             return

@@ -1,8 +1,8 @@
 """The origin of a request: the host that it was sent to, and the page that sent it.
 
-Without keys it is all that keeps pages of other sites from a server that only their visitor can reach. A page can give
-a name of its own the server's address, but not send another Host than that name; and it can send requests to the
-server's own name, but not hide where it comes from.
+Without keys, this check alone protects a server that only its visitors' machines can reach from pages of other sites.
+Such a page can point a name of its own to the server's address, but its requests then have that name as Host. It can
+send requests to the server's own name, but these state the page's origin.
 """
 
 import ipaddress
@@ -20,8 +20,11 @@ SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 class Origin:
-    """Middleware that turns away what was sent to a name that is not the server's (`checks_host`), and what a page of
-    another origin wants done (`checks_page`). `hosts` are further names of the server; pages of theirs may ask."""
+    """Middleware that refuses requests for a host that is not the server's, and work for pages of another origin.
+
+    `checks_host` and `checks_page` switch the two checks. `hosts` are further names of the server, whose pages may send
+    work.
+    """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], checks_host: bool, checks_page: bool) -> None:
         self.app = app
@@ -68,7 +71,7 @@ class Origin:
 
 
 def name_of(host: str) -> str:
-    """The name or address in a Host, without port and brackets; "" where there is none."""
+    """The name or address in a Host header, without port and brackets; "" if there is none."""
     match = HOST.fullmatch(host)
     return (match[1] or match[2]) if match else ""
 

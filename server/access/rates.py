@@ -1,4 +1,4 @@
-"""Rates: how much work one client may ask for, as token buckets."""
+"""Rates: token buckets that limit the work of one client."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Clock = Callable[[], float]
 
 
 class Bucket:
-    """Fills up evenly to one minute's worth; what is asked for is taken at once or not at all."""
+    """A token bucket with one minute's amount, which fills up evenly. It gives an amount as a whole or not at all."""
 
     def __init__(self, per_minute: float, clock: Clock = time.monotonic) -> None:
         self.per_minute = per_minute
@@ -19,8 +19,10 @@ class Bucket:
         self._filled_at = clock()
 
     def take(self, amount: float) -> float:
-        """0 once taken; else the seconds until it could be. What is more than a full bucket needs a full one, and the
-        debt is paid off before anything else is given."""
+        """Takes an amount and returns 0, or returns the seconds until it can.
+
+        More than a full bucket needs a full one, and leaves a debt that later requests wait for.
+        """
         self._fill()
         missing = min(amount, self.per_minute) - self._level
         if missing > 0:
@@ -29,7 +31,7 @@ class Bucket:
         return 0.0
 
     def give(self, amount: float) -> None:
-        """Puts back what was not needed; a negative amount is what was needed beyond."""
+        """Returns an amount that was not needed; a negative one charges more."""
         self._fill()
         self._level = min(self._level + amount, self.per_minute)
 
@@ -41,21 +43,21 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """A client's buckets; None is no limit."""
+    """The buckets of a client; None is no limit."""
 
     requests: Bucket | None = None
     tokens: Bucket | None = None
 
     def take_request(self) -> None:
-        """Counts a request. Raises ApiError (429) when there are too many."""
+        """Charges one request. Raises ApiError (429) for one too many."""
         _take(self.requests, 1, "requests")
 
     def take_tokens(self, amount: int) -> None:
-        """Charges the tokens that a request may need. Raises ApiError (429) when they are too many."""
+        """Charges the tokens that a request may need. Raises ApiError (429) for too many."""
         _take(self.tokens, amount, "tokens")
 
     def give_tokens(self, amount: int) -> None:
-        """Gives back the tokens that a request did not need."""
+        """Refunds tokens that a request did not need."""
         if self.tokens is not None:
             self.tokens.give(amount)
 

@@ -1,1 +1,1 @@
-"""Commands of `glm-infill`, a module each."""
+"""The commands of `glm-infill`, one module each."""

@@ -1,4 +1,4 @@
-"""Asking for one answer, for commands: a server, or a model loaded here."""
+"""One answer for a command, from a server or from a model loaded here."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from server.wire.complaint import Complaint
 def with_adapter(
     body: dict[str, Any], config: EngineConfig, adapter: str | None, url: str | None
 ) -> tuple[dict[str, Any], EngineConfig]:
-    """A request that goes by an adapter: a server's by its name, or the one in a folder."""
+    """A request that names an adapter: one of a server by its name, or the one in a folder."""
     if adapter is None:
         return body, config
     name = adapter if url is not None else "adapter"

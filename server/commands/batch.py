@@ -1,7 +1,7 @@
-"""`glm-infill batch`: fills and scores of a file of lines, into another; what was done stays done.
+"""`glm-infill batch`: answers a file of fills and scores into another file. It can resume after a kill.
 
-A line is a body of `/v1/infill` or `/v1/score`, with a `custom_id` if wanted, or what OpenAI's batches have:
-`custom_id`, `url` and `body`. Answers are lines as OpenAI's batches give them, in the order in which they are ready.
+A line is a body of `/v1/infill` or `/v1/score`, with an optional `custom_id`, or has the fields of OpenAI's batches:
+`custom_id`, `url` and `body`. Answers have the form of OpenAI's batches, in the order in which they are ready.
 """
 
 import asyncio
@@ -83,12 +83,12 @@ def batch(
 
 
 class NoAnswer(Exception):
-    """There is no server, or one of something else. What it did not answer is left to the next run."""
+    """There is no server, or it is not ours. Unanswered requests wait for the next run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A request of the file, or why it is none."""
+    """A request of the file, or the reason why it is none."""
 
     custom_id: str
     url: str = ""
@@ -97,8 +97,10 @@ class Line:
 
 
 def read(text: str) -> Iterator[Line]:
-    """The lines of a file. A line that is no request is one with an error; raises UsageError for an id that comes
-    twice, since answers would be taken for each other."""
+    """The lines of a file. A line that is no request has an error.
+
+    Raises UsageError for an id that occurs twice, since its answers could not be told apart.
+    """
     seen: dict[str, int] = {}
     for number, raw in enumerate(text.split("\n"), 1):
         if not raw.strip():
@@ -136,8 +138,10 @@ def _line(raw: str, name: str) -> Line:
 
 
 def resume(target: Path) -> dict[str, bool]:
-    """The ids that a file has whole answers for, and whether these are good; a torn last line is cut off. What is no
-    file, such as a pipe, has none."""
+    """The ids with complete answers in a file, and whether these are good. It removes a torn last line.
+
+    A target that is not a regular file, such as a pipe, has none. Raises UsageError for a file with other content.
+    """
     if not target.is_file():
         return {}
     raw = target.read_bytes()

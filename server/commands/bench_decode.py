@@ -1,4 +1,4 @@
-"""`glm-infill bench decode`: what steps of a network take, without a server."""
+"""`glm-infill bench decode`: the time of a network's steps, without a server."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""`glm-infill bench serve`: what a server gives under load."""
+"""`glm-infill bench serve`: a server's throughput and latency under load."""
 
 import asyncio
 import io
@@ -109,7 +109,8 @@ def _short(milliseconds: float) -> str:
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
-    """A panel for each loop: throughput and first tokens over clients, latency and refusals over the arrival rate."""
+    """A panel for each kind of loop: throughput and first tokens over clients; latency and refusals over the arrival
+    rate."""
     pyplot = _drawing()
     loops = [name for name in ("closed", "open") if found[name]]
     figure, axes = pyplot.subplots(1, len(loops), figsize=(6 * len(loops), 4), squeeze=False)

@@ -1,4 +1,4 @@
-"""`glm-infill doctor`: what this machine has."""
+"""`glm-infill doctor`: the facts of this machine that matter to the server."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ from server.console import output
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Shows what this machine has, and which kernels serve on it and why."""
+    """Shows this machine's hardware and libraries, and the kernels in use with the reason."""
     from quant import cpu
     from quant.registry import scheme_class, scheme_names
 

@@ -1,4 +1,4 @@
-"""`glm-infill fill`: the blanks of texts, filled."""
+"""`glm-infill fill`: fills the blanks of texts."""
 
 import json
 from typing import Annotated, Any

@@ -1,7 +1,7 @@
-"""Flags: a command's options, made of the fields of pydantic models, so that each is written once.
+"""Flags: a command's options, made from the fields of pydantic models, so that each is written once.
 
-`@takes_flags(…)` gives a typer command the flags of some fields; the command gets those that were given, by field name,
-in its parameter `given`. What a flag may be is for the model to check (`checked`).
+`@takes_flags(…)` gives a typer command the flags of some fields. The command gets the given ones, by field name, in its
+parameter `given`. The model checks their values (`checked`).
 """
 
 import functools
@@ -31,7 +31,7 @@ MARK = "given"  # the parameter of a command that the flags stand for
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One field as a flag. `panel` is the heading that help shows it under."""
+    """One field as a flag. `panel` is its heading in the help."""
 
     name: str
     field: FieldInfo
@@ -41,22 +41,22 @@ class Flag:
 
     @property
     def option(self) -> str:
-        """Such as `--kv-cache-gb`."""
+        """The flag itself, such as `--kv-cache-gb`."""
         return self.repeated.flag if self.repeated else "--" + self.name.replace("_", "-")
 
     @property
     def kind(self) -> Any:
-        """The field's type, without None; the first one of a union."""
+        """The field's type without None; of a union the first one."""
         return _kind(self.field.annotation)
 
     @property
     def repeated(self) -> Repeated | None:
-        """How it is given several times, if it may be."""
+        """The form of a flag that may be given several times; None for another one."""
         return next((m for m in self.field.metadata if isinstance(m, Repeated)), None)
 
     @property
     def default(self) -> str | None:
-        """The default as help shows it; None where there is none to show."""
+        """The default for the help; None if it shows none."""
         value = self.field.default if self.fallback is None else self.fallback
         if value is None or self.repeated or self.field.is_required() or self.field.default_factory is not None:
             return None
@@ -87,7 +87,7 @@ class Flag:
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
     def value(self, given: Any) -> Any:
-        """The field's value of what was given. Raises typer.BadParameter."""
+        """The field's value from the command line. Raises typer.BadParameter for a wrong form."""
         if self.repeated and "=" in self.repeated.value:
             return _pairs(self, self.repeated, given)
         if self.repeated and typing.get_origin(self.kind) is list:
@@ -96,9 +96,9 @@ class Flag:
 
 
 def flags_of(model: type[BaseModel], names: Iterable[str] | None = None, prefix: str | None = None) -> tuple[Flag, ...]:
-    """The flags of a model's fields, of all or of these, in the model's order.
+    """The flags of a model's fields, all or those named, in the model's order.
 
-    With a `prefix` each has a variable of the environment, which help names, and the group of its class as panel.
+    With a `prefix` each has an environment variable, which the help names, and its class's group as panel.
     """
     wanted = model.model_fields.keys() if names is None else set(names)
     return tuple(
@@ -114,7 +114,7 @@ def with_defaults(flags: Iterable[Flag], **defaults: Any) -> tuple[Flag, ...]:
 
 
 def takes_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Puts flags in the place of a command's parameter `given`."""
+    """Replaces a command's parameter `given` by flags."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
@@ -140,9 +140,9 @@ def takes_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def checked(model: type[Model], given: Mapping[str, Any]) -> Model:
-    """The model of what was given; what it refuses ends the command with one line.
+    """The model of the given values. If it refuses one, the command ends with one line.
 
-    The line names the flag, or the variable of the environment if the value came from there.
+    The line names the flag, or the environment variable if the value came from there.
     """
     try:
         return model(**given)
@@ -178,7 +178,7 @@ def _typer_kind(flag: Flag) -> Any:
 
 
 def bounds(field: FieldInfo) -> tuple[float | None, float | None]:
-    """The least and greatest value, inclusive; None where there is none, or one that nobody reaches."""
+    """The least and the greatest value, inclusive; None if there is none, or one out of reach."""
     low = next((cast(float, m.ge) for m in _metadata(field) if isinstance(m, annotated_types.Ge)), None)
     high = next((cast(float, m.le) for m in _metadata(field) if isinstance(m, annotated_types.Le)), None)
     return low, high if high is not None and high < MANY else None

@@ -1,4 +1,4 @@
-"""`glm-infill keys`: makes keys for clients of a server."""
+"""`glm-infill keys`: makes keys for the clients of a server."""
 
 import json
 from enum import StrEnum
@@ -16,7 +16,7 @@ keys = typer.Typer(no_args_is_help=True, help="Keys for clients of a server.")
 
 
 class Priority(StrEnum):
-    """The most that the requests of a key may claim."""
+    """The highest priority of a key's requests."""
 
     interactive = "interactive"
     batch = "batch"

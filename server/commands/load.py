@@ -1,8 +1,7 @@
-"""A load on a server: what is asked, when, and what came of it. For `bench serve` and soaks; asks over HTTP alone.
+"""A load on a server: the requests, their times and their outcomes, over HTTP, for `bench serve` and soaks.
 
-A closed loop has a number of clients that each ask again when they are answered; an open one has arrivals that do not
-wait for answers (Poisson), whose times count from when they were due, so that a server that stalls is not spared the
-requests that would have come meanwhile.
+In a closed loop each client sends its next request after an answer. In an open loop requests arrive at random
+(Poisson), whatever the answers; latency counts from the scheduled arrival, which avoids coordinated omission.
 """
 
 import asyncio
@@ -29,8 +28,11 @@ REPEATED = 8  # contexts that repeated requests are drawn from
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What requests are like: shares of kinds, words of a text (half to double of it), tokens written into each blank,
-    candidates of a score, and the share of requests whose text comes again and again."""
+    """The mix of requests.
+
+    It has the shares of the kinds, the mean words per text (drawn from half to twice this), the tokens per blank, the
+    candidates per score, and the share of requests that repeat a text.
+    """
 
     mix: dict[str, float] = field(default_factory=lambda: {"fill": 1.0})
     words: int = 40
@@ -39,7 +41,7 @@ class Workload:
     repeated: float = 0.0
 
     def bodies(self, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Kinds and bodies without end, the same ones for a seed."""
+        """An endless sequence of kinds and bodies, the same for the same seed."""
         draw = random.Random(seed)
         known = [self._text(random.Random(number)) for number in range(REPEATED)]
         kinds, weights = list(self.mix), list(self.mix.values())
@@ -60,7 +62,7 @@ class Workload:
 
 @dataclass(slots=True)
 class Outcome:
-    """One request: when it was due, first heard of and answered (seconds of one clock), and what came."""
+    """One request: its scheduled, first-token and end times (seconds of one clock), and its result."""
 
     kind: str
     due: float
@@ -73,19 +75,22 @@ class Outcome:
 
     @property
     def latency(self) -> float:
+        """Seconds from the scheduled time to the end."""
         return self.done - self.due
 
     @property
     def ok(self) -> bool:
+        """Whether the request was answered."""
         return self.status == 200 and self.error is None
 
     @property
     def refused(self) -> bool:
+        """Whether the server refused it as overloaded."""
         return self.status in (429, 503)
 
     @property
     def per_token(self) -> float | None:
-        """Seconds a token behind the first, where there are any."""
+        """Seconds per token after the first; None without such tokens."""
         if self.first is None or self.tokens < 2:
             return None
         return (self.done - self.first) / (self.tokens - 1)
@@ -95,7 +100,7 @@ ROUTES = {"fill": "v1/infill", "score": "v1/score"}
 
 
 async def ask(client: ClientSession, kind: str, body: dict[str, Any], due: float | None = None) -> Outcome:
-    """One request from start to end."""
+    """Sends one request and waits for its end."""
     outcome = Outcome(kind, time.perf_counter() if due is None else due)
     try:
         async with client.post(ROUTES[kind], json=body) as answer:
@@ -138,10 +143,10 @@ async def _read_events(answer: ClientResponse, outcome: Outcome) -> None:
 
 
 def client_of(url: str, api_key: str | None, timeout_s: float = 120.0) -> ClientSession:
-    """A client with as many connections as are asked for; paths are relative to `url`. Raises UsageError for a bad URL.
+    """An HTTP client with so many connections; paths are relative to `url`. Raises UsageError for a bad URL.
 
-    aiohttp's, since what it takes of a processor is a third of what httpx takes, whose pool besides looks through all
-    its connections for each request.
+    It is aiohttp's, since that takes a third of the processor time of httpx, whose pool also searches all its
+    connections for each request.
     """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
@@ -159,8 +164,10 @@ def client_of(url: str, api_key: str | None, timeout_s: float = 120.0) -> Client
 async def closed_loop(
     client: ClientSession, workload: Workload, clients: int, seconds: float, seed: int
 ) -> list[Outcome]:
-    """So many clients ask for so long; those under way at the end are waited for, and count. A client that is refused
-    waits for as long as it is told."""
+    """So many clients send requests for `duration` seconds. Requests in flight at the end count, and are waited for.
+
+    A refused client waits as long as the server asks.
+    """
     bodies = workload.bodies(seed)
     ends = time.perf_counter() + seconds
     outcomes: list[Outcome] = []
@@ -177,7 +184,7 @@ async def closed_loop(
 
 
 async def open_loop(client: ClientSession, workload: Workload, rate: float, seconds: float, seed: int) -> list[Outcome]:
-    """Arrivals at `rate` a second on average; all are waited for."""
+    """Sends `rate` requests per second on average, and waits for all of them."""
     bodies = workload.bodies(seed)
     tasks = []
     async for due in arrivals(rate, seconds, random.Random(seed)):
@@ -188,7 +195,7 @@ async def open_loop(client: ClientSession, workload: Workload, rate: float, seco
 async def arrivals(
     rate: float, seconds: float, draw: random.Random, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> AsyncIterator[float]:
-    """When each request is due (seconds of `perf_counter`), at that time or as soon after it as can be."""
+    """Yields each scheduled time (seconds of `perf_counter`), then or as soon as possible after it."""
     began = time.perf_counter()
     due = began
     while (due := due + draw.expovariate(rate)) < began + seconds:
@@ -198,14 +205,14 @@ async def arrivals(
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a good answer keeps, in seconds: first token, each token, the whole."""
+    """The latencies of a good answer, in seconds: first token, each token, whole answer."""
 
     first: float | None = None
     per_token: float | None = None
     latency: float | None = None
 
     def met(self, outcome: Outcome) -> bool:
-        """Whether it was answered, and within what is asked."""
+        """Whether the request was answered within the goal."""
         if not outcome.ok or outcome.first is None:
             return False
         values = (outcome.first - outcome.due, outcome.per_token, outcome.latency)
@@ -216,8 +223,8 @@ class Goal:
 
 
 def summary(outcomes: list[Outcome], goal: Goal, duration: float) -> dict[str, Any]:
-    """Counts, rates a second, and percentiles in milliseconds, of a load that was on for `duration` seconds or until
-    the last answer."""
+    """Counts, rates per second, and percentiles in milliseconds, of a load of `duration` seconds or until its last
+    answer."""
     seconds = max(max(o.done for o in outcomes) - min(o.due for o in outcomes), duration) if outcomes else duration
     good = [o for o in outcomes if o.ok]
     fills = [o for o in good if o.kind == "fill"]
@@ -243,7 +250,7 @@ def summary(outcomes: list[Outcome], goal: Goal, duration: float) -> dict[str, A
 
 
 def percentiles(seconds: list[float]) -> dict[str, float] | None:
-    """p50, p90 and p99 in milliseconds (nearest rank); None of nothing."""
+    """p50, p90 and p99 in milliseconds (nearest rank); None without values."""
     if not seconds:
         return None
     ordered = sorted(seconds)

@@ -1,4 +1,4 @@
-"""Measuring a server: loads one after the other, with what the server and this program were at meanwhile."""
+"""Measurements of a server: one load after the other, with the resources of the server and of this program."""
 
 import os
 import re
@@ -27,10 +27,11 @@ async def measure(
     goal: Goal,
     advance: Callable[[], object],
 ) -> dict[str, Any]:
-    """Closed loops of so many clients each, then open ones at these rates, or at shares of what the closed ones got.
+    """Runs closed loops of so many clients each, then open loops at these rates.
 
-    Each lasts so many seconds; behind each `advance` is called. A key is taken from GLM_INFILL_API_KEY. Raises
-    ClientError, TimeoutError, and UsageError for another kind of server, a bad URL and a bad key.
+    Without rates they are shares of the highest throughput of the closed loops. Each loop takes `duration` seconds;
+    after each it calls `advance`. The key comes from GLM_INFILL_API_KEY. Raises ClientError, TimeoutError, and
+    UsageError for another kind of server, a bad URL and a bad key.
     """
     found: dict[str, Any] = {
         "url": url,

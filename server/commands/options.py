@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""The options that several commands share."""
 
 from typing import Annotated
 
@@ -24,10 +24,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JS
 
 
 def engine_flags(*names: str) -> tuple[Flag, ...]:
-    """The flags of some options of an engine."""
+    """The flags of some engine options."""
     return flags_of(EngineOptions, names)
 
 
 def engine_options(given: Given) -> EngineOptions:
-    """The options of an engine among what was given; those that it refuses end the command."""
+    """The engine options among the given values. If one is wrong, the command ends."""
     return checked(EngineOptions, {name: value for name, value in given.items() if name in EngineOptions.model_fields})

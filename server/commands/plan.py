@@ -1,4 +1,4 @@
-"""`glm-infill plan`: whether a model fits some devices, and how fast they would be."""
+"""`glm-infill plan`: whether a model fits on devices, and its predicted times."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""`glm-infill quantize`: a checkpoint written again in fewer bits."""
+"""`glm-infill quantize`: writes a checkpoint in fewer bits."""
 
 import json
 from pathlib import Path

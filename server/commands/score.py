@@ -1,4 +1,4 @@
-"""`glm-infill score`: how probable it is what stands in the blanks of a text."""
+"""`glm-infill score`: log-probabilities of the texts in the blanks of a text."""
 
 import json
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""`glm-infill serve`: a model over HTTP."""
+"""`glm-infill serve`: serves a model over HTTP."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`glm-infill synth`: a checkpoint of true shapes with random weights."""
+"""`glm-infill synth`: writes a checkpoint of true shapes with random weights."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from server.console import fail, named, output, progress_bar
 
 
 class Format(StrEnum):
-    """What a checkpoint's files are."""
+    """The format of a checkpoint's files."""
 
     hf = "hf"
     sat = "sat"

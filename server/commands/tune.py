@@ -16,14 +16,14 @@ from server.console import fail, named, output, progress_bar
 
 
 class Method(StrEnum):
-    """What is trained."""
+    """The kind of adapter."""
 
     lora = "lora"
     prefix = "prefix"
 
 
 class BaseKind(StrEnum):
-    """How the base's matrices are stored meanwhile."""
+    """The storage of the base's matrices during training."""
 
     float = "float"
     nf4 = "nf4"

@@ -1,1 +1,1 @@
-"""One request and its events, whatever the protocol."""
+"""One request and its events, in any protocol."""

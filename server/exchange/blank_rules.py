@@ -1,7 +1,7 @@
-"""Blank rules: what becomes of a fill whose text is too long, or is a template for another model.
+"""Blank rules: the changes to a fill with a text that is too long or a template for another model.
 
-Editors know neither this model's length nor its layout, so their protocols trim and read templates unless the operator
-says otherwise. Native routes take a text as it is.
+Editors know neither this model's length nor its layout. So their protocols trim texts and read templates, unless the
+operator chooses otherwise. Native routes take a text unchanged.
 """
 
 from dataclasses import dataclass, replace
@@ -18,16 +18,16 @@ from server.settings import Limits, Settings
 
 @dataclass(frozen=True, slots=True)
 class BlankRules:
-    """`trims`: a text that is too long loses what is farthest from its blank. `templates`: the names that are read."""
+    """`trims`: cut the text that is farthest from the blank if it is too long. `templates`: the templates to read."""
 
     trims: bool
     templates: tuple[str, ...]
 
     def apply(self, fill: Fill, limits: Limits, card: ModelCard) -> Fill:
-        """The fill as the engine gets it. Raises RequestError for `max_tokens` above the limit.
+        """The fill for the engine. Raises RequestError for `max_tokens` above the limit.
 
-        Texts are trimmed, and `max_tokens` is the most that fits, where each input has one blank of its own. What is
-        scored is never changed.
+        If each input has one blank of its own, it allows texts to be cut, and lowers `max_tokens` to what fits. It
+        never changes texts that are scored.
         """
         if not fill.echo:
             fill = replace(fill, inputs=tuple(self._read(text, card) for text in fill.inputs))
@@ -46,17 +46,17 @@ class BlankRules:
 
 
 def blank_rules(settings: Settings, *, editor: bool) -> BlankRules:
-    """The rules of a route: what the operator chose, or else what editors' protocols and native routes have."""
+    """The rules of a route: the operator's choice, or the defaults of editors' protocols and of native routes."""
     trims = editor if settings.long_texts is None else settings.long_texts == "trim"
     names = tuple(TEMPLATES) if editor else ()
     return BlankRules(trims, names if settings.fim_templates is None else settings.template_names)
 
 
 def ruled(service: Service, request: Request, fill: Fill, *, editor: bool) -> Fill:
-    """A route's fill by its rules. Raises RequestError.
+    """A route's fill after its rules. Raises RequestError as `BlankRules.apply` does.
 
-    A text with the marks of a template that is not read gets a warning: in the log, in the header
-    `x-glm-infill-warning`, and in `request.state.warnings` for the protocols whose answers have a place for it.
+    A text with the marks of a template that is not read gives a warning: in the log, in the header
+    `x-glm-infill-warning`, and in `request.state.warnings` for protocols whose answers can show it.
     """
     rules = blank_rules(service.settings, editor=editor)
     fill = rules.apply(fill, service.settings.limits, service.engine.card)

@@ -1,4 +1,4 @@
-"""What the bodies of all protocols share: how strict they are, the fields that many have, and limits.
+"""The common parts of all protocols' bodies: strictness, shared fields and limits.
 
 A protocol's body is a pydantic model that becomes the engine's `Fill` or `Score`.
 """
@@ -43,13 +43,13 @@ Stop = Annotated[Annotated[StopString, Tag("<one>")] | Annotated[list[StopString
 
 
 class Wire(BaseModel):
-    """What all bodies share: nothing unknown, nothing converted, nothing infinite."""
+    """The strict base of bodies: no unknown field, no conversion, no infinity."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class Lenient(Wire):
-    """A body of a protocol that is not ours: what is unknown is let pass, and null is the same as nothing."""
+    """The base of other servers' bodies: it ignores unknown fields, and null means absent."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
 
@@ -60,17 +60,20 @@ class Lenient(Wire):
 
 
 def names(body: type[BaseModel]) -> set[str]:
-    """The names that a body's fields have on the wire."""
+    """The names of a body's fields on the wire."""
     return {field.alias or name for name, field in body.model_fields.items()}
 
 
 def split(text: str) -> Segments:
-    """The text with its masks set apart. Whether the checkpoint knows a mask is for the engine to say."""
+    """A text with its masks as segments of their own. The engine checks whether the checkpoint has them."""
     return tuple(Mask(part) if MASKS.fullmatch(part) else part for part in MASKS.split(text) if part)
 
 
 def schema_of(param: str, given: dict[str, Any] | str, limits: Limits) -> JsonSchema:
-    """A JSON schema, or one written as a string. Raises RequestError for what is over the limit or no object."""
+    """A JSON schema, given as an object or as a string of JSON.
+
+    Raises RequestError for one over the limit, and for anything but an object.
+    """
     text = given if isinstance(given, str) else json.dumps(given, separators=(",", ":"))
     at_most(param, len(text), limits.json_schema, "characters")
     if isinstance(given, str):
@@ -84,17 +87,17 @@ def schema_of(param: str, given: dict[str, Any] | str, limits: Limits) -> JsonSc
 
 
 def count_blanks(text: Segments) -> int:
-    """How many masks a text has."""
+    """Number of masks in a text."""
     return sum(isinstance(segment, Mask) for segment in text)
 
 
 def many(value: Item | list[Item]) -> tuple[Item, ...]:
-    """What a client may give as one or as a list."""
+    """A list, from one value or a list."""
     return tuple(value) if isinstance(value, list) else (value,)
 
 
 def at_most(param: str, value: float, limit: float, what: str = "") -> None:
-    """Raises RequestError, naming field and limit, for what is above it."""
+    """Raises RequestError, naming field and limit, for a value above the limit."""
     if value > limit:
         # A factorial has more digits than anyone wants to read, hence the float form.
         subject = f"{param} has {value:g} {what}" if what else f"{param} is {value:g}"

@@ -1,7 +1,7 @@
-"""The estimate: how many tokens a request may need, told before it is tokenized.
+"""The estimate: an upper bound of the tokens that a request may need, before it is tokenized.
 
-Never too few: every token stands for at least one byte of UTF-8, and no input is longer than the model's limit. English
-text has about a quarter of that.
+Every token stands for at least one byte of UTF-8, and no input is longer than the model's limit. English text has about
+a quarter of that many tokens.
 """
 
 import math
@@ -14,7 +14,7 @@ AROUND = 4
 
 
 def most_tokens(work: Request, card: ModelCard) -> int:
-    """The most tokens that a request can have encoded, generated and scored."""
+    """The most tokens that a request can encode, generate and score."""
     return _fill(work, card) if isinstance(work, Fill) else _score(work, card)
 
 

@@ -1,4 +1,4 @@
-"""One exchange with the engine: its events, for as long as someone waits for them."""
+"""One exchange with the engine: its events, as long as a client waits for them."""
 
 import asyncio
 import re
@@ -37,10 +37,10 @@ class ClientGone(Exception):
 
 
 def submit(service: Service, request: Request, work: Work, work_id: str, names: Mapping[str, str] = NAMES) -> Events:
-    """Admits a request's work and gives its events; closing them cancels the work.
+    """Admits a request's work and returns its events. Closing them cancels the work.
 
-    The work takes its turn and finds cached contexts as its client's. `names` has what the client calls the fields of
-    the request that a failure may name. Raises ApiError or RequestError for what is not admitted.
+    The work has its client's turn and its client's cached contexts. `names` maps the engine's field names to the
+    client's, for errors. Raises ApiError or RequestError for work that is not admitted.
     """
     ticket: Ticket = request.state.ticket
     client = ticket.client
@@ -88,7 +88,10 @@ def _deadline(request: Request, work: Work, limit: float) -> float:
 
 
 async def attend(receive: Receive, gate: Gate, work: Coroutine[Any, Any, Result]) -> Result:
-    """Does the work unless the client leaves or the server aborts first; then the work is cancelled."""
+    """Runs work unless the client leaves or the server aborts first; then it cancels the work.
+
+    Raises ClientGone if the client leaves, and EngineUnavailable if the server aborts.
+    """
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnect(receive))
     abort = asyncio.create_task(gate.aborted.wait())
@@ -108,12 +111,15 @@ async def attend(receive: Receive, gate: Gate, work: Coroutine[Any, Any, Result]
 
 
 async def complete(service: Service, request: Request, events: Events) -> Outcome:
-    """All results in order, with the closing event."""
+    """All results, in order, and the terminal event. Raises ApiError if the engine fails the request."""
     return await attended(service, request, _collect(service, events, "", request.state.request_id), [events])
 
 
 async def complete_all(service: Service, request: Request, streams: list[Events], noun: str) -> list[Outcome]:
-    """The results of requests that run side by side. When one fails, so do all; `noun` is what the message calls it."""
+    """The results of requests that run side by side. If one fails, all fail.
+
+    `noun` is the message's name of one of them. Raises ApiError as `complete` does.
+    """
     names = [f"{noun} {number}: " if len(streams) > 1 else "" for number in range(len(streams))]
     request_id = request.state.request_id
     collects = (_collect(service, *each, request_id) for each in zip(streams, names, strict=True))
@@ -123,7 +129,10 @@ async def complete_all(service: Service, request: Request, streams: list[Events]
 async def attended(
     service: Service, request: Request, work: Coroutine[Any, Any, Result], streams: list[Events]
 ) -> Result:
-    """Work on streams of events, for as long as the client waits; then they are closed."""
+    """Runs work on streams of events while the client waits, then closes the streams.
+
+    Raises ApiError (499) if the client leaves, and EngineUnavailable if the server aborts.
+    """
     try:
         return await attend(request.receive, service.gate, work)
     except ClientGone:

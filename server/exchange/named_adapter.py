@@ -5,8 +5,7 @@ from engine.requests import RequestError
 
 
 def named_adapter(engine: EngineClient, model: str | None, adapter: str | None = None) -> str | None:
-    """The adapter that a request goes by: named as such, or in the model's place, as vLLM's clients do. A model named
-    "" is none named.
+    """The name of a request's adapter: its `adapter`, or its `model`, as vLLM's clients send it. A model "" is none.
 
     Raises RequestError for a model or an adapter that is not loaded.
     """

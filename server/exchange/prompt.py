@@ -1,4 +1,4 @@
-"""A prompt: a text that is continued, or with a suffix one side of a blank. Several protocols ask for a fill so."""
+"""A prompt: a text to continue, or with a suffix one side of a blank. Several protocols have it."""
 
 from engine.events import ModelCard
 from engine.requests import Mask, RequestError, Segments, Tokens
@@ -7,8 +7,10 @@ from server.settings import Limits
 
 
 def part_a(prompt: str | Tokens, suffix: str | None, card: ModelCard) -> Segments:
-    """Part A. Between a prompt and a suffix both are text, whatever they spell; a string without a suffix may have one
-    mask of its own. Raises RequestError for a suffix or masks that cannot be had."""
+    """Part A. With a suffix, both sides are plain text; a single string may have one mask of its own.
+
+    Raises RequestError for a suffix or masks that the model cannot fill.
+    """
     if suffix is not None:
         if "[MASK]" not in card.masks:
             raise RequestError("this model cannot write between a prompt and a suffix", "suffix", "unsupported")
@@ -21,7 +23,6 @@ def part_a(prompt: str | Tokens, suffix: str | None, card: ModelCard) -> Segment
 
 
 def most_tokens(asked: int | None, limits: Limits, card: ModelCard) -> int:
-    """How many tokens to write at most: as many as are asked for (None: no limit), and the server and the model
-    allow."""
+    """The most tokens to write: the requested number (None: no limit), within the limits of server and model."""
     most = min(limits.max_tokens, card.max_span)
     return most if asked is None else min(asked, most)

@@ -1,4 +1,4 @@
-"""A protocol: what the server knows of one kind of client. `server.protocols` holds them, one folder or file each."""
+"""A protocol: the server's interface for one kind of client. `server.protocols` has one folder or file for each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from server.wire.errors import ErrorBody
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """The routes of a protocol, and what the rest of the server must know of them.
+    """The routes of a protocol, and the facts about them that the rest of the server needs.
 
-    `bodies` are the models that the routes take, for `/openapi.json`. `work` are the paths whose POST is work: it goes
-    through the queue, and counts for the client's rates (below `/v1/` every POST is work). `batch` are the paths that a
-    line of `glm-infill batch` may ask, with their bodies. `chats` are the paths that the protocol's clients ask for a
-    chat; they have no route, and a 404 that says so. `error_body` makes the JSON of an error on all these paths and on
-    those `below` a prefix such as `/api/`, whoever refuses; None is `ApiError.body`.
+    `bodies` are the models of the routes' bodies, for `/openapi.json`. `work` are the paths whose POST is work: it goes
+    through the queue and counts for the client's rates (below `/v1/` every POST is work). `batch` maps the paths that a
+    line of `glm-infill batch` may ask for to their bodies. `chats` are the paths of the clients' chats; they have no
+    route, and their 404 says so. `error_body` makes the JSON of every error on all these paths and on those `below` a
+    prefix such as `/api/`; None is `ApiError.body`.
     """
 
     name: str
@@ -36,5 +36,5 @@ class Protocol:
 
 
 def paths_of(router: APIRouter) -> frozenset[str]:
-    """The paths of a router's routes, as the description of the API writes them."""
+    """The paths of a router's routes, as the API's description writes them."""
     return frozenset(path for route in router.routes if (path := getattr(route, "path_format", None)))

@@ -1,6 +1,6 @@
-"""Refusals: fields of other servers that promise something about an answer which is not to be had here.
+"""Refusals: fields of other servers that promise a property of the answer that this server cannot give.
 
-A field that is only a hint is let pass. One that is refused is refused by name, unless it says what is so anyway.
+A field that is only a hint is ignored. A refused field is refused by name, unless its value asks for nothing.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ NOTHING: tuple[Any, ...] = (None, False, "", [], {})
 
 
 def refusing(name: str, *fields: str) -> type[Lenient]:
-    """The base of a body that has such fields, so that they are described and known."""
+    """The base class of a body with such fields, which makes them known and described."""
     given: dict[str, Any] = dict.fromkeys(fields, (Any, None))
     body: type[Lenient] = create_model(name, __base__=Lenient, __doc__="Fields that are refused.", **given)
     return body
 
 
 def check_refused(body: Lenient, refused: type[Lenient]) -> None:
-    """Raises RequestError for the first field that asks for something."""
+    """Raises RequestError for the first of these fields that asks for something."""
     for name in refused.model_fields:
         value = getattr(body, name)
         if not any(value is nothing or (type(value) is type(nothing) and value == nothing) for nothing in NOTHING):

@@ -1,7 +1,7 @@
-"""The sampling fields: how a request says in which way tokens are drawn, once for all protocols.
+"""The sampling fields: a request's parameters of drawing, once for all protocols.
 
 A protocol's body subclasses `SamplingFields`, with its own defaults and aliases. The parameters of `engine.logit_rules`
-become fields by themselves.
+become fields automatically.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class DrawingFields(Wire):
-    """The fields that the drawing itself has; the others are those of the logit rules."""
+    """The fields of the drawing itself. The others belong to the logit rules."""
 
     temperature: Annotated[
         float, Field(ge=0, le=100, description="The divisor of logits. 0 takes the most probable token.")
@@ -67,7 +67,7 @@ class DrawingFields(Wire):
         return {int(token_id): bias for token_id, bias in self.logit_bias.items()}
 
     def sampling(self, limits: Limits) -> Sampling:
-        """How the engine draws. Raises RequestError for what is over a limit."""
+        """The engine's sampling parameters. Raises RequestError for values over a limit."""
         at_most("stop", len(self.stops), limits.stop, "items")
         at_most("stop_token_ids", len(self.stop_token_ids), limits.stop, "items")
         return Sampling(
@@ -86,7 +86,7 @@ class DrawingFields(Wire):
 
 
 def over_last(drawn: Sampling, repeat_last_n: int) -> Sampling:
-    """Penalties over so many of the last tokens, as in llama.cpp and Ollama; all that there are for −1."""
+    """Penalties over so many last tokens, as in llama.cpp and Ollama; −1 is all tokens."""
     penalties = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
     if not drawn.rules.keys() & penalties:
         return drawn

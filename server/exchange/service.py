@@ -1,4 +1,4 @@
-"""The service: what every route works with, made once by the application factory."""
+"""The service: the parts that every route uses, made once by the application factory."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -27,19 +27,18 @@ class Service:
     ignored: IgnoredFields
 
     def lost(self, loss: Loss) -> None:
-        """The engine's processes are lost and started again. Of a loss that is final `engine.state` tells."""
+        """Notes a loss of the engine's processes, which restart. After a final loss `engine.state` says so."""
         if not loss.final:
             self.metrics.engine_restarts.labels(loss.reason).inc()
             self.log.error("engine lost", reason=loss.reason, detail=loss.detail, in_a_row=loss.unanswered)
 
     def failed(self, event: Failed, request_id: str) -> ApiError:
-        """The error for a client; what it may not see of a failure of ours goes to the log."""
+        """The error for a client. Details of an internal failure go to the log only."""
         if event.outcome == "error":
             self.log.error("engine", request_id=request_id, message=event.message, code=event.code)
         return failure(event, request_id)
 
 
 async def service_of(request: Request) -> Service:
-    """The service of the application that a request came to. Were it not a coroutine, each request would go through a
-    thread for it."""
+    """The service of a request's application. It is a coroutine, since FastAPI runs a plain function in a thread."""
     return cast(Service, request.app.state.service)

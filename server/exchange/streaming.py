@@ -1,4 +1,4 @@
-"""A stream: a fill as it grows, in the words of the client's protocol; server-sent events unless it says otherwise."""
+"""A stream: a growing fill in the form of the client's protocol, by default server-sent events."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,16 +20,18 @@ HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class Dialect(Protocol):
-    """How a protocol writes events; each method gives bytes of whole events on the wire, or none."""
+    """The wire format of a protocol's events. Each method returns the bytes of complete events, or none."""
 
-    def event(self, event: Event) -> bytes: ...
+    def event(self, event: Event) -> bytes:
+        """The bytes of an event of the engine."""
 
-    def error(self, error: ApiError) -> bytes: ...
+    def error(self, error: ApiError) -> bytes:
+        """The bytes of an error, which ends the stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What the stream is of: the engine's events, and how they are written. `heartbeat` is sent while none comes."""
+    """The engine's events and their wire format. `heartbeat` is sent while no event comes."""
 
     events: Events
     dialect: Dialect
@@ -39,7 +41,7 @@ class Stream:
 
 
 class EventStream(Response):
-    """The response. It starts with the first event, so that a refusal still has its own status."""
+    """The response. It waits for the first event, so that a refusal still gets its own status."""
 
     def __init__(self, service: Service, stream: Stream) -> None:
         super().__init__(headers=HEADERS, media_type=stream.media_type)
@@ -112,7 +114,7 @@ class EventStream(Response):
 
 
 def sse(name: str, data: Mapping[str, Any]) -> bytes:
-    """One event on the wire; JSON escapes line breaks, so its data is one line."""
+    """A named event on the wire. JSON escapes line breaks, so its data is one line."""
     return b"event: " + name.encode() + b"\ndata: " + encode(data) + b"\n\n"
 
 

@@ -1,4 +1,4 @@
-"""What a route takes: the part of its description that the framework cannot see, because the route reads its body."""
+"""A route's body in the API's description. The framework cannot see it, because the route reads the body itself."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ REFERENCE = "#/components/schemas/{model}"
 
 
 def takes(*bodies: type[BaseModel]) -> dict[str, Any]:
-    """The `openapi_extra` of a route: its body's schema, or each one that it may have."""
+    """The `openapi_extra` of a route with this body, or with one of several."""
     references = [{"$ref": REFERENCE.format(model=body.__name__)} for body in bodies]
     schema = references[0] if len(references) == 1 else {"anyOf": references}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,4 +1,4 @@
-"""Tokens with their log-probabilities and alternatives as objects, as llama.cpp, Ollama and Mistral write them."""
+"""Tokens with log-probabilities and alternatives as objects, in the form of llama.cpp, Ollama and Mistral."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ Objects = list[dict[str, Any]]
 
 
 def of_delta(delta: BlankDelta) -> Objects:
-    """The new tokens of a blank; none unless log-probabilities were asked for."""
+    """The new tokens of a blank; none if the request asks for no log-probabilities."""
     return _objects(delta.token_ids, delta.tokens, delta.logprobs, delta.top_logprobs, delta.raw)
 
 
 def of_blank(blank: FilledBlank, first: int = 0) -> Objects:
-    """The tokens of a blank from its `first` on; none unless log-probabilities were asked for."""
+    """The tokens of a blank from its `first` on; none if the request asks for no log-probabilities."""
     return _objects(blank.token_ids, blank.tokens, blank.token_logprobs, blank.top_logprobs, blank.raw)[first:]
 
 

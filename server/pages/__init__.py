@@ -1,1 +1,1 @@
-"""The pages and probes that are the same on every server."""
+"""The pages and probes that every server has."""

@@ -1,4 +1,4 @@
-"""The description of the API: `/openapi.json`, and a page that shows it without the internet."""
+"""The API's description: `/openapi.json`, and a page that shows it without the internet."""
 
 from collections.abc import Iterable
 from importlib.resources import files
@@ -36,7 +36,7 @@ router = APIRouter()
 
 @router.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
-    """The description as a page."""
+    """The API's description as a page."""
     page = files("server").joinpath("static/docs.html").read_text("utf-8")
     return HTMLResponse(page, headers={"content-security-policy": POLICY})
 

@@ -1,4 +1,4 @@
-"""The playground: a page of static files at `/`, held in memory, which speaks to this server only."""
+"""The playground: a page of static files at `/`, held in memory, which talks to this server only."""
 
 import hashlib
 from collections.abc import Awaitable, Callable

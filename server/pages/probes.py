@@ -1,4 +1,4 @@
-"""The probes: is the process alive, is it ready for work, and what has it done."""
+"""The probes: whether the process lives, whether it is ready for work, and its metrics."""
 
 from typing import Annotated
 
@@ -13,8 +13,10 @@ router = APIRouter(tags=["probes"])
 
 @router.get("/live")
 async def live(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """200 as long as the process answers and its engine is not given up; load does not matter. The engine is given up
-    after five losses without an answer, or a minute of being ready, in between."""
+    """200 while the process responds and its engine is not given up, whatever the load.
+
+    The engine is given up after five losses without an answer, or a minute of readiness, between them.
+    """
     if service.engine.is_given_up:
         detail = f"the engine was lost again and again without an answer; now: {service.engine.state()[1]}"
         return Answer({"status": "given_up", "detail": detail}, 503)
@@ -23,13 +25,13 @@ async def live(service: Annotated[Service, Depends(service_of)]) -> Answer:
 
 @router.get("/ready")
 async def ready(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """200 when new work is welcome; 503 while loading, draining or a rank is lost: the body says which."""
+    """200 if new work is welcome; 503 while loading, draining or after a loss. The body says which."""
     return _readiness(service, "ready")
 
 
 @router.get("/health")
 async def health(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The same, in llama.cpp's word for it: its editors take nothing but "ok" for healthy."""
+    """Like /ready, with llama.cpp's body: its editors accept only "ok" as healthy."""
     return _readiness(service, "ok")
 
 
@@ -50,7 +52,7 @@ def _state(service: Service) -> tuple[str, str]:
 
 @router.get("/metrics")
 async def metrics(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
-    """The metrics in Prometheus' text format, or in OpenMetrics 1.0 for those who would rather have that."""
+    """The metrics in Prometheus' text format, or in OpenMetrics 1.0 if the client prefers that."""
     accept = ",".join(request.headers.getlist("accept"))
     text, media_type = service.metrics.expose(service.engine, _state(service)[0] == "ready", accept)
     return Response(text, media_type=media_type, headers={"vary": "accept"})

@@ -1,4 +1,4 @@
-"""Anthropic's messages, which are a chat: there is none here, and its clients are told so in their own words."""
+"""Anthropic's messages, a chat API. This server has no chat, and says so in Anthropic's error format."""
 
 from typing import Any
 

@@ -1,7 +1,8 @@
-"""`/tokenize`, `/detokenize` and `/tokenizer_info`, as lm-evaluation-harness and llama.cpp's clients ask them.
+"""`/tokenize`, `/detokenize` and `/tokenizer_info` for lm-evaluation-harness and llama.cpp's clients.
 
-lm-evaluation-harness (utils.py, RemoteTokenizer) and llama.cpp's editors have their own fields for the same; both are
-answered. Special tokens are read where a text spells them: a client finds the start and end tokens so.
+lm-evaluation-harness (utils.py, RemoteTokenizer) and llama.cpp's editors use different fields for the same values; the
+routes answer both. A text's names of special tokens are special tokens, so that a client finds the start and end
+tokens.
 """
 
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ router = APIRouter(tags=["clients"])
 
 
 class TokensRequest(Lenient):
-    """The body of `POST /tokenize`, in the words of lm-evaluation-harness and vLLM or of llama.cpp."""
+    """The body of `POST /tokenize`, with the fields of lm-evaluation-harness and vLLM or of llama.cpp."""
 
     prompt: String | None = None
     content: String | None = None
@@ -51,7 +52,7 @@ class TokensTextRequest(Lenient):
 
 @router.get("/tokenizer_info")
 async def tokenizer_info(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """What lm-evaluation-harness asks of a tokenizer: how the tokens are spelled that begin and end a text."""
+    """The tokenizer's facts for lm-evaluation-harness: the spellings of the tokens that begin and end a text."""
     card = service.engine.card
     named = {f"{role}_token": card.special_tokens.get(role) for role in ("bos", "eos", "pad", "unk", "cls")}
     return Answer(
@@ -69,8 +70,11 @@ async def tokenizer_info(service: Annotated[Service, Depends(service_of)]) -> An
 
 @router.post("/tokenize", openapi_extra=takes(TokensRequest))
 async def tokenize_for_clients(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The token ids of a `prompt` (lm-evaluation-harness, vLLM) or `content` (llama.cpp), special tokens by name unless
-    `parse_special` is false. `with_pieces` and `return_token_strs` tell how each is spelled."""
+    """The token ids of a `prompt` (lm-evaluation-harness, vLLM) or `content` (llama.cpp).
+
+    Names of special tokens are special tokens unless `parse_special` is false. `with_pieces` and `return_token_strs`
+    add the spelling of each token.
+    """
     body = TokensRequest.model_validate(await read_object(request, service.settings.body_seconds))
     engine = service.engine
     text, bos = body.text(), engine.card.special_tokens.get("bos")
@@ -98,7 +102,7 @@ def _piece(piece: Piece) -> str | list[int]:
 
 @router.post("/detokenize", openapi_extra=takes(TokensTextRequest))
 async def detokenize_for_clients(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The text of token ids, special tokens by name, as `prompt` and as `content`."""
+    """The text of token ids, with names of special tokens, as `prompt` and as `content`."""
     body = TokensTextRequest.model_validate(await read_object(request, service.settings.body_seconds))
     at_most("tokens", len(body.tokens), service.settings.limits.token_ids, "items")
     text = await service.engine.detokenize(body.tokens, special=True)

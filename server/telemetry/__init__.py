@@ -1,1 +1,1 @@
-"""What the server tells of itself: log, metrics, traces."""
+"""The server's telemetry: log, metrics, traces."""

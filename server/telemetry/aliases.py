@@ -1,4 +1,4 @@
-"""Aliases of metrics: ours by the names that dashboards made for vLLM ask for."""
+"""Aliases of metrics: our metrics under the names that dashboards for vLLM use."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The exposition of metrics: Prometheus' text format or OpenMetrics 1.0, as a scraper would rather have it."""
+"""The exposition of metrics: Prometheus' text format or OpenMetrics 1.0, as the scraper prefers."""
 
 import re
 from collections.abc import Iterator
@@ -16,14 +16,16 @@ VERSIONS = {TEXT: ("", "0.0.4"), OPEN_METRICS: ("", "1.0.0")}
 
 
 class Shown(Collector):
-    """What several registries collect, but for the times at which series began (`_created`): the text format has no
-    word for them, and Prometheus would store each as a series of its own."""
+    """The metrics of several registries without the start times of series (`_created`).
+
+    The text format has no word for these, and Prometheus would store each as a series of its own.
+    """
 
     def __init__(self, *registries: CollectorRegistry) -> None:
         self.registries = registries
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of all."""
+        """The metrics of all registries."""
         for registry in self.registries:
             for metric in registry.collect():
                 metric.samples = [s for s in metric.samples if s.name != f"{metric.name}_created"]
@@ -31,8 +33,10 @@ class Shown(Collector):
 
 
 def exposition(metrics: Collector, accept: str) -> tuple[bytes, str]:
-    """The metrics as bytes, and their media type. Between equals, and for who accepts neither, it is the text format:
-    clients that say nothing of formats read that."""
+    """The metrics as bytes, and their media type.
+
+    It is the text format if a client prefers neither or accepts neither, since clients without a preference read that.
+    """
     wanted = _weights(accept)
     if wanted[OPEN_METRICS] > wanted[TEXT]:
         # Our names need no escape, and prometheus_client's default one (0.26.0) turns the colons of samples, but not

@@ -1,4 +1,4 @@
-"""Fields that clients of other servers send and nobody reads here, told to the log once each."""
+"""The ignored fields: unknown fields of other servers' clients. Each is logged once."""
 
 import re
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ MAX_NAMES = 256
 
 
 class IgnoredFields:
-    """Which fields have been told of. Their values never are, and names only if they look like names."""
+    """The fields that are logged already. Their values are never logged; names only if they look like names."""
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         self.log = log
         self._told: set[tuple[str, str]] = set()
 
     def note(self, route: str, names: Iterable[str]) -> None:
-        """A request to a route had these fields."""
+        """Notes the ignored fields of a request to a route."""
         new = [name for name in sorted(names) if NAME.fullmatch(name) and (route, name) not in self._told]
         new = new[: MAX_NAMES - len(self._told)]
         if new:

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on stderr, without prompts, fills, or exception texts that may quote them."""
+"""The log: one JSON object per line on stderr, without prompts, fills, and exception texts that may quote them."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ STAMPS: list[Processor] = [
 
 
 def make_log(level: str) -> FilteringBoundLogger:
-    """A logger of its own: nothing global is configured."""
+    """A logger that changes no global configuration."""
     logger = structlog.wrap_logger(
         Lines(sys.stderr),
         processors=[*STAMPS, structlog.processors.JSONRenderer()],
@@ -29,12 +29,13 @@ def make_log(level: str) -> FilteringBoundLogger:
 
 
 class Lines:
-    """Writes lines, and goes without those that cannot be written: a full disk or a closed pipe ends no request."""
+    """Writes lines, and drops those that cannot be written: a full disk or a closed pipe ends no request."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def msg(self, message: str) -> None:
+        """Writes one line."""
         with suppress(OSError, ValueError):
             self._file.write(message + "\n")
             self._file.flush()
@@ -43,7 +44,7 @@ class Lines:
 
 
 def frames(error: BaseException) -> list[str]:
-    """Where an exception came from: its type and its frames, without its text."""
+    """The type and the stack frames of an exception, without its text."""
     places = []
     trace = error.__traceback__
     while trace is not None:
@@ -54,7 +55,7 @@ def frames(error: BaseException) -> list[str]:
 
 
 def loop_errors(log: FilteringBoundLogger) -> Callable[[AbstractEventLoop, dict[str, Any]], None]:
-    """What an event loop may be given to tell its errors to: a line for each, one a second of a kind."""
+    """An exception handler for an event loop. It logs one line per error, at most one per second and kind."""
     floods = Floods()
 
     def tell(_: AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -69,7 +70,7 @@ def loop_errors(log: FilteringBoundLogger) -> Callable[[AbstractEventLoop, dict[
 
 
 def library_logging(level: str) -> dict[str, Any]:
-    """A `dictConfig` by which the lines of libraries have the form of ours, and come one a second of a kind."""
+    """A `dictConfig` that gives libraries' log lines our form, at most one per second and kind."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -15,7 +15,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Metrics:
-    """Counts what the routes tell of requests, and what the engine tells of its steps."""
+    """Counts requests for the routes, and steps for the engine."""
 
     def __init__(self, with_vllm_names: bool = False) -> None:
         self.registry = CollectorRegistry()
@@ -59,17 +59,19 @@ class Metrics:
             self.aliases.register(Aliases(self.registry))
 
     def request(self, route: str, outcome: str, seconds: float) -> None:
-        """One request is over."""
+        """Counts one finished request."""
         self.requests.labels(route, outcome).inc()
         self.request_seconds.labels(route).observe(seconds)
 
     def refusal(self, reason: str) -> None:
-        """One request was turned away."""
+        """Counts one refused request."""
         self.rejected.labels(reason).inc()
 
     def expose(self, engine: EngineClient, ready: bool = False, accept: str = "") -> tuple[bytes, str]:
-        """The text for a scraper, and its media type: what an `Accept` header would rather have. What the engine did
-        since the last call is taken in before."""
+        """The metrics as bytes, and their media type, by the client's `Accept` header.
+
+        It first adds the engine's steps since the last call.
+        """
         for step in engine.stats():
             self._take(step)
         self.ready.set(ready)

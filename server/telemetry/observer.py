@@ -1,4 +1,4 @@
-"""The observer: gives each request an id, and tells the log, the metrics and the spans how it ended."""
+"""The observer: it gives each request an id, and reports its end to log, metrics and spans."""
 
 import re
 import time
@@ -37,7 +37,7 @@ REFUSALS = {401, 403, 408, 413, 415, 429, 431, 503}
 
 
 class Observer:
-    """The outermost middleware; no exception of a request passes it."""
+    """The outermost middleware. No exception of a request passes it."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ def _request_id(headers: Headers) -> str:
 
 
 def outcome_of(status: int) -> str:
-    """How a request ended, in the words of the metrics."""
+    """The outcome of a request, in the terms of the metrics."""
     if 200 <= status < 400:
         return "ok"
     return OUTCOMES.get(status, "invalid" if status < 500 else "error")

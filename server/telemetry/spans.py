@@ -1,7 +1,7 @@
-"""OpenTelemetry spans, for servers that are told where to send them. Nothing else imports OpenTelemetry.
+"""OpenTelemetry spans, if an exporter is configured. No other module imports OpenTelemetry.
 
 A request's span has a child `queue`, from admission to the engine's first step, and a child `first_token`, from there
-to the first token. Their attributes are names of ours and counts: nothing that a client wrote.
+to the first token. Attributes are names of ours and counts, nothing that a client wrote.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ EXPORT_SECONDS = 2.0
 
 
 class Spans:
-    """Makes spans and sends them, in batches, from a thread of its own."""
+    """Makes spans and sends them, in batches, from a thread."""
 
     def __init__(self, endpoint: str) -> None:
         url = endpoint.rstrip("/")
@@ -43,7 +43,7 @@ class Spans:
         self._tracer = self._provider.get_tracer("glm-infill")
 
     def start(self, route: str, trace: Trace, start_ns: int) -> tuple[Span, Trace]:
-        """Begins the span of a request, and the trace with this span's id."""
+        """Starts the span of a request. Returns the trace with this span's id."""
         context = None
         if trace.parent_id is not None:
             flags = TraceFlags(TraceFlags.SAMPLED if trace.is_sampled else TraceFlags.DEFAULT)
@@ -66,7 +66,7 @@ class Spans:
         span.end()
 
     def close(self) -> None:
-        """Sends what is left, for a few seconds at most."""
+        """Sends the remaining spans, for a few seconds at most."""
         self._provider.shutdown()
 
     def _child(self, parent: Span, name: str, start_ns: int, end_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""The trace that a request belongs to, by W3C Trace Context (https://www.w3.org/TR/trace-context/)."""
+"""The trace of a request, by W3C Trace Context (https://www.w3.org/TR/trace-context/)."""
 
 import re
 import secrets
@@ -10,7 +10,7 @@ TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Ids in hex. `parent_id` is None where the client gave no trace of its own."""
+    """Ids in hex. `parent_id` is None if the client sent no trace."""
 
     trace_id: str
     span_id: str

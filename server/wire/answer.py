@@ -11,14 +11,14 @@ from engine.answers import INTERNAL, OPTIONAL
 
 
 def encode(value: Any) -> bytes:
-    """Compact UTF-8 JSON, of the engine's answers too. Raises ValueError for NaN and infinities: no JSON parser need
-    accept them."""
+    """Compact UTF-8 JSON, also of the engine's answers. Raises ValueError for NaN and infinities, which are not
+    JSON."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain)
     return text.encode("utf-8", errors="replace")
 
 
 def plain(answer: Any) -> dict[str, Any]:
-    """The fields of an answer (`engine.answers`) but for those that are not for clients."""
+    """The fields of an answer (`engine.answers`) without the internal ones."""
     values = ((name, getattr(answer, name), optional) for name, optional in _fields(answer.__class__))
     return {name: value for name, value, optional in values if not (optional and value is None)}
 
@@ -37,4 +37,5 @@ class Answer(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
+        """The JSON of the content. Raises ValueError for NaN and infinities."""
         return encode(content)

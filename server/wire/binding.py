@@ -1,4 +1,4 @@
-"""Binding: the sockets that a server listens on, taken before anything else is begun."""
+"""Binding: the server's listening sockets, opened before anything else starts."""
 
 import errno
 import ipaddress
@@ -10,9 +10,9 @@ LACKING = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """A listening socket for each address of a host, all on one port; the system chooses port 0.
+    """A listening socket for each address of a host, all on one port; port 0 lets the system choose.
 
-    Raises OSError, whose text says what to change.
+    Raises OSError, whose text says how to fix it.
     """
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -40,12 +40,12 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def is_local(sockets: list[socket.socket]) -> bool:
-    """Whether only this machine can reach them."""
+    """Whether only this machine can reach the sockets."""
     return all(ipaddress.ip_address(s.getsockname()[0].partition("%")[0]).is_loopback for s in sockets)
 
 
 def url(listening: socket.socket) -> str:
-    """Where a listening socket is asked."""
+    """The URL of a listening socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -1,4 +1,4 @@
-"""The body of a request: bounded while it is read, then parsed as strict JSON."""
+"""The body of a request: read within a limit, then parsed as strict JSON."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 class BodyLimit:
-    """Middleware that stops a body at a number of bytes, whatever its Content-Length says."""
+    """Middleware that stops a body after a number of bytes, whatever its Content-Length."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -52,7 +52,11 @@ class BodyLimit:
 
 
 async def read_object(request: Request, timeout_s: float, bare: bool = False) -> dict[str, Any]:
-    """The JSON object in the body of a request. `bare`: it may come without a content type, if no page sent it."""
+    """The JSON object in a request's body, read within `timeout_s` seconds.
+
+    `bare`: the content type may be missing, if no page sent the request. Raises ApiError for a wrong content type, a
+    slow or broken body, and as `parse_object` does.
+    """
     _check_headers(request.headers, bare)
     try:
         async with asyncio.timeout(timeout_s):
@@ -68,7 +72,8 @@ async def read_object(request: Request, timeout_s: float, bare: bool = False) ->
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Strict JSON: UTF-8, an object, finite numbers of 64 bits, no key twice, no deep nesting."""
+    """Strict JSON: UTF-8, an object, finite 64-bit numbers, no duplicate key, no deep nesting. Raises ApiError for
+    others."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The first complaint that pydantic has about a value, in one line that names the field."""
+"""The first complaint of pydantic about a value, in one line that names the field."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ MAX_PATH_LEN = 120
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """What is wrong with which field; `path` is dotted, "" for the whole."""
+    """The fault of a field. `path` is dotted, "" for the whole value."""
 
     message: str
     path: str
@@ -17,7 +17,7 @@ class Complaint:
 
     @classmethod
     def first(cls, error: ValidationError) -> "Complaint":
-        """The first one of an error."""
+        """The first complaint of an error."""
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         path = _path(first["loc"])
         match first["type"]:

@@ -1,4 +1,4 @@
-"""A connection: uvicorn's HTTP/1.1 over h11, with a time limit on everything that a client can be slow at."""
+"""A connection: uvicorn's HTTP/1.1 over h11, with a time limit for every step of a slow client."""
 
 import asyncio
 import socket
@@ -16,26 +16,29 @@ UNREAD_BYTES = 128 * 1024
 
 
 class Times(Protocol):
-    """How long a client may take, in seconds."""
+    """The time limits of a client, in seconds."""
 
     @property
-    def header_seconds(self) -> float: ...
+    def header_seconds(self) -> float:
+        """Seconds for the head of a request."""
 
     @property
-    def body_seconds(self) -> float: ...
+    def body_seconds(self) -> float:
+        """Seconds for the body of a request."""
 
     @property
-    def write_seconds(self) -> float: ...
+    def write_seconds(self) -> float:
+        """Seconds without progress while the client reads a response."""
 
 
 class Connection(H11Protocol):
-    """One client's connection. `bound` makes the class that uvicorn is given."""
+    """The connection of one client. `bound` makes the class that uvicorn instantiates."""
 
     times: Times
 
     @classmethod
     def bound(cls, times: Times) -> type[Self]:
-        """The same class with its times, since uvicorn makes the objects."""
+        """The class with its time limits, since uvicorn makes the objects."""
         return type(cls.__name__, (cls,), {"times": times})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Descriptors: how many connections there may be beside the files that this process needs."""
+"""Descriptors: the number of connections that the limit of open files allows."""
 
 import resource
 import sys
@@ -11,7 +11,7 @@ PER_RANK = 8
 
 
 def raise_limit() -> int:
-    """Raises this process's limit of open files as far as it may go, and returns it. Children inherit it."""
+    """Raises this process's limit of open files to its maximum, and returns it. Child processes inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Some systems allow less than they say.
     with suppress(ValueError, OSError):
@@ -21,9 +21,9 @@ def raise_limit() -> int:
 
 
 def connections_within(limit: int, wanted: int, num_ranks: int) -> int:
-    """The number of connections, `wanted` at most, that a limit of open files leaves room for.
+    """The number of connections, at most `wanted`, that a limit of open files allows.
 
-    Raises OSError when it leaves none.
+    Raises OSError if it allows none.
     """
     reserve = RESERVE + PER_RANK * num_ranks
     if limit <= reserve:

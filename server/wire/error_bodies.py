@@ -1,4 +1,4 @@
-"""The shapes of errors: some protocols have their own, on their paths."""
+"""The shapes of errors: some protocols have their own shape on their paths."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,9 +8,10 @@ from server.wire.errors import ErrorBody
 
 
 class ErrorBodies:
-    """Middleware that leaves in the scope how errors of a path look. It is the outermost: any layer may refuse.
-    `shapes` are those of single paths, `below` those of all that begin with a prefix. Who reads one of the `pages` asks
-    no protocol."""
+    """Middleware that stores the shape of a path's errors in the scope. It is outside of all others, which may refuse.
+
+    `shapes` are those of single paths, `below` those of all paths with a prefix. Requests for `pages` use no protocol.
+    """
 
     def __init__(
         self,

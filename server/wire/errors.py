@@ -1,4 +1,4 @@
-"""The errors of the API: one shape, and one table from what went wrong to status, type and code."""
+"""The errors of the API: one shape, and one table from exceptions to status, type and code."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -56,7 +56,8 @@ RETRY_S = 1.0
 
 @dataclass
 class ApiError(Exception):
-    """A refusal as the client sees it; `retry_s` says when it is worth another try (a 503 always says so)."""
+    """A refusal as the client sees it. `retry_s` is the time, in seconds, until a retry makes sense (a 503 always has
+    it)."""
 
     status: int
     message: str
@@ -67,6 +68,7 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
+        """The JSON of the error in our own shape."""
         kind = TYPES.get(self.status, "invalid_request_error")
         return {
             "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code},
@@ -75,7 +77,7 @@ class ApiError(Exception):
     def answer(self, scope: Scope) -> Answer:
         """The response, in the shape of the route's protocol (`server.wire.error_bodies`).
 
-        It leaves the code in the scope for those who count refusals.
+        It stores the code in the scope, for the counts of refusals.
         """
         state = scope.setdefault("state", {})
         state["code"] = self.code
@@ -96,7 +98,7 @@ ErrorBody = Callable[[ApiError], Mapping[str, Any]]
 
 
 def translate(error: Exception, request_id: str) -> ApiError:
-    """Any exception as the error that a client may see of it."""
+    """The ApiError of any exception."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):
@@ -114,12 +116,12 @@ def translate(error: Exception, request_id: str) -> ApiError:
 
 
 def internal(request_id: str) -> ApiError:
-    """A failure of ours: the text tells nothing but where to look it up."""
+    """The ApiError of a fault of ours. Its text says only where to look it up."""
     return ApiError(500, f"internal error; quote request id {request_id}", "internal_error")
 
 
 def failure(event: Failed, request_id: str) -> ApiError:
-    """The engine's verdict on a request."""
+    """The ApiError of a request that the engine failed."""
     status, code = OUTCOMES[event.outcome]
     if status == 500:
         return internal(request_id)
@@ -129,13 +131,13 @@ def failure(event: Failed, request_id: str) -> ApiError:
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """The first complaint about a wire model, in one line that names the field."""
+    """The ApiError of a wire model's first complaint, in one line that names the field."""
     found = Complaint.first(error)
     return ApiError(400, found.message, found.kind, found.path)
 
 
 async def answer_error(request: Request, error: Exception) -> Answer:
-    """The exception handler of the application."""
+    """The application's exception handler."""
     return translate(error, request.state.request_id).answer(request.scope)
 
 

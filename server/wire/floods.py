@@ -1,4 +1,4 @@
-"""Floods: lines of the log that may come by the thousand, of which one a second of a kind is written."""
+"""Floods: log lines that may come by the thousand. One per second and kind is written."""
 
 import logging
 import time
@@ -9,14 +9,14 @@ MAX_KINDS = 1000
 
 
 class Floods:
-    """Says which line may be written, and how many of its kind were left out before it."""
+    """Says which lines may be written, and how many of their kind were dropped before."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._kinds: dict[Hashable, tuple[float, int]] = {}
 
     def left_out(self, kind: Hashable) -> int | None:
-        """How many lines of a kind were left out since the last one; None when this one must be left out too."""
+        """Number of dropped lines of a kind since the last written one; None if this line must be dropped too."""
         now = self._clock()
         written, left_out = self._kinds.get(kind, (-SECONDS, 0))
         if kind in self._kinds and now - written < SECONDS:
@@ -29,7 +29,7 @@ class Floods:
 
 
 class FloodFilter(logging.Filter):
-    """The same for the lines of libraries. What differs within a kind is in their arguments."""
+    """Floods of libraries' log lines. Lines of one kind differ only in their arguments."""
 
     def __init__(self) -> None:
         super().__init__()

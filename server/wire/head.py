@@ -1,4 +1,4 @@
-"""The head of a request: what no honest client sends is refused before anything acts on it."""
+"""The head of a request: heads that no honest client sends are refused before anything acts on them."""
 
 from collections import Counter
 
@@ -14,8 +14,10 @@ CLOSE = {"connection": "close"}
 
 
 class Head:
-    """Middleware that refuses floods of headers, and what two servers could read in two ways: where a body ends, and
-    headers that are there twice."""
+    """Middleware that refuses floods of headers and ambiguous heads.
+
+    Ambiguous is a head that two servers could read in two ways: the end of the body, and duplicate headers.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

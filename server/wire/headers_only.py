@@ -1,10 +1,10 @@
-"""HEAD: whatever can be got answers it as it answers GET, without the body."""
+"""HEAD requests: every GET route answers them like GET, without the body."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadersOnly:
-    """Middleware that lets routes know GET only."""
+    """Middleware that turns a HEAD request into GET for the routes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

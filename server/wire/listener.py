@@ -1,7 +1,7 @@
-"""The listener: who is let in, up to a number of connections. Those who come then are told so, and sent away.
+"""The listener: it accepts connections up to a number, and refuses further ones with an answer.
 
-It accepts by itself. asyncio would take thousands of connections before it counts one of them; and where descriptors
-run out it would let clients wait, and write a traceback for each try.
+It calls `accept` itself. asyncio would accept thousands of connections before it counts one of them; without free
+descriptors it would let clients wait, and log a traceback for each try.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 class Listener:
     """Accepts connections on listening sockets, from `start` to `close`.
 
-    `connections` are those that are open, and `room` is how many may be. `make` makes the protocol of one more, and
-    `refused` counts one that was sent away.
+    `connections` are the open ones, `room` is their limit. `make` makes the protocol of a new connection; `refused`
+    counts one that was refused.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Listener:
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
 
     def start(self) -> None:
-        """Accepts from now on."""
+        """Starts to accept."""
         for listening in self._sockets:
             self._loop.add_reader(listening, self._accept, listening)
 
     async def close(self) -> None:
-        """Accepts no more, and returns when each connection that was accepted is among `connections`."""
+        """Stops accepting, and returns when every accepted connection is in `connections`."""
         for listening in self._sockets:
             self._loop.remove_reader(listening)
             listening.close()

@@ -1,4 +1,4 @@
-"""Path aliases: further paths of routes, for clients whose path is not theirs to choose."""
+"""Path aliases: additional paths of routes, for clients with fixed paths."""
 
 from collections.abc import Mapping
 
@@ -6,8 +6,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class PathAliases:
-    """Middleware that reads a path as that of a route. It is the outermost: whoever decides by the path sees the
-    route's."""
+    """Middleware that replaces an alias by its route's path. It is the outermost, so that all others see the route's
+    path."""
 
     def __init__(self, app: ASGIApp, routes: Mapping[str, str]) -> None:
         self.app = app

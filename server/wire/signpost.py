@@ -1,4 +1,4 @@
-"""The signpost: what a client is told whose path or method is not here, and where it may have wanted to go."""
+"""The signpost: the answer to an unknown path or method, which names the nearest route."""
 
 import difflib
 import re
@@ -26,14 +26,14 @@ SLASHES = re.compile("/+")
 
 @dataclass(frozen=True, slots=True)
 class Signpost:
-    """The routes by their paths, with their methods, and the paths of other servers' chats."""
+    """The routes by path, with their methods, and the paths of other servers' chats."""
 
     routes: Mapping[str, frozenset[str]]
     chats: frozenset[str]
 
     @classmethod
     def before(cls, routers: Iterable[APIRouter], chats: frozenset[str]) -> "Signpost":
-        """The signpost before these routers. What they do not describe, such as a page, is no aim."""
+        """The signpost of these routers. It never names routes without a description, such as pages."""
         found: defaultdict[str, set[str]] = defaultdict(set)
         for router in routers:
             for route in router.routes:
@@ -42,11 +42,11 @@ class Signpost:
         return cls({path: frozenset(methods - {"HEAD"}) for path, methods in found.items()}, chats)
 
     async def answer(self, request: Request, error: HTTPException) -> Answer:
-        """The exception handler of the application for a 404 and a 405 of the router."""
+        """The application's handler of the router's 404 and 405."""
         return self.refusal(request.method, request.scope["path"], error).answer(request.scope)
 
     def refusal(self, method: str, path: str, error: HTTPException) -> ApiError:
-        """What a request is told that the router has refused."""
+        """The error for a request that the router has refused."""
         if path in self.chats:
             return ApiError(404, NO_CHAT, "no_chat")
         asked = f"{method[:16]} {_shown(path)}"
@@ -60,8 +60,10 @@ class Signpost:
         return ApiError(404, f"there is no route {asked}{hint}; /docs describes all routes", "not_found")
 
     def closest(self, path: str) -> str | None:
-        """The route whose path is the most like one; None where none is like it. A part of a route comes first, a whole
-        route behind other parts comes before one that is only alike."""
+        """The route with the most similar path; None if none is similar.
+
+        A route that ends with the path comes first, then a similar one, then a route at the path's end.
+        """
         path = SLASHES.sub("/", path[:MAX_LEN]).rstrip("/") or "/"
         longer = [route for route in self.routes if path != "/" and route.endswith(path)]
         if longer:

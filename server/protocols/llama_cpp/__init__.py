@@ -1,4 +1,4 @@
-"""llama.cpp's own routes, for its editors and other clients. Errors are in llama.cpp's shape, whoever refuses."""
+"""llama.cpp's own routes, for its editors and other clients. All errors on them have llama.cpp's shape."""
 
 from fastapi import APIRouter
 

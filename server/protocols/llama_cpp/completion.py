@@ -1,4 +1,4 @@
-"""`POST /completion`, llama.cpp's own: what follows a prompt, or stands for the mask in it."""
+"""`POST /completion`, llama.cpp's own: the text behind a prompt, or at the mask in it."""
 
 from typing import Annotated
 

@@ -1,7 +1,7 @@
-"""Completions for an editor as they grow, and llama.cpp's two ways to end one early: by its indentation and by time.
+"""Growing completions for an editor, and llama.cpp's two early ends: by indentation and by time.
 
-Both look at lines. A line that is indented less than the one with the cursor ends the completion before its text, and
-when the time is over the completion ends with the line that it is in (llama.cpp, tools/server/server-context.cpp).
+Both work on lines. A line that is indented less than the cursor's line ends the completion before its text. When the
+time is over, the completion ends with its current line (llama.cpp, tools/server/server-context.cpp).
 """
 
 import time
@@ -21,7 +21,7 @@ STOPS = {"length": "limit", "deadline": "limit"}
 
 @dataclass(slots=True)
 class Completion:
-    """One completion: its text so far, and how it ended."""
+    """One completion: its text so far, and the reason of its end."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
@@ -33,15 +33,16 @@ class Completion:
 
     @property
     def num_predicted(self) -> int:
-        """How many tokens were computed, the end token among them."""
+        """Number of computed tokens, the end token included."""
         return len(self.token_ids) + self.has_end
 
     @property
     def ended(self) -> bool:
+        """Whether it has ended."""
         return self.stop_type != "none"
 
     def add(self, text: str, token_ids: list[int], indent: int, is_late: bool) -> None:
-        """Takes new text, and ends at a line that is too shallow, or when it is late at a line's end."""
+        """Adds new text. It ends before a line of less indentation, and at a line's end after the time limit."""
         self.text += text
         self.token_ids += token_ids
         if indent:
@@ -64,7 +65,7 @@ class Completion:
 
 @dataclass(slots=True)
 class Edit:
-    """All completions of a request, and when things happened, in seconds of the monotonic clock."""
+    """All completions of a request, and its times, in seconds of the monotonic clock."""
 
     completions: list[Completion]
     began: float
@@ -74,7 +75,7 @@ class Edit:
     fitted: bool = False
 
     def timings(self, completion: Completion) -> dict[str, float]:
-        """llama.cpp's `timings`."""
+        """llama.cpp's `timings`, in milliseconds."""
         first = self.first if self.first is not None else self.ended
         num_cached = self.usage.cached_tokens
         num_prompt = self.usage.prompt_tokens - num_cached
@@ -93,8 +94,10 @@ class Edit:
 
 
 async def edited(events: Events, edit: Edit, indent: int, limit_ms: int) -> Events:
-    """The events of a streamed fill, each once `edit` has taken it, until all completions have ended: in the model's
-    way, or an editor's, behind which there is a `Done` too."""
+    """The events of a streamed fill, each after `edit` has taken it, until all completions have ended.
+
+    After an end by indentation or time it adds a `Done`.
+    """
     async with aclosing(events):
         async for event in events:
             _take(edit, event, indent, limit_ms)
@@ -138,7 +141,7 @@ def _inside(text: str, offsets: Sequence[int], probabilities: list[dict[str, Any
 
 
 def wire(completion: Completion, edit: Edit, fields: dict[str, Any], with_tokens: bool) -> dict[str, Any]:
-    """The object of one completion; `fields` are those that are the same for all."""
+    """The object of one completion. `fields` are the same for all completions."""
     return {
         "content": completion.text,
         "tokens": completion.token_ids if with_tokens else [],

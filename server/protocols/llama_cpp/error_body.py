@@ -8,6 +8,6 @@ KINDS = {**TYPES, 429: "unavailable_error", 503: "unavailable_error"}
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    """The JSON of an error: its code is the status."""
+    """The JSON of an error. Its code is the HTTP status."""
     kind = KINDS.get(error.status, "invalid_request_error")
     return {"error": {"code": error.status, "message": error.message, "type": kind}}

@@ -1,7 +1,7 @@
-"""`POST /infill`, as llama.cpp's editors speak it: what stands between the text before the cursor and that behind it.
+"""`POST /infill` of llama.cpp's editors: the text between the text before the cursor and the text behind it.
 
-The model reads both sides at once, so nothing of a text is cached from one key to the next: `tokens_cached` says so.
-A text that is too long loses what is farthest from the cursor, and `truncated` says so.
+The model reads both sides at once, so no text is cached from one keystroke to the next: `tokens_cached` says so. A text
+that is too long loses the text farthest from the cursor, and `truncated` says so.
 """
 
 from typing import Annotated

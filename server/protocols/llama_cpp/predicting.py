@@ -1,4 +1,4 @@
-"""The answer to a prediction, for `/infill` and `/completion`: one object, several, or a stream of pieces."""
+"""The answer to `/infill` and `/completion`: one object, several, or a stream of pieces."""
 
 import time
 from collections.abc import Mapping
@@ -27,7 +27,10 @@ from server.wire.errors import ApiError
 async def predict(
     service: Service, request: Request, body: Prediction, segments: Segments, text_field: str
 ) -> Response:
-    """Fills the blank of the segments; the client calls their text `text_field`."""
+    """Fills the blank of the segments. `text_field` is the client's name of their text.
+
+    Raises ApiError or RequestError for work that is not admitted or fails.
+    """
     limits, card = service.settings.limits, service.engine.card
     # Editors send whatever name they were given: only that of an adapter means something.
     adapter = next((a.name for a in service.engine.adapters if a.name == body.model), None)
@@ -91,8 +94,11 @@ async def _nothing(work: Fill, engine: EngineClient, edit: Edit, names: Mapping[
 
 
 class EditEvents:
-    """The events of a request in llama.cpp's words, as `edit` grows: pieces, and behind the last one of a completion
-    all of it but its text and probabilities. `fields` are the same for all."""
+    """The events of a request in llama.cpp's format, as `edit` grows.
+
+    They are pieces, and after a completion's last piece all its fields but text and probabilities. `fields` are the
+    same for all completions.
+    """
 
     def __init__(self, body: Prediction, edit: Edit, fields: dict[str, Any]) -> None:
         self.body = body
@@ -101,7 +107,7 @@ class EditEvents:
         self._sent = dict.fromkeys(range(body.n_cmpl), (0, 0))  # characters and tokens of those that go on
 
     def whole(self, index: int, **changes: Any) -> dict[str, Any]:
-        """A completion's answer, with the fields that were asked for."""
+        """The answer of one completion, with the requested fields."""
         answer = wire(self.edit.completions[index], self.edit, self.fields, self.body.return_tokens)
         return _chosen({"index": index, **answer, **changes}, self.body.response_fields)
 

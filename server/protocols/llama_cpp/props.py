@@ -1,4 +1,4 @@
-"""`GET /props`: what llama.cpp's clients ask a server for when they find it."""
+"""`GET /props`: the facts that llama.cpp's clients read from a server."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ router = APIRouter()
 
 @router.get(PATH, tags=["clients"])
 async def props(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """llama.cpp's properties: the defaults of a completion, and what the model is. There is no template of a chat."""
+    """llama.cpp's properties: the defaults of a completion, and facts of the model. It has no chat template."""
     settings, card = service.settings, service.engine.card
     params = PromptRequest.model_validate({"prompt": ""}).settings(settings.limits, card)
     return Answer(

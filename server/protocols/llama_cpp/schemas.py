@@ -1,4 +1,4 @@
-"""The bodies of llama.cpp's `/infill` and `/completion` on the wire, and what they become for the engine."""
+"""The bodies of llama.cpp's `/infill` and `/completion`, and their conversion to engine requests."""
 
 import math
 import re
@@ -64,7 +64,7 @@ OTHER_NAMES = {other for others in ALIASES.values() for other in others}
 
 
 class Prediction(SamplingFields, Refused):  # type: ignore[misc, valid-type]
-    """The fields that both bodies have."""
+    """The fields of both bodies."""
 
     n_predict: Unset = -1
     n_cmpl: Positive = 1
@@ -102,11 +102,11 @@ class Prediction(SamplingFields, Refused):  # type: ignore[misc, valid-type]
         return given
 
     def num_tokens(self, limits: Limits, card: ModelCard) -> int:
-        """The most tokens to write: as many as are asked for and the model and the server allow."""
+        """The most tokens to write: the requested number, within the limits of model and server."""
         return most_tokens(None if self.n_predict < 0 else self.n_predict, limits, card)
 
     def fill(self, segments: Segments, limits: Limits, card: ModelCard, biases: Mapping[int, float]) -> Fill:
-        """The request for the engine, with `self.biases`. Raises RequestError for what is over a limit."""
+        """The request for the engine, with `self.biases`. Raises RequestError for values over a limit."""
         check_refused(self, Refused)
         at_most("n_cmpl", self.n_cmpl, limits.n)
         at_most("n_probs", self.n_probs, limits.logprobs)
@@ -123,11 +123,14 @@ class Prediction(SamplingFields, Refused):  # type: ignore[misc, valid-type]
 
     @property
     def biased_texts(self) -> list[str]:
-        """The texts in `logit_bias`, each of whose tokens is biased."""
+        """The texts in `logit_bias`. The bias applies to each of their tokens."""
         return [key for key, _ in self._pairs if isinstance(key, str)]
 
     def biases(self, limits: Limits, ids: Mapping[str, list[int]] | None = None) -> dict[int, float]:
-        """The biases by token id; `ids` are those of `biased_texts`, without which there are none yet."""
+        """The biases by token id. `ids` has the token ids of `biased_texts`; without it these have no bias yet.
+
+        Raises RequestError for too many.
+        """
         if ids is None:
             return {}
         found: dict[int, float] = {}
@@ -151,7 +154,8 @@ class Prediction(SamplingFields, Refused):  # type: ignore[misc, valid-type]
         ]
 
     def sampling(self, limits: Limits) -> Sampling:
-        """How tokens are drawn, but for biases: a sampler that is not in the list is not used, as in llama.cpp."""
+        """The sampling parameters without biases. As in llama.cpp, a sampler outside the list `samplers` has no
+        effect."""
         unused = UNUSABLE - {SAMPLERS.get(name, name) for name in self.samplers} if self.samplers is not None else set()
         drawn = super().sampling(limits)
         rules = {k: v for k, v in drawn.rules.items() if k not in PENALTIES or "penalties" not in unused}
@@ -200,7 +204,7 @@ class EditorRequest(Prediction):
 
     @property
     def before(self) -> str:
-        """The text before the cursor, pieces of other files first."""
+        """The text before the cursor, with pieces of other files before it."""
         return "".join(f"{chunk.text}\n" for chunk in self.input_extra) + self.input_prefix + self.prompt
 
     def segments(self, mask: str) -> Segments:
@@ -217,7 +221,7 @@ class PromptRequest(Prediction):
     ]
 
     def segments(self, limits: Limits, card: ModelCard) -> Segments:
-        """Part A; a text without token ids may have a mask. Raises RequestError for several texts."""
+        """Part A. A text without token ids may have a mask. Raises RequestError for several texts."""
         if isinstance(self.prompt, str):
             return part_a(self.prompt, None, card)
         if all(isinstance(piece, str) for piece in self.prompt) and len(self.prompt) > 1:

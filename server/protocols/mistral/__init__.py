@@ -1,4 +1,4 @@
-"""Mistral's fill-in-the-middle, as Codestral's clients speak it."""
+"""Mistral's fill-in-the-middle, for Codestral's clients."""
 
 from server.exchange.protocol import Protocol
 from server.protocols.mistral.fim import PATH, router

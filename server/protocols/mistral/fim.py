@@ -1,4 +1,4 @@
-"""`POST /v1/fim/completions`: what stands between a prompt and a suffix, in an answer that is shaped as a chat's."""
+"""`POST /v1/fim/completions`: the text between a prompt and a suffix, in an answer of a chat's shape."""
 
 import time
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ async def fim(request: Request, service: Annotated[Service, Depends(service_of)]
 
 
 class Chunks:
-    """The events of one request as chunks of a chat. The last one has the reason and the usage; `[DONE]` follows."""
+    """The events of one request as chunks of a chat. The last chunk has the reason and the usage; `[DONE]` follows."""
 
     def __init__(self, head: Mapping[str, Any], with_logprobs: bool) -> None:
         self.head = {**head, "object": "chat.completion.chunk"}

@@ -1,4 +1,4 @@
-"""The body of Mistral's fill-in-the-middle on the wire, and what it becomes for the engine."""
+"""The body of Mistral's fill-in-the-middle, and its conversion to an engine request."""
 
 from typing import Annotated
 
@@ -29,8 +29,11 @@ class FimRequest(SamplingFields, Lenient):
     top_logprobs: Number = 0
 
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
-        """The request for the engine. A length that is too great is the most that there can be: an editor knows none.
-        Raises RequestError for what is over a limit or not to be had of the model."""
+        """The request for the engine.
+
+        It lowers a length that is too great to the limit, since an editor knows no limit. Raises RequestError for other
+        values over a limit, and for blanks that the model cannot fill.
+        """
         length = most_tokens(self.max_tokens, limits, card)
         at_most("min_tokens", self.min_tokens, length)
         at_most("top_logprobs", self.top_logprobs, limits.logprobs)

@@ -1,7 +1,7 @@
-"""`/v1/adapters`: loads, lists and unloads adapters while the server runs. `server.access` lets only admins in.
+"""`/v1/adapters`: loads, lists and unloads adapters while the server runs. `server.access` admits only admins.
 
-A client names a folder below the one that the operator allows, and nothing outside of it is ever read: what is checked
-here gives a client good errors, and the engine checks each file once more when it is open (`model.adapters.files`).
+A client names a folder below the operator's adapter root, and the server reads nothing outside it. The checks here give
+clients good errors; the engine checks each file again after it has opened it (`model.adapters.files`).
 """
 
 import asyncio
@@ -36,7 +36,7 @@ async def adapters(service: Annotated[Service, Depends(service_of)]) -> Answer:
 
 @router.post(PATH, openapi_extra=takes(AdapterRequest))
 async def load(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """Loads the adapter in a folder below --adapter-root; requests under way go on meanwhile."""
+    """Loads the adapter in a folder below --adapter-root. Other requests continue meanwhile."""
     body = AdapterRequest.model_validate(await read_object(request, service.settings.body_seconds))
     card, root = service.engine.card, service.settings.adapter_root
     if root is None:
@@ -53,15 +53,18 @@ async def load(request: Request, service: Annotated[Service, Depends(service_of)
 
 @router.delete(ONE)
 async def unload(name: str, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """Unloads an adapter; one that requests go by is a 409."""
+    """Unloads an adapter. The status is 409 if requests use it."""
     await service.engine.unload_adapter(name)
     service.log.info("adapter unloaded", adapter=name)
     return Answer({"id": name, "object": "model", "deleted": True})
 
 
 def folder_below(root: Path, path: str) -> Path:
-    """The folder that a relative path leads to, from the root on. Raises RequestError for one that leads out of the
-    root, itself or by what is in it, that is not there, or that holds something other than files."""
+    """The folder of a path relative to the root.
+
+    Raises RequestError for a path, or a file in the folder, that lies outside the root; for a missing folder; and for
+    anything but regular files in it.
+    """
     if "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts:
         raise RequestError(f"path must lead down from the adapters' folder, not {path[:80]!r}", "path", "invalid_path")
     top = root.resolve()

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what is loaded, what it can do, and how much one request may ask of it."""
+"""`GET /v1/models`: the loaded model, its abilities, and the limits of one request."""
 
 from typing import Annotated, Any
 
@@ -18,13 +18,13 @@ router = APIRouter(tags=["models"])
 
 @router.get(PATH)
 async def models(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The loaded model by each of its names, and each adapter as a model of its own whose parent it is."""
+    """The loaded model under each of its names, and each adapter as a model whose parent is the model."""
     return Answer({"object": "list", "data": list(_entries(service).values())})
 
 
 @router.get(ONE)
 async def model(name: str, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """One entry of the list, by its name."""
+    """One entry of the list, by its name. The status is 404 for an unknown name."""
     entries = _entries(service)
     if name not in entries:
         known = ", ".join(map(repr, entries))
@@ -41,7 +41,7 @@ def _entries(service: Service) -> dict[str, dict[str, Any]]:
 
 
 def adapter_entry(adapter: AdapterCard, card: ModelCard) -> dict[str, Any]:
-    """An adapter as clients see it; its name can stand for the model's."""
+    """An adapter as clients see it. Requests may give its name as the model's."""
     return {
         "id": adapter.name,
         "object": "model",

@@ -1,4 +1,4 @@
-"""The requests on the wire, and what they become for the engine."""
+"""The bodies of the native routes, and their conversion to engine requests."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -74,7 +74,7 @@ Orders = Annotated[
 
 
 class Work(Wire):
-    """What fills and scores share."""
+    """The common fields of fills and scores."""
 
     model: String | None = None
     adapter: String | None = None
@@ -87,7 +87,7 @@ class Work(Wire):
     timeout_s: Annotated[float, Field(gt=0)] | None = None
 
     def check_common(self, limits: Limits) -> None:
-        """Holds the shared fields against the limits."""
+        """Checks the common fields. Raises RequestError, naming field and limit, for a value over the limit."""
         at_most("logprobs", self.logprobs or 0, limits.logprobs)
         at_most("timeout_s", self.timeout_s or 0, limits.timeout_s)
 
@@ -131,7 +131,7 @@ class InfillRequest(SamplingFields, Work):
     priority: Priority = "interactive"
 
     def fill(self, limits: Limits) -> Fill:
-        """The request for the engine. Raises RequestError for what is over a limit."""
+        """The request for the engine. Raises RequestError for values over a limit."""
         self.check_common(limits)
         inputs = self._inputs()
         max_tokens, min_tokens = many(self.max_tokens), many(self.min_tokens)
@@ -237,7 +237,7 @@ class ScoreRequest(Work):
     priority: Priority = "batch"
 
     def score(self, limits: Limits) -> Score:
-        """The request for the engine. Raises RequestError for a mixed form and what is over a limit."""
+        """The request for the engine. Raises RequestError for a mix of forms and for values over a limit."""
         if {name for name in FORM_FIELDS if getattr(self, name) is not None} not in FORMS:
             raise RequestError(f"give exactly one of: {FORMS_TEXT}", None, "invalid_form")
         self.check_common(limits)
@@ -326,7 +326,7 @@ class TokenizeRequest(Wire):
     ] = None
 
     def fill(self) -> Fill:
-        """The text as one to be filled, for the engine to lay out."""
+        """The text as a fill, for the engine to lay out."""
         return Fill((split(self.text),), max_tokens=(1,))
 
 

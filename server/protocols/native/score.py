@@ -1,4 +1,4 @@
-"""`POST /v1/score`: the log-likelihood of what is already known. SGLang's route of that name is told by its fields."""
+"""`POST /v1/score`: log-likelihoods of known texts. Its fields tell SGLang's route of that name apart."""
 
 import time
 from dataclasses import replace
@@ -24,7 +24,7 @@ router = APIRouter()
 
 @router.post(PATH, openapi_extra=takes(ScoreRequest, LabelsRequest), tags=["score"])
 async def score(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """Scores candidates for the blanks of a text, continuations of a context, or a text as it stands."""
+    """Scores candidates for the blanks of a text, continuations of a context, or a whole text."""
     settings = service.settings
     raw = await read_object(request, settings.body_seconds)
     if is_sglang(raw):

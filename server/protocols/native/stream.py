@@ -10,7 +10,7 @@ from server.wire.errors import ApiError
 
 
 class NamedEvents:
-    """The events of `/v1/infill`, each with its name; `head` are the fields that head the answer."""
+    """The events of `/v1/infill`, each with its name. `head` are the first fields of the answer."""
 
     def __init__(self, head: Mapping[str, Any]) -> None:
         self.head = head

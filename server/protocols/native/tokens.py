@@ -19,8 +19,11 @@ router = APIRouter(tags=["tokens"])
 
 @router.post(TOKENIZE, openapi_extra=takes(TokenizeRequest))
 async def tokenize(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The token ids of a text; mask tokens in it are recognised. With `layout` also what the model reads, and where
-    everything stands, so that a score can be computed elsewhere."""
+    """The token ids of a text, whose mask tokens are special.
+
+    With `layout` the answer also has the tokens that the model reads and all positions, so that a client can compute a
+    score by itself.
+    """
     body = TokenizeRequest.model_validate(await read_object(request, service.settings.body_seconds))
     tokens = await service.engine.tokenize(body.text)
     answer: dict[str, Any] = {"tokens": tokens, "count": len(tokens)}

@@ -1,4 +1,4 @@
-"""Ollama's API, as far as it fills blanks: generation with a suffix, and the lists of models. Errors are one text."""
+"""Ollama's API for blanks: generation with a suffix, and the lists of models. An error is one text."""
 
 from fastapi import APIRouter
 

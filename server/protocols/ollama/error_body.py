@@ -4,5 +4,5 @@ from server.wire.errors import ApiError
 
 
 def error_body(error: ApiError) -> dict[str, str]:
-    """The JSON of an error: its text alone."""
+    """The JSON of an error, which is its text alone."""
     return {"error": error.message}

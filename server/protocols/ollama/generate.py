@@ -1,4 +1,4 @@
-"""`POST /api/generate`: text that follows a prompt, or stands before a suffix, as lines of JSON."""
+"""`POST /api/generate`: the text behind a prompt, or between a prompt and a suffix, as lines of JSON."""
 
 import time
 from dataclasses import replace
@@ -35,7 +35,7 @@ router = APIRouter()
 
 @router.post(PATH, openapi_extra=takes(GenerateRequest), tags=["clients"])
 async def generate(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
-    """Ollama's generation: text that follows a prompt, or stands before a suffix."""
+    """Ollama's generation: text behind a prompt, or between a prompt and a suffix."""
     settings, engine = service.settings, service.engine
     raw = await read_object(request, settings.body_seconds, bare=True)
     service.ignored.note(PATH, raw.keys() - names(GenerateRequest))
@@ -59,7 +59,7 @@ async def generate(request: Request, service: Annotated[Service, Depends(service
 
 
 class Lines:
-    """The events of one request as lines: pieces of text, and behind them how it ended, with counts and times."""
+    """The events of one request as lines: pieces of text, then the reason of the end with counts and times."""
 
     def __init__(self, model: str, with_logprobs: bool, warnings: list[str]) -> None:
         self.model = model
@@ -71,11 +71,11 @@ class Lines:
         self._blank: FilledBlank | None = None
 
     def line(self, text: str, done: bool = False, **more: Any) -> dict[str, Any]:
-        """An answer, or a piece of one."""
+        """One line: an answer, or a piece of one."""
         return {"model": self.model, "created_at": timestamp(time.time()), "response": text, "done": done, **more}
 
     def last(self, text: str, blank: FilledBlank, logprobs: Objects, done: Done, truncated: bool) -> dict[str, Any]:
-        """The last line, which of an answer in one piece is the only one. Times are in nanoseconds."""
+        """The last line, which is the only one of an unstreamed answer. Times are in nanoseconds."""
         total = time.monotonic_ns() - self.began
         first = min(int(done.first_token_s * 1e9), total)
         return self.line(

@@ -1,4 +1,4 @@
-"""`/api/tags`, `/api/ps`, `/api/show` and `/api/version`: what is loaded, in Ollama's words."""
+"""`/api/tags`, `/api/ps`, `/api/show` and `/api/version`: the loaded models in Ollama's format."""
 
 import hashlib
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ router = APIRouter(tags=["clients"])
 
 @router.get("/api/version")
 async def version() -> Answer:
-    """The version of Ollama's API that is spoken here."""
+    """The version of Ollama's API that this server implements."""
     return Answer({"version": VERSION})
 
 
@@ -38,14 +38,14 @@ async def tags(service: Annotated[Service, Depends(service_of)]) -> Answer:
 
 @router.get("/api/ps")
 async def loaded(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The same: all that there is stays loaded."""
+    """The same list: all models stay loaded."""
     more = {"expires_at": NEVER, "size_vram": 0, "context_length": service.engine.card.max_context}
     return Answer({"models": [model | more for model in _models(service)]})
 
 
 @router.post("/api/show", openapi_extra=takes(ShowRequest))
 async def show(request: Request, service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """What a model is and can do."""
+    """The details of a model and its abilities."""
     body = ShowRequest.model_validate(await read_object(request, service.settings.body_seconds, bare=True))
     engine = service.engine
     adapter = named_model(engine, body.named)

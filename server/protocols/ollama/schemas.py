@@ -1,4 +1,4 @@
-"""The bodies of Ollama's API on the wire, and what a generation becomes for the engine."""
+"""The bodies of Ollama's API, and the conversion of a generation to an engine request."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ Integer = Annotated[int, Field(ge=-INT32, le=INT32)]
 
 
 class GenerateOptions(SamplingFields, Lenient):
-    """`options`, with Ollama's defaults (api/types.go). A client that knows no `suffix` may put it here."""
+    """`options`, with Ollama's defaults (api/types.go). A client without the field `suffix` may put it here."""
 
     suffix: String = ""
     num_predict: Integer = -1
@@ -28,14 +28,13 @@ class GenerateOptions(SamplingFields, Lenient):
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
 
     def sampling(self, limits: Limits) -> Sampling:
-        """How the engine draws. A seed below 0 is none."""
+        """The engine's sampling parameters. A seed below 0 is none."""
         drawn = over_last(super().sampling(limits), self.repeat_last_n)
         return replace(drawn, seed=None) if drawn.seed is not None and drawn.seed < 0 else drawn
 
 
 class GenerateRequest(Lenient):
-    """The body of `POST /api/generate`. What it has of pictures and thoughts is refused: nobody would notice that it
-    was missing."""
+    """The body of `POST /api/generate`. It refuses images and thinking, whose absence nobody would notice."""
 
     model: String | None = None
     prompt: String = ""
@@ -53,11 +52,12 @@ class GenerateRequest(Lenient):
 
     @property
     def behind(self) -> str | None:
-        """The text behind the blank; None where there is none."""
+        """The text behind the blank; None if there is none."""
         return self.suffix or self.options.suffix or None
 
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
-        """The request for the engine. Raises RequestError for what is over a limit or not to be had of the model."""
+        """The request for the engine. Raises RequestError for values over a limit, and for blanks that the model cannot
+        fill."""
         for name in ("images", "think"):
             if getattr(self, name):
                 raise RequestError(f"{name}: this model does not support it", name, "unsupported")
@@ -77,12 +77,12 @@ class GenerateRequest(Lenient):
 
 
 class ShowRequest(Lenient):
-    """The body of `POST /api/show`. Older clients say `name`."""
+    """The body of `POST /api/show`. Older clients send `name`."""
 
     model: String | None = None
     name: String | None = None
 
     @property
     def named(self) -> str | None:
-        """The model that is asked for."""
+        """The requested model."""
         return self.model if self.model is not None else self.name

@@ -1,4 +1,4 @@
-"""A point in time, as Ollama writes it."""
+"""A point in time in Ollama's format."""
 
 from datetime import UTC, datetime
 

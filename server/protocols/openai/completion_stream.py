@@ -1,4 +1,4 @@
-"""A completion as a stream: OpenAI's unnamed events, and `[DONE]` behind the last."""
+"""A completion as a stream: OpenAI's unnamed events, then `[DONE]`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class CompletionEvents:
-    """The events of one request. `texts` are what an echo repeats, `head` the fields that every event has."""
+    """The events of one request. `texts` are the prompts that an echo repeats; `head` are the fields of every event."""
 
     def __init__(self, body: CompletionRequest, texts: Sequence[str], head: Mapping[str, Any]) -> None:
         self.body = body
@@ -88,7 +88,7 @@ class CompletionEvents:
 
 
 def usage(counts: Usage) -> dict[str, Any]:
-    """The engine's counts in OpenAI's words."""
+    """The engine's counts in OpenAI's format."""
     return {
         "prompt_tokens": counts.prompt_tokens,
         "completion_tokens": counts.completion_tokens,

@@ -1,7 +1,7 @@
-"""`POST /v1/completions`, as OpenAI's clients and lm-evaluation-harness speak it.
+"""`POST /v1/completions`, for OpenAI's clients and lm-evaluation-harness.
 
-A prompt goes on behind its end, or between itself and a suffix. With `echo` and `logprobs` its own tokens are scored,
-and what is generated goes on from there; `engine.jobs.prompts` has how the model reads it.
+The completion continues a prompt, or stands between a prompt and a suffix. With `echo` and `logprobs` the prompt's own
+tokens are scored, and the generated text continues them; `engine.jobs.prompts` explains how the model reads it.
 """
 
 import math
@@ -40,7 +40,7 @@ router = APIRouter()
 
 @router.post(PATH, openapi_extra=takes(CompletionRequest), tags=["clients"])
 async def completions(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
-    """OpenAI's completions: text that follows a prompt, or stands before a suffix, and log-probabilities."""
+    """OpenAI's completions: text behind a prompt, or between a prompt and a suffix, and log-probabilities."""
     settings, engine = service.settings, service.engine
     raw = await read_object(request, settings.body_seconds)
     service.ignored.note(request.scope["path"], raw.keys() - names(CompletionRequest))

@@ -1,4 +1,4 @@
-"""What the text of a completion must be, in OpenAI's words and in vLLM's of several versions."""
+"""The constraints on a completion's text, with the fields of OpenAI and of several versions of vLLM."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class StructuredOutputs(Lenient):
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One of them: the field that it stands in, and what it asks for."""
+    """One constraint: the field that holds it, and its content."""
 
     field: str
     regex: Regex | None = None
@@ -49,7 +49,7 @@ class Constraint:
 
 
 class ConstraintFields(Lenient):
-    """The fields of a completion that say what its text must be."""
+    """The fields of a completion that constrain its text."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -58,7 +58,7 @@ class ConstraintFields(Lenient):
     guided_choice: Annotated[list[Choice], Field(min_length=1)] | None = None
 
     def constraint(self, limits: Limits) -> Constraint | None:
-        """The one constraint, if there is any. Raises RequestError for several, and for what is not to be had."""
+        """The only constraint; None if there is none. Raises RequestError for several, and for an unsupported one."""
         found = [*self._formatted(limits), *self._structured(limits), *self._guided(limits)]
         if len(found) > 1:
             fields = " and ".join(constraint.field for constraint in found)

@@ -1,8 +1,8 @@
-"""The `logprobs` object of OpenAI's completions: four lists, one entry a token.
+"""The `logprobs` object of OpenAI's completions: four lists with one entry per token.
 
-A client may look for its token in `top_logprobs` by what it spells, and compares log-probabilities for equality
-(lm-evaluation-harness, api_models.py): each entry holds the token itself with the very same number, and of tokens that
-are spelled alike the most probable one.
+A client may look up its token in `top_logprobs` by its text and compare log-probabilities for equality
+(lm-evaluation-harness, api_models.py). So each entry contains the token itself with exactly the same number, and of
+tokens with the same text the most probable one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ Tops = Sequence[Sequence[Alternative] | None] | None
 
 @dataclass(slots=True)
 class Logprobs:
-    """The lists so far. With `as_ids` a token is named `token_id:` and its id, as vLLM does on request."""
+    """The lists so far. With `as_ids` a token's name is `token_id:` and its id, like vLLM's on request."""
 
     as_ids: bool = False
     tokens: list[str] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Logprobs:
         tops: Tops,
         offsets: Iterable[int],
     ) -> None:
-        """Puts tokens, by id and name, to the end; one without a log-probability has no alternatives either."""
+        """Appends tokens, by id and name. A token without a log-probability has no alternatives."""
         for (token_id, name), logprob, top, offset in zip(
             tokens, logprobs, tops or [None] * len(tokens), offsets, strict=True
         ):
@@ -48,8 +48,10 @@ class Logprobs:
         return f"token_id:{token_id}" if self.as_ids else name
 
     def add_prompt(self, echo: EchoedPrompt) -> float | None:
-        """Puts the tokens of a scored prompt, the engine's `echo`. This protocol has no log-probability for the very
-        first one: its own is given back."""
+        """Appends the tokens of a scored prompt, the engine's `echo`.
+
+        This protocol has no log-probability for the very first token; that token's own one is returned.
+        """
         tokens = list(zip(echo.token_ids, echo.tokens, strict=True))
         self.add(tokens, echo.token_logprobs, echo.top_logprobs, echo.text_offsets)
         if not self.tokens:
@@ -58,7 +60,8 @@ class Logprobs:
         return first
 
     def add_span(self, blank: FilledBlank, at: int, first: int = 0) -> None:
-        """Puts the tokens of a blank that stands `at` a character, from its `first` on; an end token is one too."""
+        """Appends the tokens of a blank from its `first` on, with an end token. `at` is the blank's offset in
+        characters."""
         offsets = [at + offset for offset in blank.text_offsets[first:]]
         tops = blank.top_logprobs
         tokens = list(zip(blank.token_ids, blank.tokens, strict=True))
@@ -72,7 +75,7 @@ class Logprobs:
             )
 
     def wire(self) -> dict[str, Any]:
-        """The object."""
+        """The object on the wire."""
         return {
             "tokens": self.tokens,
             "token_logprobs": self.token_logprobs,
@@ -82,7 +85,8 @@ class Logprobs:
 
 
 def finish_reason(blank: FilledBlank) -> str | None:
-    """Why a completion ended, in this protocol's words: one that is all that it may be has stopped."""
+    """The reason why a completion ended, in this protocol's terms. A completion whose constraint is complete has
+    stopped."""
     return "stop" if blank.finish_reason in ("choice", "regex") else blank.finish_reason
 
 

@@ -1,4 +1,4 @@
-"""The body of OpenAI's completions on the wire, and what it becomes for the engine."""
+"""The body of OpenAI's completions, and its conversion to an engine request."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -34,7 +34,7 @@ Prompts = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked of a completion beyond the engine's work."""
+    """The parts of a completion request that the engine does not see."""
 
     prompts: tuple[str | Tokens, ...]
     n: int
@@ -83,7 +83,7 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
     as_ids: Annotated[bool, Field(alias="return_tokens_as_token_ids")] = False
 
     def asked(self) -> Asked:
-        """The prompts, and what becomes of the answers. Raises RequestError for what cannot go together."""
+        """The prompts and the form of the answers. Raises RequestError for fields that cannot go together."""
         given: Any = self.prompt
         batch = [given] if isinstance(given, str) or isinstance(given[0], int) else given
         prompts = tuple(p if isinstance(p, str) else Tokens(tuple(p)) for p in batch)
@@ -100,7 +100,8 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         return Asked(prompts, self.n, drawn, self.echo and self.logprobs is not None)
 
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
-        """The request for the engine. Raises RequestError for what is over a limit or not to be had of the model."""
+        """The request for the engine. Raises RequestError for values over a limit, and for blanks that the model cannot
+        fill."""
         check_refused(self, Refused)
         if self.truncate_prompt_tokens is not None:
             raise RequestError("only a server truncates a prompt", "truncate_prompt_tokens", "unsupported")
@@ -134,13 +135,14 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         )
 
     def engine_names(self, limits: Limits) -> dict[str, str]:
-        """What the engine calls the fields of this request."""
+        """The engine's names of this request's fields."""
         constraint = self.constraint(limits)
         given = {} if constraint is None else dict.fromkeys(("regex", "json_schema", "choices"), constraint.field)
         return {"text": "prompt", "num_beams": "use_beam_search", **given}
 
     def sampling(self, limits: Limits) -> Sampling:
-        """How the engine draws. OpenAI's seeds may be negative, and a beam search draws nothing, as in vLLM."""
+        """The engine's sampling parameters. As in vLLM, OpenAI's seeds may be negative, and beam search draws
+        nothing."""
         drawn = super().sampling(limits)
         if self.use_beam_search:
             drawn = replace(drawn, temperature=0.0)

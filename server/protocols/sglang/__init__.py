@@ -1,4 +1,4 @@
-"""SGLang's scores of label tokens. It has no route of its own: its `/v1/score` is the native one's path."""
+"""SGLang's scores of label tokens. It has no route of its own: its `/v1/score` is the native route's path."""
 
 from fastapi import APIRouter
 

@@ -1,4 +1,4 @@
-"""SGLang's scores of label tokens. Its `/v1/score` shares the path with ours, and is told by its fields."""
+"""SGLang's scores of label tokens. Its fields tell it apart from the native route on the same path."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,10 @@ LABEL_NAMES = {"context": "query", "targets": "label_token_ids"}
 
 
 async def labels(request: Request, service: Service, raw: dict[str, Any]) -> Answer:
-    """SGLang's answer: how probable each label token is behind each item."""
+    """SGLang's answer: the probability of each label token behind each item.
+
+    Raises RequestError for fields that do not go together, and ApiError for work that fails.
+    """
     body = LabelsRequest.model_validate(raw)
     card = service.engine.card
     adapter = named_adapter(service.engine, body.model)

@@ -1,4 +1,4 @@
-"""The body of SGLang's scoring of label tokens, which shares `/v1/score` with ours, and of vLLM's, which cannot."""
+"""The body of SGLang's scores of label tokens; it also recognises vLLM's body of the same path, which is refused."""
 
 import math
 from collections.abc import Collection
@@ -37,7 +37,7 @@ LabelsOfItems = Annotated[
 
 
 def is_sglang(fields: Collection[str]) -> bool:
-    """Whether a body speaks SGLang's protocol. Raises RequestError for one that speaks vLLM's."""
+    """Whether a body has SGLang's form. Raises RequestError for one of vLLM's form."""
     theirs = VLLM & set(fields)
     if theirs:
         names = ", ".join(sorted(theirs))
@@ -59,7 +59,7 @@ class LabelsRequest(Wire):
     return_token_logprobs: bool = False
 
     def scores(self, limits: Limits) -> list[Score]:
-        """A request for the engine for each item. Raises RequestError for what does not go together."""
+        """An engine request for each item. Raises RequestError for fields that do not go together."""
         items: list[str | list[int]] = [self.items] if isinstance(self.items, str) else [*self.items]
         at_most("items", len(items), limits.inputs, "items")
         labels = self._labels(len(items))
@@ -77,7 +77,7 @@ class LabelsRequest(Wire):
         return scores
 
     def probabilities(self, logprobs: list[float]) -> list[float]:
-        """The labels' probabilities: their own, or with `apply_softmax` those among themselves."""
+        """The labels' probabilities, or with `apply_softmax` those among the labels alone."""
         if not self.apply_softmax:
             return [math.exp(logprob) for logprob in logprobs]
         top = max(logprobs)
