@@ -53,20 +53,20 @@ class ModelOptions(Options):
     )
     tokenizer: Path | None = Field(None, description="The tokenizer's folder, if the checkpoint's folder has none.")
     quant: SchemeName | None = Field(
-        None, description="The storage of the linear layers. Without one: as the checkpoint has them."
+        None, description="The storage of the linear layers. Without one: that of the checkpoint."
     )
     group_size: GroupSize | None = Field(
         None, description="The number of inputs that share an INT4 scale; 0 is a whole row."
     )
     quant_head: HeadName | None = Field(
-        None, description="The storage of the embedding and head. Without one: as the checkpoint has them."
+        None, description="The storage of the embedding and head. Without one: that of the checkpoint."
     )
     load_format: Literal["auto", "dummy"] = Field(
-        "auto", description="auto reads the weights. dummy invents them, to try a machine."
+        "auto", description="auto reads the weights. dummy uses random weights, to test a machine."
     )
     served_model_names: Annotated[tuple[str, ...], NoDecode, Repeated("--served-model-name", "NAME")] = Field(
         (),
-        description="A name that requests may call the model by; the first is in answers. Without one: its folder's "
+        description="A name of the model in requests; answers have the first name. Without one: the folder's "
         "name. Repeat the flag for more; the variable separates names by commas.",
     )
 
@@ -86,18 +86,18 @@ class ModelOptions(Options):
 class DeviceOptions(Options):
     """Devices and memory"""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="The kind of device that the model runs on.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="The type of device that the model runs on.")
     tp: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="The number of devices, or processes on a CPU, that share the model. Without one: 1."
     )
     kv_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None,
-        description="The 10⁹ bytes for keys and values on each device. Without one: 0.5, or what long texts need.",
+        description="The size of the KV cache on each device, in 10⁹ bytes. Without one: 0.5, or more for long texts.",
     )
     kv_cache_type: Literal["auto", "int8"] = Field(
-        "auto", description="auto keeps keys and values as the model computes them. int8 keeps each in a byte."
+        "auto", description="auto stores keys and values in the model's dtype. int8 stores each in one byte."
     )
-    max_batch_tokens: Count = Field(2048, description="The most rows of one step.")
+    max_batch_tokens: Count = Field(2048, description="The maximum number of rows in one step.")
 
 
 class AdapterOptions(Options):
@@ -108,7 +108,7 @@ class AdapterOptions(Options):
     )
     adapter_root: Path | None = Field(None, description="The folder below which /v1/adapters may load adapters.")
     max_adapters: Count = Field(
-        32, description="The most adapters at a time. One more replaces the one used least recently."
+        32, description="The maximum number of loaded adapters. A further one replaces the least recently used."
     )
 
     @field_validator("adapters")

@@ -35,7 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Fills blanks and scores spans with GLM models.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measures; the last line printed is one JSON document.")
+bench = typer.Typer(no_args_is_help=True, help="Measures speed. The last line of the output is one JSON document.")
 for command in (serve, fill, score, batch, quantize, tune, plan, synth, doctor):
     app.command()(command)
 bench.command("decode")(bench_decode)

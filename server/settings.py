@@ -49,31 +49,31 @@ class NetworkOptions(Options):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="The port to listen on; 0 is any free one.")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, Repeated("--allowed-host", "NAME")] = Field(
         (),
-        description="A name that requests may be sent to, and whose pages may send them. "
+        description="A host name of this server, for requests and for pages that send them. "
         "Repeat the flag for more; the variable separates names by commas.",
     )
     path_aliases: Annotated[dict[str, str], Repeated("--path-alias", "PATH=ROUTE")] = Field(
-        {}, description="A further path of a route, such as /fill-mask=/. Repeat the flag for more."
+        {}, description="An additional path of a route, such as /fill-mask=/. Repeat the flag for more."
     )
     max_connections: Count = Field(
-        1024, description="The most connections; the server refuses more. Fewer where open files are few."
+        1024, description="The maximum number of connections. The limit of open files can lower it."
     )
-    header_seconds: Seconds = Field(10.0, description="The time for a request's line and headers to arrive.")
-    body_seconds: Seconds = Field(30.0, description="The time for a request's body to arrive.")
-    write_seconds: Seconds = Field(60.0, description="The time for a client to read what waits for it.")
-    heartbeat_seconds: Seconds = Field(15.0, description="The time without an event until a stream sends a comment.")
-    keep_alive_seconds: Count = Field(75, description="The time until an idle connection is closed.")
+    header_seconds: Seconds = Field(10.0, description="The maximum time for a request's headers to arrive, in seconds.")
+    body_seconds: Seconds = Field(30.0, description="The maximum time for a request's body to arrive, in seconds.")
+    write_seconds: Seconds = Field(60.0, description="The maximum time without progress while a client reads an answer, in seconds.")
+    heartbeat_seconds: Seconds = Field(15.0, description="The time without an event after which a stream sends a comment, in seconds.")
+    keep_alive_seconds: Count = Field(75, description="The time after which an idle connection is closed, in seconds.")
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        30.0, description="The time for requests in flight to end after SIGTERM."
+        30.0, description="The maximum time for requests in flight to end after SIGTERM, in seconds."
     )
 
 
 class LimitOptions(Options):
     """Limits"""
 
-    max_body_bytes: Count = Field(2 * 1024 * 1024, description="The most bytes of a request's body.")
-    max_queue: Count = Field(256, description="The most requests in flight; more get a 503.")
-    max_queue_tokens: Count = Field(1_000_000, description="The most tokens that the requests in flight may need.")
+    max_body_bytes: Count = Field(2 * 1024 * 1024, description="The maximum size of a request's body, in bytes.")
+    max_queue: Count = Field(256, description="The maximum number of requests in flight. Further ones get a 503.")
+    max_queue_tokens: Count = Field(1_000_000, description="The maximum number of tokens that the requests in flight may need together.")
     limits: Annotated[Limits, Repeated("--limit", "NAME=NUMBER")] = Field(
         Limits(), description="A limit of one request, by its name in /v1/models. Repeat the flag for more."
     )
@@ -84,13 +84,13 @@ class BlankOptions(Options):
 
     long_texts: Literal["trim", "refuse"] | None = Field(
         None,
-        description="Whether a text that is too long loses what is farthest from its blank, or is refused. "
-        "Without one: the protocols of editors trim, native routes refuse.",
+        description="For a text that is too long: trim cuts the text farthest from its blank, refuse refuses it. "
+        "Without one: editors' protocols trim, native routes refuse.",
     )
     fim_templates: str | None = Field(
         None,
-        description="The templates of other models whose prompts are read as one blank: names, separated by commas; "
-        "all; none. Without one: the protocols of editors read all, native routes none.",
+        description="The templates of other models that the server reads as one blank: names, separated by commas; "
+        "all; none. Without one: editors' protocols read all, native routes none.",
     )
 
     @field_validator("fim_templates")
@@ -114,13 +114,13 @@ class KeyOptions(Options):
     """Keys and rates"""
 
     api_keys: Path | None = Field(
-        None, description="The key file; `keys new` writes it. Without one every client may ask."
+        None, description="The key file; `keys new` writes it. Without one every client has access."
     )
     requests_per_minute: Rate | None = Field(
-        None, description="The request limit per key and minute; without keys, of all clients together."
+        None, description="The request limit per key and minute; without keys, for all clients together."
     )
     tokens_per_minute: Rate | None = Field(
-        None, description="The token limit per key and minute, prompt and completion; without keys, of all clients."
+        None, description="The token limit per key and minute, prompt and completion; without keys, for all clients."
     )
     open_metrics: bool = Field(False, description="Show /metrics without a key, even if there are keys.")
 
@@ -129,11 +129,11 @@ class TelemetryOptions(Options):
     """Log, metrics, traces"""
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least level that is logged."
+        "info", description="The lowest level that is logged."
     )
-    vllm_metrics: bool = Field(False, description="Show metrics also by the names that vLLM's dashboards use.")
+    vllm_metrics: bool = Field(False, description="Show metrics also under the names of vLLM's metrics.")
     otlp_endpoint: str | None = Field(
-        None, description="The address that OpenTelemetry spans go to, by OTLP over HTTP. Without one: none are made."
+        None, description="The URL for OpenTelemetry spans, by OTLP over HTTP. Without one: no spans."
     )
 
 

@@ -24,7 +24,7 @@ RULE = LogitRule(
             default=0.0,
             minimum=-2,
             maximum=2,
-            description="The amount taken off the logit of every token that the blank has already.",
+            description="The amount subtracted from the logit of every token that the blank has.",
         ),
         Parameter(
             "frequency_penalty",
@@ -32,7 +32,7 @@ RULE = LogitRule(
             default=0.0,
             minimum=-2,
             maximum=2,
-            description="The amount taken off the logit of a token for each time that the blank has it.",
+            description="The amount subtracted from the logit of a token for each of its occurrences in the blank.",
         ),
     ),
     stage="shift",

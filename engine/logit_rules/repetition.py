@@ -27,7 +27,7 @@ RULE = LogitRule(
             default=1.0,
             minimum=0.01,
             maximum=100,
-            description="The divisor of the logit of every token that the text or blank has; below 0 a factor.",
+            description="The divisor of the logit of every token in text and blank; it multiplies a negative logit.",
         ),
     ),
     stage="scale",

@@ -39,17 +39,17 @@ PATIENCE_S = 60.0  # the longest that a server which is full is waited for betwe
 
 @takes_flags(*ENGINE)
 def batch(
-    source: Annotated[Path, typer.Argument(help="The file of requests, one JSON object a line.")],
+    source: Annotated[Path, typer.Argument(help="The file of requests, one JSON object per line.")],
     target: Annotated[
-        Path, typer.Argument(help="The file of answers. A request that has an answer in it is not sent again.")
+        Path, typer.Argument(help="The file of answers. A request with an answer in it is not sent again.")
     ],
-    window: Annotated[int, typer.Option(min=1, max=1024, help="The most requests in flight.")] = 64,
+    window: Annotated[int, typer.Option(min=1, max=1024, help="The maximum number of requests in flight.")] = 64,
     *,
     given: Given,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fills and scores many texts, by a model loaded here or by a server. The same command continues after a kill.
+    """Fills and scores many texts, with a model loaded here or on a server. The same command resumes after a kill.
 
     The exit code is 1 if any line failed; such lines have an error in the answers.
     """

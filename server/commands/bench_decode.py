@@ -22,15 +22,15 @@ def bench_decode(
     preset: Annotated[str, typer.Option(help="The published model whose sizes the network has.")] = "chatglm-6b",
     layers: Annotated[int | None, typer.Option(min=1, help="The number of layers. Without it: the preset's.")] = None,
     rows: Annotated[str, typer.Option(help="The numbers of sequences in a step, separated by commas.")] = "1,4,16,32",
-    context: Annotated[int, typer.Option(min=1, help="The tokens of the context of each sequence.")] = 64,
+    context: Annotated[int, typer.Option(min=1, help="The number of tokens in each sequence's context.")] = 64,
     prefill: Annotated[
-        int, typer.Option(min=0, help="The tokens of the context whose encoding is timed; 0 is none.")
+        int, typer.Option(min=0, help="The number of tokens in the context whose encoding is timed; 0 is none.")
     ] = 512,
     *,
     given: Given,
     as_json: AsJson = False,
 ) -> None:
-    """Times decode steps and a prefill of a network with invented weights, beside the memory's own speed."""
+    """Times decode steps and a prefill of a network with random weights, beside the bandwidth of the memory."""
     from engine.bench import DecodeBench, decode
     from model.families import PRESETS
 

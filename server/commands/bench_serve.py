@@ -29,26 +29,26 @@ def bench_serve(
     rate: Annotated[
         str,
         typer.Option(
-            help="The arrivals a second (Poisson), or auto: 0.25 to 2 × the throughput of the largest closed loop."
+            help="The arrivals per second (Poisson), or auto: 0.25 to 2 × the throughput of the largest closed loop."
         ),
     ] = "",
-    duration: Annotated[float, typer.Option(min=0.1, help="The seconds of each measurement.")] = 10.0,
+    duration: Annotated[float, typer.Option(min=0.1, help="The time of each measurement, in seconds.")] = 10.0,
     mix: Annotated[str, typer.Option(help="The shares of the kinds of requests, such as fill=3,score=1.")] = "fill=1",
     words: Annotated[
-        int, typer.Option(min=2, max=10_000, help="The mean words of a text, drawn from half to twice this.")
+        int, typer.Option(min=2, max=10_000, help="The mean number of words per text, drawn from half to twice this.")
     ] = 40,
-    tokens: Annotated[int, typer.Option(min=1, max=1024, help="The tokens written into each blank.")] = 16,
-    candidates: Annotated[int, typer.Option(min=1, max=1024, help="The candidates of each score request.")] = 4,
-    repeated: Annotated[float, typer.Option(min=0, max=1, help="The share of requests whose text comes again.")] = 0.0,
+    tokens: Annotated[int, typer.Option(min=1, max=1024, help="The number of tokens per blank.")] = 16,
+    candidates: Annotated[int, typer.Option(min=1, max=1024, help="The number of candidates per score request.")] = 4,
+    repeated: Annotated[float, typer.Option(min=0, max=1, help="The share of requests that repeat a text, 0 to 1.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The seed of texts and arrivals.")] = 0,
     slo_first: Annotated[
-        float | None, typer.Option(help="The most milliseconds to the first token that meet the goal.")
+        float | None, typer.Option(help="The goal: milliseconds to the first token, at most.")
     ] = None,
-    slo_token: Annotated[float | None, typer.Option(help="The most milliseconds a token that meet the goal.")] = None,
+    slo_token: Annotated[float | None, typer.Option(help="The goal: milliseconds per token, at most.")] = None,
     slo_latency: Annotated[
-        float | None, typer.Option(help="The most milliseconds of a whole request that meet the goal.")
+        float | None, typer.Option(help="The goal: milliseconds per request, at most.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="The PNG file to draw into.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="The PNG file for a plot.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measures a running server under closed and open loops of fills and scores, over HTTP.
@@ -109,8 +109,10 @@ def _short(milliseconds: float) -> str:
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
-    """A panel for each kind of loop: throughput and first tokens over clients; latency and refusals over the arrival
-    rate."""
+    """A panel for each kind of loop.
+
+    One shows throughput and first tokens over clients, the other latency and refusals over the arrival rate.
+    """
     pyplot = _drawing()
     loops = [name for name in ("closed", "open") if found[name]]
     figure, axes = pyplot.subplots(1, len(loops), figsize=(6 * len(loops), 4), squeeze=False)

@@ -21,8 +21,8 @@ FLAGS = flags_of(InfillRequest, {*SamplingFields.model_fields, "num_beams", "len
 @takes_flags(*FLAGS, *ENGINE)
 def fill(
     text: Annotated[list[str], typer.Argument(help=r"Texts with [MASK], \[sMASK] or \[gMASK].")],
-    max_tokens: Annotated[int, typer.Option(help="The most tokens of a blank.")] = 64,
-    min_tokens: Annotated[int, typer.Option(help="The least tokens of a blank.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="The maximum number of tokens in a blank.")] = 64,
+    min_tokens: Annotated[int, typer.Option(help="The minimum number of tokens in a blank.")] = 0,
     n: Annotated[int, typer.Option("-n", help="The number of answers for each text.")] = 1,
     order: Annotated[
         str, typer.Option(help="The order of blanks: left_to_right, right_to_left, random or confident.")
@@ -39,7 +39,7 @@ def fill(
     given: Given,
     as_json: AsJson = False,
 ) -> None:
-    """Fills the blanks of texts, by a model loaded here or by a server."""
+    """Fills the blanks of texts, with a model loaded here or on a server."""
     body: dict[str, Any] = {"text": text, "max_tokens": max_tokens, "min_tokens": min_tokens, "n": n, "order": order}
     body |= {name: value for name, value in given.items() if name in {flag.name for flag in FLAGS}}
     body |= {name: value for name, value in (("choices", choice), ("regex", regex)) if value is not None}

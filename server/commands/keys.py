@@ -12,7 +12,7 @@ from server.commands.options import AsJson
 from server.console import fail, named
 from server.keyfile import forget_key, new_key
 
-keys = typer.Typer(no_args_is_help=True, help="Keys for clients of a server.")
+keys = typer.Typer(no_args_is_help=True, help="Makes keys for the clients of a server.")
 
 
 class Priority(StrEnum):
@@ -25,11 +25,11 @@ class Priority(StrEnum):
 @keys.command()
 def new(
     name: Annotated[str, typer.Argument(help="The name of the key, which appears in logs.")],
-    file: Annotated[Path, typer.Option("--file", help="The key file of `serve --api-keys`. A missing one is made.")],
+    file: Annotated[Path, typer.Option("--file", help="The key file of `serve --api-keys`. It is created if it is missing.")],
     admin: Annotated[bool, typer.Option("--admin", help="Allow the key to load and unload adapters too.")] = False,
     priority: Annotated[
         Priority,
-        typer.Option(help="The highest priority that its requests may have. batch waits for interactive ones."),
+        typer.Option(help="The highest priority of its requests. batch requests wait for interactive ones."),
     ] = (Priority.interactive),
     requests_per_minute: Annotated[
         float | None, typer.Option(help="The request limit per minute. Without it: the server's.")

@@ -18,7 +18,7 @@ ENGINE = flags_of(
 Url = Annotated[str | None, typer.Option("--url", help="The server to ask, instead of loading a model here.")]
 Adapter = Annotated[
     str | None,
-    typer.Option("--adapter", help="The adapter's folder; with --url the name of one that the server has."),
+    typer.Option("--adapter", help="The adapter's folder; with --url the name of an adapter on the server."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 

@@ -27,7 +27,7 @@ def plan(
     gpus: Annotated[str, typer.Option(help="The devices, one for each rank: 4xRTX3090, 2xA100-40,2xA100-80 or 8xCPU.")],
     context: Annotated[
         int | None,
-        typer.Option(min=1, help="The tokens of a full-length request. Without it: the model's limit, or 4096."),
+        typer.Option(min=1, help="The number of tokens in a full-length request. Without it: the model's limit, or 4096."),
     ] = None,
     cards: Annotated[
         Path | None, typer.Option(help="A TOML or JSON file of more cards, in the form of engine/planning/cards.toml.")
@@ -36,7 +36,7 @@ def plan(
     given: Given,
     as_json: AsJson = False,
 ) -> None:
-    """Counts what a model takes on devices, and predicts its times. Loads nothing and needs no such device."""
+    """Computes the memory that a model needs on devices, and predicts its times. Loads nothing."""
     from engine.planning.cards import CardError, devices, read_cards
     from engine.planning.deployment import Deployment
     from engine.planning.plan import plan as planned

@@ -19,25 +19,25 @@ FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_h
 def quantize(
     source: Annotated[Path, typer.Argument(help="The checkpoint folder to read.")],
     target: Annotated[
-        Path, typer.Argument(help="The folder to write: a new one, or one that the same command left unfinished.")
+        Path, typer.Argument(help="The folder to write: a new one, or an unfinished one of the same command.")
     ],
     scheme: Annotated[
         str, typer.Option(help=f"The storage of the linear layers: one of {', '.join(scheme_names()[1:])}.")
     ],
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="A UTF-8 text, with blank lines between documents, to round with error compensation."),
+        typer.Option(help="A UTF-8 text for calibration (rounding with error compensation), with blank lines between documents."),
     ] = None,
     calibrate_windows: Annotated[
-        int, typer.Option(min=1, help="The stretches of 32 to 256 tokens that calibration uses.")
+        int, typer.Option(min=1, help="The number of text windows for calibration, of 32 to 256 tokens each.")
     ] = 512,
-    shard_gb: Annotated[float, typer.Option(min=0.001, help="The most that a file holds, in 10⁹ bytes.")] = 4.0,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="The maximum size of a file, in 10⁹ bytes.")] = 4.0,
     tp: Annotated[int, typer.Option(min=1, max=64, help="The number of devices that the files are cut for.")] = 1,
     *,
     given: Given,
     as_json: AsJson = False,
 ) -> None:
-    """Writes a quantized checkpoint, a tensor in memory at a time; the same command goes on after a kill."""
+    """Writes a quantized checkpoint, with one tensor in memory at a time. The same command resumes after a kill."""
     from model.config import CheckpointError
     from model.convert import Conversion, Recipe
     from model.storage import Storage

@@ -22,17 +22,17 @@ def score(
     text: Annotated[str, typer.Argument(help="A text with blanks; without blanks the whole text is scored.")],
     span: Annotated[
         list[str] | None,
-        typer.Option(help="The text of a blank, one for each; or several candidates for a single blank."),
+        typer.Option(help="The text of a blank, once for each blank; or several candidates for a single blank."),
     ] = None,
     orders: Annotated[
         str,
-        typer.Option(help='The orders of blanks that are averaged: "left_to_right", "all" or a number of random ones.'),
+        typer.Option(help='The orders of blanks to average over: "left_to_right", "all" or a number of random ones.'),
     ] = "left_to_right",
     include_end: Annotated[
         bool, typer.Option("--include-end", help="Add the log-probability of each blank's end token.")
     ] = False,
     normalize: Annotated[
-        str, typer.Option(help="The divisor of a log-probability: none, token or char (their number).")
+        str, typer.Option(help="The divisor of a log-probability: none, token (number of tokens) or char (number of characters).")
     ] = "none",
     *,
     given: Given,
@@ -40,7 +40,7 @@ def score(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Scores what stands in the blanks of a text."""
+    """Scores the texts in the blanks of a text."""
     body: dict[str, Any] = {"text": text, "include_end": include_end, "normalize": normalize}
     body["orders"] = int(orders) if orders.isdecimal() else orders
     body |= {flag.name: given[flag.name] for flag in FLAGS if flag.name in given}

@@ -25,7 +25,7 @@ def serve(
     *,
     given: Given,
 ) -> None:
-    """Serves a model over HTTP. A flag goes before its variable of the environment.
+    """Serves a model over HTTP. A flag overrides its environment variable.
 
     Under torchrun every process is a rank, on one machine or several; the first one serves.
     """

@@ -27,9 +27,9 @@ def synth(
     layers: Annotated[int | None, typer.Option(min=1, help="The number of layers. Without it: the preset's.")] = None,
     tp: Annotated[int, typer.Option(min=1, help="The model-parallel ranks of the format sat.")] = 1,
     format: Annotated[
-        Format | None, typer.Option(help="The format of the files. Without it: as the original is published.")
+        Format | None, typer.Option(help="The format of the files. Without it: that of the original.")
     ] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="The folder of a tokenizer, whose files are copied.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The folder of a tokenizer to copy.")] = None,
     seed: Annotated[int, typer.Option(help="The seed of the random weights.")] = 0,
     as_json: AsJson = False,
 ) -> None:

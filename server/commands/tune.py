@@ -32,10 +32,10 @@ class BaseKind(StrEnum):
 @takes_flags(*engine_flags("model", "device", "preset", "tokenizer"))
 def tune(
     data: Annotated[
-        Path, typer.Argument(help="A file with one JSON object a line: text and spans, context and target, or text.")
+        Path, typer.Argument(help="A file with one JSON object per line: text and spans, context and target, or text.")
     ],
     out: Annotated[Path, typer.Argument(help="The folder for the adapter. An unfinished one is continued.")],
-    method: Annotated[Method, typer.Option(help="What is trained: a LoRA or a prefix.")] = Method.lora,
+    method: Annotated[Method, typer.Option(help="The kind of adapter: a LoRA or a prefix.")] = Method.lora,
     rank: Annotated[int, typer.Option(min=1, max=1024, help="The rank of a LoRA.")] = 8,
     alpha: Annotated[
         float, typer.Option(min=0.001, help="The alpha of a LoRA, which scales products by alpha / rank.")
@@ -44,37 +44,37 @@ def tune(
     target_modules: Annotated[
         str,
         typer.Option(
-            help="The linear layers that get a LoRA: ends of their paths, with commas. Without it: all in the blocks."
+            help="The linear layers with a LoRA: ends of their paths, separated by commas. Without it: all in the blocks."
         ),
     ] = "",
     rslora: Annotated[bool, typer.Option("--rslora", help="Scale by alpha / √rank instead.")] = False,
-    prefix_length: Annotated[int, typer.Option(min=1, max=4096, help="The tokens of a prefix.")] = 16,
+    prefix_length: Annotated[int, typer.Option(min=1, max=4096, help="The number of tokens in a prefix.")] = 16,
     projection: Annotated[
-        int, typer.Option(min=0, help="The width of the network that makes a prefix; 0 is none.")
+        int, typer.Option(min=0, help="The width of the network that computes a prefix; 0 is no network.")
     ] = 0,
     base: Annotated[
-        BaseKind, typer.Option(help="The storage of the base model while it is trained. nf4 is QLoRA, by bitsandbytes.")
+        BaseKind, typer.Option(help="The storage of the base model during training. nf4 is QLoRA, by bitsandbytes.")
     ] = BaseKind.float,
-    evaluation: Annotated[Path | None, typer.Option("--eval", help="The evaluation data, of the same form.")] = None,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="The evaluation data, in the same form.")] = None,
     eval_share: Annotated[
         float, typer.Option(min=0.001, max=0.9, help="The share of the data held out when --eval is not given.")
     ] = 0.1,
-    eval_every: Annotated[int, typer.Option(min=1, help="The steps between evaluations.")] = 50,
+    eval_every: Annotated[int, typer.Option(min=1, help="The number of steps between evaluations.")] = 50,
     patience: Annotated[
-        int, typer.Option(min=0, help="The evaluations without a better loss until training stops; 0 is any number.")
+        int, typer.Option(min=0, help="The number of evaluations without a better loss after which training stops; 0 never stops it.")
     ] = 5,
-    epochs: Annotated[float, typer.Option(min=0.01, help="The passes over the data.")] = 3.0,
+    epochs: Annotated[float, typer.Option(min=0.01, help="The number of passes over the data.")] = 3.0,
     steps: Annotated[int | None, typer.Option(min=1, help="The number of steps, instead of passes.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=65536, help="The lines in a step.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=65536, help="The number of lines per step.")] = 16,
     lr: Annotated[float, typer.Option(min=1e-9, help="The learning rate.")] = 1e-3,
-    warmup: Annotated[int, typer.Option(min=0, help="The steps until the learning rate is reached.")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, help="The number of steps until the full learning rate.")] = 20,
     weight_decay: Annotated[float, typer.Option(min=0, help="The weight decay of AdamW.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="The seed of random numbers.")] = 0,
     *,
     given: Given,
     as_json: AsJson = False,
 ) -> None:
-    """Trains a LoRA or a prefix on your lines; the same command goes on after a kill. Needs the extra `train`."""
+    """Trains a LoRA or a prefix on your lines. The same command resumes after a kill. Needs the extra `train`."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # tells of kernels that nobody asked for
     try:
         from model.config import CheckpointError

@@ -28,10 +28,10 @@ class DrawingFields(Wire):
         int, Field(ge=0, le=INT32, description="The number of most probable tokens to draw from; 0 is all.")
     ] = 0
     top_p: Annotated[
-        float, Field(gt=0, le=1, description="The share of probability that the most probable tokens together have.")
+        float, Field(gt=0, le=1, description="The total probability of the most probable tokens to draw from.")
     ] = 1.0
     min_p: Annotated[
-        float, Field(ge=0, le=1, description="The least probability of a token, as a share of the greatest one.")
+        float, Field(ge=0, le=1, description="The minimum probability of a token, as a share of the greatest one.")
     ] = 0.0
     logit_bias: Annotated[
         dict[TokenId, Bias],
@@ -45,15 +45,15 @@ class DrawingFields(Wire):
     ] = None
     stop_token_ids: Annotated[
         list[Number],
-        Field(default_factory=list, description="The ids of tokens that end a blank, as its end token does."),
+        Field(default_factory=list, description="The ids of tokens that end a blank, like its end token."),
         Repeated("--stop-token-ids", "ID"),
     ]
     include_stop: Annotated[
-        bool, Field(description="Leave the stop string, or the stop token, in the text that it ends.")
+        bool, Field(description="Keep the stop string, or the stop token, in the text that it ends.")
     ] = False
     ignore_eos: Annotated[bool, Field(description="Never end a blank by the model's own end token.")] = False
     seed: Annotated[
-        int | None, Field(ge=0, lt=2**63, description="The seed of random numbers; without one each answer differs.")
+        int | None, Field(ge=0, lt=2**63, description="The seed of random numbers. Without one each answer differs.")
     ] = None
 
     @property

@@ -82,7 +82,7 @@ class Work(Wire):
         int | None, Field(ge=0, le=INT32, description="The number of alternatives shown for each token.")
     ] = None
     seed: Annotated[
-        int | None, Field(ge=0, lt=2**63, description="The seed of random numbers; without one each answer differs.")
+        int | None, Field(ge=0, lt=2**63, description="The seed of random numbers. Without one each answer differs.")
     ] = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
 
@@ -112,7 +112,7 @@ class InfillRequest(SamplingFields, Work):
     max_tokens: MaxTokens = 64
     min_tokens: MinTokens = 0
     n: Positive = 1
-    num_beams: Annotated[int, Field(ge=1, le=INT32, description="The hypotheses of a beam search; 1 is none.")] = 1
+    num_beams: Annotated[int, Field(ge=1, le=INT32, description="The number of hypotheses in a beam search; 1 is no search.")] = 1
     length_penalty: Annotated[
         float,
         Field(ge=-100, le=100, description="The exponent of the length in a beam search; above 0 prefers long fills."),
@@ -120,12 +120,12 @@ class InfillRequest(SamplingFields, Work):
     choices: Choices | None = None
     regex: Regex | None = None
     json_schema: Annotated[
-        Schemas | None, Field(description="The schema of the JSON that each blank is; one, or one for each blank.")
+        Schemas | None, Field(description="The JSON schema that each blank must fulfil: one for all blanks, or one for each.")
     ] = None
     order: Order = "left_to_right"
     strategy: Annotated[
         Strategy | None,
-        Field(description="How a later blank sees earlier fills. Without one: as the checkpoint's family does."),
+        Field(description="The way in which a later blank sees earlier fills. Without one: that of the model's family."),
     ] = None
     stream: bool = False
     priority: Priority = "interactive"
@@ -231,7 +231,7 @@ class ScoreRequest(Work):
     normalize: Literal["none", "token", "char"] = "none"
     pll: Annotated[
         Pll,
-        Field(description="What BERT does not see of a text: each token in turn, or also what follows of its word."),
+        Field(description="The tokens that BERT does not see: original is the predicted one, word_l2r also the later ones of its word."),
     ] = "original"
     words: Annotated[bool, Field(description="Add the log-probability of each word.")] = False
     priority: Priority = "batch"
@@ -322,7 +322,7 @@ class TokenizeRequest(Wire):
     text: String
     layout: Annotated[
         Literal["fill", "score"] | None,
-        Field(description="Also give the text as the model reads it, to be filled or scored, with all positions."),
+        Field(description="Add the text as the model reads it, for a fill or a score, with all positions."),
     ] = None
 
     def fill(self) -> Fill:
