@@ -1,1 +1,1 @@
-"""What takes the server beyond a command line: images, charts, clusters."""
+"""Deployment beyond a command line: images, charts, clusters."""

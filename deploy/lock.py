@@ -26,6 +26,7 @@ HEAD = "# Written by deploy/lock.py: {}\n"
 
 
 def main(index: str | None = None) -> None:
+    """Writes the lock files."""
     found = {item["metadata"]["name"].lower(): item["metadata"]["version"] for item in resolved(str(ROOT))}
     # Without the local part (+cpu): which build it is, the index decides.
     versions = {name: version.partition("+")[0] for name, version in found.items() if name != "glm-infill"}
@@ -49,7 +50,7 @@ def main(index: str | None = None) -> None:
 
 
 def resolved(*arguments: str) -> list[dict[str, Any]]:
-    """What pip would install."""
+    """pip's report of the packages that it would install."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
     done = subprocess.run([*command, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     items: list[dict[str, Any]] = json.loads(done.stdout)["install"]
@@ -57,7 +58,7 @@ def resolved(*arguments: str) -> list[dict[str, Any]]:
 
 
 def foreign(machine: str) -> list[str]:
-    """Arguments by which pip looks for a machine's wheels, whatever it runs on itself."""
+    """Arguments with which pip looks for another machine's wheels."""
     platforms = [*(f"manylinux_2_{minor}_{machine}" for minor in GLIBC), f"manylinux2014_{machine}", f"linux_{machine}"]
     wanted = [part for platform in platforms for part in ("--platform", platform)]
     python = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", PYTHON]
@@ -65,7 +66,7 @@ def foreign(machine: str) -> list[str]:
 
 
 def hashed(pinned: list[str], *arguments: str) -> list[str]:
-    """Each with the hashes of its wheels."""
+    """Each requirement with the hashes of its wheels."""
     hashes: dict[str, set[str]] = {line.lower(): set() for line in pinned}
     for machine in MACHINES:
         for item in resolved("--no-deps", *foreign(machine), *arguments, *pinned):
@@ -78,6 +79,7 @@ def hashed(pinned: list[str], *arguments: str) -> list[str]:
 
 
 def write(name: str, what: str, lines: list[str]) -> None:
+    """Writes a lock file with a comment on its content."""
     (FOLDER / name).write_text(HEAD.format(what) + "".join(f"{line}\n" for line in lines))
 
 

@@ -167,7 +167,7 @@ def _weights_too_large(free: int | None) -> str:
 
 def _no_room(asked: int, least: int, free: int | None) -> str:
     """`least` are the bytes of the smallest cache of use."""
-    message = f"{_gb(asked)} of keys and values asked, {_gb(free)} free"
+    message = f"{_gb(asked)} of KV cache do not fit; {_gb(free)} are free"
     fits = 0 if free is None else int(SPARED * free / 1e8) / 10
     return f"{message}; --kv-cache-gb {fits:g} fits" if fits * 1e9 >= max(least, 1) else message
 

@@ -83,9 +83,9 @@ class Channel:
         if step == _STOP:
             return None
         if step != self._step:
-            raise Diverged(f"step {step} was told where step {self._step} is due")
+            raise Diverged(f"received step {step} instead of step {self._step}")
         if zlib.crc32(numbers) != checksum:
-            raise Diverged(f"the batch of step {step} is not what was sent")
+            raise Diverged(f"the batch of step {step} is damaged")
         self._step += 1
         change, first = _CHANGES[numbers[0]], numbers[1]
         if change is not None:

@@ -44,7 +44,7 @@ class Registry:
         """
         with self._lock:
             if name in self._entries or name in self._loading.values():
-                raise RequestError(f"adapter {name!r} is there already; unload it first", "name", "adapter_exists")
+                raise RequestError(f"adapter {name!r} is loaded already; unload it first", "name", "adapter_exists")
             self._numbers += 1
             self._loading[self._numbers] = name
             return self._numbers
@@ -64,7 +64,7 @@ class Registry:
             if len(self._entries) >= self.limit:
                 unused = [e for e in self._entries.values() if not e.uses and not e.pinned]
                 if not unused:
-                    message = f"all {self.limit} adapters are in use, or were there from the start; unload one first"
+                    message = f"all {self.limit} adapters are in use or were given at the start; unload one first"
                     raise RequestError(message, "name", "adapters_full")
                 gone = min(unused, key=lambda e: e.used_at)
                 del self._entries[gone.card.name]

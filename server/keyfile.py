@@ -53,7 +53,7 @@ def read_keys(path: Path) -> list[Entry]:
         except ValidationError as error:
             raise UsageError(f"{path}, line {number}: {Complaint.first(error).message}") from None
         if any(entry.name == e.name or entry.sha256 == e.sha256 for e in entries):
-            raise UsageError(f"{path}, line {number}: {entry.name} is there twice")
+            raise UsageError(f"{path}, line {number}: {entry.name} occurs twice")
         entries.append(entry)
     if not entries:
         raise UsageError(f"{path} holds no key; `glm-infill keys new NAME --file {path}` adds one")

@@ -60,8 +60,12 @@ class NetworkOptions(Options):
     )
     header_seconds: Seconds = Field(10.0, description="The maximum time for a request's headers to arrive, in seconds.")
     body_seconds: Seconds = Field(30.0, description="The maximum time for a request's body to arrive, in seconds.")
-    write_seconds: Seconds = Field(60.0, description="The maximum time without progress while a client reads an answer, in seconds.")
-    heartbeat_seconds: Seconds = Field(15.0, description="The time without an event after which a stream sends a comment, in seconds.")
+    write_seconds: Seconds = Field(
+        60.0, description="The maximum time without progress while a client reads an answer, in seconds."
+    )
+    heartbeat_seconds: Seconds = Field(
+        15.0, description="The time without an event after which a stream sends a comment, in seconds."
+    )
     keep_alive_seconds: Count = Field(75, description="The time after which an idle connection is closed, in seconds.")
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         30.0, description="The maximum time for requests in flight to end after SIGTERM, in seconds."
@@ -73,7 +77,9 @@ class LimitOptions(Options):
 
     max_body_bytes: Count = Field(2 * 1024 * 1024, description="The maximum size of a request's body, in bytes.")
     max_queue: Count = Field(256, description="The maximum number of requests in flight. Further ones get a 503.")
-    max_queue_tokens: Count = Field(1_000_000, description="The maximum number of tokens that the requests in flight may need together.")
+    max_queue_tokens: Count = Field(
+        1_000_000, description="The maximum number of tokens that the requests in flight may need together."
+    )
     limits: Annotated[Limits, Repeated("--limit", "NAME=NUMBER")] = Field(
         Limits(), description="A limit of one request, by its name in /v1/models. Repeat the flag for more."
     )
@@ -99,7 +105,7 @@ class BlankOptions(Options):
         if value not in (None, "all", "none"):
             for name in value.split(","):
                 if name not in TEMPLATES:
-                    raise ValueError(f"{name!r} is no template; there are {', '.join(TEMPLATES)}")
+                    raise ValueError(f"{name!r} is not a template; the templates are {', '.join(TEMPLATES)}")
         return value
 
     @property

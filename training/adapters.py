@@ -1,6 +1,6 @@
-"""Adapters while they learn: LoRA by the peft library, and prefixes, over a network whose own weights stay as they are.
+"""Adapters in training: LoRA by the peft library, and prefixes, over a network whose own weights do not change.
 
-What is written is what `model.adapters` reads, and peft itself.
+`model.adapters` and peft itself read the files.
 """
 
 import json
@@ -26,8 +26,11 @@ CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class AdapterOptions:
-    """`target_modules` are ends of paths, empty for all linears of the blocks; `projection` is the width of a prefix's
-    network, 0 for none."""
+    """The options of an adapter.
+
+    `target_modules` are ends of paths; empty means all linears of the blocks. `projection` is the width of a prefix's
+    network, 0 for none.
+    """
 
     method: Literal["lora", "prefix"] = "lora"
     rank: int = 8
@@ -41,27 +44,27 @@ class AdapterOptions:
 
 
 class Learner(Protocol):
-    """An adapter that learns."""
+    """An adapter in training."""
 
     network: Any  # called as a `Network`
     starts_as_nothing: bool  # changes no number before it has learned
 
     def attend(self, num_tokens: int, context_len: Tensor) -> Any:
-        """How a batch of sequences attends."""
+        """The attention of a batch of sequences [batch, num_tokens] with contexts of `context_len` [batch] tokens."""
 
     @property
     def shift(self) -> int:
-        """What is added to positions."""
+        """The number that it adds to positions."""
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is learned, by name."""
+        """The trained parameters, by name."""
 
     def save(self, folder: Path) -> None:
-        """Writes the adapter as it is now."""
+        """Writes the adapter to a folder."""
 
 
 def learner(model: Network, options: AdapterOptions, target: AdapterTarget, name: str) -> Learner:
-    """A fresh adapter. Raises UsageError for modules that there are not and sizes that make no sense."""
+    """A new adapter. Raises UsageError for unknown modules and for sizes out of range."""
     model.requires_grad_(False)
     fingerprint = target.fingerprint
     _as_torch(model, options.base)
@@ -69,7 +72,7 @@ def learner(model: Network, options: AdapterOptions, target: AdapterTarget, name
 
 
 class LoRA:
-    """Low-rank products, put in by peft."""
+    """Low-rank products (arXiv 2106.09685), by peft. Raises UsageError for unknown target modules."""
 
     shift = 0
     starts_as_nothing = True
@@ -110,8 +113,10 @@ class LoRA:
 
 
 class Prefix(nn.Module):
-    """Keys and values of some tokens before every text, in peft's form; with a projection they are made by a small
-    network while they learn (arXiv 2101.00190, section 4.3)."""
+    """Keys and values of some tokens before every text, in peft's form.
+
+    With a projection, a small network computes them during training (arXiv 2101.00190, section 4.3).
+    """
 
     def __init__(self, model: Network, options: AdapterOptions, fingerprint: str, name: str) -> None:
         super().__init__()
@@ -131,11 +136,12 @@ class Prefix(nn.Module):
 
     @property
     def shift(self) -> int:
-        """A causal model counts the prefix among its positions, as transformers does."""
+        """The number of its tokens for a causal model, which counts them among its positions like transformers; else
+        0."""
         return self._options.prefix_length if self._architecture.causal else 0
 
     def table(self) -> Tensor:
-        """[tokens, layers · 2 · kv_heads · head_dim]"""
+        """The prefix as one table [tokens, layers · 2 · kv_heads · head_dim]."""
         out: Tensor = self.embedding if self.trans is None else self.trans(self.embedding)
         return out
 
@@ -204,7 +210,7 @@ def _as_torch(model: Network, base: str) -> None:
 
 
 def restore(adapter: Learner, tensors: dict[str, Tensor]) -> None:
-    """Puts what was learned before back in place."""
+    """Assigns saved tensors [...] to an adapter's parameters, by name."""
     with torch.no_grad():
         for name, parameter in adapter.parameters().items():
             parameter.copy_(tensors[name])
@@ -215,5 +221,5 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 
 
 def num_bytes(folder: Path) -> int:
-    """Of the adapter's tensors."""
+    """Bytes of the adapter's tensors."""
     return sum(math.prod(t.shape) * t.element_size() for t in load_file(folder / WEIGHTS).values())

@@ -1,9 +1,9 @@
-"""Averages the weights of two checkpoints of one run: what the later one learned last, with less of what it forgot.
+"""Averages the weights of two checkpoints of one run: the later one's knowledge, with less forgetting.
 
     python -m training.average EARLIER LATER --share 0.8 --out FOLDER
 
 After "Model soups" (arXiv 2203.05482) and WiSE-FT (arXiv 2109.01903). Both folders have one model.safetensors of the
-same network; the rest is copied from LATER.
+same network. All other files are copied from LATER.
 """
 
 import argparse
@@ -22,6 +22,7 @@ def average(earlier: Path, later: Path, share: float, out: Path) -> None:
 
 
 def main() -> None:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("earlier", type=Path)
     parser.add_argument("later", type=Path)

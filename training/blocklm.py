@@ -33,9 +33,9 @@ class SpecialIds:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Shares and sizes of the three kinds of sample; the defaults are GLM-10B's first stage.
+    """Shares and sizes of the three kinds of sample. The defaults are those of GLM-10B's first stage.
 
-    `continuation` is the share of document-level samples that go on from a prompt and do not learn to end.
+    `continuation` is the share of document-level samples that continue a prompt and do not learn an end token.
     """
 
     token: float = 0.5
@@ -50,7 +50,7 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training sequence: all arrays are [num_tokens]; a target of −1 is not learned from."""
+    """One training sequence. All arrays are [num_tokens]; a target of −1 has no loss."""
 
     token_ids: NDArray[np.int64]
     positions: NDArray[np.int64]
@@ -60,10 +60,10 @@ class Sample:
 
 
 def span_lengths(num_tokens: int, mixture: Mixture, rng: Rng) -> list[int]:
-    """Poisson lengths, those outside 1 … `max_span` drawn again, until they are `mask_ratio` of the tokens.
+    """Poisson lengths within 1 … `max_span`, others redrawn, until their sum is `mask_ratio` of the tokens.
 
-    No length is cut to meet the ratio, which would favour short ones. Only a text too short to hold the spans
-    one token apart gets fewer, at the least all of it as one.
+    No length is cut to meet the ratio, which would favour short spans. A text too short to hold the spans one token
+    apart gets fewer, at least one over the whole text.
     """
     lengths: list[int] = []
     while sum(lengths) < mixture.mask_ratio * num_tokens:
@@ -92,7 +92,7 @@ def token_spans(num_tokens: int, mixture: Mixture, rng: Rng) -> list[Span]:
 
 
 def sentence_spans(sentences: list[Span], num_tokens: int, mixture: Mixture, rng: Rng) -> list[Span]:
-    """Whole sentences in random choice until `mask_ratio` of the tokens are masked; neighbours stay two spans."""
+    """Random whole sentences until `mask_ratio` of the tokens are masked. Neighbours stay two spans."""
     spans: list[Span] = []
     masked = 0
     for number in rng.permutation(len(sentences)):
@@ -155,9 +155,9 @@ def corrupt(
 
 
 def continuation(tokens: NDArray[np.int64], length: int, special: SpecialIds) -> Sample:
-    """The last `length` tokens as what follows a prompt: the text goes on after them, so no end is learned.
+    """The last `length` tokens as the continuation of a prompt. The text goes on after them, so no end is learned.
 
-    Part A is [CLS] source [gMASK] without the end token; part B is the start token and all but the last target.
+    Part A is [CLS] source [gMASK] without the end token. Part B is the start token and all targets but the last.
     """
     end = len(tokens)
     whole = corrupt(tokens, [(end - length, end)], special.gmask, special, np.arange(1))
@@ -171,7 +171,7 @@ def continuation(tokens: NDArray[np.int64], length: int, special: SpecialIds) ->
 
 
 def sample(tokens: NDArray[np.int64], sentences: list[Span], mixture: Mixture, special: SpecialIds, rng: Rng) -> Sample:
-    """One corrupted sample of a text whose sentences are known; kinds are drawn by the mixture's shares."""
+    """One corrupted sample of a text with known sentences. The mixture's shares give the probabilities of the kinds."""
     kind = rng.choice(3, p=[mixture.token, mixture.sentence, mixture.document])
     if kind == 1 and len(sentences) > 1:
         spans, mask = sentence_spans(sentences, len(tokens), mixture, rng), special.smask

@@ -83,7 +83,7 @@ def training_documents(folder: Path, name: str) -> Iterator[str]:
 
 
 def by_heart(folder: Path, name: str) -> Iterator[str]:
-    """The passages of one file that begin with a line of `BY_HEART`, as far as they are trained on."""
+    """The passages of one file that begin with a line of `BY_HEART`, as far as they belong to the training text."""
     enough = BY_HEART_CHARACTERS[name[:2]]
     for document in training_documents(folder, name):
         for start in sorted({document.find(line) for line in BY_HEART.get(name, ())} - {-1}):
@@ -94,5 +94,5 @@ def by_heart(folder: Path, name: str) -> Iterator[str]:
 
 
 def held_out_documents(folder: Path, name: str) -> Iterator[str]:
-    """The documents of one file that are only evaluated on."""
+    """The documents of one file for evaluation only."""
     return (d for d in documents(folder / f"{name}.txt") if is_held_out(d))

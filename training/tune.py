@@ -1,8 +1,7 @@
-"""Trains an adapter: LoRA or a prefix, with the infilling or the conditional objective; resumable.
+"""Trains an adapter: LoRA or a prefix, with the infilling or the conditional objective. It can resume.
 
-The same command goes on from its last checkpoint, and ends with the same weights as a run that was never stopped. The
-folder gets the best adapter so far, as an evaluation finds it, `state.pt` for going on, `log.jsonl`, and, with
-matplotlib, `loss.png`.
+The same command resumes from its last checkpoint, and ends with the same weights as an uninterrupted run. The folder
+gets the best adapter so far by evaluation loss, `state.pt` for resuming, `log.jsonl`, and, with matplotlib, `loss.png`.
 """
 
 import io
@@ -36,13 +35,16 @@ EVAL_BATCH = 16
 
 
 class TuneError(UsageError):
-    """A run that cannot begin or go on, in one line."""
+    """A run that cannot begin or resume; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class TuneOptions:
-    """`steps` None is `epochs` passes; without an `evaluation` file a share of the lines is set apart. `patience`
-    counts evaluations without a better one, 0 never stops early."""
+    """The options of a run.
+
+    `steps` None means `epochs` passes. Without an `evaluation` file a share of the lines is held out. `patience` is the
+    number of evaluations without a better loss after which training stops; 0 never stops it.
+    """
 
     data: Path
     out: Path
@@ -66,7 +68,7 @@ class TuneOptions:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run is; what is kept between two of its parts."""
+    """The state of a run that is saved for resuming."""
 
     step: int = 0
     best: float = math.inf
@@ -80,7 +82,7 @@ Tell = Callable[[Progress, int], None]
 
 
 def tune(options: TuneOptions, tell: Tell = lambda progress, steps: None) -> dict[str, Any]:
-    """Trains to the end; what came of it. `tell` hears of every step and how many there will be.
+    """Trains to the end and returns facts of the result. `tell` takes each step and the number of steps.
 
     Raises TuneError, LessonError, CheckpointError and OSError.
     """
@@ -263,7 +265,7 @@ class _Run:
             state = torch.load(path, map_location="cpu", weights_only=True)
             before, now = state["options"], self._described()
         except (RuntimeError, EOFError, UnpicklingError, LookupError, TypeError):
-            raise TuneError(f"{path} is no state of a run; remove it first") from None
+            raise TuneError(f"{path} is not the state of a run; remove it first") from None
         changed = [name for name in now if before.get(name) != now[name]]
         if changed:
             raise TuneError(f"{self.options.out} holds another run, with other {', '.join(changed)}; remove it first")

@@ -1,4 +1,4 @@
-"""The application for Ray Serve: gateways, which speak HTTP, before replicas, which compute."""
+"""The application for Ray Serve: gateways with HTTP, in front of replicas with engines."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ LOGGING = LoggingConfig(enable_access_log=False)
 
 
 def app(arguments: Arguments) -> serve.Application:
-    """Raises pydantic's ValidationError for a name that is not known and a value out of bounds."""
+    """The application of these arguments. Raises pydantic's ValidationError for an unknown name or a wrong value."""
     settings = arguments.settings()
     tp = settings.tp or 1
     replica = serve.deployment(

@@ -1,4 +1,4 @@
-"""What `serve run deploy.ray:app NAME=VALUE …` may be given: what Ray needs to know, and all settings of the server."""
+"""The arguments of `serve run deploy.ray:app NAME=VALUE …`: those for Ray, and all settings of the server."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,8 @@ ELSEWHERE = ("host", "port")
 
 
 class Arguments(BaseModel):
-    """Other names are those of `server.settings.Settings`, which also come from GLM_INFILL_* where this is read."""
+    """Arguments for Ray. Other names are those of `server.settings.Settings`, whose GLM_INFILL_* variables count
+    too."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -39,12 +40,12 @@ class Arguments(BaseModel):
         return self
 
     def settings(self) -> Settings:
-        """The settings of the server. Raises ValidationError for a name that neither knows."""
+        """The settings of the server. Raises ValidationError for a name that is in neither."""
         extra: dict[str, Any] = self.model_extra or {}
         return Settings(**extra)
 
     def engine(self) -> EngineConfig:
-        """The engine of a replica."""
+        """The engine's configuration for a replica."""
         settings = self.settings()
         threads = max(int(self.cpus) // (settings.tp or 1), 1)
         return EngineConfig.of(settings, device=self.device, threads=threads)

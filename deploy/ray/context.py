@@ -1,4 +1,4 @@
-"""The context of a request, as a key: what shares a key can share a cached context."""
+"""The context of a request as a key: requests with the same key can share a cached context."""
 
 from hashlib import blake2b
 
@@ -8,8 +8,11 @@ from engine.requests import Fill, Request
 
 
 def context_key(request: Request) -> str:
-    """The texts with their masks, the tenant and the adapter count, and nothing else: a fill and a score of one text
-    have the same key, whatever the candidates, the sampling or the order of the blanks."""
+    """A key of the texts with their masks, the tenant and the adapter.
+
+    Nothing else counts: a fill and a score of one text have the same key, whatever their candidates, sampling or order
+    of blanks.
+    """
     texts: object
     if isinstance(request, Fill):
         texts = request.inputs

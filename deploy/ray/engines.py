@@ -1,4 +1,4 @@
-"""The engines of all replicas as one: what the server's application talks to."""
+"""The engines of all replicas as one engine, for the server's application."""
 
 import asyncio
 import time
@@ -46,14 +46,14 @@ FIXED = "replicas have the adapters that they are started with: the setting adap
 
 
 class ReplicaLost(Exception):
-    """A replica has died, or its machine, with a request in flight."""
+    """A replica or its machine has died with a request in flight."""
 
 
 class Engines:
     """An `EngineClient` over the replicas of a deployment.
 
-    A request goes to the replica that has its context (`deploy.ray.router`). Where the replica is lost, a request of
-    which the client has seen nothing yet is asked once more of another one; a stream that has begun ends with an error.
+    A request goes to the replica with its context (`deploy.ray.router`). If the replica is lost, a request of which the
+    client has seen nothing goes to another replica once; a stream that has begun ends with an error.
     """
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
@@ -83,7 +83,7 @@ class Engines:
 
     @property
     def is_given_up(self) -> bool:
-        """Never: Ray replaces the replicas, and a gateway has no engine of its own."""
+        """Always false: Ray replaces the replicas, and a gateway has no engine of its own."""
         return False
 
     @property

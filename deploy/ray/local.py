@@ -1,6 +1,6 @@
-"""A Ray cluster on this machine alone, in a process of its own: for tests and measurements.
+"""A Ray cluster on this machine alone, in a process of its own, for tests and measurements.
 
-`python -m deploy.ray.local PORT NAME=VALUE …` obeys the commands that `Cluster` writes to it, and answers each with one
+`python -m deploy.ray.local PORT NAME=VALUE …` reads the commands that `Cluster` writes to it, and answers each with one
 line of JSON.
 """
 
@@ -34,7 +34,7 @@ END_S = 60.0
 
 
 class Cluster:
-    """Starts a cluster that serves with the given arguments; waits until it does. Raises RuntimeError if it ends."""
+    """Starts a cluster with these arguments, and waits until it serves. Raises RuntimeError if it ends."""
 
     def __init__(self, *arguments: str) -> None:
         port = free_port()
@@ -54,15 +54,16 @@ class Cluster:
             raise
 
     def deploy(self, *arguments: str) -> None:
-        """Goes on with other arguments."""
+        """Deploys the application again, with other arguments."""
         self._ask("deploy", *arguments)
 
     def replicas(self) -> list[int]:
-        """Process ids of the replicas that are running."""
+        """Process ids of the running replicas."""
         pids: list[int] = self._ask("replicas")
         return pids
 
     def close(self) -> None:
+        """Ends the cluster."""
         with self.process:
             assert self.process.stdin is not None
             self.process.stdin.close()
@@ -82,7 +83,7 @@ class Cluster:
 
 
 def free_port() -> int:
-    """A port that is free and stays so: of those that the system gives out by itself Ray's processes take many."""
+    """A free port outside the range from which the system chooses, since Ray's processes take many of those."""
     while True:
         port = random.choice(PORTS)
         with socket.socket() as probe:
@@ -94,6 +95,7 @@ def free_port() -> int:
 
 
 def main(answers: TextIO) -> None:
+    """Runs the cluster and obeys commands until standard input ends."""
     port, *given = sys.argv[1:]
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     # Ray has all workers import from where its driver stands, before anything else: an empty folder of our own.
@@ -118,18 +120,18 @@ def main(answers: TextIO) -> None:
 
 
 def obey(command: str, *values: str) -> object:
-    """One command."""
+    """Runs one command and returns its answer."""
     commands: dict[str, Callable[..., object]] = {"deploy": deploy, "replicas": replicas}
     return commands[command](*values)
 
 
 def deploy(*given: str) -> None:
-    """Starts the application with such arguments, or makes the one that runs so."""
+    """Starts the application with these arguments, or updates the running one."""
     serve.run(app(Arguments.model_validate(dict(part.split("=", 1) for part in given))), name=NAME)
 
 
 def replicas() -> list[int]:
-    """Process ids of the replicas that are running."""
+    """Process ids of the running replicas."""
     client = _get_global_client()
     assert client is not None
     deployment = client.get_serve_details()["applications"][NAME]["deployments"][REPLICA]

@@ -1,4 +1,4 @@
-"""A replica: one engine with rank processes of its own, on the devices that Ray has given it."""
+"""A replica: one engine with its rank processes, on the devices that Ray assigns."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -31,7 +31,7 @@ POLL_S = 0.05
 
 
 class Replica:
-    """The engine behind a deployment handle; requests, events and reports cross it as JSON."""
+    """The engine behind a deployment handle. Requests, events and reports are JSON."""
 
     async def __init__(self, config: EngineConfig) -> None:  # type: ignore[misc]  # Ray awaits it
         """Returns when the model is loaded. Raises RuntimeError when it cannot be: Ray tries again elsewhere."""
@@ -75,7 +75,7 @@ class Replica:
                 return await self.engine.pieces(asked.token_ids)
 
     async def report(self) -> bytes:
-        """How the engine is: a `Report`."""
+        """The engine's `Report`, as JSON."""
         status, detail = self.engine.state()
         losses, self.losses[:] = self.losses[:], []
         engine = self.engine
@@ -85,7 +85,7 @@ class Replica:
         return FROM_REPLICA.encode(report)
 
     async def check_health(self) -> None:
-        """Raises RuntimeError while a rank is lost; Ray replaces a replica for which it does so three times."""
+        """Raises RuntimeError after a rank is lost. Ray replaces a replica after three such checks."""
         status, detail = self.engine.state()
         if status != "ready":
             raise RuntimeError(detail)

@@ -1,9 +1,9 @@
-"""Which replica a request goes to: the one that has its context, unless that one is loaded.
+"""The router: a request goes to the replica with its context, unless that replica is loaded.
 
-Replicas are ranked for every context by rendezvous hashing (Thaler and Ravishankar, 1998): all gateways agree on the
-order without a word, and a replica that comes or goes moves only its own share of the contexts. The first one is passed
-over when it has more than its share of the load (Mirrokni, Thorup and Zadimoghaddam, 2018); then it is the less loaded
-of the next two, which are again the same ones for a context (Nasir et al., 2015).
+Rendezvous hashing (Thaler and Ravishankar, 1998) ranks the replicas for every context: all gateways agree on the order
+without communication, and a replica that comes or goes moves only its own share of the contexts. The first replica is
+skipped if it has more than its share of the load (Mirrokni, Thorup and Zadimoghaddam, 2018); then the less loaded of
+the next two gets the request, which are the same two for a context (Nasir et al., 2015).
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,20 @@ SPARE = 4
 
 
 def ranked(key: str, names: Sequence[str]) -> list[str]:
-    """The names in the order in which a context's requests go to them."""
+    """The names in the order in which a context's requests prefer them."""
     return sorted(names, key=lambda name: blake2b(f"{key} {name}".encode(), digest_size=8).digest())
 
 
 def is_loaded(name: str, loads: dict[str, int]) -> bool:
-    """Whether one has more than its share of the requests in flight."""
+    """Whether a replica has more than its share of the requests in flight."""
     return loads[name] >= SURPLUS * sum(loads.values()) / len(loads) + SPARE
 
 
 def groups(key: str, attempt: int, loads: dict[str, int]) -> list[list[str]]:
-    """Names to be asked one group after the other; of a group it is the least loaded one.
+    """Groups of names to ask one after the other. Of a group, the least loaded one gets the request.
 
-    `loads` has the requests in flight of each; `attempt` of them, the first in order, have failed the request already.
+    `loads` has the number of requests in flight of each. The first `attempt` names in order have failed the request
+    already.
     """
     order = ranked(key, list(loads))
     start = attempt % len(order)
@@ -39,11 +40,12 @@ def groups(key: str, attempt: int, loads: dict[str, int]) -> list[list[str]]:
 
 
 class ContextRouter(RequestRouter):
-    """Reads the key of the context from a request's `session_id`, and the attempt from its argument of that name."""
+    """Ray's router, by the context's key in a request's `session_id` and by its argument `attempt`."""
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
+        """The replicas in groups, as Ray asks for them."""
         if pending_request is None or not candidate_replicas:
             return [candidate_replicas]
         # When all are full, ask again after a pause and not at once.

@@ -20,12 +20,14 @@ def check_fill(fill: Fill, laid: Layout, card: ModelCard) -> None:
     count = len(laid.blanks)
     if fill.strategy is not None and fill.strategy not in card.strategies:
         known = ", ".join(card.strategies)
-        raise RequestError(f"this model cannot fill by {fill.strategy}, only by {known}", "strategy", "unsupported")
+        raise RequestError(
+            f"this model does not have the strategy {fill.strategy}; it has {known}", "strategy", "unsupported"
+        )
     for name, values in (("max_tokens", fill.max_tokens), ("min_tokens", fill.min_tokens)):
         if len(values) not in (1, count):
             raise RequestError(f"{name} has {len(values)} numbers for {count} blanks", name)
         if max(values) > card.max_span:
-            raise RequestError(f"{name} is {max(values)}, this model takes at most {card.max_span}", name)
+            raise RequestError(f"{name} is {max(values)}; the limit is {card.max_span}", name)
     if fill.strategy in (None, "append") and LEAST_ROWS * count > card.max_span:
         raise RequestError(
             f"{count} blanks are too many for this model's cache of {card.kv_cache_tokens} tokens", "text"
@@ -56,9 +58,7 @@ def read_choices(fill: Fill, laid: Layout, job_context: JobContext) -> list[Choi
             choices.append(None if own is None else Choices.read(own, place, between, job_context))
     rows = sum(LEAST_ROWS if own is None else own.longest + 1 for own in choices)
     if fill.choices and rows > job_context.card.max_span:
-        raise RequestError(
-            f"choices need {rows} tokens, this model takes at most {job_context.card.max_span}", "choices"
-        )
+        raise RequestError(f"choices need {rows} tokens; the limit is {job_context.card.max_span}", "choices")
     return choices
 
 
@@ -74,7 +74,7 @@ def read_patterns(fill: Fill, count: int, compiled: Mapping[Regex, Pattern]) -> 
     if any(own is not None and text is not None for own, text in zip(choices, texts, strict=True)):
         raise RequestError("a blank has choices or a regex, not both", regex_param(fill.regex))
     if fill.num_beams > 1 and any(text is not None for text in texts):
-        raise RequestError("beam search knows no regex; num_beams must be 1", regex_param(fill.regex))
+        raise RequestError("beam search does not support regex; num_beams must be 1", regex_param(fill.regex))
     return [None if text is None else compiled[text] for text in texts]
 
 
@@ -83,16 +83,18 @@ def check_beams(fill: Fill, count: int, card: ModelCard) -> None:
     if fill.num_beams == 1:
         return
     if card.masked:
-        raise RequestError("this model fills each blank by one token; there are no beams", "num_beams", "unsupported")
+        raise RequestError(
+            "this model fills each blank with one token, so it has no beam search", "num_beams", "unsupported"
+        )
     if fill.sampling.temperature:
-        raise RequestError("beam search draws nothing: temperature must be 0", "num_beams")
+        raise RequestError("beam search does not draw tokens; temperature must be 0", "num_beams")
     if fill.n > fill.num_beams:
-        raise RequestError(f"n is {fill.n}, more than num_beams, {fill.num_beams}", "n")
+        raise RequestError(f"n is {fill.n}; the limit is num_beams, {fill.num_beams}", "n")
     if fill.n > 1 and count > 1 and (fill.strategy or card.strategies[0]) != "parallel":
         message = f"the text has {count} blanks; several answers by beam search need one blank, or strategy parallel"
         raise RequestError(message, "n")
     if count == 1 and fill.choices[:1] not in ((), (None,)):
-        raise RequestError("all choices are compared anyway; num_beams must be 1", "num_beams")
+        raise RequestError("choices are all compared without beam search; num_beams must be 1", "num_beams")
 
 
 def check_begun(fill: Fill, prompt: Prompt, laid: Layout, job_context: JobContext) -> None:

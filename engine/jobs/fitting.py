@@ -50,4 +50,4 @@ def fitted(segments: Segments, max_tokens: int, job_context: JobContext) -> tupl
             return shorter, True
         # Cut elsewhere, a text may have other tokens.
         room -= excess
-    raise RequestError("the text cannot be cut to the length that this model takes", "text", "context_length_exceeded")
+    raise RequestError("the text cannot be cut to the length limit of this model", "text", "context_length_exceeded")

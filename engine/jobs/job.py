@@ -101,14 +101,14 @@ class JobContext:
         last = self.card.max_positions - 1
         limit = min([self.card.max_span, *((last - blank.position) // s for s in blank.stride[:1] if s)])
         if num_tokens > limit:
-            message = f"{num_tokens} tokens are too many to write into a blank, this model takes at most {limit}"
+            message = f"{num_tokens} tokens are too many for a blank; the limit is {limit}"
             raise RequestError(message, param, "context_length_exceeded")
 
     def check_length(self, num_tokens: int, param: str) -> None:
         """Raises RequestError for a text with more tokens than the limit."""
         if num_tokens > self.card.max_context:
             raise RequestError(
-                f"the text has {num_tokens} tokens, this model takes at most {self.card.max_context}",
+                f"the text has {num_tokens} tokens; the limit is {self.card.max_context}",
                 param,
                 "context_length_exceeded",
             )

@@ -107,7 +107,7 @@ class MaskedScoreJob(ScoreJob):
         if score.include_end:
             raise RequestError("this model has no end token to include", "include_end", "unsupported")
         if score.orders != "left_to_right":
-            raise RequestError("this model predicts all spans at once; there are no orders", "orders", "unsupported")
+            raise RequestError("this model predicts all spans at once; it has no orders", "orders", "unsupported")
         super().__init__(request_id, score, job_context)
 
     def _planned(self, candidate: Candidate, order: Order) -> Iterator[Plan]:
@@ -142,7 +142,9 @@ class MaskedScoreJob(ScoreJob):
 
     def check_pll(self) -> None:
         if self.score.pll != "original" and not self._in_turn:
-            raise RequestError("pll is of a whole text; spans and targets are masked all at once", "pll", "unsupported")
+            raise RequestError(
+                "pll applies to a whole text; the tokens of spans and targets are masked together", "pll", "unsupported"
+            )
 
 
 class NextSentenceJob:
@@ -162,7 +164,9 @@ class NextSentenceJob:
             )
         for field, default in (("pll", "original"), ("words", False)):
             if getattr(score, field) != default:
-                raise RequestError("a pair of sentences is scored as a whole, not by its tokens", field, "unsupported")
+                raise RequestError(
+                    "a pair of sentences is scored as a whole, without scores of tokens", field, "unsupported"
+                )
         self.id = request_id
         self.job_context = job_context
         tokenizer = job_context.tokenizer

@@ -159,7 +159,7 @@ def _read_echo(given: Segments, job_context: JobContext) -> Prompt:
         ids = tuple(job_context.spelling.tokenize(whole))
     # A context and what follows it have limits of their own; what is over both need not be looked at further.
     if len(ids) > job_context.card.max_context + job_context.card.max_span:
-        message = f"the text has {len(ids)} tokens, this model takes at most {job_context.card.max_span}"
+        message = f"the text has {len(ids)} tokens; the limit is {job_context.card.max_span}"
         raise RequestError(message, "text", "context_length_exceeded")
     starts = job_context.spelling.starts_of(ids) if isinstance(whole, Tokens) else job_context.spelling.starts(whole)
     context, begun = _parted(ids, job_context)

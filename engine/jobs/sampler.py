@@ -81,7 +81,7 @@ class Sampler:
             if banned and scores.max() == -np.inf:
                 scores = np.where(allowed, self.weighed(row, history, ()), np.float32(-np.inf))
             if scores.max() == -np.inf:
-                raise RequestError("no token can go on with a text that matches the pattern", self.param)
+                raise RequestError("no token can continue a text that matches the pattern", self.param)
         return scored(logprobs, self._drawn(scores) if is_drawn else int(scores.argmax()), num_top)
 
     def pick(self, worth: Mapping[int, float]) -> int:

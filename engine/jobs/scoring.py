@@ -82,7 +82,7 @@ class ScoreJob:
     def check_pll(self) -> None:
         """Raises RequestError for a `pll` that this model or request cannot have."""
         if self.score.pll != "original":
-            raise RequestError("pll is of masked language models; this one is none", "pll", "unsupported")
+            raise RequestError("pll needs a masked language model; this model is none", "pll", "unsupported")
 
     def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
         sequences = []
@@ -146,7 +146,7 @@ class ScoreJob:
         if s.context is not None and s.targets is not None:
             context, begun = unpacked(s.context, "context", self.job_context)
             if begun:
-                raise RequestError("what follows a start token belongs to the target", "context")
+                raise RequestError("text behind a start token belongs to target", "context")
             masks = [m for m in context if isinstance(m, Mask)]
             if len(masks) > 1:
                 raise RequestError(f"context has {len(masks)} masks, at most one is allowed", "context")
@@ -160,7 +160,7 @@ class ScoreJob:
         assert s.text is not None
         if s.spans is None:
             if any(isinstance(m, Mask) for m in s.text):
-                raise RequestError("text has blanks, so spans must say what stands in them", "spans")
+                raise RequestError("text has blanks; spans must give the texts in them", "spans")
             whole = "".join(t for t in s.text if isinstance(t, str))
             context = (self.job_context.open_mask,)
             return context, self.job_context.lay_out(context, "text", scored=True), [(whole,)], "text"
@@ -170,7 +170,7 @@ class ScoreJob:
                 message = f"text has {len(laid.blanks)} blanks, candidate {number} has {len(spans)} strings"
                 raise RequestError(message, "spans")
         if not laid.blanks:
-            raise RequestError("text has no blank for spans to stand in", "text")
+            raise RequestError("text has no blank for spans", "text")
         return s.text, laid, list(s.spans), "spans"
 
     def _shown(self, texts: tuple[str | Tokens, ...]) -> tuple[str, ...]:
@@ -190,7 +190,7 @@ class ScoreJob:
         else:
             ids = span_ids(text, blank, self.job_context.tokenizer) if text else []
         if not ids and not self.score.include_end:
-            raise RequestError("an empty string has no token to score; with include_end its end is scored", param)
+            raise RequestError("an empty string has no token to score; include_end scores its end token", param)
         self.job_context.check_span(len(ids), blank, param)
         return ids
 
@@ -269,7 +269,7 @@ def _orders(score: Score, count: int) -> list[Order]:
     if isinstance(asked, str):
         raise RequestError('orders must be "left_to_right", "all", a number or a list of lists', "orders")
     if not 1 <= len(asked) <= MAX_ORDERS:
-        raise RequestError(f"orders holds {len(asked)} lists, between 1 and {MAX_ORDERS} are allowed", "orders")
+        raise RequestError(f"orders has {len(asked)} lists; the limit is {MAX_ORDERS}, and the least is 1", "orders")
     for order in asked:
         if sorted(order) != list(identity):
             raise RequestError(f"each order must hold the {count} blank indices 0 … {count - 1} once", "orders")

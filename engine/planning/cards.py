@@ -76,10 +76,10 @@ def devices(text: str, cards: Mapping[str, Card]) -> tuple[Card, ...]:
             raise CardError(f"more than {_MOST} devices: {text!r}")
         card = cards.get(plain(match[2]))
         if card is None:
-            raise CardError(f"no card {match[2]!r}; there are {', '.join(c.name for c in cards.values())}")
+            raise CardError(f"no card {match[2]!r}; the cards are {', '.join(c.name for c in cards.values())}")
         listed += [card] * count
     if len({card.kind for card in listed}) > 1:
-        raise CardError(f"CPUs and GPUs do not serve one model together: {text!r}")
+        raise CardError(f"CPUs and GPUs cannot share one model: {text!r}")
     return tuple(card.divided(len(listed)) for card in listed)
 
 
@@ -103,9 +103,9 @@ def _read(path: Path) -> dict[str, Card]:
     found: dict[str, Card] = {}
     for name, table in data.items():
         if not plain(name) or not name.isprintable() or "," in name or re.match(r"\d+\s*[x×*]", name, re.IGNORECASE):
-            raise CardError(f"{path}: {name!r} is no name for a card")
+            raise CardError(f"{path}: {name!r} is not a valid name of a card")
         if plain(name) in found:
-            raise CardError(f"{path}: {name} is there twice")
+            raise CardError(f"{path}: {name} occurs twice")
         found[plain(name)] = _card(f"{path}: {name}", name, table)
     return found
 

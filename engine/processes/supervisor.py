@@ -337,11 +337,11 @@ class Link:
         code = self.process.returncode
         when = "" if has_served else " before it was ready"
         if code is None:
-            return Lost("exit", f"{self.name} closed its line{when}")
+            return Lost("exit", f"{self.name} closed its connection{when}")
         if code >= 0:
             return Lost("exit", f"{self.name} exited with code {code}{when}")
         known = -code in list(signal.Signals)
-        detail = f"{self.name} was ended by {signal.Signals(-code).name if known else f'signal {-code}'}{when}"
+        detail = f"{self.name} was killed by {signal.Signals(-code).name if known else f'signal {-code}'}{when}"
         if when and -code == signal.SIGKILL:
             detail += "; the system does that when memory runs out"
         return Lost("signal", detail)

@@ -37,5 +37,5 @@ class Authentication:
             return
         client = scope["state"]["client"] = self.keyring.client(Headers(scope=scope))
         if not client.is_admin and any(path == route or path.startswith(f"{route}/") for route in ADMIN):
-            hint = "; a server has admins when it is started with --api-keys" if self.keyring.is_open else ""
-            raise ApiError(403, f"this needs the key of an admin{hint}", "admin_only")
+            hint = "; only a server with --api-keys has admins" if self.keyring.is_open else ""
+            raise ApiError(403, f"this needs an admin's key{hint}", "admin_only")

@@ -72,7 +72,7 @@ class Gate:
 
     def share_taken(self, what: str) -> ApiError:
         """The error for a request of a client that holds its share. `what` names the shared resource."""
-        message = f"this key holds {what}, as many as are left for others"
+        message = f"this key holds {what}; the limit is as many as are free"
         return ApiError(429, message, "queue_share_taken", retry_s=self._retry_s)
 
     @property

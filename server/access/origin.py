@@ -48,7 +48,7 @@ class Origin:
             )
             return ApiError(403, message, "host_not_allowed")
         if self.checks_page and scope["method"] not in SAFE and not self._is_own_page(headers, host):
-            message = "a page of another origin sent this; --allowed-host NAME lets those of a host ask"
+            message = "a page of another origin sent this; --allowed-host NAME allows the pages of a host"
             return ApiError(403, message, "origin_not_allowed")
         return None
 

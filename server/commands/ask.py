@@ -95,4 +95,4 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
             return dict(answer)
         case {"error": {"message": str(message)}}:
             fail(message)
-    fail(f"{url} answered {response.status_code}, and not as glm-infill does")
+    fail(f"{url} answered {response.status_code}, so it is not a glm-infill server")

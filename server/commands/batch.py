@@ -72,7 +72,7 @@ def batch(
                 _answer_all(left, partial(_write, out), window, url, config, lambda: progress.advance(bar))
             )
         except NoAnswer as error:
-            fail(f"{url}: {error}; the same command goes on from here")
+            fail(f"{url}: {error}; the same command resumes from here")
     counts = {"lines": len(lines), "answered_before": len(lines) - len(left), "answered": len(left), "failed": failed}
     if as_json:
         print(json.dumps(counts))
@@ -110,7 +110,7 @@ def read(text: str) -> Iterator[Line]:
             line = replace(line, error=f"line {number}: {line.error}")
         first = seen.setdefault(line.custom_id, number)
         if first != number:
-            raise UsageError(f"line {number}: custom_id {line.custom_id!r} is that of line {first}")
+            raise UsageError(f"line {number}: custom_id {line.custom_id!r} is the same as in line {first}")
         yield line
 
 

@@ -39,15 +39,13 @@ def bench_serve(
     ] = 40,
     tokens: Annotated[int, typer.Option(min=1, max=1024, help="The number of tokens per blank.")] = 16,
     candidates: Annotated[int, typer.Option(min=1, max=1024, help="The number of candidates per score request.")] = 4,
-    repeated: Annotated[float, typer.Option(min=0, max=1, help="The share of requests that repeat a text, 0 to 1.")] = 0.0,
+    repeated: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of requests that repeat a text, 0 to 1.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="The seed of texts and arrivals.")] = 0,
-    slo_first: Annotated[
-        float | None, typer.Option(help="The goal: milliseconds to the first token, at most.")
-    ] = None,
+    slo_first: Annotated[float | None, typer.Option(help="The goal: milliseconds to the first token, at most.")] = None,
     slo_token: Annotated[float | None, typer.Option(help="The goal: milliseconds per token, at most.")] = None,
-    slo_latency: Annotated[
-        float | None, typer.Option(help="The goal: milliseconds per request, at most.")
-    ] = None,
+    slo_latency: Annotated[float | None, typer.Option(help="The goal: milliseconds per request, at most.")] = None,
     plot: Annotated[Path | None, typer.Option(help="The PNG file for a plot.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -179,7 +177,7 @@ def _mix(text: str) -> dict[str, float]:
         try:
             mix[kind.strip()] = float(share or 1)
         except ValueError:
-            fail(f"--mix: {share!r} is no number", code=2)
+            fail(f"--mix: {share!r} is not a number", code=2)
     if set(mix) - set(KINDS) or min(mix.values()) < 0 or not sum(mix.values()) < float("inf") or not sum(mix.values()):
         fail(f"--mix: shares of {' and '.join(KINDS)}, such as fill=3,score=1, not {text!r}", code=2)
     return mix

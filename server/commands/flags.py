@@ -224,5 +224,5 @@ def _pairs(flag: Flag, form: Repeated, given: Iterable[str]) -> dict[str, Any]:
         try:
             found[name] = float(value) if is_number else value
         except ValueError:
-            raise typer.BadParameter(f"{form.flag} {pair}: {value!r} is no number") from None
+            raise typer.BadParameter(f"{form.flag} {pair}: {value!r} is not a number") from None
     return found

@@ -25,7 +25,9 @@ class Priority(StrEnum):
 @keys.command()
 def new(
     name: Annotated[str, typer.Argument(help="The name of the key, which appears in logs.")],
-    file: Annotated[Path, typer.Option("--file", help="The key file of `serve --api-keys`. It is created if it is missing.")],
+    file: Annotated[
+        Path, typer.Option("--file", help="The key file of `serve --api-keys`. It is created if it is missing.")
+    ],
     admin: Annotated[bool, typer.Option("--admin", help="Allow the key to load and unload adapters too.")] = False,
     priority: Annotated[
         Priority,

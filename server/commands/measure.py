@@ -66,7 +66,7 @@ async def _served(client: ClientSession) -> dict[str, Any]:
     match listed:
         case {"data": [{"id": model, "quantization": quantization, "tp": tp}, *_]}:
             return {"model": model, "quantization": quantization, "tp": tp}
-    raise UsageError("answers, and not as glm-infill does")
+    raise UsageError("is not a glm-infill server")
 
 
 async def _watched(

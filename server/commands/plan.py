@@ -27,7 +27,9 @@ def plan(
     gpus: Annotated[str, typer.Option(help="The devices, one for each rank: 4xRTX3090, 2xA100-40,2xA100-80 or 8xCPU.")],
     context: Annotated[
         int | None,
-        typer.Option(min=1, help="The number of tokens in a full-length request. Without it: the model's limit, or 4096."),
+        typer.Option(
+            min=1, help="The number of tokens in a full-length request. Without it: the model's limit, or 4096."
+        ),
     ] = None,
     cards: Annotated[
         Path | None, typer.Option(help="A TOML or JSON file of more cards, in the form of engine/planning/cards.toml.")

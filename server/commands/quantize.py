@@ -26,7 +26,9 @@ def quantize(
     ],
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="A UTF-8 text for calibration (rounding with error compensation), with blank lines between documents."),
+        typer.Option(
+            help="A UTF-8 text for calibration (rounding with error compensation), with blank lines between documents."
+        ),
     ] = None,
     calibrate_windows: Annotated[
         int, typer.Option(min=1, help="The number of text windows for calibration, of 32 to 256 tokens each.")

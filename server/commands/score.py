@@ -32,7 +32,10 @@ def score(
         bool, typer.Option("--include-end", help="Add the log-probability of each blank's end token.")
     ] = False,
     normalize: Annotated[
-        str, typer.Option(help="The divisor of a log-probability: none, token (number of tokens) or char (number of characters).")
+        str,
+        typer.Option(
+            help="The divisor of a log-probability: none, token (number of tokens) or char (number of characters)."
+        ),
     ] = "none",
     *,
     given: Given,

@@ -43,9 +43,7 @@ def tune(
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="The dropout of a LoRA.")] = 0.0,
     target_modules: Annotated[
         str,
-        typer.Option(
-            help="The linear layers with a LoRA: ends of their paths, separated by commas. Without it: all in the blocks."
-        ),
+        typer.Option(help="The linear layers with a LoRA: ends of their paths. Without it: all in the blocks."),
     ] = "",
     rslora: Annotated[bool, typer.Option("--rslora", help="Scale by alpha / √rank instead.")] = False,
     prefix_length: Annotated[int, typer.Option(min=1, max=4096, help="The number of tokens in a prefix.")] = 16,
@@ -61,7 +59,10 @@ def tune(
     ] = 0.1,
     eval_every: Annotated[int, typer.Option(min=1, help="The number of steps between evaluations.")] = 50,
     patience: Annotated[
-        int, typer.Option(min=0, help="The number of evaluations without a better loss after which training stops; 0 never stops it.")
+        int,
+        typer.Option(
+            min=0, help="The number of evaluations without a better loss after which training stops; 0 never stops it."
+        ),
     ] = 5,
     epochs: Annotated[float, typer.Option(min=0.01, help="The number of passes over the data.")] = 3.0,
     steps: Annotated[int | None, typer.Option(min=1, help="The number of steps, instead of passes.")] = None,

@@ -82,7 +82,7 @@ def schema_of(param: str, given: dict[str, Any] | str, limits: Limits) -> JsonSc
         except (ValueError, RecursionError):
             is_object = False
         if not is_object:
-            raise RequestError(f"{param} is no JSON object", param)
+            raise RequestError(f"{param} is not a JSON object", param)
     return JsonSchema(text)
 
 

@@ -16,7 +16,7 @@ def named_adapter(engine: EngineClient, model: str | None, adapter: str | None =
         return adapter
     if model not in names:
         known = ", ".join(map(repr, (*engine.card.names, *names)))
-        raise RequestError(f"there is no such model here, only {known}", "model", "model_not_found")
+        raise RequestError(f"no such model is loaded; there is only {known}", "model", "model_not_found")
     if adapter not in (None, model):
         raise RequestError(f"model is the adapter {model!r}, adapter is {adapter!r}", "adapter")
     return model

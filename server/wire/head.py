@@ -42,5 +42,5 @@ def _complaint(headers: list[tuple[bytes, bytes]]) -> ApiError | None:
     for name in SINGLE:
         if names[name] > 1:
             shown = name.decode().title()
-            return ApiError(400, f"{shown} is there {names[name]} times", "bad_http", headers=CLOSE)
+            return ApiError(400, f"{shown} occurs {names[name]} times", "bad_http", headers=CLOSE)
     return None

@@ -317,7 +317,7 @@ def test_words_of_every_family(engines: Engines, file: str) -> None:
 
 @pytest.mark.parametrize("file", [name for name in SPECIAL if name != "bert"])
 def test_word_l2r_is_refused_by_models_that_are_not_masked(engines: Engines, file: str) -> None:
-    with pytest.raises(RequestError, match="pll is of masked language models") as error:
+    with pytest.raises(RequestError, match="pll needs a masked language model") as error:
         engines[file].prepare(Score(text=("w5",), pll="word_l2r"), "r")
     assert (error.value.param, error.value.code) == ("pll", "unsupported")
 

@@ -38,7 +38,9 @@ def test_a_start_without_memory_ends_with_one_line_that_helps(command: str) -> N
     done = started(*COMMANDS[command], before=f"ulimit -v {SPARSE_KB}; ", OMP_NUM_THREADS="1")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    found = re.search(r"out of memory: 0\.5 GB of keys and values asked, 0\.\d GB free; --kv-cache-gb (\S+) fits", line)
+    found = re.search(
+        r"out of memory: 0\.5 GB of KV cache do not fit; 0\.\d GB are free; --kv-cache-gb (\S+) fits", line
+    )
     assert found, line
 
 
@@ -46,7 +48,7 @@ def test_a_start_without_memory_ends_with_one_line_that_helps(command: str) -> N
     ("options", "said"),
     [
         (("--device", "cuda"), "no CUDA device that torch can use; --device cpu serves without one"),
-        (("--kv-cache-gb", "900000"), "900000.0 GB of keys and values asked"),
+        (("--kv-cache-gb", "900000"), "900000.0 GB of KV cache do not fit"),
     ],
 )
 def test_a_start_that_asks_for_what_is_not_there(options: tuple[str, ...], said: str) -> None:
@@ -79,7 +81,7 @@ def test_a_control_group_without_memory_ends_the_start_in_one_line(group: Path) 
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     said = json.loads(line)["detail"]
-    assert re.search(r"2\.0 GB of keys and values asked, 0\.\d GB free", said), said
+    assert re.search(r"2\.0 GB of KV cache do not fit; 0\.\d GB are free", said), said
 
 
 def test_a_library_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_library_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("way", "reason", "detail"),
-    [(signal.SIGKILL, "signal", "was ended by SIGKILL"), (signal.SIGSTOP, "silence", "was silent for 8 s")],
+    [(signal.SIGKILL, "signal", "was killed by SIGKILL"), (signal.SIGSTOP, "silence", "was silent for 8 s")],
 )
 def test_a_lost_engine_is_told_and_comes_back(
     launch: Callable[..., Server], way: signal.Signals, reason: str, detail: str

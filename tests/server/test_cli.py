@@ -56,7 +56,7 @@ def test_score_shows_words(folder: str) -> None:
     assert [word["text"] for word in span["words"]] == ["the", "old", "cat", "sang"]
     done = command(*asked, "--pll", "word_l2r")
     assert done.returncode in (1, 2)
-    assert "pll is of masked language models" in done.stderr
+    assert "pll needs a masked language model" in done.stderr
 
 
 @pytest.mark.parametrize("command_line", [("fill", "a [MASK]"), ("score", "a [MASK]", "--span", "b")])

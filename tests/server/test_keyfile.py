@@ -48,7 +48,7 @@ def test_a_key_with_bad_fields_is_not_made(tmp_path, fields):
         ([{**ENTRY, "role": "root"}], "line 1: role"),
         ([{**ENTRY, "requests_per_minute": -1}], "line 1: requests_per_minute"),
         ([{**ENTRY, "password": "x"}], "line 1: unknown field password"),
-        ([ENTRY, ENTRY], "line 2: a is there twice"),
+        ([ENTRY, ENTRY], "line 2: a occurs twice"),
     ],
 )
 def test_what_is_no_key_file_is_refused_by_its_line(tmp_path, lines, says):

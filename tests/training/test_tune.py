@@ -183,9 +183,9 @@ def test_text_without_blanks_is_cut_anew_in_every_pass(folder: Path, tmp_path: P
         ('{"text": "", "spans": []}', "line 2: text must be a string that is not empty"),
         ('{"text": "a [MASK]", "spans": ["b", "c"]}', "line 2: text has 1 blanks, spans has 2 strings"),
         ('{"text": "a [MASK]", "spans": [1]}', "line 2: spans must be a list of strings that are not empty"),
-        ('{"text": "a [MASK]"}', "line 2: text has blanks, so spans must say what stands in them"),
+        ('{"text": "a [MASK]"}', "line 2: text has blanks; spans must give the texts in them"),
         ('{"context": "[MASK] [MASK]", "target": "a"}', "line 2: context has 2 masks, at most one is allowed"),
-        (json.dumps({"text": "boat " * 400 + "[MASK]", "spans": ["a"]}), "this model takes at most 256"),
+        (json.dumps({"text": "boat " * 400 + "[MASK]", "spans": ["a"]}), "the limit is 256"),
     ],
 )
 def test_a_line_that_is_wrong_is_named(folder: Path, tmp_path: Path, line: str, message: str) -> None:

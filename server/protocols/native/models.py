@@ -28,7 +28,7 @@ async def model(name: str, service: Annotated[Service, Depends(service_of)]) -> 
     entries = _entries(service)
     if name not in entries:
         known = ", ".join(map(repr, entries))
-        raise RequestError(f"there is no model {name[:80]!r} here, only {known}", "model", "model_not_found")
+        raise RequestError(f"no model {name[:80]!r} is loaded; there is only {known}", "model", "model_not_found")
     return Answer(entries[name])
 
 

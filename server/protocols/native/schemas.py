@@ -112,7 +112,9 @@ class InfillRequest(SamplingFields, Work):
     max_tokens: MaxTokens = 64
     min_tokens: MinTokens = 0
     n: Positive = 1
-    num_beams: Annotated[int, Field(ge=1, le=INT32, description="The number of hypotheses in a beam search; 1 is no search.")] = 1
+    num_beams: Annotated[
+        int, Field(ge=1, le=INT32, description="The number of hypotheses in a beam search; 1 is no search.")
+    ] = 1
     length_penalty: Annotated[
         float,
         Field(ge=-100, le=100, description="The exponent of the length in a beam search; above 0 prefers long fills."),
@@ -120,12 +122,15 @@ class InfillRequest(SamplingFields, Work):
     choices: Choices | None = None
     regex: Regex | None = None
     json_schema: Annotated[
-        Schemas | None, Field(description="The JSON schema that each blank must fulfil: one for all blanks, or one for each.")
+        Schemas | None,
+        Field(description="The JSON schema that each blank must fulfil: one for all blanks, or one for each."),
     ] = None
     order: Order = "left_to_right"
     strategy: Annotated[
         Strategy | None,
-        Field(description="The way in which a later blank sees earlier fills. Without one: that of the model's family."),
+        Field(
+            description="The way in which a later blank sees earlier fills. Without one: that of the model's family."
+        ),
     ] = None
     stream: bool = False
     priority: Priority = "interactive"
@@ -231,7 +236,7 @@ class ScoreRequest(Work):
     normalize: Literal["none", "token", "char"] = "none"
     pll: Annotated[
         Pll,
-        Field(description="The tokens that BERT does not see: original is the predicted one, word_l2r also the later ones of its word."),
+        Field(description="The tokens hidden from BERT: the predicted one, or also the later ones of its word."),
     ] = "original"
     words: Annotated[bool, Field(description="Add the log-probability of each word.")] = False
     priority: Priority = "batch"
@@ -271,10 +276,10 @@ class ScoreRequest(Work):
         at_most("text", num_blanks, limits.blanks, "blanks")
         if self.spans is None:
             if num_blanks:
-                raise RequestError("a text with blanks needs spans to put there", "spans", "invalid_form")
+                raise RequestError("text has blanks; spans must give the texts in them", "spans", "invalid_form")
             return None
         if not num_blanks:
-            raise RequestError("spans need a text with a blank for each", "text", "invalid_form")
+            raise RequestError("spans need a text with a blank for each of them", "text", "invalid_form")
         first = self.spans[0]
         candidates: Iterable[Any] = (self.spans,) if isinstance(first, str) else self.spans
         spans = tuple(tuple(candidate) for candidate in candidates)

@@ -62,7 +62,7 @@ class ConstraintFields(Lenient):
         found = [*self._formatted(limits), *self._structured(limits), *self._guided(limits)]
         if len(found) > 1:
             fields = " and ".join(constraint.field for constraint in found)
-            raise RequestError(f"only one of {fields} can be kept to", found[1].field)
+            raise RequestError(f"only one of {fields} may be given", found[1].field)
         return found[0] if found else None
 
     def _formatted(self, limits: Limits) -> Iterator[Constraint]:

@@ -89,13 +89,13 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         prompts = tuple(p if isinstance(p, str) else Tokens(tuple(p)) for p in batch)
         best_of = self.best_of or self.n
         if best_of < self.n:
-            raise RequestError(f"best_of is {best_of}, below n, which is {self.n}", "best_of")
+            raise RequestError(f"best_of is {best_of}; the least is n, {self.n}", "best_of")
         if self.stream and best_of > self.n and not self.use_beam_search:
             raise RequestError("best_of above n cannot be streamed", "best_of")
         if self.stream_options is not None and not self.stream:
-            raise RequestError("stream_options are for a stream", "stream_options")
+            raise RequestError("stream_options needs stream", "stream_options")
         if self.echo and self.suffix is not None:
-            raise RequestError("echo and suffix do not go together", "echo")
+            raise RequestError("echo and suffix cannot be combined", "echo")
         drawn = self.n if self.use_beam_search else best_of
         return Asked(prompts, self.n, drawn, self.echo and self.logprobs is not None)
 
@@ -104,7 +104,7 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         fill."""
         check_refused(self, Refused)
         if self.truncate_prompt_tokens is not None:
-            raise RequestError("only a server truncates a prompt", "truncate_prompt_tokens", "unsupported")
+            raise RequestError("truncate_prompt_tokens needs a server", "truncate_prompt_tokens", "unsupported")
         asked, constraint = self.asked(), self.constraint(limits)
         at_most("prompt", len(asked.prompts), limits.inputs, "prompts")
         at_most("n", self.n, limits.n)

@@ -74,6 +74,6 @@ def test_a_word_s_surprisal_is_that_of_its_tokens(engine: Engine, pll: Any) -> N
     ],
 )
 def test_it_is_a_measure_of_whole_texts(engine: Engine, score: Score, param: str) -> None:
-    with pytest.raises(RequestError, match="pll is of a whole text") as error:
+    with pytest.raises(RequestError, match="pll applies to a whole text") as error:
         engine.prepare(score, "r")
     assert (error.value.param, error.value.code) == (param, "unsupported")

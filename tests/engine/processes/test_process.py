@@ -159,7 +159,7 @@ class TestRanks:
     @pytest.mark.parametrize("rank", [0, 1])
     @pytest.mark.parametrize(
         ("way", "reason"),
-        [(signal.SIGKILL, "rank {} was ended by SIGKILL"), (signal.SIGSTOP, "rank {} was silent for")],
+        [(signal.SIGKILL, "rank {} was killed by SIGKILL"), (signal.SIGSTOP, "rank {} was silent for")],
     )
     def test_one_is_killed_or_stopped(self, folder: str, rank: int, way: signal.Signals, reason: str) -> None:
         async def work() -> None:

@@ -75,8 +75,8 @@ async def ask(engine: EngineProcess) -> Done | Failed:
     [
         ("exit:3", "exit", "the engine process exited with code 3 before it was ready"),
         ("exit:0", "exit", "the engine process exited with code 0 before it was ready"),
-        ("signal:9", "signal", "the engine process was ended by SIGKILL before it was ready; the system does that"),
-        ("signal:35", "signal", "the engine process was ended by signal 35 before it was ready"),
+        ("signal:9", "signal", "the engine process was killed by SIGKILL before it was ready; the system does that"),
+        ("signal:35", "signal", "the engine process was killed by signal 35 before it was ready"),
         ("fails:no such folder", "load", "no such folder"),
     ],
 )
@@ -120,7 +120,7 @@ def test_each_loss_is_told_with_its_reason_until_an_answer_comes(world: Callable
     assert [loss.detail for loss in w.losses] == [
         "the engine process exited with code 3",
         "the engine process exited with code 4",
-        "the engine process was ended by SIGSEGV",
+        "the engine process was killed by SIGSEGV",
         "gone",
     ]
 

@@ -108,7 +108,7 @@ def test_an_id_that_comes_twice_ends_it_before_it_begins(tmp_path: Path) -> None
     source.write_text('{"custom_id": "a", "text": "x"}\n{"custom_id": "a", "text": "y"}\n')
     done = command(source, tmp_path / "out.jsonl")
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("line 2: custom_id 'a' is that of line 1")
+    assert done.stderr.strip().endswith("line 2: custom_id 'a' is the same as in line 1")
 
 
 def test_a_file_of_something_else_is_not_written_to(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_cards_of_one_s_own(tmp_path: Path) -> None:
     ("args", "code", "says"),
     [
         (("glm-130b",), 2, "--gpus"),
-        (("glm-130b", "--gpus", "4xRTX9"), 2, "no card 'RTX9'; there are RTX3090"),
+        (("glm-130b", "--gpus", "4xRTX9"), 2, "no card 'RTX9'; the cards are RTX3090"),
         (("glm-130b", "--gpus", ""), 2, "not a list of devices"),
         (("nothing", "--gpus", "T4"), 1, "no such folder, and no preset 'nothing'; there are"),
         (("glm-10b", "--gpus", "T4", "--preset", "glm-10b"), 1, "glm-10b is a preset itself"),

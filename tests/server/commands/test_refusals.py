@@ -323,7 +323,7 @@ class TestServersOfSomethingElse:
             "--json",
         ]
         done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S)
-        refused(done, f"{strange}/html: no answer: status 200 and no JSON; the same command goes on from here")
+        refused(done, f"{strange}/html: no answer: status 200 and no JSON; the same command resumes from here")
         assert target.read_text("utf-8") == ""
 
 

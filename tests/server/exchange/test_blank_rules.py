@@ -84,5 +84,5 @@ def test_a_model_that_cannot_write_between_leaves_templates_as_text(engine: Fake
 
 
 def test_an_unknown_template_is_refused() -> None:
-    with pytest.raises(ValidationError, match="'gpt' is no template; there are glm, codegeex"):
+    with pytest.raises(ValidationError, match="'gpt' is not a template; the templates are glm, codegeex"):
         Settings(fim_templates="qwen,gpt")

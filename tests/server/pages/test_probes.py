@@ -41,16 +41,16 @@ def test_a_server_whose_engine_is_given_up_is_not_live(client, engine):
 
 def test_losses_are_counted_by_reason_and_logged(capsys, make_client, engine):
     with make_client() as client:
-        engine.lose(Loss("signal", "rank 1 was ended by SIGKILL", 1))
-        engine.lose(Loss("signal", "rank 0 was ended by SIGKILL", 2))
+        engine.lose(Loss("signal", "rank 1 was killed by SIGKILL", 1))
+        engine.lose(Loss("signal", "rank 0 was killed by SIGKILL", 2))
         engine.lose(Loss("load", "no such folder", 3, final=True))  # nothing is started again
         text = client.get("/metrics").text
     assert 'glm_infill_engine_restarts_total{reason="signal"} 2.0' in text
     assert 'glm_infill_engine_restarts_total{reason="load"} 0.0' in text
     told = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"engine lost"' in line]
     assert [(line["reason"], line["detail"], line["in_a_row"]) for line in told] == [
-        ("signal", "rank 1 was ended by SIGKILL", 1),
-        ("signal", "rank 0 was ended by SIGKILL", 2),
+        ("signal", "rank 1 was killed by SIGKILL", 1),
+        ("signal", "rank 0 was killed by SIGKILL", 2),
     ]
 
 

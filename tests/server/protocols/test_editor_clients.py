@@ -130,7 +130,7 @@ def test_ollama_shows_refusals(local: ollama.Client) -> None:
         local.embed(model="glm-demo", input="a")
     statuses = [error.value.status_code for error in (unknown, streamed, wrong, chat, embedding)]
     assert statuses == [404, 404, 400, 404, 404]
-    assert unknown.value.error == streamed.value.error == "there is no such model here, only 'glm-demo'"
+    assert unknown.value.error == streamed.value.error == "no such model is loaded; there is only 'glm-demo'"
     assert wrong.value.error.startswith("options.temperature: ")
     assert chat.value.error.startswith(NO_CHAT)
     assert "/api/generate" in embedding.value.error
@@ -152,7 +152,7 @@ def test_litellm_gets_a_fill(by_litellm: dict[str, Any], fill: str, provider: st
     assert (found["text"], found["reason"], found["streamed"]) == (fill, "stop", fill)
     prompt, completion, total = found["usage"]
     assert total == prompt + completion > 0
-    assert "there is no such model here, only 'glm-demo'" in found["refusal"]
+    assert "no such model is loaded; there is only 'glm-demo'" in found["refusal"]
 
 
 def test_openai_s_client_fills_by_deepseek_s_path(demo_url: str, fill: str) -> None:

@@ -125,7 +125,7 @@ def test_errors_are_the_exceptions_of_the_client(client: InferenceClient) -> Non
         list(client.text_generation("a", best_of=2, do_sample=True, stream=True))
     with pytest.raises(BadRequestError, match="top_k is 17; the limit is 16"):
         client.fill_mask(TEXT, top_k=17)
-    with pytest.raises(HfHubHTTPError, match="there is no such model here"):
+    with pytest.raises(HfHubHTTPError, match="no such model is loaded"):
         client.fill_mask(TEXT, model=f"{client.model}/models/other")
 
 

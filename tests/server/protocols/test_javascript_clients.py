@@ -34,7 +34,7 @@ def test_they_understand_fills_lists_and_refusals(demo_url: str) -> None:
     assert [model["name"] for model in said["ps"]["models"]] == ["glm-demo"]
     assert said["show"]["capabilities"] == ["completion", "insert"]
     assert said["version"]["version"]
-    assert said["unknown_to_ollama"] == {"status": 404, "text": "there is no such model here, only 'glm-demo'"}
+    assert said["unknown_to_ollama"] == {"status": 404, "text": "no such model is loaded; there is only 'glm-demo'"}
     assert said["chat_by_ollama"]["text"].startswith("this server fills blanks; there is no chat")
     assert (said["unknown_to_mistral"]["status"], said["chat_by_mistral"]["status"]) == (404, 404)
     assert json.loads(said["chat_by_mistral"]["text"])["error"]["code"] == "no_chat"

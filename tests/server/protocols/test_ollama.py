@@ -136,7 +136,7 @@ def test_nothing_to_read_says_that_the_model_is_loaded(client, engine):
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
-        ({**BODY, "model": "other"}, 404, "there is no such model here, only 'demo'"),
+        ({**BODY, "model": "other"}, 404, "no such model is loaded; there is only 'demo'"),
         ({**BODY, "options": {"temperature": -1}}, 400, "options.temperature: "),
         ({**BODY, "options": []}, 400, "options: "),
         ({**BODY, "format": "yaml"}, 400, "format: Input should be 'json' or ''"),
