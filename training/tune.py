@@ -294,7 +294,7 @@ def _divided(options: TuneOptions, lessons: Lessons, checkpoint: Checkpoint) -> 
     order = np.random.default_rng((options.seed, 7)).permutation(len(numbers))
     count = min(max(round(len(numbers) * options.eval_share), 1), len(numbers) - 1)
     if count < 1:
-        raise LessonError(f"{options.data.name} has one line; --eval FILE is needed to judge by")
+        raise LessonError(f"{options.data.name} has one line; --eval FILE is needed")
     return sorted(map(int, order[count:])), sorted(map(int, order[:count])), lessons
 
 

@@ -72,11 +72,12 @@ class Choices:
 
     @property
     def longest(self) -> int:
+        """Number of tokens of the longest choice."""
         return max(map(len, self.ids))
 
     @property
     def first(self) -> list[int]:
-        """The token that each begins with."""
+        """The first token of each choice."""
         return [own[0] for own in self.ids]
 
     def trie(self) -> Node:
