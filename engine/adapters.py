@@ -31,7 +31,7 @@ class Adapters:
         future = self._reading[number] = Future()
         try:
             threading.Thread(target=self._read, args=(Path(path), future, done), daemon=True).start()
-        except RuntimeError:  # the system has no thread left: one adapter less, and not an engine
+        except RuntimeError:  # the system has no thread left: this ends the adapter, not the engine
             future.set_exception(CheckpointError("there is no thread left to read the adapter in"))
             done()
 

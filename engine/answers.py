@@ -6,7 +6,7 @@ Log-probabilities are natural logarithms of the model's raw distribution. Offset
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-# On fields: `OPTIONAL` ones are left out of an answer where they are None, `INTERNAL` ones always.
+# Metadata of fields: an answer omits `OPTIONAL` fields that are None, and all `INTERNAL` fields.
 OPTIONAL: dict[str, Any] = {"wire": "optional"}
 INTERNAL: dict[str, Any] = {"wire": "internal"}
 
@@ -56,7 +56,7 @@ class FilledBlank:
     choice_ids: tuple[tuple[int, ...], ...] | None = field(default=None, metadata=INTERNAL)
 
 
-# A blank in which nothing was to be written.
+# A blank with max_tokens 0.
 EMPTY = FilledBlank(
     index=0, mask="", start=0, end=0, text="", token_ids=[], tokens=[], logprob=0.0, token_logprobs=[],
     top_logprobs=None, text_offsets=[], end_token=None, end_logprob=None, end_top_logprobs=None, stop_string=None,

@@ -9,7 +9,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []  # with those of jobs that have ended
+        self._heap: list[tuple[float, str]] = []  # also those of jobs that have ended
 
     def watch(self, job_id: str, deadline: float) -> None:
         """Adds a job with its deadline, in seconds of the engine's clock."""

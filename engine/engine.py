@@ -34,9 +34,9 @@ from model.checkpoint import Checkpoint
 from model.spelling import Spelling
 from quant.memory import is_out_of_memory
 
-# How long a batch request is passed over before it is ranked as if it were interactive.
+# Seconds after which a batch request is ranked like an interactive one.
 BATCH_PATIENCE_S = 5.0
-# What its ranks are raised by until then: more rows than are ever computed, and exact in a float.
+# Added to its ranks until then: more rows than are ever computed, and exact in a float.
 PASSED_OVER = 1 << 50
 
 
@@ -74,7 +74,7 @@ class Engine:
         self._jobs: dict[str, _Entry] = {}
         self._fair_queue = FairQueue()
         self._deadlines = Deadlines()
-        self._passed_over: deque[str] = deque()  # batch requests, as they came
+        self._passed_over: deque[str] = deque()  # batch requests, in order of arrival
 
     def prepare(self, request: Request, request_id: str) -> Job:
         """Checks and lays out a request; may run in another thread.
@@ -167,7 +167,7 @@ class Engine:
             try:
                 results, bad = self.runner.run(batch, num_top)
             except (MemoryError, RuntimeError) as error:
-                # Of several ranks the others would wait for this one: there all are started again.
+                # Several ranks must all restart, since the others would wait for this one.
                 if isinstance(self.runner, BroadcastingRunner) or not is_out_of_memory(error):
                     raise
                 events += self._shed(self.runner, batch, chosen)
@@ -242,7 +242,7 @@ class Engine:
         # `num_top` is the batch's; a job gets its own number of alternatives.
         try:
             step = entry.job.advance(entry.view, sequence, _trimmed(result, entry.job.num_top))
-        except RequestError as error:  # a text that grew over the limit by its fills
+        except RequestError as error:  # the fills made the text too long
             self.cancel(entry.job.id)
             return [Failed(entry.job.id, "invalid", error.message, error.param, error.code)]
         for ended in step.finished:

@@ -40,7 +40,7 @@ def _free_in_groups(proc: Path, groups: Path) -> int | None:
         else:
             continue
         own = root / path.lstrip("/")
-        # A container may not see the groups by their names: the root is its own then.
+        # A container may not see the named groups; then the root is its own group.
         found += [_free_in(group, names) for group in (own, *own.parents) if group.is_relative_to(root)]
     return min((number for number in found if number is not None), default=None)
 

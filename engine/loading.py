@@ -21,10 +21,10 @@ from quant.cache_tensor import kept_dtype
 from quant.memory import is_out_of_memory
 from quant.usage import UsageError
 
-# Tokens of a context, and of a span, that there is room for unless a smaller cache is asked for.
+# A cache of the default size holds a context and a span of so many tokens each.
 LONGEST_CONTEXT = 4096
 DEFAULT_GB = 0.5
-# Of what is free, the share that a smaller cache is advised to take: a step needs some memory too.
+# Share of free memory for a proposed smaller cache; a step needs some memory too.
 SPARED = 0.9
 
 
@@ -95,7 +95,7 @@ def load_runner(
     cache_bytes, least_bytes = num_blocks * size * token_bytes, least_blocks(size, size) * size * token_bytes
     target = AdapterTarget(model, checkpoint.family.namings, ranks)
     with _in_memory(device, partial(_no_room, cache_bytes, least_bytes)) as free:
-        # A CPU's memory is given when it is written to: too late for an answer.
+        # A CPU's memory is allocated on first write, too late for an error message.
         if device == "cpu" and free is not None and cache_bytes > free:
             raise MemoryError
         runner = Runner(model, num_blocks, size, checkpoint.tokenizer.aliases, config.kv_cache_type, target)

@@ -24,9 +24,9 @@ from model.adapters.adapter import Adapter
 from model.config import CheckpointError
 from model.parallel import Ranks
 
-# Ranks that load large files from a busy disk wait for each other so long; one that hangs is noticed by the supervisor.
+# Ranks wait so long for each other while they load from a busy disk. The supervisor detects a rank that hangs.
 PATIENCE = timedelta(minutes=30)
-IDLE = timedelta(days=3650)  # between two batches
+IDLE = timedelta(days=3650)  # maximum time between two batches
 _HEAD = 256  # numbers of the first message, which is all there is for a step of a few sequences
 _STOP = -1
 
@@ -156,7 +156,7 @@ def _take(news: AdapterNews, adapters: Adapters) -> None:
         case "read":
             adapters.read(news.number, news.path)
         case "attach":
-            with suppress(CheckpointError):  # rank 0 has heard of it too, and answers
+            with suppress(CheckpointError):  # rank 0 gets the same error, and answers
                 adapters.attach(news.number)
         case "drop":
             adapters.drop(news.number)

@@ -17,7 +17,7 @@ from quant.cache_tensor import kept_dtype
 # Rows of the vocabulary-wide log-softmax held at once, fewer after memory has run out: 128 × 150528 float32 are 77 MB.
 LOGIT_ROWS = 128
 LEAST_LOGIT_ROWS = 16
-_NEVER = -1e9  # a logit that is finite, of a probability that is 0
+_NEVER = -1e9  # a finite logit with probability 0
 _ALL, _ALL_AND_MASS = -1, -2  # instead of a target
 
 

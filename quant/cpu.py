@@ -67,7 +67,7 @@ def _chosen(asked: str | None) -> str | None:
     if asked == "torch":
         return None
     if asked not in supported:
-        raise UsageError(f"{CHOICE}={asked}: this machine has {', '.join([*supported, 'torch'])}")
+        raise UsageError(f"{CHOICE}={asked}: this machine can run {', '.join([*supported, 'torch'])}")
     return asked
 
 

@@ -4,10 +4,10 @@ from engine.jobs.job import JobContext
 from engine.requests import Mask, RequestError, Segments, Tokens
 from model.offsets import offsets
 
-# A quarter of what can be read is for what follows the blank, if there is more than fits on both sides.
+# A quarter of the length is for the text behind the blank, if both sides have more than fits.
 _AFTER = 4
 _ROUNDS = 8
-# More characters than this a token are not looked at, so that a whole library costs no more than a page.
+# Characters per token that are read at most, so that a whole library costs no more than a page.
 _CHARS = 64
 
 
@@ -48,6 +48,6 @@ def fitted(segments: Segments, max_tokens: int, job_context: JobContext) -> tupl
         excess = job_context.length(shorter, "text") - limit
         if excess <= 0:
             return shorter, True
-        # Cut elsewhere, a text may have other tokens.
+        # A text that is cut elsewhere may have other tokens.
         room -= excess
     raise RequestError("the text cannot be cut to the length limit of this model", "text", "context_length_exceeded")

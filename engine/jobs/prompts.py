@@ -51,7 +51,7 @@ def read_input(fill: Fill, given: Segments, job_context: JobContext, scored: boo
     if fill.fit:
         segments, shorter = fitted(prompt.segments, fill.max_tokens[0], job_context)
         prompt = replace(prompt, segments=segments, fitted=shorter)
-    # Scored, a text has no end token where the family's evaluation has none.
+    # A scored text has no end token if the family's evaluation has none.
     laid = job_context.lay_out(prompt.segments, "text", scored=scored or fill.echo)
     num_read = job_context.num_read(laid) + len(prompt.begun)
     if prompt.echo is not None:
@@ -157,7 +157,7 @@ def _read_echo(given: Segments, job_context: JobContext) -> Prompt:
         ids = whole.ids
     else:
         ids = tuple(job_context.spelling.tokenize(whole))
-    # A context and what follows it have limits of their own; what is over both need not be looked at further.
+    # Context and continuation have limits of their own. A text over both together needs no further check.
     if len(ids) > job_context.card.max_context + job_context.card.max_span:
         message = f"the text has {len(ids)} tokens; the limit is {job_context.card.max_span}"
         raise RequestError(message, "text", "context_length_exceeded")
@@ -165,7 +165,7 @@ def _read_echo(given: Segments, job_context: JobContext) -> Prompt:
     context, begun = _parted(ids, job_context)
     segments = _masked(context, job_context)
     if begun is None:
-        # A mask that no start token follows is a token like others: texts about masks are scored too.
+        # Without a start token behind it, a mask is an ordinary token: texts about masks are scored too.
         segments, begun = (job_context.open_mask,), context
     elif not begun:
         raise RequestError("nothing follows the start token <sop> of the prompt that is to be scored", "text")

@@ -26,7 +26,7 @@ from engine.schedule.sequence import Output, Sequence
 from model.layout import Blank, Layout
 from model.tokenizer import Decoder
 
-_BORDER_SLOTS = 64  # what beginning at a block's border can cost, twice
+_BORDER_SLOTS = 64  # slots that two beginnings at block borders can cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Sample:
         laid = given.laid
         self.segments = prompt.segments
         seed = fill.sampling.seed
-        # Sample j of input i is the same whatever n and the other inputs are.
+        # Sample j of input i does not depend on n and on the other inputs.
         self.seed = None if seed is None else seed + 1_000_003 * (index % fill.n)
         count = len(laid.blanks)
         limits, floors = per_blank(fill.max_tokens, count), per_blank(fill.min_tokens, count)
@@ -83,7 +83,7 @@ class Sample:
         ]
         for sampler, constraint in zip(self.samplers, self.constraints, strict=True):
             sampler.param = "regex" if constraint is None else constraint.param
-        # Where each blank is written: as first laid out, or as the text is by now.
+        # The places of the blanks: in the first layout, or in the current text.
         self.places = list(laid.blanks)
 
     def _decoder(self, blank: Blank) -> Decoder:
@@ -149,7 +149,7 @@ class Sample:
         probe.sureness = self._sureness(logprobs, probe.index)
         if any(p.sureness is None for p in self.probes):
             return
-        # Among equals the leftmost goes first.
+        # Of equal ones the leftmost goes first.
         surest = max(self.probes, key=lambda p: (p.sureness or 0.0, -p.index))
         self.probes = []
         self.queue.remove(surest.index)
@@ -169,7 +169,7 @@ class Sample:
         assert sequence is not None
         place, number = self.places[blank.index], len(blank.begun) + len(blank.tokens)
         if blank.end is None and self._room(sequence, place, number):
-            # The last token of a blank that was cut short has not been fed, but later blanks are to see it.
+            # The last token of a blank that was cut short is not computed yet, but later blanks must see it.
             sequence.push(blank.tokens[-1].token_id, *place.place(number))
         self._next(view, sequence, step)
 

@@ -22,8 +22,8 @@ from quant.operators.draw import drawing
 
 Weights = NDArray[np.float32] | NDArray[np.float64]
 
-_CHUNK = 512  # weights summed before it is looked among them
-_COLDEST = 1e-30  # colder ones would divide by what float32 takes for zero
+_CHUNK = 512  # weights per partial sum of the search
+_COLDEST = 1e-30  # a lower temperature would be zero in float32
 
 
 class Sampler:

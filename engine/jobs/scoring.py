@@ -56,7 +56,7 @@ class Plan:
 class ScoreJob:
     """All candidates of a `Score` in all orders. Raises RequestError for a request that the model cannot score."""
 
-    has_end = True  # spans have an end token, as all but those of masked language models
+    has_end = True  # spans have an end token, except in masked language models
 
     def __init__(self, request_id: str, score: Score, job_context: JobContext) -> None:
         self.id = request_id
@@ -131,7 +131,7 @@ class ScoreJob:
         scored = (item for item in result if item is not None)
         for (number, index), item in zip(plan.slots, scored, strict=True):
             spans[number][index] = item
-        if plan.order == self.orders[0]:  # a token counts once, in whatever many orders
+        if plan.order == self.orders[0]:  # a token counts once, whatever the number of orders
             self.job_context.work.score_tokens += len(plan.slots)
         plan.candidate.left -= 1
         self.job_context.work.score_candidates += not plan.candidate.left

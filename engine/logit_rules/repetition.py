@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def _apply(scores: "Row", history: History, values: Mapping[str, Number]) -> None:
     penalty, ids = values["repetition_penalty"], list(history.seen())
     found = scores[ids]
-    # The paper divides all logits. That would raise those below zero.
+    # The paper divides all logits, which would raise negative ones.
     is_negative = found < 0
     found[is_negative] *= penalty
     found[~is_negative] /= penalty

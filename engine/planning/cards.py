@@ -13,7 +13,7 @@ from quant.usage import UsageError
 
 CARDS = Path(__file__).parent / "cards.toml"
 _GIB = 2**30
-_MOST = 1024  # devices that one plan is made for
+_MOST = 1024  # maximum number of devices in a plan
 
 
 class CardError(UsageError):

@@ -18,10 +18,10 @@ from model.parallel import Ranks
 from quant.cache_tensor import kept_dtype
 from quant.linear import Weight
 
-# What a process takes before it holds any tensor, bytes. On a CPU, torch imported: 230 MB measured, and the rest of the
+# Bytes of a process without any tensor. On a CPU, torch imported: 230 MB measured, and the rest of the
 # program. On a GPU, the driver's context, the libraries' kernels and workspaces, NCCL's buffers: not measured here.
 PROCESS_BYTES = {"cpu": 0.3e9, "cuda": 0.6e9}
-# What is lost of a device's memory: rounding to pages and to the allocator's blocks, holes between them, and what the
+# Share of a device's memory that is lost: rounding to pages and to the allocator's blocks, holes between them, and what the
 # driver keeps (1.3 % of an RTX 3090's memory, 2.2 % of an RTX 2080 Ti's).
 LOST_SHARE = 0.03
 

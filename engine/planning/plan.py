@@ -15,7 +15,7 @@ from quant.registry import FLOAT, smaller_heads, smaller_schemes
 from quant.usage import UsageError
 
 _ENCODED = (128, 512, 1024, 2048)  # tokens whose encoding is predicted
-_MOST_RANKS = 64  # that are proposed
+_MOST_RANKS = 64  # maximum number of ranks in a proposal
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,21 +13,21 @@ from model.checkpoint import compute_dtype
 from model.parallel import SMALL
 from quant.scheme import Scheme
 
-# Of the nominal bandwidth, where weights are read once and in order. The CPU kernels here reach 85 % of what the memory
-# was measured to give, which is less than nominal; llama.cpp is reported at 65-70 % of nominal on a desktop; in float16
-# FasterTransformer reached 56 % on eight A100 with all else that a step does.
+# Share of the nominal bandwidth for weights that are read once and in order. The CPU kernels here reach 85 % of the
+# measured bandwidth, which is less than nominal. llama.cpp is reported at 65-70 % of nominal on a desktop. In float16
+# FasterTransformer reached 56 % on eight A100, all other work of a step included.
 BANDWIDTH_SHARE = 0.7
-# Of the rate at boost clock, over a whole encoding: no card keeps that clock in products, and norms, activations and
-# attention between them run at the memory's speed. Megatron was at 46-56 % on eight A100.
+# Share of the rate at boost clock, over a whole encoding. No card keeps that clock in products, and the norms,
+# activations and attention between them run at the memory's speed. Megatron reached 46-56 % on eight A100.
 RATE_SHARE = 0.5
-# Of a link's nominal rate: packets, and messages that are too short to fill it.
+# Share of a link's nominal rate, which packets and short messages lower.
 LINK_SHARE = 0.7
-# The least time of a kernel, s, from one's start to the next one's: launched by a captured graph or well ahead. From
-# Python alone it is 5 and more, a Triton kernel's 20 and more; on a CPU, an operator's way through the dispatcher.
+# Minimum seconds from the start of a kernel to the next one's, if a captured graph launches it or it is launched ahead.
+# From Python it is 5e-6 or more, a Triton kernel's 20e-6 or more; on a CPU it is an operator's dispatch.
 KERNEL_S = 4e-6
-BLOCK_KERNELS = 40  # of a block, counted in a step of each family: 23 to 48 operators, a quantized product on a GPU two
-STEP_KERNELS = 40  # of a step, outside the blocks
-# Bytes of memory traffic a weight where quant/gpu.py makes float copies (before Ampere, more than 64 rows): int8 codes,
+BLOCK_KERNELS = 40  # kernels of a block: each family has 23 to 48 operators; a quantized product on a GPU is two
+STEP_KERNELS = 40  # kernels of a step outside the blocks
+# Bytes of memory traffic per weight if quant/gpu.py makes float copies (before Ampere, more than 64 rows): int8 codes,
 # float32 and float16, each written and read again.
 _COPIED_BYTES = 14
 

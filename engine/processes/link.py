@@ -90,7 +90,7 @@ class Link:
         self._worked = True
 
     def wait_for_end(self) -> None:
-        # Nothing comes until the supervisor is gone. Rank 0 sees that too, and says goodbye.
+        # Nothing comes until the supervisor is gone. Rank 0 sees that too, and stops the others.
         while self.connection.recv(4096):
             pass
         time.sleep(GOODBYE_S)

@@ -225,7 +225,7 @@ class Codec(Generic[T]):
     """Encodes values of one type, or union, as JSON and decodes them."""
 
     def __init__(self, kind: Any) -> None:
-        # Python's own words for what JSON has no number for: they are refused where they would reach a client.
+        # NaN and infinity in Python's spelling, which JSON lacks. The server refuses them before a client gets them.
         self._adapter: TypeAdapter[T] = TypeAdapter(kind, config=ConfigDict(ser_json_inf_nan="constants"))
 
     def encode(self, value: T) -> bytes:

@@ -34,18 +34,18 @@ from engine.processes.messages import (
 from engine.rank_info import RankInfo
 
 BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
-# Ranks that have been ready for so many seconds are well: the next loss counts as a first one.
+# After so many seconds of readiness the next loss counts as a first one.
 WELL_S = 60.0
-# Losses without an answer in between after which the whole process is given up.
+# Number of losses without an answer between them after which this process gives up.
 GIVEN_UP = 5
-# A rank speaks of its loading when torch is imported, which takes its time on a busy machine.
+# A rank reports its loading after it has imported torch, which is slow on a busy machine.
 START_S = 120.0
-# The first rank to be lost takes others with it: so long they are asked for their part of the story.
+# Seconds to collect the other ranks' reasons after the first loss, which often ends them too.
 GATHER_S = 0.3
 EXIT_S = 1.0  # for a process to be over when its line is closed
 STACKS_S = 0.2  # for ranks to write their stacks
 END_S = 2.0  # for ranks to end by themselves
-# Ranks on one machine have no business with others.
+# Bind gloo and NCCL to loopback if all ranks are on this machine.
 LOCAL = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
 
@@ -106,7 +106,7 @@ class Supervisor:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        await self._end()  # where the task was doing so and has been interrupted
+        await self._end()  # if the interrupted task was ending them
         self._state = ("stopped", "stopped")
 
     @property
@@ -152,7 +152,7 @@ class Supervisor:
         while self._state[0] != "failed":
             try:
                 await self._live()
-            except Exception as error:  # a slip of ours: without this task all would wait for ever
+            except Exception as error:  # a fault of ours: without this task all would wait for ever
                 self._tell([Lost("supervisor", f"the supervisor failed: {reason_of(error)}")])
             if self._state[0] != "failed":
                 await asyncio.sleep(self.backoff_s[min(self._losses, len(self.backoff_s)) - 1])
@@ -177,7 +177,7 @@ class Supervisor:
         """No more work for these ranks; what is in flight ends at once."""
         if self._state[0] == "failed":
             return
-        # What a rank says of its own failure explains what became of the others.
+        # A rank's own reason explains the losses of the others.
         told = [error for error in lost if error.reason == "load"] or lost
         detail = "; ".join(dict.fromkeys(map(str, told)))
         if not self._has_served or self.rank_info is not None:
@@ -221,7 +221,7 @@ class Supervisor:
 
     def _environment(self) -> dict[str, str]:
         local = LOCAL if self.rank_info is None and self.config.tp > 1 else {}
-        # Whatever a rank starts imports as little from the current folder as the rank itself.
+        # Child processes of a rank must not import from the current folder either.
         return {**os.environ, "PYTHONSAFEPATH": "1", **local}
 
     async def _watch(self, link: "Link") -> None:
@@ -273,7 +273,7 @@ class Supervisor:
                 link.signal(signal.SIGKILL)
         ends = [asyncio.create_task(link.process.wait()) for link in links]
         if ends:
-            # The closed line tells a rank to go; one that hangs or is stopped does not hear it.
+            # The closed line ends a rank, unless the rank hangs or is stopped.
             await asyncio.wait(ends, timeout=END_S)
             for link in links:
                 link.signal(signal.SIGKILL)

@@ -49,7 +49,7 @@ from model.parallel import ALONE
 # Regular expressions being compiled at a time, each in a process of its own, and requests that may wait for one.
 COMPILERS = 2
 MAX_COMPILING = 16
-# Characters that are tokenized in a thread of their own: megabytes take a second, which nobody else is to wait for.
+# Longer texts are tokenized in a thread: megabytes take a second, and other requests must not wait.
 LONG = 1 << 15
 
 
@@ -63,8 +63,8 @@ class Worker:
         self.inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._compilers = ThreadPoolExecutor(COMPILERS)
         self._tokenizers = ThreadPoolExecutor(1)
-        self._aside: dict[str, bool] = {}  # requests that are prepared elsewhere, and whether a pattern is compiled
-        self._lock = threading.Lock()  # of what is aside, and of the inbox as far as that goes there
+        self._aside: dict[str, bool] = {}  # requests prepared in other threads → whether a pattern is compiled
+        self._lock = threading.Lock()  # guards _aside, and what its threads put into the inbox
 
     def run(self) -> None:
         """Serves until the supervisor is gone."""
@@ -211,7 +211,7 @@ class Worker:
         try:
             job = self.engine.prepare(request, request_id)
             with self._lock:
-                # One that was cancelled meanwhile is not to begin.
+                # A request that was cancelled meanwhile must not begin.
                 if not aside or request_id in self._aside:
                     self.inbox.put(("job", (job, request)))
                 else:
@@ -254,7 +254,7 @@ class Rank:
             serve()
         except Exception as error:
             traceback.print_exc()
-            # Its text may have addresses and paths, which are nobody else's business.
+            # Its text may contain addresses and paths, which clients must not see.
             self.link.send(Raised(type(error).__name__))
             return 1
         return 0
@@ -278,7 +278,7 @@ class Rank:
         return Worker(self.link, engine, channel).run
 
     def _settle(self) -> None:
-        # What is there by now stays: to look through all of it for garbage would hold up a step for 0.1 s and more.
+        # The loaded objects stay. A garbage collection over all of them would delay a step by 0.1 s or more.
         gc.collect()
         gc.freeze()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from quant.usage import UsageError
 
 _LETTERS = {"A": "start", "z": "end", "Z": "end", "b": "boundary", "B": "boundary"}
-# What the compiler does not take, by how it begins.
+# Constructs that the compiler does not support, by their beginning.
 _UNKNOWN = {
     "(?=": "look-ahead",
     "(?!": "look-ahead",

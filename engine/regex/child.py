@@ -25,7 +25,7 @@ MAX_STATES = 8_000
 # Stands before the pattern: with nothing before it, outlines-core takes no pattern that looks at the end. Behind the
 # end of a line a line begins, as at the start of a text.
 _FIRST = ord("\n")
-# What outlines-core says would quote the pattern.
+# outlines-core's own message would quote the pattern.
 _REASONS = {
     "word boundaries": "a word boundary must be of ASCII words, (?-u:\\b)",
     "no transitions": "a part of it matches no text, such as what stands behind a $ or in an empty class",

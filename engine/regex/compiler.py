@@ -17,7 +17,7 @@ from engine.requests import JsonSchema, Regex, RequestError, regex_param
 
 PATTERN_S = 2  # of a processor, for one pattern
 REQUEST_S = 4.0  # of a processor, for all patterns of a request
-# Of the clock, for all patterns of a request: where the processors are busy each gets its own time nevertheless.
+# Clock seconds for all patterns of a request, so that each gets its processor time on a busy machine.
 CLOCK_S = 6.0
 _SPENT = struct.Struct("=d")
 
@@ -41,7 +41,7 @@ def compile_regex(pattern: Regex, allowance: Allowance | None = None) -> Automat
     if left.processor_s <= 0:
         raise RequestError(f"the patterns take more than {REQUEST_S:g} s of a processor to compile", param)
     seconds = min(PATTERN_S, math.ceil(left.processor_s))
-    # -P: the folder that a server stands in is nowhere to import from.
+    # -P: never import from the current folder.
     command = [sys.executable, "-P", "-m", "engine.regex.child", str(seconds), param]
     text = pattern.text if isinstance(pattern, JsonSchema) else pattern
     clock_s = left.until - time.monotonic()

@@ -150,7 +150,7 @@ class Scheduler:
         budget = self.max_batch_tokens
         for sequence in list(self.running):
             if sequence.status != "running":
-                continue  # preempted below
+                continue  # it was preempted below
             rows = sequence.pending
             if not rows or (rows > budget and chosen):
                 continue
@@ -165,14 +165,14 @@ class Scheduler:
                 budget -= rows
         encode = self._admit_waiting(chosen, budget)
         while not chosen and self.running and not all(s.is_idle for s in self.waiting):
-            # All that run wait for results of those that have no room.
+            # All running sequences wait for results of waiting ones.
             self._preempt(next(reversed(self.running)))
             encode = self._admit_waiting(chosen, budget)
         rows_of = [self._context_rows(c) for c in encode] + [self._sequence_rows(s) for s in chosen]
         for sequence in chosen:
             sequence.computed = sequence.answered = len(sequence.token_ids)
         copies: tuple[tuple[int, int], ...] = ()
-        if rows_of:  # nothing is run without rows
+        if rows_of:  # a batch without rows does not run
             copies, self._copies = tuple((source, target) for target, source in self._copies.items()), {}
         prefixes, self._prefix_copies = self._prefix_copies, []
         return Batch(tuple(rows_of), copies, tuple(prefixes)), list(chosen)
@@ -253,7 +253,7 @@ class Scheduler:
                         budget += victim.pending
                     self._stop(victim)
                     self.preemptions += 1
-                    # It goes on behind the one that it made way for.
+                    # It waits behind the sequence that it made room for.
                     victim.rank = max(victim.rank, sequence.rank)
                     stopped.append(victim)
                 if victims:
@@ -262,7 +262,7 @@ class Scheduler:
                 held_up.add(context.tenant)
                 least = min(least, own)
                 if not least:
-                    break  # every other one needs more than nothing
+                    break  # every further sequence needs a block
                 continue
             self._start(sequence)
             started.add(sequence)

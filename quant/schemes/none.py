@@ -29,7 +29,7 @@ class Float(HeadScheme):
 
     @classmethod
     def kernels(cls) -> str:
-        return "torch linear in float32, rows padded to 16 so that bits do not depend on the batch"
+        return "torch in float32; rows are padded to 16, so that bits do not depend on the batch"
 
     def tensors(self, out_features: int, in_features: int) -> Stored:
         return {"weight": ((out_features, in_features), self.dtype)}

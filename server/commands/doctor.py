@@ -27,9 +27,9 @@ def doctor(as_json: AsJson = False) -> None:
         "gpus": _gpus(),
         "kernels": {
             **{name: scheme_class(name).kernels() for name in scheme_names()},
-            "attention": f"over cache blocks in place, {cpu.variant()}"
+            "attention": f"{cpu.variant()} kernels, which read cache blocks in place"
             if cpu.variant()
-            else "torch over gathered blocks",
+            else "torch, on copies of the cache blocks",
             "variants": cpu.kernels().supported(),
         },
     }

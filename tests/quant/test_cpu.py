@@ -434,7 +434,7 @@ def test_the_environment_chooses_a_variant(monkeypatch: pytest.MonkeyPatch, vari
 @pytest.mark.parametrize("asked", ["avx9", "AVX2", "avx2 ", "none"])
 def test_an_unknown_variant_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     monkeypatch.setenv(cpu.CHOICE, asked)
-    expected = f"GLM_INFILL_CPU_KERNEL={asked}: this machine has {', '.join([*KERNELS, 'torch'])}"
+    expected = f"GLM_INFILL_CPU_KERNEL={asked}: this machine can run {', '.join([*KERNELS, 'torch'])}"
     for refused in (cpu.variant, cpu.describe, lambda: Int8().pack(Int8().quantize(torch.ones(2, 2)))):
         with pytest.raises(UsageError, match="GLM_INFILL_CPU_KERNEL=") as error:
             refused()
