@@ -76,7 +76,9 @@ class FillJob:
             for number, blanks in enumerate(sample.answers):
                 tokens = sum(b.num_tokens for b in blanks)
                 self.counts.generated_tokens += tokens
-                self.job_context.work.generated_tokens += tokens if number else 0  # those of the first are counted
+                if number:  # what there is of the first one came as it was found
+                    self.job_context.work.generated_tokens += tokens
+                    events += self._stream_other(sample, number, blanks) if self.fill.stream else []
                 events.append(ResultDone(self.id, sample.result(number)))
         if ended and all(s.done for s in self.samples):
             events.append(Done(self.id, self.counts.usage()))
@@ -90,22 +92,31 @@ class FillJob:
             for search in sample.searches.values():
                 self.job_context.work.generated_tokens += search.reached
 
-    def _stream(self, sample: Sample, blank: BlankFill) -> list[Event]:
+    def _stream_other(self, sample: Sample, number: int, blanks: list[BlankFill]) -> list[Event]:
+        """All of one more answer of a search."""
+        events: list[Event] = []
+        if self.fill.echo:
+            events.append(Echoed(self.id, sample.index + number, sample.input_index, sample.echo()))
+        for blank in blanks:
+            events += self._stream(sample, blank, number)
+        return events
+
+    def _stream(self, sample: Sample, blank: BlankFill, number: int = 0) -> list[Event]:
         events: list[Event] = []
         text = blank.fresh_text()
         if text:
-            events.append(self._delta(sample, blank, text))
+            events.append(self._delta(sample, blank, text, number))
         if blank.finish_reason is not None:
-            events.append(BlankDone(self.id, sample.index, sample.input_index, sample.filled(blank)))
+            events.append(BlankDone(self.id, sample.index + number, sample.input_index, sample.filled(blank)))
         return events
 
-    def _delta(self, sample: Sample, blank: BlankFill, text: str) -> BlankDelta:
+    def _delta(self, sample: Sample, blank: BlankFill, text: str, number: int) -> BlankDelta:
         first, last = blank.sent_tokens, blank.num_shown
         fresh, tokenizer = blank.tokens[first:last], self.job_context.tokenizer
         with_top = self.fill.logprobs is not None
         delta = BlankDelta(
             self.id,
-            sample.index,
+            sample.index + number,
             sample.input_index,
             blank.index,
             text,

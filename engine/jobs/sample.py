@@ -111,8 +111,9 @@ class Sample:
             blank.finish_reason = "length"
             step.finish(sequence)
             return [blank]
-        sequence.output, sequence.targets = self._output(blank.index), []
+        sequence.output, sequence.targets = "token", []
         sequence.push(blank.begun[-1], *self.places[blank.index].place(len(blank.begun)))
+        self._seek(sequence, blank.index)
         return []
 
     def take_token(self, view: SchedulerView, sequence: Sequence, blank: BlankFill, logprobs: Row, step: Step) -> None:
@@ -278,11 +279,16 @@ class Sample:
             # Of a prompt that is scored the last token is not pushed yet.
             unread = self.blanks[index].begun[-1:] if sequence.output == "scores" else ()
             sampler.read((*sequence.context.token_ids, *sequence.token_ids, *unread))
+        if sequence.output == "scores":  # of what the blank begins with, before it is filled
+            sequence.owner = Writing(self, self.blanks[index])
+        else:
+            self._seek(sequence, index)
+
+    def _seek(self, sequence: Sequence, index: int) -> None:
+        """Fills a blank from the last row of a sequence: token by token, or by a search."""
         search = self._search(index)
         if search is None:
-            sequence.owner = Writing(self, self.blanks[index])
-            if sequence.output != "scores":
-                sequence.output = self._output(index)
+            sequence.owner, sequence.output = Writing(self, self.blanks[index]), self._output(index)
             return
         self.searches[index] = search
         sequence.owner = Searching(self, search)
@@ -291,7 +297,7 @@ class Sample:
     def _search(self, index: int) -> Search | None:
         """What finds a blank's fill; None where it is written token by token."""
         choices = self._choices_of(index)
-        if choices is None and self.fill.num_beams == 1:
+        if (choices is None and self.fill.num_beams == 1) or not self.blanks[index].max_tokens:
             return None
         keep = bool(self.queue) and self.strategy == "append"
         blank, place, sampler = self.blanks[index], self.places[index], self.samplers[index]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from engine.events import ModelCard
-from engine.requests import Fill, Regex, RequestError, Sampling, Segments, Tokens
+from engine.requests import Fill, Regex, RequestError, Sampling, Segments, Tokens, member
 from server.exchange.bodies import (
     INT32,
     Lenient,
@@ -60,10 +60,11 @@ class FillMaskRequest(Lenient):
         texts, top_k = self.texts, self.parameters.top_k
         at_most("inputs", len(texts), limits.inputs, "texts")
         at_most("targets", len(self.targets), limits.choices, "strings")
-        for text in texts:
-            if not count_blanks(text):
-                raise RequestError(f"inputs has no mask; this model has {', '.join(card.masks)}", "inputs")
-            at_most("inputs", count_blanks(text), limits.blanks, "masks")
+        for number, text in enumerate(texts):
+            with member("input", number, len(texts)):
+                if not count_blanks(text):
+                    raise RequestError(f"inputs has no mask; this model has {', '.join(card.masks)}", "inputs")
+                at_most("inputs", count_blanks(text), limits.blanks, "masks")
         at_most("top_k", sum(map(count_blanks, texts)) * top_k, MOST_CANDIDATES, "candidates for all masks")
         length = 1 if card.masked else min(limits.max_tokens, card.max_span)
         fill = Fill(texts, (length,), strategy="parallel", timeout_s=limits.timeout_s)

@@ -122,9 +122,7 @@ def _take(edit: Edit, event: Event, indent: int, limit_ms: int) -> None:
     if isinstance(event, BlankDelta):
         is_late = 0 < limit_ms < 1e3 * (edit.ended - edit.first)
         completion.add(event.text, event.token_ids, indent, is_late)
-        found = of_delta(event)
-        is_cut = completion.ended
-        completion.probabilities += _inside(completion.text, event.text_offsets, found) if is_cut else found
+        completion.probabilities += _inside(completion.text, event.text_offsets, of_delta(event))
     else:
         blank = event.blank
         completion.token_ids, completion.has_end = list(blank.token_ids), blank.end_token is not None

@@ -104,7 +104,8 @@ class EditEvents:
         self.body = body
         self.edit = edit
         self.fields = fields
-        self._sent = dict.fromkeys(range(body.n_cmpl), (0, 0))  # characters and tokens of those that go on
+        # Characters, tokens and probabilities of those that go on.
+        self._sent = dict.fromkeys(range(body.n_cmpl), (0, 0, 0))
 
     def whole(self, index: int, **changes: Any) -> dict[str, Any]:
         """The answer of one completion, with the requested fields."""
@@ -114,8 +115,8 @@ class EditEvents:
     def event(self, event: Event) -> bytes:
         if not isinstance(event, BlankDelta | BlankDone) or event.index not in self._sent:
             return b""
-        completion, (chars, tokens) = self.edit.completions[event.index], self._sent[event.index]
-        self._sent[event.index] = len(completion.text), len(completion.token_ids)
+        completion, (chars, tokens, probabilities) = self.edit.completions[event.index], self._sent[event.index]
+        self._sent[event.index] = len(completion.text), len(completion.token_ids), len(completion.probabilities)
         piece = {
             "index": event.index,
             "content": completion.text[chars:],
@@ -126,8 +127,8 @@ class EditEvents:
             "tokens_evaluated": self.edit.usage.prompt_tokens,
         }
         if self.body.n_probs:
-            piece["completion_probabilities"] = completion.probabilities[tokens:]
-        sent = data(piece) if piece["content"] or piece["tokens"] else b""
+            piece["completion_probabilities"] = completion.probabilities[probabilities:]
+        sent = data(piece) if piece["content"] or piece["tokens"] or piece.get("completion_probabilities") else b""
         if completion.ended:
             del self._sent[event.index]
             completion.probabilities = []  # as in llama.cpp the pieces have them

@@ -6,13 +6,19 @@ from pydantic import Field
 
 from engine.events import ModelCard
 from engine.requests import Fill
-from server.exchange.bodies import INT32, Lenient, Number, Positive, String, at_most
+from server.exchange.bodies import INT32, Number, Positive, String, at_most
 from server.exchange.prompt import most_tokens, part_a
+from server.exchange.refusals import check_refused, refusing
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
 
+# Of Mistral's chats and of other routes; they say what the text must be.
+Refused = refusing(
+    "RefusedFills", "guided_choice", "guided_json", "guided_regex", "response_format", "structured_outputs"
+)
 
-class FimRequest(SamplingFields, Lenient):
+
+class FimRequest(SamplingFields, Refused):  # type: ignore[misc, valid-type]
     """The body of `POST /v1/fim/completions`."""
 
     model: String | None = None
@@ -34,6 +40,7 @@ class FimRequest(SamplingFields, Lenient):
         It lowers a length that is too great to the limit, since an editor knows no limit. Raises RequestError for other
         values over a limit, and for blanks that the model cannot fill.
         """
+        check_refused(self, Refused)
         length = most_tokens(self.max_tokens, limits, card)
         at_most("min_tokens", self.min_tokens, length)
         at_most("top_logprobs", self.top_logprobs, limits.logprobs)

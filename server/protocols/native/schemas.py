@@ -145,11 +145,16 @@ class InfillRequest(SamplingFields, Work):
             with member("input", number, len(inputs)):
                 at_most("text" if self.segments is None else "segments", count_blanks(text), limits.blanks, "blanks")
         at_most("n", self.n, limits.n)
-        at_most("max_tokens", max(max_tokens), limits.max_tokens)
+        for number, value in enumerate(max_tokens):
+            with member("blank", number, len(max_tokens)):
+                at_most("max_tokens", value, limits.max_tokens)
         for param, numbers in (("max_tokens", max_tokens), ("min_tokens", min_tokens)):
             at_most(param, len(numbers), limits.blanks, "items")
-        if any(low > high for low, high in _aligned(min_tokens, max_tokens)):
-            raise RequestError("min_tokens is above max_tokens", "min_tokens")
+        pairs = [*_aligned(min_tokens, max_tokens)]
+        for number, (low, high) in enumerate(pairs):
+            with member("blank", number, len(pairs)):
+                if low > high:
+                    raise RequestError("min_tokens is above max_tokens", "min_tokens")
         at_most("segments", len(self.segments or ()), limits.segments, "segments")
         at_most("order", 0 if isinstance(self.order, str) else len(self.order), limits.blanks, "items")
         at_most("num_beams", self.num_beams, limits.num_beams)

@@ -1,4 +1,4 @@
-"""The constraints on a completion's text, with the fields of OpenAI and of several versions of vLLM."""
+"""The constraints on a completion's text, with the fields of OpenAI, of several versions of vLLM, and of SGLang."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ class StructuredOutputs(Lenient):
     grammar: Any = None
     structural_tag: Any = None
     whitespace_pattern: Any = None
+    disable_any_whitespace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,12 @@ class ConstraintFields(Lenient):
     guided_json: Schema | String | None = None
     guided_regex: String | None = None
     guided_choice: Annotated[list[Choice], Field(min_length=1)] | None = None
+    regex: String | None = None
+    json_schema: Schema | String | None = None
 
     def constraint(self, limits: Limits) -> Constraint | None:
         """The only constraint; None if there is none. Raises RequestError for several, and for an unsupported one."""
-        found = [*self._formatted(limits), *self._structured(limits), *self._guided(limits)]
+        found = [*self._formatted(limits), *self._structured(limits), *self._guided(limits), *self._plain(limits)]
         if len(found) > 1:
             fields = " and ".join(constraint.field for constraint in found)
             raise RequestError(f"only one of {fields} may be given", found[1].field)
@@ -82,7 +85,7 @@ class ConstraintFields(Lenient):
         given, field = self.structured_outputs, "structured_outputs"
         if given is None:
             return
-        for name in ("grammar", "structural_tag", "whitespace_pattern"):
+        for name in ("grammar", "structural_tag", "whitespace_pattern", "disable_any_whitespace"):
             if getattr(given, name):
                 raise RequestError(f"{field}.{name} is not supported", f"{field}.{name}", "unsupported")
         if given.json_ is not None:
@@ -97,6 +100,12 @@ class ConstraintFields(Lenient):
             yield Constraint("guided_json", schema_of("guided_json", self.guided_json, limits))
         yield from _pattern("guided_regex", self.guided_regex, limits)
         yield from _choice("guided_choice", self.guided_choice, limits)
+
+    def _plain(self, limits: Limits) -> Iterator[Constraint]:
+        """SGLang's, of which llama.cpp has the second too."""
+        yield from _pattern("regex", self.regex, limits)
+        if self.json_schema is not None:
+            yield Constraint("json_schema", schema_of("json_schema", self.json_schema, limits))
 
 
 def _pattern(field: str, regex: str | None, limits: Limits) -> Iterator[Constraint]:

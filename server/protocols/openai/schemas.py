@@ -48,11 +48,12 @@ class StreamOptions(Lenient):
     include_usage: bool = False
 
 
-# vLLM's that promise something about the answer which is not to be had here.
+# vLLM's and SGLang's that promise something about the answer which is not to be had here, and other routes' names of
+# what this one has by its own.
 Refused = refusing(
-    "RefusedFields", "allowed_token_ids", "bad_words", "guided_grammar", "guided_whitespace_pattern",
-    "logprob_token_ids", "logits_processors", "prompt_embeds", "prompt_logprobs", "repetition_detection",
-    "return_token_ids",
+    "RefusedFields", "allowed_token_ids", "bad_words", "choices", "ebnf", "grammar", "guided_grammar",
+    "guided_whitespace_pattern", "logprob_token_ids", "logits_processors", "max_completion_tokens", "prompt_embeds",
+    "prompt_logprobs", "repetition_detection", "return_token_ids", "structural_tag",
 )  # fmt: skip
 
 

@@ -45,12 +45,13 @@ async def rerank(request: Request, service: Annotated[Service, Depends(service_o
     outcomes = await complete_all(service, request, streams, "document")
     found = [_result(index, body, results[0]) for index, (results, _) in enumerate(outcomes)]
     found.sort(key=lambda result: -result["relevance_score"])
-    num_tokens = sum(done.usage.prompt_tokens for _, done in outcomes)
+    usages = [done.usage for _, done in outcomes]
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
     return Answer(
         {
             "id": work_id,
             "model": adapter or engine.card.name,
-            "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+            "usage": {name: sum(getattr(usage, name) for usage in usages) for name in counts},
             "results": found[: body.top_n or None],
         }
     )

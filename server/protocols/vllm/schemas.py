@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag
 
 from engine.requests import RequestError, Score, Segments, Tokens
 from server.exchange.bodies import Lenient, Number, String, at_most, split
+from server.exchange.refusals import check_refused, refusing
 from server.settings import Limits
 
 IdsOrText = Annotated[
@@ -65,7 +66,11 @@ Documents = Annotated[
 ]
 
 
-class RerankRequest(Lenient):
+# A text that is too long is refused, not cut.
+Refused = refusing("RefusedCuts", "max_tokens_per_doc", "max_chunks_per_doc", "truncate_prompt_tokens")
+
+
+class RerankRequest(Refused):  # type: ignore[misc, valid-type]
     """The body of `POST /rerank`, as vLLM, Jina and Cohere have it."""
 
     model: String | None = None
@@ -83,6 +88,7 @@ class RerankRequest(Lenient):
     def scores(self, limits: Limits) -> list[Score]:
         """A request for the engine for each document: how probable the query is behind it, on a line of its own.
         Raises RequestError for what is over a limit."""
+        check_refused(self, Refused)
         at_most("documents", len(self.texts), limits.inputs, "documents")
         if not self.query:
             raise RequestError("query is empty", "query")

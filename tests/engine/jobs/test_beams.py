@@ -11,7 +11,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.events import Failed, ResultDone
+from engine.events import BlankDelta, BlankDone, Echoed, Failed, ResultDone
 from engine.requests import Fill, RequestError, Sampling, Score, Tokens
 from tests.answers import wire
 from tests.engine.jobs.test_choices import ONE
@@ -118,6 +118,38 @@ def test_parallel_blanks_have_several_fills_each(engine: Engine) -> None:
     engine.scheduler.check()
     with pytest.raises(RequestError, match="strategy parallel"):
         engine.run(replace(fill, strategy="append"))
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("size", [0, 3])
+def test_beams_go_on_from_a_scored_prompt_as_from_one_that_is_read(engine: Engine, size: int, penalty: float) -> None:
+    tokenizer = engine.tokenizer
+    prompt = tuple(tokenizer.encode(" the old cat"))[:size]
+    drawn = Sampling(rules={"repetition_penalty": penalty} if penalty != 1 else {})
+    scored = Fill(((Tokens(prompt),),), (4,), sampling=drawn, n=2, num_beams=3, echo=True, logprobs=1)
+    read = replace(scored, inputs=((Tokens((tokenizer.special["gmask"], tokenizer.sop, *prompt)),),), echo=False)
+    (plain,) = results(engine.run(replace(scored, max_tokens=(0,))))
+    for one, other in zip(results(engine.run(scored)), results(engine.run(read)), strict=True):
+        assert one["blanks"][0]["token_ids"] == other["blanks"][0]["token_ids"]
+        assert one["blanks"][0]["token_logprobs"] == pytest.approx(other["blanks"][0]["token_logprobs"], abs=1e-5)
+        assert one["echo"] == plain["echo"]
+        assert len(plain["echo"]["token_ids"]) == size
+
+
+@pytest.mark.parametrize(("text", "more"), [(ONE, {}), (TWO, {"strategy": "parallel"}), ("", {"echo": True})])
+def test_a_stream_has_every_answer(engine: Engine, text: str, more: dict[str, Any]) -> None:
+    prompt = Tokens(tuple(engine.tokenizer.encode(" the old cat")))
+    inputs = ((prompt,) if not text else segments(text),)
+    fill = Fill(inputs, (4,), n=3, num_beams=3, stream=True, **more)
+    events = list(engine.run(fill))
+    for number, result in enumerate(results(engine.run(replace(fill, stream=False)))):
+        for blank in result["blanks"]:
+            deltas = [e for e in events if isinstance(e, BlankDelta) and (e.index, e.blank) == (number, blank["index"])]
+            assert "".join(e.text for e in deltas) == blank["text"]
+            assert [i for e in deltas for i in e.token_ids] == blank["token_ids"]
+            done = [e for e in events if isinstance(e, BlankDone) and e.index == number]
+            assert [wire(e.blank) for e in done if e.blank.index == blank["index"]] == [blank]
+        assert [e.index for e in events if isinstance(e, Echoed)] == ([0, 1, 2] if fill.echo else [])
 
 
 def test_stop_strings_end_a_hypothesis(engine: Engine) -> None:

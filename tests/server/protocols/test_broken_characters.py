@@ -75,6 +75,19 @@ def test_bytes_of_llama_cpp_s_probabilities_are_the_tokens_own(ask: Any, stream:
     assert bytes(b for entry in found for b in entry["bytes"]).decode() == "".join(part["content"] for part in parts)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_token_behind_a_stop_string_has_no_probability_in_a_stream_either(ask: Any, stream: bool) -> None:
+    """llama.cpp leaves it out (tools/server/server-context.cpp, send_final_response). The half character is told with
+    the token that shows that it is broken."""
+    comma = 259
+    body = {"prompt": ["And he said", HALF], "n_predict": 4, "temperature": 0, "n_probs": 1, "stop": [","]}
+    response = ask("/completion", **body, logit_bias=[[comma, 100]], stream=stream)
+    parts = events(response) if stream else [response.json()]
+    assert "".join(part["content"] for part in parts) == "\ufffd"
+    assert parts[-1]["stop_type"] == "word"
+    assert [entry["id"] for part in parts for entry in part.get("completion_probabilities", [])] == []
+
+
 def test_stop_strings_wait_for_the_minimum(ask: Any) -> None:
     body = {**ASKED, "max_tokens": 8, "stop": ["unto"]}
     early = ask("/v1/completions", **body).json()["choices"][0]

@@ -78,6 +78,7 @@ def test_the_page_is_still_at_the_root(client):
     ("body", "error"),
     [
         ({"inputs": "[MASK]", "parameters": {"top_k": 0}}, {"error": f"parameters.top_k: {LEAST}equal to 1"}),
+        ({"inputs": ["[MASK]", "a"]}, {"error": "input 1: inputs has no mask; this model has [MASK], [gMASK]"}),
         ({"inputs": ["a"]}, {"error": "inputs has no mask; this model has [MASK], [gMASK]"}),
         ({"inputs": "[MASK]", "parameters": {"top_k": 17}}, {"error": "top_k is 17; the limit is 16"}),
         ({"inputs": "a", "parameters": {"seed": -1}}, {"error": f"parameters.seed: {LEAST}equal to 0", **WRONG}),

@@ -113,6 +113,21 @@ def test_nan_never_reaches_a_client(client, engine, refused, number):
     refused(client.post("/v1/infill", json={"text": "a"}), 500)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_tokens": [2, 1025]}, "blank 1: max_tokens is 1025; the limit is 1024"),
+        ({"max_tokens": [2, 2], "min_tokens": [1, 3]}, "blank 1: min_tokens is above max_tokens"),
+        ({"max_tokens": 2, "min_tokens": [1, 3]}, "blank 1: min_tokens is above max_tokens"),
+        ({"max_tokens": 1025}, "max_tokens is 1025; the limit is 1024"),
+    ],
+)
+def test_a_length_that_is_wrong_for_one_blank_names_it(client, refused, fields, message):
+    param = "min_tokens" if "min_tokens" in message else "max_tokens"
+    error = refused(client.post("/v1/infill", json={"text": "[MASK] and [MASK]", **fields}), 400, param)
+    assert error["message"] == message
+
+
 @pytest.mark.parametrize(("field", "code"), [("model", "model_not_found"), ("adapter", "adapter_not_found")])
 def test_unknown_names_are_404(client, refused, field, code):
     error = refused(client.post("/v1/infill", json={"text": "a", field: "other"}), 404, field)

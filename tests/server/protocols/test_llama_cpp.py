@@ -157,8 +157,8 @@ def test_probabilities_come_with_what_they_are_of(client, engine):
     assert engine.asked[0].logprobs == 1
 
     async def script(request, work_id):
-        for token_id, token in ((7, "o"), (8, "t")):
-            yield BlankDelta(work_id, 0, 0, 0, token, [token_id], [-1.0], [token], [TOP])
+        for at, (token_id, token) in enumerate(((7, "o"), (8, "t"))):
+            yield BlankDelta(work_id, 0, 0, 0, token, [token_id], [-1.0], [token], [TOP], [at])
         yield done(work_id, 0)
         yield Done(work_id, USAGE)
 

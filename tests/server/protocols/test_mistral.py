@@ -116,6 +116,7 @@ def test_log_probabilities_are_in_the_form_of_a_chat(client):
         ({**BODY, "random_seed": -1}, "random_seed"),
         ({**BODY, "max_tokens": 3, "min_tokens": 4}, "min_tokens"),
         ({**BODY, "top_logprobs": 21}, "top_logprobs"),
+        ({**BODY, "response_format": {"type": "json_object"}}, "response_format"),
         ({"prompt": "[MASK] and [MASK]"}, "prompt"),
     ],
 )

@@ -190,7 +190,12 @@ BYTES = st.lists(st.one_of(st.sampled_from(HALVES), st.integers(0, 255)), min_si
     path=st.sampled_from(["/v1/completions", "/beta/completions"]),
     prompt=st.one_of(TEXTS, BYTES),
     more=st.fixed_dictionaries(
-        {"n": st.integers(1, 2), "echo": st.booleans(), "logprobs": st.sampled_from([None, 0, 2])}
+        {
+            "n": st.integers(1, 2),
+            "echo": st.booleans(),
+            "logprobs": st.sampled_from([None, 0, 2]),
+            "use_beam_search": st.booleans(),
+        }
     ),
 )
 @example(
@@ -198,6 +203,12 @@ BYTES = st.lists(st.one_of(st.sampled_from(HALVES), st.integers(0, 255)), min_si
     path="/v1/completions",
     prompt=[0xF0, 0x9F],
     more={"n": 1, "echo": True, "logprobs": 1},
+)
+@example(
+    drawn={"max_tokens": 3, "min_tokens": 0, "temperature": 0, "seed": 0, "stop": [], "halves": 0, "ends": 0},
+    path="/v1/completions",
+    prompt="ab",
+    more={"n": 2, "echo": True, "logprobs": 1, "use_beam_search": True},
 )
 @steady
 def test_openai(world: World, drawn: dict[str, Any], path: str, prompt: str | list[int], more: dict[str, Any]) -> None:
@@ -298,7 +309,7 @@ def test_mistral_s_and_ollama_s_fills(
     texts=st.lists(TEXTS, min_size=2, max_size=3),
     more=st.sampled_from(
         [{}, {"n": 2}, {"strategy": "parallel"}, {"order": "confident"}, {"choices": ["é the", "\ufffd", " a"]},
-         {"num_beams": 2, "temperature": 0}]
+         {"num_beams": 2, "temperature": 0}, {"num_beams": 2, "n": 2, "temperature": 0, "strategy": "parallel"}]
     ),
 )  # fmt: skip
 @steady

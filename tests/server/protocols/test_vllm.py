@@ -65,6 +65,7 @@ def test_a_score_is_the_first_label_s_share_or_its_probability(client, engine):
         (("/rerank", {"query": "a", "documents": ["a"] * 65}), "documents"),
         (("/v1/rerank", {"query": "a", "documents": [{"txt": "a"}]}), "documents.0.text"),
         (("/v1/rerank", {"query": "a", "documents": ["a"], "top_n": -1}), "top_n"),
+        (("/v1/rerank", {"query": "a", "documents": ["a"], "truncate_prompt_tokens": 9}), "truncate_prompt_tokens"),
         (("/v1/rerank", {"query": "a", "documents": ["a"], "model": "other"}), "model"),
     ],
 )
@@ -88,7 +89,7 @@ def test_documents_are_ranked_by_the_likelihood_of_the_query(client, engine, pat
     answer = client.post(path, json=body).json()
     assert [(r["index"], r["document"]["text"]) for r in answer["results"]] == [(1, "near"), (2, "next")]
     assert [r["relevance_score"] for r in answer["results"]] == [math.exp(-2), math.exp(-4)]
-    assert answer["usage"] == {"prompt_tokens": 15, "total_tokens": 15}
+    assert answer["usage"] == {"prompt_tokens": 15, "completion_tokens": 6, "total_tokens": 21}
     assert engine.asked[0] == Score(context=("far\n",), targets=("q",), priority="interactive", timeout_s=600.0)
     short = client.post(path, json={**body, "return_documents": False, "top_n": None}).json()["results"]
     assert [set(r) for r in short] == [{"index", "relevance_score", "glm"}] * 3
