@@ -51,7 +51,7 @@ class Engine:
         channel: Channel | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Loads what it is not given; `channel` leads to the other ranks of a divided model, `now` gives seconds."""
+        """Loads the parts that are not given. `channel` leads to the other ranks; `now` gives seconds."""
         if loaded is None:
             prepare(config)
             loaded = load_runner(config, checkpoint)
@@ -268,7 +268,7 @@ class Engine:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A job and what the engine keeps of it."""
+    """A job and the engine's data about it."""
 
     job: Job
     view: SchedulerView

@@ -46,7 +46,7 @@ def _free_in_groups(proc: Path, groups: Path) -> int | None:
 
 
 class _Names(NamedTuple):
-    """What version 2 or 1 of control groups calls them."""
+    """The names of version 2 or 1 of control groups."""
 
     limit: str
     used: str

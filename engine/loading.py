@@ -145,8 +145,10 @@ def _read_adapters(config: EngineConfig, loaded: Loaded) -> None:
 
 @contextmanager
 def _in_memory(device: str, told: Callable[[int | None], str]) -> Iterator[int | None]:
-    """Gives the bytes that are free on a device. Raises UsageError where they are not enough for what is made in it, in
-    the words of `told`."""
+    """A context that yields the free bytes of a device.
+
+    Raises UsageError, with the text of `told`, if memory runs out in it.
+    """
     free = free_on(device)
     try:
         yield free

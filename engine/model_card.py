@@ -45,7 +45,7 @@ def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> Mod
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    """Names by what clients call the tokens: a text begins with the start of a span, and ends with its end."""
+    """Special tokens by clients' names: bos is the start of a span, eos its end."""
     roles = {"bos": ("sop",), "eos": ("eop", "eos", "sep"), "pad": ("pad", "eos"), "unk": ("unk",), "cls": ("cls",)}
     spelling = Spelling(tokenizer)
     found = {}

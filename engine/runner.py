@@ -33,8 +33,10 @@ class Runner:
         kv_cache_type: str = "auto",
         target: AdapterTarget | None = None,
     ) -> None:
-        """`aliases` are tokens with the row of another one, which a distribution would count twice; `target` is what
-        adapters are read for."""
+        """`aliases` are tokens that share another token's row, which a distribution would count twice.
+
+        `target` is the base for adapters.
+        """
         self.model = model
         self.adapters = Adapters(target or AdapterTarget(model))
         self.logit_chunk = LOGIT_ROWS
@@ -142,7 +144,7 @@ def _row(logprobs: Tensor) -> Row:
 
 
 def _wanted(batch: Batch) -> Iterator[tuple[int, int]]:
-    """The packed rows whose logits are needed, each with its target, −1 or −2 where all of them are wanted."""
+    """The packed rows that need logits, each with its target; −1 or −2 for all log-probabilities."""
     first = 0
     for rows in batch.rows:
         count = len(rows.token_ids)

@@ -93,7 +93,7 @@ def _with_continuation(ids: list[int], rng: Random) -> list[list[int]]:
 
 
 def _window(parts: list[str], mask: str, description: Description) -> Window:
-    """What the family encodes of texts and spans in turn, and the rows that it writes for each span."""
+    """The family's tokens of alternating texts and spans, and the rows that write each span."""
     tokenizer = description.tokenizer
     segments: list[Segment] = [(mask,) if number % 2 else text for number, text in enumerate(parts)]
     laid = description.family.layout.lay_out(segments, tokenizer)
@@ -204,7 +204,7 @@ class Calibration:
         return rotation(a.rotary, a.max_sequence_length + 1, window.positions, window.block_positions, torch.float32)
 
     def _inputs(self, module: nn.Module, block: Block, hidden: Tensor, window: Window) -> Tensor:
-        """What a module of a block sees, [num_tokens, in_features]."""
+        """The inputs of a block's module, [num_tokens, in_features]."""
 
         def stop(_: object, inputs: tuple[Tensor]) -> None:
             raise _Reached(inputs[0])

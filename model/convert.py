@@ -77,7 +77,7 @@ class Conversion:
     """One conversion. The constructor checks and plans it; `run` carries it out."""
 
     def __init__(self, source: Path, target: Path, recipe: Recipe) -> None:
-        """Raises CheckpointError, in one line, for whatever would make the conversion fail."""
+        """Raises CheckpointError, in one line, for everything that would make the conversion fail."""
         self.source, self.target, self.recipe = source, target, recipe
         if target.resolve() == source.resolve():
             raise CheckpointError(f"{target}: cannot be converted in place")
@@ -136,7 +136,7 @@ class Conversion:
         return self._facts()
 
     def _shares(self) -> list[RankSlice]:
-        """What each rank has. Raises CheckpointError for heads or groups that the ranks do not divide."""
+        """The slices of each rank. Raises CheckpointError for heads or groups that the ranks do not divide."""
         a, size = self.description.architecture, self.recipe.tp
         try:
             with torch.device("meta"):
@@ -148,7 +148,7 @@ class Conversion:
         return [RankSlice(Ranks(rank, size), cuts_of(a), shapes) for rank in range(size)]
 
     def _parts(self, unit: Unit, share: RankSlice) -> dict[str, Slice | None]:
-        """What a rank has of a unit's tensors."""
+        """A rank's parts of a unit's tensors."""
         if unit.scheme is None:
             return {unit.source: share.part(unit.source)}
         prefix = unit.source.removesuffix("weight")

@@ -129,7 +129,7 @@ class BlankLayout:
 
 
 def _spaced(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[tuple[Segment, bool]]:
-    """Segments, and for each mask whether a space stands before it; what a mask swallows is taken off the text."""
+    """Segments without the space that masks swallow, and for each mask whether a space stands before it."""
     result: list[tuple[Segment, bool]] = []
     kept = [s for s in segments if s != ""]
     for number, segment in enumerate(kept):

@@ -78,7 +78,7 @@ class Spelling:
         return tuple(token_ids[behind:])
 
     def _parts(self, text: str, names: re.Pattern[str]) -> Iterator[tuple[int, str, list[int]]]:
-        """Where a part of a text begins, what is encoded of it, and its ids."""
+        """For each part of a text its offset, its plain text as encoded, and its ids."""
         at = 0
         parts = names.split(text)
         for number, part in enumerate(parts):

@@ -36,7 +36,7 @@ class Weights:
     """
 
     def __init__(self, folder: Path, namings: Sequence[Naming] = (), cuts: ShardSpecs | None = None) -> None:
-        """Raises CheckpointError."""
+        """Raises CheckpointError for files that cannot be read or merged."""
 
         def cut(name: str) -> ShardSpec | None:
             return None if cuts is None else cuts(placed(name, namings).name)
@@ -109,7 +109,7 @@ class Weights:
         return tensor if part is None else part.of(tensor)
 
     def _whole(self, name: str, part: Slice | None = None) -> Tensor:
-        """A tensor of the files, or a part of it, what is in several of them joined."""
+        """A tensor of the files, or a slice of it, with all its parts joined."""
         names = self._parts[name]
         if len(names) == 1:
             return self._source.read(names[0], part)
@@ -138,7 +138,7 @@ class Weights:
 
 
 def _source(folder: Path, cuts: ShardSpecs) -> Source:
-    """The folder's files: safetensors before pickles before ranks, and what was cut for ranks before all."""
+    """The folder's files: folders of `quantize --tp` first, then safetensors, pickles, and ranks."""
     size = num_ranks(folder)
     if size > 1:
         return ranked(folder, size, cuts)

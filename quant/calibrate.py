@@ -56,9 +56,9 @@ def compensate(weight: Tensor, hessian: Tensor, scheme: Scheme, drift: Tensor | 
 
 
 def _damped(hessian: Tensor) -> Tensor:
-    """The Hessian in float64 with a positive diagonal; inputs that were always zero stand for themselves.
+    """The Hessian in float64 with a positive diagonal. An input that was always zero gets a diagonal of 1.
 
-    Its condition number is at most 100·in_features, which float32 would not survive.
+    Its condition number is at most 100·in_features, which is too large for float32.
     """
     damped = hessian.double()
     diagonal = damped.diagonal()  # a view

@@ -100,7 +100,8 @@ class Kernel:
         self._function: Callable[..., Any] | None = None
 
     def __call__(self, variant: int | None, *arguments: object) -> Any:
-        """What the function returns; tensors go as pointers. Raises RuntimeError for the variant None."""
+        """Calls the function and returns its result. Tensors become pointers. Raises RuntimeError for the variant
+        None."""
         values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         return self.bound(variant)(*values, torch.get_num_threads())
 

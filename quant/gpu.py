@@ -1,16 +1,16 @@
-"""The GPU kernels, in Triton: rows of floats times int4 or int8 weights that become floats in registers only.
+"""The GPU kernels, in Triton: rows of floats times int4 or int8 weights, which become floats in registers only.
 
-One kernel in two shapes. Up to 16 rows, where reading the weight is all that costs, programs share the inputs of an
-output between them, and a second kernel adds up their parts; above, a program adds up all parts of its tile. Both cut
-the inputs alike, by the weight's sizes alone, and add in one order with no atomics: a row's numbers are meant not to
-depend on how many rows share the call. (Tiles have 32 rows at most also because Hopper has another matrix instruction
-from 64 on.)
+One kernel has two shapes. Up to 16 rows, where reading the weight takes all the time, several programs share the inputs
+of an output, and a second kernel adds their parts. Above 16 rows, one program adds all parts of its tile. Both cut the
+inputs in the same way, by the weight's sizes alone, and add in one order without atomics, so that a row's numbers
+should not depend on the number of rows in the call. (Tiles have at most 32 rows also because Hopper has another matrix
+instruction from 64 on.)
 
-Before Ampere (an RTX 2080 Ti), Triton's `tl.dot` has had no tensor cores since its version 3.3: the ordinary units take
-up to 64 rows, and for more, cuBLAS takes them and floats of 1024 outputs at a time; these rows' numbers are other ones
-in their last bits. The tiles were chosen by what the compiler says of registers and shared memory, not by timings.
+Before Ampere (an RTX 2080 Ti), Triton's `tl.dot` has not used tensor cores since version 3.3. Ordinary units compute up
+to 64 rows; for more rows cuBLAS multiplies by floats of 1024 outputs at a time, and the last bits of these rows differ.
+The tiles follow from the compiler's report of registers and shared memory, not from timings.
 
-With TRITON_INTERPRET=1 in the environment before this module is imported, the kernels run on CPU tensors.
+With TRITON_INTERPRET=1 in the environment before the import of this module, the kernels run on CPU tensors.
 """
 
 from dataclasses import dataclass

@@ -26,11 +26,11 @@ def unpack_nibbles(packed: Tensor) -> Tensor:
 
 
 def tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
-    """Stored int4 pairs or int8 codes → what the CPU kernels read.
+    """Stored int4 pairs or int8 codes → the tiles that the CPU kernels read.
 
-    [tiles, inputs / 8, 16, 4] uint8 with inputs 0–3 of eight in the low nibbles and 4–7 in the high ones, or
+    Tiles are [tiles, inputs / 8, 16, 4] uint8 with inputs 0–3 of eight in the low nibbles and 4–7 in the high ones, or
     [tiles, inputs / 4, 16, 4]. Numbers are unsigned: code + 8, or code + 128. `inputs` is the number of inputs rounded
-    up to the kernel's groups; what is added, inputs or outputs, has code 0.
+    up to the kernel's groups. Inputs and outputs that fill up tiles have code 0.
     """
     width = 8 if bits == 4 else 4
     outputs = stored.shape[0]

@@ -104,6 +104,6 @@ def tell(message: str) -> None:
 
 
 def _forget_stdout() -> None:
-    """Python writes at its end what is left, which would fail once more."""
+    """Drops the rest of stdout, which Python would write at its end, and fail again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -230,7 +230,7 @@ class _Run:
                 file.write(json.dumps({k: v for k, v in each.items() if v == v}) + "\n")
 
     def _save(self) -> None:
-        """The adapter as it is now takes the place of the one before, file by file, each whole."""
+        """Replaces the saved adapter by the current one, file by file, each whole."""
         fresh = self.options.out / "new"
         shutil.rmtree(fresh, ignore_errors=True)
         try:
@@ -244,7 +244,7 @@ class _Run:
         fresh.rmdir()
 
     def _keep(self) -> None:
-        """Writes what is needed to go on, whole or not at all."""
+        """Writes the state for resuming, whole or not at all."""
         state = {
             "options": self._described(),
             "progress": asdict(self.progress),
@@ -274,7 +274,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _described(self) -> dict[str, str]:
-        """What must be the same for a run to go on."""
+        """The options that must stay the same for a run to resume."""
         found = {name: str(value) for name, value in asdict(self.options).items() if name not in ("out", "device")}
         return found | {"lines": str(len(self.lessons)), "steps": str(self.steps)}
 
@@ -299,7 +299,7 @@ def _divided(options: TuneOptions, lessons: Lessons, checkpoint: Checkpoint) -> 
 
 
 def _card(options: TuneOptions, checkpoint: Checkpoint, run: _Run) -> None:
-    """A page that says what the adapter is and how it was made."""
+    """A page that describes the adapter and its training."""
     a, p = options.adapter, run.progress
     how = (
         f"LoRA of rank {a.rank}, alpha {a.alpha:g}{', rank-stabilized' if a.rslora else ''}"

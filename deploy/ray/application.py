@@ -76,7 +76,7 @@ def _number(arguments: Arguments) -> dict[str, Any]:
 
 
 def _asgi(settings: Settings) -> Any:
-    """Builds the server's application where it runs: Ray pickles what it is given, and an application has locks."""
+    """Builds the server's application in its own process: Ray pickles its arguments, and an application has locks."""
 
     def build() -> FastAPI:
         return create_app(settings, Engines(serve.get_deployment_handle(REPLICA)))

@@ -68,7 +68,7 @@ class BeamSearch:
             self._go_on(view, step)
 
     def _go_on(self, view: SchedulerView, step: Step) -> None:
-        """All hypotheses have their next token's log-probabilities: chooses those that go on."""
+        """Chooses the hypotheses that continue, after all have their next token's log-probabilities."""
         live, self._live = list(self._live.values()), {}
         children: list[tuple[Hypothesis, BlankFill, float]] = []
         num_going, ends = 0, {*self._wanted.job_context.tokenizer.ends, *self._wanted.sampler.sampling.stop_token_ids}
@@ -148,7 +148,7 @@ class BeamSearch:
         return self._ended[-1].worth >= _worth(ahead.total, len(ahead.fill.tokens), self._length_penalty)
 
     def _finish(self, step: Step) -> None:
-        """Gives the result; what is still going, and all but the best fill's sequence, is done with."""
+        """Sets the result, and finishes all sequences except the best fill's."""
         self.blanks = [ended.fill for ended in self._ended]
         self.kept = self._ended[0].sequence
         for sequence in [*self._live, *(e.sequence for e in self._ended[1:] if e.sequence is not None)]:
@@ -163,5 +163,5 @@ def _forked(view: SchedulerView, parent: Hypothesis, step: Step) -> Sequence:
 
 
 def _worth(total: float, length: int, penalty: float) -> float:
-    """What hypotheses of different lengths are compared by."""
+    """The score by which hypotheses of different lengths are compared."""
     return total / math.pow(length, penalty)

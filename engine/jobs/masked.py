@@ -135,7 +135,7 @@ class MaskedScoreJob(ScoreJob):
         return self.score.spans is None and self.score.context is None
 
     def _behind(self, row: int, whole: list[int]) -> Iterator[int]:
-        """The rows behind a row that go on with its word, where they are masked together with it."""
+        """The later rows of a row's word, if they are masked together with it."""
         if self.score.pll == "word_l2r":
             rows = range(row + 1, len(whole))
             yield from itertools.takewhile(lambda n: self.job_context.tokenizer.goes_on(whole[n]), rows)

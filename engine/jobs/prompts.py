@@ -174,7 +174,7 @@ def _read_echo(given: Segments, job_context: JobContext) -> Prompt:
 
 
 def _before(ids: tuple[int, ...], is_begun: bool, job_context: JobContext) -> tuple[int, ...]:
-    """The text that a fill goes on with: of what it begins with, else of a prompt that ends inside a character."""
+    """The text that a fill continues: its known beginning, else a prompt that ends inside a character."""
     tail = job_context.spelling.tail(ids)
     decoder = Decoder(job_context.tokenizer)
     decoder.extend(tail)
@@ -182,7 +182,7 @@ def _before(ids: tuple[int, ...], is_begun: bool, job_context: JobContext) -> tu
 
 
 def _parted(ids: tuple[int, ...], job_context: JobContext) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """What stands before a start token and what behind it; None where there is none with a mask before it."""
+    """The ids before a start token and the ids behind it; None if there is no start token with a mask before it."""
     sop = job_context.tokenizer.special.get("sop", -1)
     if ids[:1] == (sop,):
         ids = ids[1:]

@@ -159,7 +159,7 @@ class Sample:
         self._begin(sequence, surest.index)
 
     def _go_on(self, view: SchedulerView, sequence: Sequence | None, blank: BlankFill, step: Step) -> None:
-        """What runs behind a blank that has ended, on its sequence if the later blanks see that."""
+        """Starts the next work after a blank has ended, on its sequence if later blanks see that one."""
         if not self.queue or self.strategy == "reencode":
             if sequence is not None:
                 step.finish(sequence)
@@ -295,7 +295,7 @@ class Sample:
         search.start(sequence)
 
     def _search(self, index: int) -> Search | None:
-        """What finds a blank's fill; None where it is written token by token."""
+        """The search for a blank's fill; None if it is written token by token."""
         choices = self._choices_of(index)
         if (choices is None and self.fill.num_beams == 1) or not self.blanks[index].max_tokens:
             return None
@@ -307,11 +307,11 @@ class Sample:
         return BeamSearch(wanted, self.fill.num_beams, self.fill.length_penalty)
 
     def _output(self, index: int) -> Output:
-        """What a blank that is written asks for."""
+        """The output that the writing of a blank needs."""
         return "logits" if self.samplers[index].has_rules else "token"
 
     def _choices_of(self, index: int) -> Choices | None:
-        """A blank's choices, by the tokens that they have in its place as it is now."""
+        """A blank's choices, with their tokens at its current place."""
         choices, place, blank = self.choices[index], self.places[index], self.blanks[index]
         if choices is None or place.spaced == choices.spaced:
             return choices

@@ -122,10 +122,10 @@ class Sampler:
         return row[: len(self._logit_mask)]
 
     def _drawn(self, scores: Row) -> int:
-        """An id by its weight, of those that truncation leaves; of equals at its edge those that come first.
+        """Draws an id by its weight, among the ids inside top-k, top-p and min-p; equal ones count in order.
 
-        Nothing is sorted: one that is drawn stays if what comes before it is few enough and holds less than `top_p`;
-        else it is out with all behind it, and another is drawn. What stays is drawn as if it alone had been there.
+        It does rejection sampling without a sort: it redraws among the ids that outrank the draw, until the draw is
+        inside. The result has the same distribution as a draw among the inside ids alone.
         """
         s, state = self.sampling, self._random.getrandbits(64)
         limit = s.top_k or len(scores)

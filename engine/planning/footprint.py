@@ -21,8 +21,8 @@ from quant.linear import Weight
 # Bytes of a process without any tensor. On a CPU, torch imported: 230 MB measured, and the rest of the
 # program. On a GPU, the driver's context, the libraries' kernels and workspaces, NCCL's buffers: not measured here.
 PROCESS_BYTES = {"cpu": 0.3e9, "cuda": 0.6e9}
-# Share of a device's memory that is lost: rounding to pages and to the allocator's blocks, holes between them, and what the
-# driver keeps (1.3 % of an RTX 3090's memory, 2.2 % of an RTX 2080 Ti's).
+# Share of a device's memory that is lost: rounding to pages and to the allocator's blocks, holes between them, and the
+# driver's own part (1.3 % of an RTX 3090's memory, 2.2 % of an RTX 2080 Ti's).
 LOST_SHARE = 0.03
 
 
@@ -87,7 +87,7 @@ def _network(d: Deployment, rank: int) -> Network:
 
 
 def _bytes(module: nn.Module, kind: str) -> int:
-    """What a module's tensors take once they are loaded."""
+    """Bytes of a module's loaded tensors."""
     total = 0
     for part in module.modules():
         stored = part.packed() if isinstance(part, Weight) else {}

@@ -145,7 +145,7 @@ def _predicted(d: Deployment, prints: list[Footprint]) -> Predicted:
 
 
 def _notes(d: Deployment, prints: list[Footprint], blocks: int, requantize: bool) -> Iterator[str]:
-    """What one should know of a plan that fits."""
+    """Notes on a plan that fits."""
     longest = min(d.architecture.max_sequence_length, LONGEST_CONTEXT)
     least, most = least_blocks(longest, d.block_size), fitting(blocks, d.block_size)
     if blocks < least:

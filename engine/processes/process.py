@@ -191,7 +191,7 @@ class EngineProcess:
                 self._settle(message_id, RequestError(text, param, code))
 
     def _settle(self, message_id: str, outcome: Value | RequestError) -> None:
-        """Gives whoever asked what came of it, if anybody still waits."""
+        """Sets the answer to a question, if its caller still waits."""
         future = self._replies.get(message_id)
         if future is None or future.done():
             return

@@ -174,7 +174,7 @@ class Supervisor:
             self._tell([Lost("start", f"the engine process could not be started: {reason_of(error)}")])
 
     def _tell(self, lost: list[Lost]) -> None:
-        """No more work for these ranks; what is in flight ends at once."""
+        """Reports a loss: requests in flight end, and these ranks get no more work."""
         if self._state[0] == "failed":
             return
         # A rank's own reason explains the losses of the others.
@@ -192,7 +192,7 @@ class Supervisor:
         self._lose(Loss(told[0].reason, detail, self._unanswered, self._state[0] == "failed"))
 
     async def _first_lost(self) -> list[Lost]:
-        """Waits until a rank is lost; with it those that it takes along at once."""
+        """Waits for the first loss of a rank; returns it with the losses that follow at once."""
         watches = [asyncio.create_task(self._watch(link)) for link in self.links]
         try:
             done, others = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
@@ -225,7 +225,7 @@ class Supervisor:
         return {**os.environ, "PYTHONSAFEPATH": "1", **local}
 
     async def _watch(self, link: "Link") -> None:
-        """Handles what a rank says. Raises Lost when it is."""
+        """Handles the messages of a rank. Raises Lost when the rank is lost."""
         try:
             while True:
                 patience = self.silence_s if link.is_loading or link.ready else START_S
@@ -240,7 +240,7 @@ class Supervisor:
             raise link.lost(self._has_served) from None
 
     def _take(self, link: "Link", message: FromRank) -> None:
-        """Takes one message. Raises Lost if it tells of a rank that is of no use any more."""
+        """Handles one message. Raises Lost if it reports the end of the rank."""
         match message:
             case Loading(done):
                 link.is_loading, link.loaded = True, done

@@ -89,7 +89,7 @@ class Worker:
         self.link.send(Stepped(self.engine.clock.idle_stats()))
 
     def _take_messages(self) -> bool:
-        """Handles what has come in; waits for something while there is nothing to do."""
+        """Handles the messages that have come; waits for one while there is no work."""
         while True:
             try:
                 kind, value = self.inbox.get(block=self.engine.idle)
@@ -260,7 +260,7 @@ class Rank:
         return 0
 
     def _prepare(self) -> Callable[[], None]:
-        """Loads, and tells that the rank is ready; what it gives then serves until the supervisor is gone."""
+        """Loads, and reports that the rank is ready. Returns the function that serves until the supervisor is gone."""
         prepare(self.config, self.rank_info.local_size)
         channel = join(self.rank_info, is_cuda(self.config)) if self.rank_info.size > 1 else None
         self.link.loading(0.0)

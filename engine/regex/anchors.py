@@ -200,7 +200,7 @@ def _inside(group: Piece) -> Iterator[Piece]:
 
 
 def _outermost(group: Piece, at_start: bool, at_end: bool) -> Iterator[Piece]:
-    """The anchors of a group at the ends of a text, where the group stands at its start or its end."""
+    """The anchors of a group at the ends of a text, if the group is at the text's start or end."""
     for branch in group.branches:
         pieces = [piece for piece in branch if piece.kind not in ("skip", "comment")]
         first, last = 0, len(pieces)

@@ -100,7 +100,7 @@ def _live(steps: dict[int, dict[int, int]], finals: set[int]) -> set[int]:
 
 
 def _reached(steps: dict[int, dict[int, int]], first: int, live: set[int]) -> list[int]:
-    """The live states that can be reached from the first, which stands first."""
+    """The live states that can be reached from the first one, that one first."""
     order = {first: None}
     left = [first]
     while left:

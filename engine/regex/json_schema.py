@@ -155,7 +155,7 @@ class _Schema:
         return {"type": "string", **kept}
 
     def _pattern(self, given: Any, path: str) -> str:
-        """A pattern that can stand between quotes. It must match all of the string, which is more than is asked."""
+        """A pattern of a string's content. It must match the whole string, which is stricter than the schema."""
         if not isinstance(given, str):
             raise UsageError(f"{path} is not a string")
         try:
@@ -180,7 +180,7 @@ def _only(keys: set[str], known: set[str], path: str) -> None:
 
 
 def _kinds(given: Node, keys: set[str], path: str) -> list[str]:
-    """The types that a value may have: those that are named, or that of the keywords, or all."""
+    """The types of a value: those that the schema names, else that of its keywords, else all."""
     if "type" not in keys:
         return [k for k, own in _KEYWORDS.items() if keys & own][:1] if keys else list(_KEYWORDS)
     kinds: list[Any] = given["type"] if isinstance(given["type"], list) else [given["type"]]

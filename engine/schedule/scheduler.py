@@ -224,10 +224,10 @@ class Scheduler:
         assert {t: list(own) for t, own in self._running_of.items()} == of_each
 
     def _admit_waiting(self, chosen: dict[Sequence, None], budget: int) -> list[Context]:
-        """Starts waiting sequences, by rank, and adds them to the chosen; the contexts to encode for them.
+        """Starts waiting sequences by rank and adds them to `chosen`. Returns the contexts to encode for them.
 
-        One that does not fit holds up all behind it, or it would wait for ever; except those of a tenant that would
-        hold no more than its own with what they ask for.
+        A sequence that does not fit blocks all later ones, since it would wait for ever otherwise. The exceptions are
+        those of tenants that would then hold no more blocks than its tenant.
         """
         encode: list[Context] = []
         started: set[Sequence] = set()
@@ -290,7 +290,7 @@ class Scheduler:
         self._run(sequence)
 
     def _run(self, sequence: Sequence) -> None:
-        """From now on it is among those that run, with the blocks that it has."""
+        """Marks a sequence as running, with its blocks."""
         sequence.status = "running"
         tenant, prefix = sequence.context.tenant, sequence.context.prefix
         self.running[sequence] = self._running_of.setdefault(tenant, {})[sequence] = None
@@ -303,7 +303,7 @@ class Scheduler:
         self.waiting.add(sequence)
 
     def _stop(self, sequence: Sequence) -> None:
-        """It is no more among those that run, and lets go of what it holds."""
+        """Takes a sequence from the running ones, and releases its blocks."""
         context, tenant = sequence.context, sequence.context.tenant
         del self.running[sequence], self._running_of[tenant][sequence]
         if not self._running_of[tenant]:
@@ -329,7 +329,7 @@ class Scheduler:
         return prefix.blocks
 
     def _own(self, prefix: Prefix | None, num_tokens: int) -> tuple[int, ...]:
-        """Blocks of tokens behind a prefix, which begin with what is over of it."""
+        """Blocks of a context's own tokens, the rest of its prefix included."""
         over = self._over(prefix)
         blocks = self._allocate(over + num_tokens)
         if prefix is not None and over:
@@ -401,8 +401,11 @@ class Scheduler:
     def _surplus(
         self, sequence: Sequence, needed: int, left: dict[str, Iterator[Sequence]], started: Container[Sequence]
     ) -> Sequence | None:
-        """The youngest of the other tenant that holds most, of those that are `left`, if without it that tenant holds
-        no less than the sequence's will with what it needs. So no two tenants preempt each other in turns."""
+        """The youngest of the `left` sequences of the other tenant that holds most.
+
+        None if without it that tenant would hold less than the sequence's tenant with the new blocks. So two tenants
+        never preempt each other in turns.
+        """
         tenant = sequence.context.tenant
         least = self.holdings.of(tenant) + needed
         richest = self.holdings.richest_but(tenant)

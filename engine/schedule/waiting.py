@@ -73,7 +73,7 @@ class Waiting:
 
     @staticmethod
     def _drop(entries: list[Entry], entry: Entry) -> int:
-        """Takes an entry out, and tells where it stood."""
+        """Removes an entry, and returns its place."""
         at = bisect_left(entries, entry)
         del entries[at]
         return at

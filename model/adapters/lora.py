@@ -77,7 +77,7 @@ def read_lora(config: Config, tensors: Tensors, target: AdapterTarget) -> Adapte
 
 
 def _check(config: Config) -> None:
-    """Refuses by name what would change the network otherwise than a LoRA does."""
+    """Raises CheckpointError for an option that changes the network in another way than a LoRA."""
     for name, value in config.fields.items():
         if name not in _HARMLESS and value not in (None, False, [], {}, ""):
             raise CheckpointError(f"{config.source}: {name} is not supported")
@@ -131,7 +131,7 @@ def _check_targets(config: Config, found: dict[str, _Parts], target: AdapterTarg
 
 
 def _scale(config: Config, path: str, rank: int) -> float:
-    """What a product is multiplied by; checks the rank on the way."""
+    """The factor of a product. It also checks the rank."""
     expected = _by_pattern(config, "rank_pattern", path, config.get("r", 8))
     if rank != expected:
         raise CheckpointError(f"{path}: lora_A has rank {rank}, {config.source} says {expected}")
@@ -180,7 +180,7 @@ def _check_shapes(path: str, parts: _Parts, stretch: Stretch, target: AdapterTar
 
 
 def _own_piece(stretch: Stretch, parts: _Parts, factor: float, target: AdapterTarget) -> LowRank:
-    """This rank's part: of a matrix whose outputs are divided some lines of `up`, else some inputs of `down`."""
+    """This rank's part of a product: rows of `up` if the matrix's outputs are divided, else inputs of `down`."""
     down, up = parts.down.float(), parts.up.float() * factor
     cut, first = target.cut(stretch.path, "weight"), stretch.start
     if cut is not None and cut.dim == 1:
@@ -200,7 +200,7 @@ def _within(stretch: Stretch, target: AdapterTarget, cut: ShardSpec) -> tuple[in
 
 
 def _add_bias(changes: dict[str, Tensor], stretch: Stretch, bias: Tensor, target: AdapterTarget, old: bool) -> None:
-    """Adds to what is added to a layer's own bias: a bias, or with `old` one in place of it."""
+    """Adds a bias to the changes of a layer's own bias, or with `old` the difference to that one."""
     module = target.model.get_submodule(stretch.path)
     cut, first, own = target.cut(stretch.path, "bias"), stretch.start, bias.float()
     if isinstance(module, RowLinear) and target.ranks.rank > 0:

@@ -19,7 +19,7 @@ class Decoder:
     """
 
     def __init__(self, tokenizer: "Tokenizer", spaced: bool = False) -> None:
-        """`spaced`: the text stands behind a space that belongs to it, so its own first space is left out."""
+        """`spaced`: a space of the text stands before it, so that the decoder omits its own first space."""
         self.pending = b""
         self.length = 0  # characters of the final text
         self._tokenizer = tokenizer

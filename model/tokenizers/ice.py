@@ -122,7 +122,7 @@ def _blank(length: int) -> str:
 
 
 def _appended(names: tuple[str, ...], white_space: bool) -> bytes:
-    """What, put behind a serialized ModelProto, adds pieces to it: protobuf joins repeated fields."""
+    """A serialized suffix that adds pieces to a ModelProto: protobuf joins repeated fields."""
     pieces = b"".join(_piece(name, _CONTROL) for name in names)
     if not white_space:
         return pieces

@@ -65,7 +65,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _bytes(self, token_id: int) -> bytes:
-        """What an id adds to a text; nothing for special tokens and ids past the vocabulary."""
+        """The bytes that an id adds to a text; none for special tokens and ids past the vocabulary."""
 
     def goes_on(self, token_id: int) -> bool:
         """Whether a token continues the word of the token before it; false if the vocabulary does not say."""

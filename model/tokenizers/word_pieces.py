@@ -169,7 +169,7 @@ def _is_unused(piece: str) -> bool:
 
 
 def _is_noncharacter(c: str) -> bool:
-    """What no version of Unicode will ever assign."""
+    """Whether no version of Unicode will ever assign the character."""
     return 0xFDD0 <= ord(c) <= 0xFDEF or ord(c) & 0xFFFE == 0xFFFE
 
 

@@ -117,7 +117,7 @@ class Nf4(Scheme):
         return out[:rows].to(x.dtype).reshape(*x.shape[:-1], out_features)
 
     def _state(self, weight: Tensor, absmax: Tensor) -> Any:
-        """What bitsandbytes knows of codes [out, in/2]; absmax is bfloat16 [blocks, out] for its fused CPU kernel."""
+        """bitsandbytes' state of codes [out, in/2]. absmax is bfloat16 [blocks, out] for its fused CPU kernel."""
         functional = bitsandbytes.library().functional
         fused = absmax.dtype == torch.bfloat16
         state = functional.QuantState(

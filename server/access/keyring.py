@@ -86,7 +86,7 @@ class Keyring:
         self._log.info("keys read", keys=len(entries), new=len(set(entries) - before), gone=len(before - set(entries)))
 
     def _take(self, entries: list[Entry]) -> None:
-        """Whose entry is as it was keeps what is left of its rates."""
+        """Replaces the clients. Unchanged entries keep their buckets."""
         before = self._clients
         self._clients = {
             e: before.get(e) or Client(e.name, e.role == "admin", e.priority, _rates(self._settings, e))
@@ -95,7 +95,7 @@ class Keyring:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from another one in its place; None for none."""
+    """The identity of a file's content: it differs from that of another file in its place; None for no file."""
     try:
         found = path.stat()
     except OSError:

@@ -59,8 +59,11 @@ class Origin:
         return server is not None and name == server[0] and _is_address(name)
 
     def _is_own_page(self, headers: Headers, host: str) -> bool:
-        """Whether no page sent it, or one of this server or of a further host. Browsers tell by Sec-Fetch-Site,
-        whatever a proxy makes of the Host; those of old, and all where there is no TLS, by Origin alone."""
+        """Whether the request comes from no page, or from a page of this server or of an allowed host.
+
+        Browsers send Sec-Fetch-Site, which does not depend on a proxy's Host. Old browsers, and all browsers without
+        TLS, send Origin only.
+        """
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         where = None if origin is None else origin.partition("://")[2].lower()
         if where is not None and name_of(where) in self.hosts:

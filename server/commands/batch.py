@@ -161,7 +161,7 @@ def resume(target: Path) -> dict[str, bool]:
 async def _answer_all(
     lines: list[Line], write: Write, window: int, url: str | None, config: EngineConfig, advance: Callable[[], object]
 ) -> int:
-    """Answers all, so many at a time; the number that failed. What ends one of them ends all."""
+    """Answers all lines, so many at a time; returns the number of failed ones. An exception of one ends all."""
     if not lines:
         return 0
     failed = 0
@@ -194,7 +194,7 @@ def _write(out: FileIO, answer: dict[str, Any]) -> None:
 
 
 async def _answered(client: httpx.AsyncClient, line: Line) -> dict[str, Any]:
-    """What the file gets for a line. Raises NoAnswer when nobody answers, however often it is asked."""
+    """The answer's line for a request. Raises NoAnswer if nobody answers, after all retries."""
     answer: dict[str, Any] = {"id": f"batch_req_{uuid4().hex}", "custom_id": line.custom_id, "response": None}
     if line.body is None:
         return answer | {"error": {"code": "invalid_line", "message": line.error}}

@@ -57,7 +57,7 @@ async def measure(
 
 
 async def _served(client: ClientSession) -> dict[str, Any]:
-    """What the server serves. Raises UsageError for a URL or a key that no request can have, and for another server."""
+    """The served model. Raises UsageError for an invalid URL or key, and for another server."""
     try:
         async with client.get("v1/models", raise_for_status=True) as answer:
             listed = await answer.json()
@@ -72,7 +72,7 @@ async def _served(client: ClientSession) -> dict[str, Any]:
 async def _watched(
     client: ClientSession, load: Coroutine[Any, Any, list[Outcome]], goal: Goal, duration: float
 ) -> dict[str, Any]:
-    """A load's summary, with what the server says of queueing meanwhile and how busy this program itself was."""
+    """The summary of a load, with the server's queueing meanwhile and this program's use of the processor."""
     before, busy, began = await _queued(client), time.process_time(), time.perf_counter()
     outcomes: list[Outcome] = await load
     share = (time.process_time() - busy) / (time.perf_counter() - began)

@@ -92,7 +92,7 @@ def _show(deployment: "Deployment", result: "Plan") -> None:
 
 
 def _memory(result: "Plan") -> Table:
-    """A line for each kind of device and what it holds; ranks that hold the same share a line."""
+    """A line for each kind of device with its memory; ranks with the same memory share a line."""
     table = Table(
         "devices", "memory", "weights", "workspace", "reserve", "free", "keys and values", title="GB of a device"
     )
@@ -109,7 +109,7 @@ def _memory(result: "Plan") -> Table:
 
 
 def _times(result: "Plan") -> Table:
-    """What the roofline predicts."""
+    """The predicted times."""
     p = result.predicted
     table = Table("tokens", "encode", "generate", title="predicted")
     for tokens, seconds in p.encode_s.items():

@@ -57,7 +57,7 @@ def submit(service: Service, request: Request, work: Work, work_id: str, names: 
 
 
 async def _followed(events: Events, work_id: str, names: Mapping[str, str], ticket: Ticket, scope: Scope) -> Events:
-    """The events in the client's words, noting on the way what the work really took."""
+    """The events, with the client's names; it also counts the tokens that the work took."""
     async with aclosing(events):
         try:
             async for event in events:

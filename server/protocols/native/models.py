@@ -33,7 +33,7 @@ async def model(name: str, service: Annotated[Service, Depends(service_of)]) -> 
 
 
 def _entries(service: Service) -> dict[str, dict[str, Any]]:
-    """What clients are told of everything that a request may name as its model."""
+    """The entries of everything that a request may name as its model."""
     card, adapters = service.engine.card, service.engine.adapters
     base = _entry(card, [adapter.name for adapter in adapters], service.settings.limits)
     own = {adapter.name: adapter_entry(adapter, card) for adapter in adapters}

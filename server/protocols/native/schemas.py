@@ -347,7 +347,7 @@ class DetokenizeRequest(Wire):
 
 
 def _aligned(low: tuple[int, ...], high: tuple[int, ...]) -> Iterable[tuple[int, int]]:
-    """Pairs per blank, where one number stands for all blanks."""
+    """Pairs per blank; one number counts for all blanks."""
     length = max(len(low), len(high))
     spread = [values * length if len(values) == 1 else values for values in (low, high)]
     return zip(*spread, strict=False)

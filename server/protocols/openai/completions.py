@@ -122,7 +122,7 @@ async def _nothing(work: Fill, engine: EngineClient, work_id: str, engine_names:
 
 
 def _best(results: list[FillResult], asked: Asked) -> list[FillResult]:
-    """Of each prompt's answers the n whose tokens are the most probable, on the average."""
+    """For each prompt, the n answers with the highest mean log-probability per token."""
     best: list[FillResult] = []
     for _, same in groupby(results, key=lambda result: result.input_index):
         answers = list(same)
