@@ -198,7 +198,7 @@ def test_loading_and_unloading_while_others_run(folder: Path, eight: list[tuple[
     engine.step()
     ready: list[int] = []
     number = engine.adapters.begin_loading("new", eight[2][1], ready.append)
-    with pytest.raises(RequestError, match="there already"):
+    with pytest.raises(RequestError, match="loaded already"):
         engine.adapters.begin_loading("new", eight[2][1])
     events: list[Event] = []
     while not ready:
