@@ -24,6 +24,7 @@ Weights = NDArray[np.float32] | NDArray[np.float64]
 
 _CHUNK = 512  # weights per partial sum of the search
 _COLDEST = 1e-30  # a lower temperature would be zero in float32
+_LEAST_SHARE = 1e-30  # float32 takes smaller ones for zero
 
 
 class Sampler:
@@ -68,7 +69,9 @@ class Sampler:
         RequestError if no token is left.
         """
         logprobs = self._logprobs(row)
-        is_drawn, is_plain = self.sampling.temperature > 0, self._is_unweighed and allowed is None
+        # No share at all leaves the most probable token.
+        is_drawn = self.sampling.temperature > 0 and self.sampling.top_p > _LEAST_SHARE
+        is_plain = self._is_unweighed and allowed is None
         if is_plain and not is_drawn:
             token = int(logprobs.argmax())
             if self._logit_mask[token] == 0 and token not in banned:

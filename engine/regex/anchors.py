@@ -117,6 +117,9 @@ class Reading:
         repeat = _REPEAT.match(text, begin)
         if repeat is not None and repeat[0].startswith("{,"):
             self.unknown.append(f"{repeat[0]}, which has no least number")
+        if repeat is not None and repeat[0][1:].endswith("+"):
+            # To the compiler it is a repeat of a repeat, to Python 3.11 it never gives a character back.
+            self.unknown.append(f"a possessive quantifier, {repeat[0]}")
         return self._to("repeat", repeat.end()) if repeat else self._to("atom", begin + 1)
 
     def _parenthesis(self, begin: int) -> Piece:

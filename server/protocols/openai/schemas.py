@@ -110,7 +110,7 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         at_most("prompt", len(asked.prompts), limits.inputs, "prompts")
         at_most("n", self.n, limits.n)
         at_most("best_of", asked.best_of, limits.n)
-        beams = (self.best_of or self.n) if self.use_beam_search else 1
+        beams = (self.best_of or self.n) if self.use_beam_search and self.max_tokens else 1
         at_most("best_of" if self.best_of else "n", beams, limits.num_beams)
         at_most("min_tokens", self.min_tokens, self.max_tokens)
         at_most("logprobs", self.logprobs or 0, limits.logprobs)

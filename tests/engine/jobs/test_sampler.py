@@ -63,6 +63,7 @@ def test_draws_follow_the_distribution_without_the_tokens_never_drawn() -> None:
         ({"top_k": 2}, {0, 1}),
         ({"top_p": 0.5}, {0, 1}),
         ({"top_p": 1e-6}, {0}),
+        *(({"top_p": share}, {0}) for share in (0.0, 1e-40, 1e-320)),
         ({"min_p": 0.5}, {0, 1}),
         ({"banned": (0, 1, 2)}, {3, 4}),
         ({"logit_bias": {4: 100.0}}, {4}),

@@ -36,6 +36,7 @@ PATTERNS = [
     "(?i:^yes$)", "^^a$$", "^$", "^", "$", "", "a|", "|a", "^a$|", "\\Aa\\Z", "(?s)^.$", "^.$", "(?m)^a$\\n^b$",
     "(?m)(?:a\\n)*^b", "(?m)a$|\\n", "(?x) ^ a $ | ^ b $ # either", "(?x)(a # one\n|b)", "(?x)\\#\\ ", "[$^]", "[]a]",
     "[^]a]", "\\^|\\$", "a\\$$", "a(?#c)*", "(?P<n>^a)b?$", "(?:^a)b{0,2}$", "a*b*$", "(?i)a(?-i:b)", "(?:(?:^a))|b",
+    "a+?b*?a??b{1,2}?", "[+]+", "\\++", "(?:a+)+b",
     "^(?:1[89][0-9]{2}|no)$", "[^a]$", "a.?b*?$", "(?m)^(?:a|b)$(?:\\n^(?:a|b)$)*", "(?is)^y.*", "a{2}|b{1,2}A{0,}",
 ]  # fmt: skip
 
@@ -63,6 +64,7 @@ def test_a_pattern_matches_what_it_does_in_python(pattern: str) -> None:
         ("(a)\\1", "it has a back-reference"),
         ("(?P<n>a)(?P=n)", "it has a back-reference"),
         ("(?>a)b", "it has an atomic group"),
+        *((f"a{repeat}+a", f"it has a possessive quantifier, {repeat}+") for repeat in ("+", "*", "?", "{1,2}")),
         ("(a)?(?(1)b|A)", "it has a condition"),
         ("(?a)a", "it has the flag a"),
         ("a{,3}", "it has {,3}, which has no least number"),

@@ -122,6 +122,8 @@ def test_stops_and_beams_of_a_completion_are_the_engine_s(asked) -> None:
     fill = asked(use_beam_search=True, n=2, best_of=4, length_penalty=0.5)
     assert (fill.num_beams, fill.n, fill.length_penalty, fill.sampling.temperature) == (4, 2, 0.5, 0.0)
     assert asked(use_beam_search=True, n=3).num_beams == 3
+    fill = asked(use_beam_search=True, n=3, max_tokens=0, echo=True, logprobs=1)  # nothing is searched for
+    assert (fill.num_beams, fill.n) == (1, 3)
     assert asked(n=2, best_of=4, length_penalty=0.5).num_beams == 1
 
 
