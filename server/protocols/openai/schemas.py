@@ -107,6 +107,9 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         if self.truncate_prompt_tokens is not None:
             raise RequestError("truncate_prompt_tokens needs a server", "truncate_prompt_tokens", "unsupported")
         asked, constraint = self.asked(), self.constraint(limits)
+        if asked.scores and constraint is not None:
+            message = f"echo with logprobs scores the prompt; {constraint.field} does not go with it"
+            raise RequestError(message, constraint.field)
         at_most("prompt", len(asked.prompts), limits.inputs, "prompts")
         at_most("n", self.n, limits.n)
         at_most("best_of", asked.best_of, limits.n)

@@ -41,6 +41,17 @@ def asked(client, engine):
 
 
 @pytest.mark.parametrize(
+    "fields", [{"guided_regex": "a"}, {"guided_choice": ["a", "b"]}, {"guided_json": {"type": "null"}}]
+)
+def test_a_scored_prompt_and_a_constraint_do_not_go_together(client, fields):
+    response = client.post("/v1/completions", json={"prompt": "a", "echo": True, "logprobs": 1, **fields})
+    (field,) = fields
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == field
+    assert "echo with logprobs scores the prompt" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("body", "regex", "choices"),
     [
         ({"guided_regex": "a|b"}, ("a|b",), ()),
