@@ -81,6 +81,12 @@ def test_mistral_shows_a_refusal(mistral: Mistral, changes: dict[str, Any], stat
     assert streamed.value.status_code == status
 
 
+def test_mistral_lists_models(mistral: Mistral) -> None:
+    (listed,) = mistral.models.list().data or ()
+    assert (listed.id, listed.capabilities.completion_fim, listed.max_context_length) == ("glm-demo", True, 512)
+    assert mistral.models.retrieve(model_id="glm-demo").id == "glm-demo"
+
+
 def test_mistral_s_chat_is_refused(mistral: Mistral) -> None:
     with pytest.raises(SDKError, match=NO_CHAT) as refused:
         mistral.chat.complete(model="glm-demo", messages=HELLO)
@@ -157,6 +163,7 @@ def test_litellm_gets_a_fill(by_litellm: dict[str, Any], fill: str, provider: st
 
 def test_openai_s_client_fills_by_deepseek_s_path(demo_url: str, fill: str) -> None:
     with openai.OpenAI(base_url=f"{demo_url}/beta", api_key="none", max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["glm-demo"]
         answer = client.completions.create(model="glm-demo", **BLANK, **GREEDY)
         chunks = list(client.completions.create(model="glm-demo", **BLANK, **GREEDY, stream=True))
         with pytest.raises(openai.NotFoundError, match=NO_CHAT):
