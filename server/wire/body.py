@@ -53,7 +53,6 @@ class BodyLimit:
 
 
 async def read_object(request: Request, timeout_s: float, bare: bool = False) -> dict[str, Any]:
-async def read_object(request: Request, timeout_s: float, bare: bool = False) -> dict[str, Any]:
     """The JSON object in a request's body, read within `timeout_s` seconds.
 
     `bare`: the content type may be missing, or be the one that `curl -d` writes, if no page sent the request. Raises

@@ -67,7 +67,7 @@ def test_a_template_becomes_a_blank(engine: FakeEngine, make_client: Make) -> No
 def test_masks_in_a_template_are_text(engine: FakeEngine, make_client: Make, before: str) -> None:
     prompt = f"<|fim_prefix|>{before}<|fim_suffix|> + [sMASK]<|fim_middle|>"
     around = ((before, Mask("[MASK]"), " + [sMASK]"),)
-    bodies = {
+    bodies: dict[str, dict[str, Any]] = {
         "/v1/completions": {"prompt": prompt},
         "/beta/completions": {"prompt": prompt},
         "/v1/fim/completions": {"prompt": prompt},

@@ -14,6 +14,7 @@ import openai
 import pytest
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
+from mistralai.client.models import BaseModelCard
 
 BLANK: dict[str, Any] = {"prompt": "The capital of ", "suffix": " is Paris."}
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
@@ -82,9 +83,9 @@ def test_mistral_shows_a_refusal(mistral: Mistral, changes: dict[str, Any], stat
 
 
 def test_mistral_lists_models(mistral: Mistral) -> None:
-    (listed,) = mistral.models.list().data or ()
-    assert (listed.id, listed.capabilities.completion_fim, listed.max_context_length) == ("glm-demo", True, 512)
-    assert mistral.models.retrieve(model_id="glm-demo").id == "glm-demo"
+    for listed in (*(mistral.models.list().data or []), mistral.models.retrieve(model_id="glm-demo")):
+        assert isinstance(listed, BaseModelCard)
+        assert (listed.id, listed.capabilities.completion_fim, listed.max_context_length) == ("glm-demo", True, 512)
 
 
 def test_mistral_s_chat_is_refused(mistral: Mistral) -> None:
