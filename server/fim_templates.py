@@ -45,10 +45,12 @@ class FimTemplate:
             parts.append(part)
         head, first, *more = [*parts, rest]
         second, *closing = more
-        if closing and not CLOSING.fullmatch(closing[0]):
+        head = OPENING.sub("", head)
+        # Without a mark at its end only its beginning tells a prompt from a text that has such words.
+        if not CLOSING.fullmatch(closing[0] if closing else head):
             return None
         before, after = (second, first) if self.suffix_first else (first, second)
-        head = FILES.sub("\n", OPENING.sub("", head)).lstrip("\n")
+        head = FILES.sub("\n", head).lstrip("\n")
         return Around(head + before, after)
 
 

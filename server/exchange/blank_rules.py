@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from starlette.requests import Request
 
 from engine.events import ModelCard
-from engine.requests import Fill, Mask, Segments
+from engine.requests import Fill, Mask, Segments, Tokens
 from server.exchange.bodies import at_most, count_blanks
+from server.exchange.prompt import one_blank
 from server.exchange.service import Service
 from server.fim_templates import TEMPLATES, around, named_like
 from server.settings import Limits, Settings
@@ -39,10 +40,11 @@ class BlankRules:
 
     def _read(self, text: Segments, card: ModelCard) -> Segments:
         prompt = _prompt(text)
-        if prompt is None or card.infill_mask is None:
+        if prompt is None:
             return text
-        sides = around(prompt, self.templates)
-        return text if sides is None else (sides.before, Mask(card.infill_mask), sides.after)
+        if card.infill_mask is not None and (sides := around(prompt, self.templates)) is not None:
+            return (sides.before, Mask(card.infill_mask), sides.after)
+        return one_blank(prompt) if len(text) == 1 else text
 
 
 def blank_rules(settings: Settings, *, editor: bool) -> BlankRules:
@@ -59,8 +61,10 @@ def ruled(service: Service, request: Request, fill: Fill, *, editor: bool) -> Fi
     `x-glm-infill-warning`, and in `request.state.warnings` for protocols whose answers can show it.
     """
     rules = blank_rules(service.settings, editor=editor)
+    given = [_words(text) for text in fill.inputs]
     fill = rules.apply(fill, service.settings.limits, service.engine.card)
-    unread = next((name for text in fill.inputs if (name := named_like(_prompt(text) or ""))), None)
+    kept = (words for words, text in zip(given, fill.inputs, strict=True) if words == _words(text))
+    unread = next((name for words in kept if (name := named_like(words))), None)
     request.state.warnings = []
     if unread is not None:
         message = f"the text has the marks of the template {unread}; this route reads them as text"
@@ -70,5 +74,11 @@ def ruled(service: Service, request: Request, fill: Fill, *, editor: bool) -> Fi
 
 
 def _prompt(text: Segments) -> str | None:
-    """A text without a blank of its own."""
-    return text[0] if len(text) == 1 and isinstance(text[0], str) else None
+    """A text without a blank of its own, or with one that an empty suffix follows, as a client sends that has none."""
+    is_alone = len(text) == 1 or (len(text) == 3 and text[2] == "")
+    return text[0] if is_alone and isinstance(text[0], str) else None
+
+
+def _words(text: Segments) -> str:
+    """A text with the names of its masks."""
+    return "".join(s.name if isinstance(s, Mask) else s for s in text if not isinstance(s, Tokens))

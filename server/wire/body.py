@@ -13,6 +13,7 @@ from server.wire.errors import ApiError
 
 MAX_DEPTH = 32
 MAX_INT_DIGITS = 19
+FORM = "application/x-www-form-urlencoded"
 # RFC 9110, 5.6.6.
 PARAMETER = re.compile(r"""([\w!#$%&'*+.^`|~-]++)=([\w!#$%&'*+.^`|~-]++|"(?:[^"\\]|\\.)*+")""", re.ASCII)
 PARAMETERS = re.compile(rf"(?:[ \t]*+;[ \t]*+(?:{PARAMETER.pattern})?)*+[ \t]*+", re.ASCII)
@@ -54,8 +55,8 @@ class BodyLimit:
 async def read_object(request: Request, timeout_s: float, bare: bool = False) -> dict[str, Any]:
     """The JSON object in a request's body, read within `timeout_s` seconds.
 
-    `bare`: the content type may be missing, if no page sent the request. Raises ApiError for a wrong content type, a
-    slow or broken body, and as `parse_object` does.
+    `bare`: the content type may be missing, or be the one that `curl -d` writes, if no page sent the request. Raises
+    ApiError for a wrong content type, a slow or broken body, and as `parse_object` does.
     """
     _check_headers(request.headers, bare)
     try:
@@ -97,8 +98,9 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 def _check_headers(headers: Headers, bare: bool) -> None:
     # Nothing is assumed where there is none: a page of any site may send such a body, and none that is called JSON.
     # A browser tells with each POST by a page where the page is from.
-    is_bare = bare and "content-type" not in headers and "origin" not in headers and "sec-fetch-site" not in headers
-    if not is_bare and not _is_json(headers.get("content-type", "")):
+    content_type = headers.get("content-type", "")
+    is_bare = bare and content_type in ("", FORM) and "origin" not in headers and "sec-fetch-site" not in headers
+    if not is_bare and not _is_json(content_type):
         message = "the content type must be application/json in UTF-8; send the header Content-Type: application/json"
         raise ApiError(415, message, "unsupported_media_type")
     # A compressed body could unfold to any size: only plain ones are read.

@@ -65,6 +65,10 @@ def test_other_files_are_context() -> None:
     assert "<|" not in sides.before
 
 
+def test_words_that_look_like_codestral_s_marks_stay_text() -> None:
+    assert around("x = y[SUFFIX] and y[PREFIX]", tuple(TEMPLATES)) is None
+
+
 def test_marks_are_found_anywhere() -> None:
     assert named_like(f"Complete this: {PROMPTS['qwen']} Thank you.") == "qwen"
     assert named_like("a <PRE> tag and a [SUFFIX]") is None

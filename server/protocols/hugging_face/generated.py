@@ -15,6 +15,8 @@ def answer(body: TextGenerationRequest, fills: list[FillResult], prompt: list[di
     p = body.parameters
     best, *others = sorted(fills, key=_mean_logprob, reverse=True)
     found: dict[str, Any] = {"generated_text": shown_text(body, best.blanks[0])}
+    if best.fitted:
+        found["truncated"] = True
     if p.details or p.decoder_input_details:
         found["details"] = details(best.blanks[0], p, prompt)
         if p.best_of > 1:

@@ -64,6 +64,7 @@ async def generate(request: Request, service: Service, raw: dict[str, Any], aski
     adapter = named_adapter(engine, asking.model, p.adapter_id)
     fill = body.fill(limits, engine.card, await _last_tokens(body, engine))
     work = ruled(service, request, replace(fill, adapter=adapter, stream=body.stream), editor=True)
+    told = {"warnings": request.state.warnings} if request.state.warnings else {}
     work_id = f"tgi-{uuid4().hex}"
     if body.stream:
         if p.best_of > 1:
@@ -71,7 +72,7 @@ async def generate(request: Request, service: Service, raw: dict[str, Any], aski
         if p.decoder_input_details:
             raise RequestError("decoder_input_details cannot be streamed", "decoder_input_details")
         events = submit(service, request, work, work_id, NAMES)
-        return EventStream(service, Stream(events, GenerationEvents(body), request.state.request_id))
+        return EventStream(service, Stream(events, GenerationEvents(body, told), request.state.request_id))
     works: list[Fill | Score] = [work]
     if p.decoder_input_details:
         works.append(Score(text=(body.inputs,), priority="interactive", timeout_s=limits.timeout_s, adapter=adapter))
@@ -79,7 +80,7 @@ async def generate(request: Request, service: Service, raw: dict[str, Any], aski
     (results, done), *scored = await complete_all(service, request, streams, "part")
     prompt = [prefill(r) for found, _ in scored for r in found if isinstance(r, ScoreResult)]
     fills = [result for result in results if isinstance(result, FillResult)]
-    found = answer(body, fills, prompt[0] if prompt else [])
+    found = answer(body, fills, prompt[0] if prompt else []) | told
     headers = {
         "x-prompt-tokens": str(done.usage.prompt_tokens),
         "x-generated-tokens": str(done.usage.completion_tokens),

@@ -5,7 +5,7 @@ texts of all tokens together are the generated text; the end token's is empty.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.answers import Alternatives
@@ -27,10 +27,11 @@ Placed = tuple[int, dict[str, Any]]
 
 
 class GenerationEvents:
-    """The events of one request."""
+    """The events of one request. `told` is what the last one has besides."""
 
-    def __init__(self, body: TextGenerationRequest) -> None:
+    def __init__(self, body: TextGenerationRequest, told: Mapping[str, Any]) -> None:
         self.body = body
+        self.told = {**told}
         self._text = ""
         self._num_tokens = self._num_input = 0
         self._waiting: deque[Placed] = deque()
@@ -39,6 +40,7 @@ class GenerationEvents:
         match event:
             case Begun():
                 self._num_input = event.usage.prompt_tokens
+                self.told |= {"truncated": True} if event.fitted else {}
             case BlankDelta():
                 self._text += event.text
                 tokens = map(token, event.token_ids, event.tokens, event.logprobs)
@@ -73,7 +75,8 @@ class GenerationEvents:
         """The first of the tokens that wait, whose text goes to a character."""
         start, one = self._waiting.popleft()
         one["token"]["text"] = self._text[start:end]
-        return data({**one, "generated_text": text, "details": details})
+        told = {} if text is None else self.told
+        return data({**one, "generated_text": text, "details": details, **told})
 
     def _last(self, event: BlankDone) -> bytes:
         blank, sent = event.blank, self._num_tokens

@@ -20,6 +20,7 @@ from server.exchange.bodies import (
     schema_of,
     split,
 )
+from server.exchange.prompt import part_a
 from server.exchange.refusals import check_refused, refusing
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
@@ -136,8 +137,7 @@ class TextGenerationRequest(Lenient):
         at_most("top_n_tokens", p.top_n_tokens, limits.logprobs)
         if p.best_of > 1 and not p.draws:
             raise RequestError("best_of above 1 needs do_sample or a temperature", "best_of")
-        segments = split(self.inputs)
-        at_most("inputs", count_blanks(segments), 1, "masks, here, where one text is the answer")
+        segments = part_a(self.inputs, None, card, "inputs")
         if p.decoder_input_details and count_blanks(segments):
             message = "decoder_input_details are of a prompt without a mask; /v1/score scores what stands in one"
             raise RequestError(message, "decoder_input_details")

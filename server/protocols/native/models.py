@@ -50,7 +50,19 @@ def adapter_entry(adapter: AdapterCard, card: ModelCard) -> dict[str, Any]:
         "parent": card.name,
         "kind": adapter.kind,
         "prefix_tokens": adapter.prefix_tokens,
+        "capabilities": _for_mistral(card),
+        **_card_of_mistral(card),
     }
+
+
+def _for_mistral(card: ModelCard) -> dict[str, bool]:
+    """What a model can do, in the words that Mistral's clients look for."""
+    return {"completion_fim": "[MASK]" in card.masks, "completion_chat": False}
+
+
+def _card_of_mistral(card: ModelCard) -> dict[str, Any]:
+    """The fields without which Mistral's clients take no model."""
+    return {"type": "base", "max_context_length": card.max_context}
 
 
 def _entry(card: ModelCard, adapters: list[str], limits: Limits) -> dict[str, Any]:
@@ -74,7 +86,9 @@ def _entry(card: ModelCard, adapters: list[str], limits: Limits) -> dict[str, An
             "regex": True,
             "beams": not card.masked,
             "next_sentence": card.next_sentence,
+            **_for_mistral(card),
         },
+        **_card_of_mistral(card),
         "limits": {
             "max_context": card.max_context,
             "max_positions": card.max_positions,

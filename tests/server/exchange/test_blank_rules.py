@@ -63,6 +63,54 @@ def test_a_template_becomes_a_blank(engine: FakeEngine, make_client: Make) -> No
         assert asked(engine, client, "/v1/infill", {"text": ZED}).inputs == around
 
 
+@pytest.mark.parametrize("before", ["a[MASK] = ", "[MASK] [gMASK]"])
+def test_masks_in_a_template_are_text(engine: FakeEngine, make_client: Make, before: str) -> None:
+    prompt = f"<|fim_prefix|>{before}<|fim_suffix|> + [sMASK]<|fim_middle|>"
+    around = ((before, Mask("[MASK]"), " + [sMASK]"),)
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/completions": {"prompt": prompt},
+        "/beta/completions": {"prompt": prompt},
+        "/v1/fim/completions": {"prompt": prompt},
+        "/completion": {"prompt": prompt},
+        "/generate": {"inputs": prompt},
+        "/api/generate": {"prompt": prompt, "stream": False},
+    }
+    with make_client() as client:
+        for path, body in bodies.items():
+            assert asked(engine, client, path, body).inputs == around, path
+    with make_client(fim_templates="none") as client:
+        response = client.post("/v1/completions", json={"prompt": prompt})
+        assert response.json()["error"]["message"].endswith("where one text is the answer; the limit is 1")
+        one = prompt.replace(before, "a [MASK]").replace("[sMASK]", "b")
+        fill = asked(engine, client, "/v1/completions", {"prompt": one})
+        assert fill.inputs == (("<|fim_prefix|>a ", Mask("[MASK]"), "<|fim_suffix|> + b<|fim_middle|>"),)
+
+
+def test_a_template_may_have_an_empty_suffix_behind_it(engine: FakeEngine, make_client: Make) -> None:
+    around = (("a = ", Mask("[MASK]"), " + 1"),)
+    with make_client() as client:
+        assert asked(engine, client, "/v1/completions", {"prompt": ZED, "suffix": ""}).inputs == around
+        assert asked(engine, client, "/v1/fim/completions", {"prompt": ZED, "suffix": ""}).inputs == around
+        assert asked(engine, client, "/v1/completions", {"prompt": "a", "suffix": ""}).inputs == (
+            ("a", Mask("[MASK]"), ""),
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": ZED, "suffix": "b"}),
+        ("/v1/completions", {"prompt": f"{ZED} [MASK]"}),
+        ("/v1/infill", {"text": f"{ZED} [MASK]"}),
+    ],
+)
+def test_marks_around_a_blank_of_its_own_are_told(make_client: Make, path: str, body: dict[str, Any]) -> None:
+    with make_client() as client:
+        assert "template glm" in client.post(path, json=body).headers["x-glm-infill-warning"]
+        read = client.post("/v1/completions", json={"prompt": "<|fim_prefix|>" + ZED + "<|fim_suffix|><|fim_middle|>"})
+        assert "x-glm-infill-warning" not in read.headers
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_marks_that_are_read_as_text_are_told(make_client: Make, stream: bool) -> None:
     told = "the text has the marks of the template glm; this route reads them as text"

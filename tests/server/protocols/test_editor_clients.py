@@ -14,6 +14,7 @@ import openai
 import pytest
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
+from mistralai.client.models import BaseModelCard
 
 BLANK: dict[str, Any] = {"prompt": "The capital of ", "suffix": " is Paris."}
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
@@ -79,6 +80,12 @@ def test_mistral_shows_a_refusal(mistral: Mistral, changes: dict[str, Any], stat
     with pytest.raises(SDKError) as streamed:
         mistral.fim.stream(**asked)
     assert streamed.value.status_code == status
+
+
+def test_mistral_lists_models(mistral: Mistral) -> None:
+    for listed in (*(mistral.models.list().data or []), mistral.models.retrieve(model_id="glm-demo")):
+        assert isinstance(listed, BaseModelCard)
+        assert (listed.id, listed.capabilities.completion_fim, listed.max_context_length) == ("glm-demo", True, 512)
 
 
 def test_mistral_s_chat_is_refused(mistral: Mistral) -> None:
@@ -157,6 +164,7 @@ def test_litellm_gets_a_fill(by_litellm: dict[str, Any], fill: str, provider: st
 
 def test_openai_s_client_fills_by_deepseek_s_path(demo_url: str, fill: str) -> None:
     with openai.OpenAI(base_url=f"{demo_url}/beta", api_key="none", max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["glm-demo"]
         answer = client.completions.create(model="glm-demo", **BLANK, **GREEDY)
         chunks = list(client.completions.create(model="glm-demo", **BLANK, **GREEDY, stream=True))
         with pytest.raises(openai.NotFoundError, match=NO_CHAT):

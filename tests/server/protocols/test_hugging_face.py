@@ -211,6 +211,32 @@ def test_details_have_all_tokens(client, engine):
     assert (answer.headers["x-prompt-tokens"], answer.headers["x-generated-tokens"]) == ("5", "2")
 
 
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_text_that_was_cut_is_told(client, engine, fitted):
+    async def script(request, work_id):
+        last = blank(mask="[MASK]", text="hi", finish_reason="length", **HI)
+        if request.stream:
+            yield Begun(work_id, USAGE, fitted)
+            yield BlankDone(work_id, 0, 0, last)
+        yield ResultDone(work_id, replace(filled([last]), fitted=fitted))
+        yield Done(work_id, USAGE)
+
+    engine.script = script
+    told = {"truncated": True} if fitted else {}
+    assert client.post("/generate", json={"inputs": "a [MASK]"}).json() == {"generated_text": "hi", **told}
+    *others, last = events(client.post("/generate_stream", json={"inputs": "a [MASK]"}))
+    assert last.get("truncated", False) is fitted
+    assert not any("truncated" in event for event in others)
+
+
+def test_marks_that_are_read_as_text_are_told(client, engine):
+    engine.script = fill_of(text="hi", **HI)
+    marks = "<fim_prefix>a<fim_suffix>b<fim_middle>c"
+    assert "starcoder" in client.post("/generate", json={"inputs": marks}).json()["warnings"][0]
+    assert "starcoder" in events(client.post("/generate_stream", json={"inputs": marks}))[-1]["warnings"][0]
+    assert "warnings" not in client.post("/generate", json={"inputs": "a"}).json()
+
+
 def test_a_prompt_is_scored_beside_what_is_written(client, engine):
     engine.script = fill_of(text="hi", **HI, **END)
     asked = {"parameters": {"decoder_input_details": True}}

@@ -188,6 +188,11 @@ def test_a_body_without_a_content_type_is_read_unless_a_page_sent_it(client):
     body = json.dumps({**BODY, "stream": False}).encode()
     assert client.post(PATH, content=body).status_code == 200  # as LiteLLM sends it
     assert client.post("/api/show", content=b"{}").status_code == 200
+    as_form = {"content-type": "application/x-www-form-urlencoded"}  # as `curl -d` in Ollama's own documentation
+    assert client.post(PATH, content=body, headers=as_form).status_code == 200
+    assert client.post(PATH, content=body, headers={**as_form, "origin": "http://testserver"}).status_code == 415
+    assert client.post(PATH, content=body, headers={**as_form, "sec-fetch-site": "same-origin"}).status_code == 415
+    assert client.post("/v1/fim/completions", content=body, headers=as_form).status_code == 415
     assert client.post(PATH, content=body, headers={"sec-fetch-site": "same-origin"}).status_code == 415
     assert client.post(PATH, content=body, headers={"origin": "http://testserver"}).status_code == 415
     assert client.post(PATH, content=body, headers={"content-type": "text/plain"}).status_code == 415
