@@ -36,7 +36,8 @@ def _entries(service: Service) -> dict[str, dict[str, Any]]:
     """The entries of everything that a request may name as its model."""
     card, adapters = service.engine.card, service.engine.adapters
     base = _entry(card, [adapter.name for adapter in adapters], service.settings.limits)
-    own = {adapter.name: adapter_entry(adapter, card) for adapter in adapters}
+    known = {"capabilities": _for_mistral(card), **_card_of_mistral(card)}
+    own = {adapter.name: adapter_entry(adapter, card) | known for adapter in adapters}
     return {name: {**base, "id": name} for name in card.names} | own
 
 
@@ -50,8 +51,6 @@ def adapter_entry(adapter: AdapterCard, card: ModelCard) -> dict[str, Any]:
         "parent": card.name,
         "kind": adapter.kind,
         "prefix_tokens": adapter.prefix_tokens,
-        "capabilities": _for_mistral(card),
-        **_card_of_mistral(card),
     }
 
 

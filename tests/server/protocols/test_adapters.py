@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from mistralai.client.models import BaseModelCard
 
 from engine.events import AdapterCard
 from engine.requests import RequestError
@@ -38,6 +39,8 @@ def test_an_adapter_comes_and_goes(admin, engine, root):
     assert made.status_code == 200, made.text
     entry = {"id": "legal-1", "object": "model", "created": 1, "owned_by": "glm-infill", "parent": "demo"}
     assert made.json() == {**entry, "kind": "lora", "prefix_tokens": 0}
+    listed = BaseModelCard.model_validate(admin.get("/v1/models/legal-1").json())  # as Mistral's client reads it
+    assert (listed.capabilities.completion_fim, listed.max_context_length) == (True, 512)
     assert engine.life[-1] == "legal"
     assert admin.get("/v1/adapters").json()["data"] == [made.json()]
     base, adapter = admin.get("/v1/models").json()["data"]
