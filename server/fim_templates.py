@@ -31,7 +31,7 @@ class FimTemplate:
 
     def has_marks(self, prompt: str) -> bool:
         """Whether a prompt has all marks, anywhere."""
-        return all(mark in prompt for mark in self.marks)
+        return all(mark.strip() in prompt for mark in self.marks)
 
     def read(self, prompt: str) -> Around | None:
         """The two sides, if the whole prompt has this form. Text of other files joins the first side."""

@@ -71,4 +71,5 @@ def test_words_that_look_like_codestral_s_marks_stay_text() -> None:
 
 def test_marks_are_found_anywhere() -> None:
     assert named_like(f"Complete this: {PROMPTS['qwen']} Thank you.") == "qwen"
+    assert named_like("<PRE>a<SUF>b<MID>") == "codellama"  # without its spaces it is no template, but told
     assert named_like("a <PRE> tag and a [SUFFIX]") is None
