@@ -41,15 +41,16 @@ class Decoder:
 
     def spell(self, token_id: int) -> bytes:
         """The bytes that an id would add to the text here."""
-        data = self._opened(token_id)
-        return data[1:] if (self._spaced or self._behind_lost) and data.startswith(b" ") else data
+        return self._closed_up(self._opened(token_id, self._tokenizer.decode_bytes((token_id,))))
 
     def add(self, token_id: int) -> int:
         """Adds an id. Returns the offset of the character that contains its first byte."""
-        opened, data = self._opened(token_id), self.spell(token_id)
+        raw = self._tokenizer.decode_bytes((token_id,))
+        opened = self._opened(token_id, raw)
+        data = self._closed_up(opened)
         if opened:
             self._spaced = False
-        if raw := self._tokenizer.decode_bytes((token_id,)):
+        if raw:
             self._opening = False
             lost = self._tokenizer.space_lost_behind
             self._behind_lost = bool(lost) and raw.endswith(lost.encode())
@@ -76,10 +77,13 @@ class Decoder:
         decoder._parts = list(self._parts)
         return decoder
 
-    def _opened(self, token_id: int) -> bytes:
+    def _opened(self, token_id: int, raw: bytes) -> bytes:
         """An id's bytes, without a space that is there only because the id opens the text."""
-        data = self._tokenizer.decode_bytes((token_id,))
-        return data[1:] if data and self._opening and self._tokenizer.opens_text(token_id) else data
+        return raw[1:] if raw and self._opening and self._tokenizer.opens_text(token_id) else raw
+
+    def _closed_up(self, opened: bytes) -> bytes:
+        """Bytes without their first space, where one stands before them already."""
+        return opened[1:] if (self._spaced or self._behind_lost) and opened.startswith(b" ") else opened
 
     def _take(self, data: bytes) -> None:
         text, self.pending = _read(self.pending + data)
