@@ -69,7 +69,7 @@ EMPTY = FilledBlank(
 class EchoedPrompt:
     """The tokens of a scored prompt. Tokens of its context have no log-probabilities.
 
-    The rank of a token is 1 plus the number of more probable tokens. `ranks` is empty unless the request asked for them.
+    A token's rank is 1 plus the number of more probable tokens. `ranks` is empty unless the request asked for them.
     """
 
     token_ids: list[int]

@@ -17,6 +17,8 @@ from engine.events import BlankDelta, ResultDone
 from engine.jobs import fill_checks
 from engine.requests import Fill, Mask, RequestError, Sampling, Tokens
 from tests.engine.jobs.test_prompts import ids_of, part_a, reference
+from tests.engine.test_families import engines  # noqa: F401
+from tests.model.test_references import TOLERANCE, case_of
 
 TEXT = "the river hill and then a boat"
 ASKED = (9, 3, 9, 40)
@@ -59,6 +61,21 @@ def test_ranks_of_a_scored_prompt_count_the_whole_row(engine: Engine) -> None:
         # The reference's sums round otherwise, so that near neighbours may change places.
         assert rank is not None
         assert int((row >= row[token] + 2e-4).sum()) < rank <= int((row >= row[token] - 2e-4).sum())
+
+
+def test_ranks_and_asked_tokens_are_those_of_transformers(engines: dict[str, Engine]) -> None:  # noqa: F811
+    case = case_of("glm4", "long")  # GlmForCausalLM's
+    ids = case.token_ids[2:].tolist()
+    result = filled(engines["glm4"], ((Tokens(tuple(ids)),),), echo=True, prompt_logprobs=1, logprob_token_ids=ASKED)
+    assert result.echo is not None
+    rows = case.logprobs[1:]
+    for token, logprob, rank, row in zip(ids, result.echo.token_logprobs, result.echo.ranks, rows, strict=False):
+        assert logprob == pytest.approx(float(row[token]), abs=TOLERANCE)
+        assert rank is not None
+        assert int((row >= row[token] + 2 * TOLERANCE).sum()) < rank <= int((row >= row[token] - 2 * TOLERANCE).sum())
+    (blank,) = result.blanks
+    (top,) = blank.top_logprobs or [blank.end_top_logprobs or []]
+    assert [t.logprob for t in top] == pytest.approx([float(rows[-1][i]) for i in ASKED], abs=TOLERANCE)
 
 
 def test_ranks_are_exact_in_the_engine_s_own_rows(engine: Engine) -> None:
