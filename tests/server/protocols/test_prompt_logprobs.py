@@ -89,6 +89,7 @@ def test_the_asked_tokens_stand_beside_each_written_one(client, engine, as_ids):
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
         ({"prompt_logprobs": "x"}, "prompt_logprobs"),
         ({"prompt_logprobs": 0, "suffix": "b"}, "prompt_logprobs"),
+        ({"prompt_logprobs": 0, "guided_regex": "a"}, "guided_regex"),
         ({"logprob_token_ids": [1]}, "logprob_token_ids"),
         ({"logprob_token_ids": [], "logprobs": 1}, "logprob_token_ids"),
         ({"logprob_token_ids": [-1], "logprobs": 1}, "logprob_token_ids.0"),
