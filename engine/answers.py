@@ -13,7 +13,8 @@ INTERNAL: dict[str, Any] = {"wire": "internal"}
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """One of the most probable tokens at a position. `raw` are its bytes there, if they differ from `token`."""
+    """One of the most probable tokens at a position, or a token that the request asked for. `raw` are its bytes there,
+    if they differ from `token`."""
 
     token_id: int
     token: str
@@ -66,13 +67,17 @@ EMPTY = FilledBlank(
 
 @dataclass(frozen=True, slots=True)
 class EchoedPrompt:
-    """The tokens of a scored prompt. Tokens of its context have no log-probabilities."""
+    """The tokens of a scored prompt. Tokens of its context have no log-probabilities.
+
+    A token's rank is 1 plus the number of more probable tokens. `ranks` is empty unless the request asked for them.
+    """
 
     token_ids: list[int]
     tokens: list[str]
     token_logprobs: list[float | None]
     top_logprobs: list[Alternatives | None]
     text_offsets: list[int]
+    ranks: list[int | None] = field(default_factory=list, metadata=INTERNAL)
 
 
 @dataclass(frozen=True, slots=True)

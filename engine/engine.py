@@ -92,7 +92,7 @@ class Engine:
             raise
 
     def _job(self, request: Request, request_id: str, job_context: JobContext) -> Job:
-        _check_bias(request, job_context)
+        _check_token_ids(request, job_context)
         masked = self.card.masked
         if isinstance(request, Fill):
             return (MaskedFillJob if masked else FillJob)(request_id, request, job_context)
@@ -288,8 +288,9 @@ def _trimmed(result: Result, num_top: int) -> Result:
     return [None if item is None else replace(item, top=item.top[:num_top]) for item in result]
 
 
-def _check_bias(request: Request, job_context: JobContext) -> None:
+def _check_token_ids(request: Request, job_context: JobContext) -> None:
     if not isinstance(request, Fill):
         return
     job_context.check_ids(list(request.sampling.logit_bias), "logit_bias")
     job_context.check_ids(request.sampling.stop_token_ids, "stop_token_ids")
+    job_context.check_ids(request.logprob_token_ids, "logprob_token_ids")

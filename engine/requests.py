@@ -119,6 +119,9 @@ class Fill:
     input, one string or `Tokens`, is itself the beginning of the open blank, unless it has a mask and a `<sop>`: its
     tokens are scored, and `max_tokens` may be 0. With `fit` a text that is too long loses the text farthest from its
     one blank instead of being refused. `adapter` is the name of a loaded adapter.
+
+    `logprobs` is the number of alternatives at each token. `logprob_token_ids` replace the alternatives of tokens that
+    are written. With `prompt_logprobs` an echo has at least that many alternatives, and ranks.
     """
 
     inputs: tuple[Segments, ...]
@@ -134,6 +137,8 @@ class Fill:
     length_penalty: float = 1.0
     logprobs: int | None = None
     stream: bool = False
+    logprob_token_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
     echo: bool = False
     fit: bool = False
     priority: Priority = "interactive"

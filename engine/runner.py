@@ -55,6 +55,7 @@ class Runner:
         - token: log-probabilities [vocab_size], or [logit_rows, vocab_size] for several rows;
         - logits: the same, each row with one number more, the difference between its logits and its log-probabilities;
         - scores: its scored targets, with the `num_top` best tokens of each row;
+        - ranked: the same, with the targets' ranks;
         - pair: log-probabilities [2].
 
         Also returns the number of rows with log-probabilities that are not finite; their results are NaN. All ranks run
@@ -75,7 +76,8 @@ class Runner:
         wanted = list(_wanted(batch))
         indices = [index for index, _ in wanted]
         chosen = [adapters[index] for index in indices]
-        scored = self._scored(hidden[indices], [target for _, target in wanted], chosen, num_top)
+        ranked = any(r.output == "ranked" for r in batch.rows)
+        scored = self._scored(hidden[indices], [target for _, target in wanted], chosen, num_top, ranked)
         results: list[Result] = []
         bad = first = 0
         for rows in batch.rows:
@@ -86,7 +88,7 @@ class Runner:
                 arrays = [_row(row) for row in found if isinstance(row, Tensor)]
                 bad += sum(math.isnan(row[0]) for row in arrays)
                 results.append(arrays[0] if len(arrays) == 1 else np.stack(arrays))
-            elif rows.output == "scores":
+            elif rows.output in ("scores", "ranked"):
                 line: list[Scored | None] = []
                 for target in rows.targets:
                     item = next(scored) if target >= 0 else None
@@ -108,7 +110,7 @@ class Runner:
             self.cache.values[layer].write(index, prefix.values[layer, copy.first : last])
 
     def _scored(
-        self, hidden: Tensor, targets: list[int], adapters: list[int], num_top: int
+        self, hidden: Tensor, targets: list[int], adapters: list[int], num_top: int, ranked: bool
     ) -> Iterator[Tensor | Scored]:
         """Row by row log-probabilities (target −1; −2: with their mass) or a Scored, a few rows' logits at a time."""
         vocabulary = self.model.vocabulary
@@ -123,7 +125,9 @@ class Runner:
             whole = iter(vocabulary.whole(logprobs[index < 0]))
             # One column says it of all: a logit is the log-probability and the logarithm of the sum.
             mass = logits[:, self._plain, None] - logprobs[:, self._plain, None] if _ALL_AND_MASS in chunk else None
-            picked = vocabulary.picked(logprobs, index.clamp(min=0)).tolist()
+            own = vocabulary.picked(logprobs, index.clamp(min=0))
+            picked = own.tolist()
+            above = vocabulary.num_above(logprobs, own).tolist() if ranked else None
             values, tops = vocabulary.top(logprobs, num_top) if num_top else (None, None)
             for row, target in enumerate(chunk):
                 if target < 0:
@@ -133,7 +137,7 @@ class Runner:
                     top: tuple[tuple[int, float], ...] = ()
                     if values is not None and tops is not None:
                         top = tuple(zip(tops[row].tolist(), values[row].tolist(), strict=True))
-                    yield Scored(target, picked[row], top)
+                    yield Scored(target, picked[row], top, None if above is None else above[row] + 1)
 
 
 def _row(logprobs: Tensor) -> Row:
@@ -151,6 +155,6 @@ def _wanted(batch: Batch) -> Iterator[tuple[int, int]]:
         if rows.output in ("token", "logits"):
             wanted = _ALL if rows.output == "token" else _ALL_AND_MASS
             yield from ((first + (row if row >= 0 else count + row), wanted) for row in rows.logit_rows)
-        elif rows.output == "scores":
+        elif rows.output in ("scores", "ranked"):
             yield from ((first + offset, target) for offset, target in enumerate(rows.targets) if target >= 0)
         first += count

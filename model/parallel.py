@@ -155,6 +155,10 @@ class Vocabulary:
         found = logprobs.gather(1, place[:, None])[:, 0]
         return self.ranks.all_reduce(found.where(inside, 0.0)) if self.ranks.size > 1 else found
 
+    def num_above(self, logprobs: Tensor, values: Tensor) -> Tensor:
+        """This rank's log-probabilities [rows, count] → how many of all ranks' are greater than values [rows]."""
+        return self.ranks.all_reduce((logprobs > values[:, None]).sum(-1))
+
     def top(self, logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The greatest log-probabilities among all ranks' ids, and these ids, each [rows, count]."""
         if self.ranks.size == 1:

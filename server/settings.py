@@ -37,6 +37,7 @@ class Limits(BaseModel):
     stop: Count = 32
     logit_bias: Count = 300
     logprobs: Annotated[int, Field(ge=0, le=20)] = 20
+    logprob_token_ids: Annotated[int, Field(ge=1, le=1024)] = 128
     timeout_s: Seconds = 600.0
     segments: Count = 1024
     token_ids: Count = 131_072

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from engine.jobs.blank_fill import BlankFill
 from engine.jobs.job import JobContext, Step
-from engine.jobs.sampler import scored
 from engine.jobs.search import Wanted
 from engine.requests import RequestError, Tokens, member
 from engine.schedule.batch import Result, Row, Scored
@@ -144,26 +143,26 @@ class ChoiceSearch:
         if isinstance(result, list):
             *tokens, end = (token for token in result if token is not None)
             self._found[run.node.choice] = [*run.path, *tokens], end
-            if sequence is not self.kept:
-                step.finish(sequence)
         else:
             step.started += self._divide(view, sequence, run, result.reshape(len(run.forced) + 1, -1))
+        if not run.node.children and sequence is not self.kept:
+            step.finish(sequence)
         if len(self._found) == self._count:
             self._decide()
 
     def _divide(self, view: SchedulerView, sequence: Sequence, run: Run, logprobs: Row) -> list[Sequence]:
         """Goes on with a fork for each child, the last one on the sequence itself; gives the forks."""
-        forced = zip(logprobs[:-1], run.forced, strict=True)
-        path = [*run.path, *(scored(row, token, self._wanted.num_top) for row, token in forced)]
+        forced, told = zip(logprobs[:-1], run.forced, strict=True), self._wanted.sampler.told
+        path = [*run.path, *(told(row, token, self._wanted.num_top) for row, token in forced)]
         if run.node.choice >= 0:
-            self._found[run.node.choice] = path, scored(logprobs[-1], self._end, self._wanted.num_top)
+            self._found[run.node.choice] = path, told(logprobs[-1], self._end, self._wanted.num_top)
         children = list(run.node.children.items())
         forks = [view.fork(sequence) for _ in children[sequence is not self.kept :]]
-        sequences = forks if sequence is self.kept else [*forks, sequence]
+        sequences = [*forks, sequence][: len(children)]
         for (token, child), own in zip(children, sequences, strict=True):
             behind, node = child.chain()
             self._push(own, [token, *behind], len(path) + 1)
-            self._expect(own, Run([*path, scored(logprobs[-1], token, self._wanted.num_top)], behind, node))
+            self._expect(own, Run([*path, told(logprobs[-1], token, self._wanted.num_top)], behind, node))
         return forks
 
     def _push(self, sequence: Sequence, tokens: list[int], number: int) -> None:
@@ -172,10 +171,11 @@ class ChoiceSearch:
             sequence.push(token, *self._wanted.place.place(number + offset))
 
     def _expect(self, sequence: Sequence, run: Run) -> None:
-        """Asks the last rows for what they predict: forced tokens and an end, or also all that may come behind."""
+        """Asks the last rows for what they predict: forced tokens and an end, or also all that may come behind, or be
+        told of beside them."""
         self._runs[sequence] = run
         rows = len(run.forced) + 1
-        if run.node.children:
+        if run.node.children or self._wanted.sampler.told_ids:
             sequence.output, sequence.logit_rows, sequence.targets = "token", tuple(range(-rows, 0)), []
         else:
             before = [-1] * (len(sequence.token_ids) - rows)

@@ -1,13 +1,13 @@
 """The checks of a `Fill` against its layout and the model; they also read its choices and patterns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from engine.events import ModelCard
 from engine.jobs.choices import Choices
 from engine.jobs.job import JobContext
 from engine.jobs.prompts import Prompt
 from engine.regex.constraint import Pattern
-from engine.requests import Fill, Regex, RequestError, member, regex_param
+from engine.requests import Fill, Mask, Regex, RequestError, member, regex_param
 from model.layout import Layout
 
 MAX_ALTERNATIVES = 1_000_000
@@ -110,12 +110,19 @@ def check_begun(fill: Fill, prompt: Prompt, laid: Layout, job_context: JobContex
         raise RequestError("max_tokens is 0 and there is nothing to score", "max_tokens")
 
 
-def check_echo(fill: Fill, prompts: Iterable[Prompt]) -> None:
-    """Raises RequestError for prompts with more alternatives than an answer may hold."""
-    count = sum(len(p.echo.ids) for p in prompts if p.echo is not None) * (fill.logprobs or 0)
-    if count > MAX_ALTERNATIVES:
-        message = f"{count} alternatives of scored tokens are too many for one request; the limit is {MAX_ALTERNATIVES}"
-        raise RequestError(message, "logprobs")
+def check_alternatives(fill: Fill, prompts: Sequence[Prompt]) -> None:
+    """Raises RequestError for more alternatives than an answer may hold. `prompts` has one for each sample."""
+    scored = sum(len(p.echo.ids) for p in prompts if p.echo is not None)
+    blanks = sum(isinstance(segment, Mask) for p in prompts for segment in p.segments)
+    written = blanks * max(fill.max_tokens) * fill.num_beams
+    for field, count, tokens in (
+        ("logprobs", scored * (fill.logprobs or 0), "scored"),
+        ("prompt_logprobs", scored * (fill.prompt_logprobs or 0), "scored"),
+        ("logprob_token_ids", written * len(fill.logprob_token_ids), "written"),
+    ):
+        if count > MAX_ALTERNATIVES:
+            limit = f"the limit is {MAX_ALTERNATIVES}"
+            raise RequestError(f"{count} alternatives of {tokens} tokens are too many for one request; {limit}", field)
 
 
 def per_blank(values: tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from engine.events import Begun, BlankDelta, BlankDone, Done, Echoed, Event, ResultDone
 from engine.jobs.blank_fill import BlankFill
-from engine.jobs.fill_checks import check_begun, check_echo, check_fill, read_choices, read_patterns
+from engine.jobs.fill_checks import check_alternatives, check_begun, check_fill, read_choices, read_patterns
 from engine.jobs.job import Counts, JobContext, Step
 from engine.jobs.prompts import read_input
 from engine.jobs.sample import Input, Sample, Task
@@ -21,7 +21,8 @@ class FillJob:
         self.id = request_id
         self.fill = fill
         self.job_context = job_context
-        self.num_top = (fill.logprobs or 0) if fill.echo or fill.choices else 0
+        num_top = (fill.logprobs or 0) if fill.echo or fill.choices else 0
+        self.num_top = max(num_top, fill.prompt_logprobs or 0)
         self.counts = Counts()
         self.begun = False
         self.samples: list[Sample] = []
@@ -41,7 +42,7 @@ class FillJob:
                     for j in range(fill.n if fill.num_beams == 1 else 1)
                 ]
         self.counts.prompt_tokens = sum(self._prompts)
-        check_echo(fill, [s.prompt for s in self.samples])
+        check_alternatives(fill, [s.prompt for s in self.samples])
 
     def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
         step = Step()

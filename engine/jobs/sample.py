@@ -78,7 +78,12 @@ class Sample:
         self.rank = 0.0
         # A sampler a blank, so that a blank's draws do not depend on how its neighbours interleave.
         self.samplers = [
-            Sampler(fill.sampling, job_context.logit_mask, None if self.seed is None else self.seed + i)
+            Sampler(
+                fill.sampling,
+                job_context.logit_mask,
+                None if self.seed is None else self.seed + i,
+                fill.logprob_token_ids,
+            )
             for i in range(count)
         ]
         for sampler, constraint in zip(self.samplers, self.constraints, strict=True):
@@ -213,6 +218,7 @@ class Sample:
             token_logprobs=[*unknown, *(t.logprob for t in scored)],
             top_logprobs=[*unknown, *alternatives([t.top for t in scored], tokenizer)],
             text_offsets=list(echo.starts),
+            ranks=[] if self.fill.prompt_logprobs is None else [*unknown, *(t.rank for t in scored)],
         )
 
     def filled(self, blank: BlankFill) -> FilledBlank:
@@ -277,9 +283,9 @@ class Sample:
         sampler = self.samplers[index]
         if sampler.has_rules:
             # Of a prompt that is scored the last token is not pushed yet.
-            unread = self.blanks[index].begun[-1:] if sequence.output == "scores" else ()
+            unread = self.blanks[index].begun[-1:] if sequence.targets else ()
             sampler.read((*sequence.context.token_ids, *sequence.token_ids, *unread))
-        if sequence.output == "scores":  # of what the blank begins with, before it is filled
+        if sequence.targets:  # of what the blank begins with, before it is filled
             sequence.owner = Writing(self, self.blanks[index])
         else:
             self._seek(sequence, index)
@@ -320,7 +326,8 @@ class Sample:
     def _push_start(self, sequence: Sequence, index: int) -> None:
         place, begun = self.places[index], self.blanks[index].begun
         if self.fill.echo and begun:
-            sequence.output, sequence.targets = "scores", list(begun)
+            sequence.output = "scores" if self.fill.prompt_logprobs is None else "ranked"
+            sequence.targets = list(begun)
             fed = begun[:-1]
         else:
             fed = begun

@@ -30,9 +30,11 @@ _LEAST_SHARE = 1e-30  # float32 takes smaller ones for zero
 class Sampler:
     """The sampler of one sequence: its parameters, its random numbers, and the ids that are never drawn."""
 
-    def __init__(self, sampling: Sampling, logit_mask: Row, seed: int | None) -> None:
-        """`logit_mask` has −∞ for ids that are never drawn, else 0. Raises ValueError for a rule that there is not."""
+    def __init__(self, sampling: Sampling, logit_mask: Row, seed: int | None, told_ids: tuple[int, ...] = ()) -> None:
+        """`logit_mask` has −∞ for ids that are never drawn, else 0. `told_ids` replace the best tokens as alternatives.
+        Raises ValueError for a rule that there is not."""
         self.sampling = sampling
+        self.told_ids = told_ids
         self.param = "regex"  # the field that a pattern stands in
         self._logit_mask = logit_mask
         self._rules = active_rules(sampling.rules)
@@ -75,9 +77,9 @@ class Sampler:
         if is_plain and not is_drawn:
             token = int(logprobs.argmax())
             if self._logit_mask[token] == 0 and token not in banned:
-                return scored(logprobs, token, num_top)
+                return self._told(logprobs, token, num_top)
         if is_plain and is_drawn and not banned:
-            return scored(logprobs, self._drawn(logprobs), num_top)
+            return self._told(logprobs, self._drawn(logprobs), num_top)
         scores = self.weighed(row, history, banned)
         if allowed is not None:
             scores[~allowed] = -np.inf
@@ -85,7 +87,7 @@ class Sampler:
                 scores = np.where(allowed, self.weighed(row, history, ()), np.float32(-np.inf))
             if scores.max() == -np.inf:
                 raise RequestError("no token can continue a text that matches the pattern", self.param)
-        return scored(logprobs, self._drawn(scores) if is_drawn else int(scores.argmax()), num_top)
+        return self._told(logprobs, self._drawn(scores) if is_drawn else int(scores.argmax()), num_top)
 
     def pick(self, worth: Mapping[int, float]) -> int:
         """One of the keys of `worth`, their log-probabilities: the best one (the first if equal), or one drawn."""
@@ -97,7 +99,11 @@ class Sampler:
 
     def told(self, row: Row, token: int, num_top: int) -> Scored:
         """A token of a row with its raw log-probability and alternatives."""
-        return scored(self._logprobs(row), token, num_top)
+        return self._told(self._logprobs(row), token, num_top)
+
+    def _told(self, logprobs: Row, token: int, num_top: int) -> Scored:
+        top = [(i, float(logprobs[i])) for i in self.told_ids] if self.told_ids else best(logprobs, num_top)
+        return Scored(token, float(logprobs[token]), tuple(top))
 
     def weighed(self, row: Row, history: Sequence[int], banned: Collection[int]) -> Row:
         """The row's scores [vocab_size] after biases and rules: log-probabilities, or logits if it has them.
@@ -178,11 +184,6 @@ def _index(weights: Weights, uniform: float) -> tuple[int, float]:
 def _first_over(held: NDArray[np.float64], point: float) -> int:
     """Where a running sum first exceeds a point; never where nothing is added, nor behind its end."""
     return int(min(held.searchsorted(point, side="right"), held.searchsorted(held[-1])))
-
-
-def scored(logprobs: Row, token: int, num_top: int) -> Scored:
-    """A token with its log-probability and the best tokens."""
-    return Scored(token, float(logprobs[token]), tuple(best(logprobs, num_top)))
 
 
 def best(scores: Row, count: int) -> list[tuple[int, float]]:

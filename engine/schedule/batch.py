@@ -106,14 +106,16 @@ class Batch:
 
 @dataclass(slots=True)
 class Scored:
-    """A token's log-probability, and the most probable tokens at its position."""
+    """A token's log-probability, and the most probable tokens at its position, or those that the request asked for.
+    `rank` is 1 plus the number of more probable tokens; None unless it was asked for."""
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...]
+    rank: int | None = None
 
 
 # Log-probabilities [vocab_size], of "logits" with by how much the logits are greater [vocab_size + 1] as the last one;
 # [rows, …] where several are asked.
 Row = NDArray[np.float32]
-Result = Row | list[Scored | None]  # of what wants a "token", "logits" or a "pair"; of what wants "scores"
+Result = Row | list[Scored | None]  # of what wants a "token", "logits" or a "pair"; else of what wants "scores"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Output = Literal["token", "scores", "pair", "logits"]
+Output = Literal["token", "scores", "pair", "logits", "ranked"]
 Status = Literal["new", "waiting", "running", "finished"]
 
 
@@ -58,13 +58,13 @@ class Sequence:
     """Rows of part B over a context: some are computed, the others wait.
 
     `output` is one of: "token", the log-probabilities of the token after its last row; "logits", the same and the
-    number by which logits are greater; "scores", the log-probabilities of `targets`, one per row, −1 for none; "pair",
-    those of its two sentences being neighbours. A `whole` sequence (a masked language model's text) has an empty
-    context, all its rows see each other, and its "token" is that at each of the `logit_rows`. `context_blocks` are the
-    context's blocks that it shares, `blocks` its own; both are empty while it waits. `answered` is the number of its
-    rows when it last ran: without new rows it waits for other sequences of its job, and if it is preempted, it is
-    computed again only when there are new ones. `drawn_at` is the time of its last token on the monotonic clock.
-    `prompt_tokens` count when it first runs, each prompt's in one sequence.
+    number by which logits are greater; "scores", the log-probabilities of `targets`, one per row, −1 for none;
+    "ranked", the same with their ranks; "pair", those of its two sentences being neighbours. A `whole` sequence (a
+    masked language model's text) has an empty context, all its rows see each other, and its "token" is that at each of
+    the `logit_rows`. `context_blocks` are the context's blocks that it shares, `blocks` its own; both are empty while
+    it waits. `answered` is the number of its rows when it last ran: without new rows it waits for other sequences of
+    its job, and if it is preempted, it is computed again only when there are new ones. `drawn_at` is the time of its
+    last token on the monotonic clock. `prompt_tokens` count when it first runs, each prompt's in one sequence.
 
     `job_id` names its request; `owner` takes its results within that request's job. Only the scheduler sets `status`: a
     finished sequence has no blocks and does not run again.

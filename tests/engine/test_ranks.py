@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from engine.answers import FillResult
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Event, ResultDone
@@ -21,6 +22,7 @@ from engine.loading import load_runner
 from engine.ranks import AdapterNews, Channel, Diverged, follow
 from engine.requests import Fill, Mask, Request, Sampling, Score
 from engine.schedule.batch import Batch, PrefixCopy, Rows
+from engine.schedule.sequence import Output
 from model.attention import Span
 from model.checkpoint import Checkpoint, Description, assembled
 from model.config import CheckpointError, Config
@@ -262,6 +264,26 @@ def test_ranks_keep_keys_and_values_in_int8_as_one_does(folders: dict[str, Path]
     assert_alike(two.events, one.events, ROUNDING)
 
 
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", ["glm_sat", "glm4"])
+def test_a_token_s_rank_counts_the_tokens_of_all_ranks(folders: dict[str, Path], name: str, size: int) -> None:
+    every = described(name).architecture.vocab_size
+    fill = Fill(((words(range(10, 40, 3)),),), (3,), echo=True, prompt_logprobs=every, logprobs=0)
+    served = serve(lambda ranks: checkpoint(folders[name], name, "none", ranks), size, [fill])
+    (result,) = (e.result for e in served.events if isinstance(e, ResultDone))
+    assert isinstance(result, FillResult)
+    echo = result.echo
+    assert echo is not None
+    assert len(echo.ranks) == 10
+    for token, logprob, rank, top in zip(
+        echo.token_ids, echo.token_logprobs, echo.ranks, echo.top_logprobs, strict=True
+    ):
+        values = {t.token_id: t.logprob for t in top or ()}
+        assert len(values) == every
+        assert values[token] == logprob
+        assert rank == sum(value >= values[token] for value in values.values())
+
+
 def test_heads_and_groups_that_ranks_do_not_divide_are_refused_by_name(folders: dict[str, Path]) -> None:
     def refusal(name: str, storage: dict[str, Any], size: int, **fields: Any) -> str:
         description = described(name)
@@ -293,7 +315,7 @@ class TestBatch:
         for _ in range(data.draw(st.integers(0, 4))):
             count, num_blocks = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 5))
             span = Span(count, *some(2), some(num_blocks), data.draw(st.booleans()))  # type: ignore[call-arg,arg-type]
-            want = data.draw(st.sampled_from([None, "token", "scores", "pair", "logits"]))
+            want = data.draw(st.sampled_from([None, *get_args(Output)]))
             asked, targets = some(data.draw(st.integers(0, 3))), some(data.draw(st.integers(0, 6)))
             rows.append(Rows(some(count), some(count), some(count), span, want, asked, targets, *some(1)))  # type: ignore[arg-type]
         copies = data.draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99))).map(tuple))

@@ -30,6 +30,7 @@ from server.exchange.streaming import EventStream, Stream
 from server.exchange.takes import takes
 from server.protocols.openai.completion_stream import CompletionEvents, usage
 from server.protocols.openai.logprobs import Logprobs, finish_reason
+from server.protocols.openai.prompt_logprobs import prompt_logprobs
 from server.protocols.openai.schemas import Asked, CompletionRequest
 from server.wire.answer import Answer
 from server.wire.body import read_object
@@ -146,11 +147,15 @@ def _choice(
     choice: dict[str, Any] = {"index": index, "text": prompt + blank.text, "finish_reason": finish_reason(blank)}
     if result.fitted:
         choice["glm"] = {"truncated": True}
+    if result.echo is not None:
+        choice["glm"] = {"first_token_logprob": next(iter(result.echo.token_logprobs), None)}
+        if body.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(result.echo, body.prompt_logprobs)
     if body.logprobs is None:
         return {**choice, "logprobs": None}
     logprobs = Logprobs(body.as_ids)
-    if result.echo is not None:
-        choice["glm"] = {"first_token_logprob": logprobs.add_prompt(result.echo)}
+    if body.echo and result.echo is not None:
+        logprobs.add_prompt(result.echo, body.logprobs)
     logprobs.add_span(blank, len(prompt))
     return {**choice, "logprobs": logprobs.wire()}
 

@@ -47,13 +47,14 @@ class Logprobs:
     def _named(self, token_id: int | None, name: str) -> str:
         return f"token_id:{token_id}" if self.as_ids else name
 
-    def add_prompt(self, echo: EchoedPrompt) -> float | None:
-        """Appends the tokens of a scored prompt, the engine's `echo`.
+    def add_prompt(self, echo: EchoedPrompt, num_top: int | None = None) -> float | None:
+        """Appends the tokens of a scored prompt, the engine's `echo`, with at most `num_top` alternatives each.
 
         This protocol has no log-probability for the very first token; that token's own one is returned.
         """
         tokens = list(zip(echo.token_ids, echo.tokens, strict=True))
-        self.add(tokens, echo.token_logprobs, echo.top_logprobs, echo.text_offsets)
+        tops = [top and top[:num_top] for top in echo.top_logprobs]
+        self.add(tokens, echo.token_logprobs, tops, echo.text_offsets)
         if not self.tokens:
             return None
         first, self.token_logprobs[0], self.top_logprobs[0] = self.token_logprobs[0], None, None

@@ -52,8 +52,8 @@ class StreamOptions(Lenient):
 # what this one has by its own.
 Refused = refusing(
     "RefusedFields", "allowed_token_ids", "bad_words", "choices", "ebnf", "grammar", "guided_grammar",
-    "guided_whitespace_pattern", "logprob_token_ids", "logits_processors", "max_completion_tokens", "prompt_embeds",
-    "prompt_logprobs", "repetition_detection", "return_token_ids", "structural_tag",
+    "guided_whitespace_pattern", "logits_processors", "max_completion_tokens", "prompt_embeds",
+    "repetition_detection", "return_token_ids", "structural_tag",
 )  # fmt: skip
 
 
@@ -73,6 +73,8 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
     stream: bool = False
     stream_options: StreamOptions | None = None
     logprobs: Number | None = None
+    prompt_logprobs: Number | None = None
+    logprob_token_ids: Ids | None = None
     echo: bool = False
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     user: String | None = None
@@ -97,8 +99,14 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
             raise RequestError("stream_options needs stream", "stream_options")
         if self.echo and self.suffix is not None:
             raise RequestError("echo and suffix cannot be combined", "echo")
+        self._check_logprobs()
         drawn = self.n if self.use_beam_search else best_of
-        return Asked(prompts, self.n, drawn, self.echo and self.logprobs is not None)
+        return Asked(prompts, self.n, drawn, self.is_echo_scored or self.prompt_logprobs is not None)
+
+    @property
+    def is_echo_scored(self) -> bool:
+        """Whether the prompt's tokens are in `logprobs`."""
+        return self.echo and self.logprobs is not None
 
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
         """The request for the engine. Raises RequestError for values over a limit, and for blanks that the model cannot
@@ -108,7 +116,8 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
             raise RequestError("truncate_prompt_tokens needs a server", "truncate_prompt_tokens", "unsupported")
         asked, constraint = self.asked(), self.constraint(limits)
         if asked.scores and constraint is not None:
-            message = f"echo with logprobs scores the prompt; {constraint.field} does not go with it"
+            scoring = "echo with logprobs" if self.is_echo_scored else "prompt_logprobs"
+            message = f"{scoring} scores the prompt; {constraint.field} does not go with it"
             raise RequestError(message, constraint.field)
         at_most("prompt", len(asked.prompts), limits.inputs, "prompts")
         at_most("n", self.n, limits.n)
@@ -117,6 +126,8 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         at_most("best_of" if self.best_of else "n", beams, limits.num_beams)
         at_most("min_tokens", self.min_tokens, self.max_tokens)
         at_most("logprobs", self.logprobs or 0, limits.logprobs)
+        at_most("prompt_logprobs", self.prompt_logprobs or 0, limits.logprobs)
+        at_most("logprob_token_ids", len(self.logprob_token_ids or ()), limits.logprob_token_ids, "ids")
         inputs: list[Segments] = []
         for number, prompt in enumerate(asked.prompts):
             with member("input", number, len(asked.prompts)):
@@ -132,6 +143,8 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
             choices=() if constraint is None or not constraint.choices else (constraint.choices,),
             regex=() if constraint is None or constraint.regex is None else (constraint.regex,),
             logprobs=self.logprobs,
+            logprob_token_ids=tuple(self.logprob_token_ids or ()),
+            prompt_logprobs=self.prompt_logprobs,
             stream=self.stream,
             echo=asked.scores,
             priority="batch" if asked.scores and self.max_tokens <= 1 else "interactive",
@@ -142,7 +155,8 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         """The engine's names of this request's fields."""
         constraint = self.constraint(limits)
         given = {} if constraint is None else dict.fromkeys(("regex", "json_schema", "choices"), constraint.field)
-        return {"text": "prompt", "num_beams": "use_beam_search", **given}
+        scored = {} if self.is_echo_scored else {"echo": "prompt_logprobs"}
+        return {"text": "prompt", "num_beams": "use_beam_search", **scored, **given}
 
     def sampling(self, limits: Limits) -> Sampling:
         """The engine's sampling parameters. As in vLLM, OpenAI's seeds may be negative, and beam search draws
@@ -151,6 +165,17 @@ class CompletionRequest(SamplingFields, ConstraintFields, Refused):  # type: ign
         if self.use_beam_search:
             drawn = replace(drawn, temperature=0.0)
         return drawn if drawn.seed is None else replace(drawn, seed=drawn.seed % 2**63)
+
+    def _check_logprobs(self) -> None:
+        """Raises RequestError for log-probabilities that the rest of the request has no place for, as vLLM does."""
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError("prompt_logprobs cannot be streamed", "prompt_logprobs")
+        if self.prompt_logprobs is not None and self.suffix is not None:
+            raise RequestError("prompt_logprobs and suffix cannot be combined", "prompt_logprobs")
+        if self.logprob_token_ids is not None and self.logprobs is None:
+            raise RequestError("logprob_token_ids need logprobs", "logprob_token_ids")
+        if self.logprob_token_ids is not None and not self.max_tokens:
+            raise RequestError("logprob_token_ids are for written tokens; max_tokens is 0", "logprob_token_ids")
 
     def _segments(self, prompt: str | Tokens, asked: Asked, card: ModelCard) -> Segments:
         """Part A. In a prompt that is scored a mask is for the engine to read."""
