@@ -124,7 +124,7 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
 
 
 def test_other_schemes_are_refused() -> None:
-    with pytest.raises(UsageError, match="none weights cannot be calibrated, only int4, int8, llm-int8"):
+    with pytest.raises(UsageError, match="none weights cannot be calibrated; these can: int4, int8, llm-int8"):
         compensate(torch.ones(4, 128), torch.eye(128), Float())
 
 
