@@ -11,7 +11,7 @@ from starlette.requests import Request
 from engine.events import ModelCard
 from engine.requests import Fill, Mask, Segments, Tokens
 from server.exchange.bodies import at_most, count_blanks
-from server.exchange.prompt import one_blank
+from server.exchange.prompt import most_tokens, one_blank
 from server.exchange.service import Service
 from server.fim_templates import TEMPLATES, around, named_like
 from server.settings import Limits, Settings
@@ -33,8 +33,8 @@ class BlankRules:
         if not fill.echo:
             fill = replace(fill, inputs=tuple(self._read(text, card) for text in fill.inputs))
         if self.trims and not fill.echo and all(count_blanks(text) == 1 for text in fill.inputs):
-            most = min(limits.max_tokens, card.max_span)
-            return replace(fill, fit=True, max_tokens=tuple(min(number, most) for number in fill.max_tokens))
+            lengths = tuple(most_tokens(number, limits, card) for number in fill.max_tokens)
+            return replace(fill, fit=True, max_tokens=lengths)
         at_most("max_tokens", max(fill.max_tokens), limits.max_tokens)
         return fill
 
@@ -58,7 +58,7 @@ def ruled(service: Service, request: Request, fill: Fill, *, editor: bool) -> Fi
     """A route's fill after its rules. Raises RequestError as `BlankRules.apply` does.
 
     A text with the marks of a template that is not read gives a warning: in the log, in the header
-    `x-glm-infill-warning`, and in `request.state.warnings` for protocols whose answers can show it.
+    `x-glm-infill-warning`, and in the answers of protocols that show it (`warned`).
     """
     rules = blank_rules(service.settings, editor=editor)
     given = [_words(text) for text in fill.inputs]
@@ -71,6 +71,11 @@ def ruled(service: Service, request: Request, fill: Fill, *, editor: bool) -> Fi
         request.state.warnings.append(message)
         service.log.warning("template not read", request_id=request.state.request_id, template=unread)
     return fill
+
+
+def warned(request: Request) -> dict[str, list[str]]:
+    """The answer's field with the warnings of `ruled`; empty if there are none."""
+    return {"warnings": request.state.warnings} if request.state.warnings else {}
 
 
 def _prompt(text: Segments) -> str | None:

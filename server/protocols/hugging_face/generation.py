@@ -14,7 +14,7 @@ from starlette.responses import Response
 from engine.answers import FillResult, ScoreResult
 from engine.client import EngineClient
 from engine.requests import Fill, RequestError, Score
-from server.exchange.blank_rules import ruled
+from server.exchange.blank_rules import ruled, warned
 from server.exchange.bodies import names
 from server.exchange.exchange import complete_all, submit
 from server.exchange.named_adapter import named_adapter
@@ -64,7 +64,7 @@ async def generate(request: Request, service: Service, raw: dict[str, Any], aski
     adapter = named_adapter(engine, asking.model, p.adapter_id)
     fill = body.fill(limits, engine.card, await _last_tokens(body, engine))
     work = ruled(service, request, replace(fill, adapter=adapter, stream=body.stream), editor=True)
-    told = {"warnings": request.state.warnings} if request.state.warnings else {}
+    told = warned(request)
     work_id = f"tgi-{uuid4().hex}"
     if body.stream:
         if p.best_of > 1:

@@ -20,7 +20,7 @@ from server.exchange.bodies import (
     schema_of,
     split,
 )
-from server.exchange.prompt import part_a
+from server.exchange.prompt import most_tokens, part_a
 from server.exchange.refusals import check_refused, refusing
 from server.exchange.sampling import SamplingFields
 from server.settings import Limits
@@ -67,7 +67,7 @@ class FillMaskRequest(Lenient):
                     raise RequestError(f"inputs has no mask; this model has {', '.join(card.masks)}", "inputs")
                 at_most("inputs", count_blanks(text), limits.blanks, "masks")
         at_most("top_k", sum(map(count_blanks, texts)) * top_k, MOST_CANDIDATES, "candidates for all masks")
-        length = 1 if card.masked else min(limits.max_tokens, card.max_span)
+        length = 1 if card.masked else most_tokens(None, limits, card)
         fill = Fill(texts, (length,), strategy="parallel", timeout_s=limits.timeout_s)
         if choices:
             return replace(fill, choices=(choices,))
@@ -141,10 +141,9 @@ class TextGenerationRequest(Lenient):
         if p.decoder_input_details and count_blanks(segments):
             message = "decoder_input_details are of a prompt without a mask; /v1/score scores what stands in one"
             raise RequestError(message, "decoder_input_details")
-        most = min(limits.max_tokens, card.max_span)
         return Fill(
             inputs=(segments if ids is None else (Tokens(tuple(ids)),),),
-            max_tokens=(most if p.max_new_tokens is None else p.max_new_tokens,),
+            max_tokens=(most_tokens(None, limits, card) if p.max_new_tokens is None else p.max_new_tokens,),
             sampling=p.sampling(limits),
             n=p.best_of,
             regex=self._regex(limits),

@@ -13,7 +13,7 @@ from engine.answers import EMPTY, Usage
 from engine.client import EngineClient
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed
 from engine.requests import Fill, Mask, RequestError, Segments, Tokens
-from server.exchange.blank_rules import ruled
+from server.exchange.blank_rules import ruled, warned
 from server.exchange.exchange import Events, attended, submit
 from server.exchange.service import Service
 from server.exchange.streaming import EventStream, Stream, data
@@ -43,7 +43,7 @@ async def predict(
         "model": adapter or card.name,
         "prompt": "".join([await _shown(service, segment) for segment in work.inputs[0]]),
         "generation_settings": body.settings(limits, card),
-        **({"warnings": request.state.warnings} if request.state.warnings else {}),
+        **warned(request),
     }
     answers = EditEvents(body, edit, fields)
     names = {"text": text_field, "max_tokens": "n_predict"}

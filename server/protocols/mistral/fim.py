@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from engine.answers import FilledBlank, FillResult
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event
-from server.exchange.blank_rules import ruled
+from server.exchange.blank_rules import ruled, warned
 from server.exchange.bodies import names
 from server.exchange.exchange import complete, submit
 from server.exchange.named_adapter import named_adapter
@@ -43,8 +43,7 @@ async def fim(request: Request, service: Annotated[Service, Depends(service_of)]
     adapter = named_adapter(engine, body.model)
     work = ruled(service, request, replace(body.fill(settings.limits, engine.card), adapter=adapter), editor=True)
     work_id = f"fim-{uuid4().hex}"
-    head = {"id": work_id, "created": int(time.time()), "model": adapter or engine.card.name}
-    head |= {"warnings": request.state.warnings} if request.state.warnings else {}
+    head = {"id": work_id, "created": int(time.time()), "model": adapter or engine.card.name, **warned(request)}
     events = submit(service, request, work, work_id, NAMES)
     if body.stream:
         return EventStream(service, Stream(events, Chunks(head, work.logprobs is not None), request.state.request_id))

@@ -8,7 +8,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from server.exchange.blank_rules import ruled
+from server.exchange.blank_rules import ruled, warned
 from server.exchange.exchange import complete, submit
 from server.exchange.named_adapter import named_adapter
 from server.exchange.service import Service, service_of
@@ -34,7 +34,7 @@ async def infill(request: Request, service: Annotated[Service, Depends(service_o
     work = ruled(service, request, replace(body.fill(settings.limits), adapter=adapter), editor=False)
     work_id = f"infill-{uuid4().hex}"
     head = {"id": work_id, "object": "infill", "created": int(time.time()), "model": card.name}
-    head |= {"warnings": request.state.warnings} if request.state.warnings else {}
+    head |= warned(request)
     events = submit(service, request, work, work_id)
     if body.stream:
         return EventStream(service, Stream(events, NamedEvents(head), request.state.request_id))

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from engine.answers import FilledBlank, FillResult
 from engine.events import Begun, BlankDelta, BlankDone, Done, Event
-from server.exchange.blank_rules import ruled
+from server.exchange.blank_rules import ruled, warned
 from server.exchange.bodies import names
 from server.exchange.exchange import complete, submit
 from server.exchange.service import Service, service_of
@@ -44,7 +44,7 @@ async def generate(request: Request, service: Annotated[Service, Depends(service
     service.ignored.note(PATH, (f"options.{name}" for name in unknown))
     adapter = named_model(engine, body.model)
     work = ruled(service, request, replace(body.fill(settings.limits, engine.card), adapter=adapter), editor=True)
-    lines = Lines(adapter or engine.card.name, work.logprobs is not None, request.state.warnings)
+    lines = Lines(adapter or engine.card.name, work.logprobs is not None, warned(request))
     if not body.prompt and body.behind is None:
         # So a client has a model loaded before it is needed. It is.
         return Answer(lines.line("", done=True, done_reason="load"))
@@ -61,10 +61,10 @@ async def generate(request: Request, service: Annotated[Service, Depends(service
 class Lines:
     """The events of one request as lines: pieces of text, then the reason of the end with counts and times."""
 
-    def __init__(self, model: str, with_logprobs: bool, warnings: list[str]) -> None:
+    def __init__(self, model: str, with_logprobs: bool, warnings: dict[str, list[str]]) -> None:
         self.model = model
         self.with_logprobs = with_logprobs
-        self.warnings = {"warnings": warnings} if warnings else {}
+        self.warnings = warnings
         self.began = time.monotonic_ns()
         self._num_sent = 0
         self._truncated = False

@@ -20,7 +20,7 @@ from engine.answers import EMPTY, FillResult, Usage
 from engine.client import EngineClient
 from engine.events import BlankDone, Done, ModelCard, ResultDone
 from engine.requests import Fill, RequestError, Tokens, member
-from server.exchange.blank_rules import ruled
+from server.exchange.blank_rules import ruled, warned
 from server.exchange.bodies import names
 from server.exchange.estimate import AROUND
 from server.exchange.exchange import Events, complete, submit
@@ -57,7 +57,7 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
         "created": int(time.time()),
         "model": adapter or card.name,
         "system_fingerprint": _fingerprint(card),
-        **({"warnings": request.state.warnings} if request.state.warnings else {}),
+        **warned(request),
     }
     is_work = bool(body.max_tokens) or asked.scores
     texts = [""] * len(asked.prompts)

@@ -13,7 +13,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Request
 
 from server.exchange.bodies import LEAST, names
-from server.exchange.exchange import complete_all, submit
+from server.exchange.items import score_items
 from server.exchange.named_adapter import named_adapter
 from server.exchange.service import Service, service_of
 from server.exchange.takes import takes
@@ -37,20 +37,20 @@ async def generative_scoring(request: Request, service: Annotated[Service, Depen
     engine = service.engine
     adapter = named_adapter(engine, body.model)
     work_id = f"generative-scoring-{uuid4().hex}"
-    works = [replace(work, adapter=adapter) for work in body.scores(service.settings.limits)]
-    streams = [submit(service, request, work, f"{work_id}-{number}", NAMES) for number, work in enumerate(works)]
-    outcomes = await complete_all(service, request, streams, "item")
-    scores = [_score([max(result.logprob, LEAST) for result in results], body.apply_softmax) for results, _ in outcomes]
-    usages = [done.usage for _, done in outcomes]
-    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+    scores = body.scores(service.settings.limits)
+    works = {f"{work_id}-{number}": replace(score, adapter=adapter) for number, score in enumerate(scores)}
+    items, usage = await score_items(service, request, works, NAMES, "item")
+    probabilities = [
+        _score([max(result.logprob, LEAST) for result in results], body.apply_softmax) for results in items
+    ]
     return Answer(
         {
             "id": work_id,
             "object": "list",
             "created": int(time.time()),
             "model": adapter or engine.card.name,
-            "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)],
-            "usage": {name: sum(getattr(usage, name) for usage in usages) for name in counts},
+            "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(probabilities)],
+            "usage": usage,
         }
     )
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Request
 
 from engine.answers import FillResult, ScoreResult
 from server.exchange.bodies import LEAST, names
-from server.exchange.exchange import complete_all, submit
+from server.exchange.items import score_items
 from server.exchange.named_adapter import named_adapter
 from server.exchange.service import Service, service_of
 from server.exchange.takes import takes
@@ -40,18 +40,16 @@ async def rerank(request: Request, service: Annotated[Service, Depends(service_o
     engine = service.engine
     adapter = named_adapter(engine, body.model)
     work_id = f"rerank-{uuid4().hex}"
-    works = [replace(work, adapter=adapter) for work in body.scores(service.settings.limits)]
-    streams = [submit(service, request, work, f"{work_id}-{number}", NAMES) for number, work in enumerate(works)]
-    outcomes = await complete_all(service, request, streams, "document")
-    found = [_result(index, body, results[0]) for index, (results, _) in enumerate(outcomes)]
+    scores = body.scores(service.settings.limits)
+    works = {f"{work_id}-{number}": replace(score, adapter=adapter) for number, score in enumerate(scores)}
+    documents, usage = await score_items(service, request, works, NAMES, "document")
+    found = [_result(index, body, result) for index, (result,) in enumerate(documents)]
     found.sort(key=lambda result: -result["relevance_score"])
-    usages = [done.usage for _, done in outcomes]
-    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
     return Answer(
         {
             "id": work_id,
             "model": adapter or engine.card.name,
-            "usage": {name: sum(getattr(usage, name) for usage in usages) for name in counts},
+            "usage": usage,
             "results": found[: body.top_n or None],
         }
     )
