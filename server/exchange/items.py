@@ -17,8 +17,8 @@ async def score_items(
 ) -> tuple[list[list[FillResult | ScoreResult]], dict[str, int]]:
     """The results of each score, in order, and the usage of all together.
 
-    `works` are the scores by id, `names` the client's names of fields, and `item` its name of one score. Raises ApiError
-    or RequestError; one failure ends all scores.
+    `works` are the scores by id, `names` the client's names of fields, and `item` its name of one score. Raises
+    ApiError or RequestError; one failure ends all scores.
     """
     streams = [submit(service, request, work, work_id, names) for work_id, work in works.items()]
     outcomes = await complete_all(service, request, streams, item)
