@@ -1,7 +1,11 @@
 """A prompt: a text to continue, or with a suffix one side of a blank. Several protocols have it."""
 
+from collections.abc import Mapping
+
+from engine.client import EngineClient
 from engine.events import ModelCard
-from engine.requests import Mask, RequestError, Segments, Tokens
+from engine.readings import Reading
+from engine.requests import Fill, Mask, RequestError, Segments, Tokens
 from server.exchange.bodies import at_most, count_blanks, split
 from server.fim_templates import named_like
 from server.settings import Limits
@@ -27,6 +31,26 @@ def one_blank(prompt: str, field: str = "prompt") -> Segments:
     segments = split(prompt)
     at_most(field, count_blanks(segments), 1, "masks, here, where one text is the answer")
     return segments
+
+
+async def prompt_text(prompt: str | Tokens, engine: EngineClient, finished: bool = False) -> str:
+    """The text of a prompt: a string unchanged, ids detokenized, `finished` without an unfinished character at the end.
+    Raises RequestError for an id outside the vocabulary."""
+    if isinstance(prompt, str):
+        return prompt
+    try:
+        return await engine.detokenize(list(prompt.ids), special=True, finished=finished)
+    except RequestError as error:
+        raise RequestError(error.message, "prompt", error.code) from None
+
+
+async def readings(fill: Fill, engine: EngineClient, names: Mapping[str, str]) -> list[Reading]:
+    """The inputs of a fill that writes nothing, as the model reads them. Raises RequestError with the client's names of
+    fields."""
+    try:
+        return await engine.read(fill)
+    except RequestError as error:
+        raise RequestError(error.message, names.get(error.param or "", error.param), error.code) from None
 
 
 def most_tokens(asked: int | None, limits: Limits, card: ModelCard) -> int:

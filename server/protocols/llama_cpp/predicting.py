@@ -12,9 +12,10 @@ from starlette.responses import Response
 from engine.answers import EMPTY, Usage
 from engine.client import EngineClient
 from engine.events import BlankDelta, BlankDone, Done, Event, Failed
-from engine.requests import Fill, Mask, RequestError, Segments, Tokens
+from engine.requests import Fill, Mask, Segments, Tokens
 from server.exchange.blank_rules import ruled, warned
 from server.exchange.exchange import Events, attended, submit
+from server.exchange.prompt import prompt_text, readings
 from server.exchange.service import Service
 from server.exchange.streaming import EventStream, Stream, data
 from server.protocols.llama_cpp.editing import Completion, Edit, edited, wire
@@ -63,12 +64,7 @@ async def predict(
 
 async def _shown(service: Service, segment: str | Tokens | Mask) -> str:
     """A piece of the prompt as the answer repeats it. Raises RequestError for an id outside the vocabulary."""
-    if isinstance(segment, Tokens):
-        try:
-            return await service.engine.detokenize(list(segment.ids), special=True)
-        except RequestError as error:
-            raise RequestError(error.message, "prompt", error.code) from None
-    return segment.name if isinstance(segment, Mask) else segment
+    return segment.name if isinstance(segment, Mask) else await prompt_text(segment, service.engine)
 
 
 async def _last(events: Events) -> Event:
@@ -81,10 +77,7 @@ async def _last(events: Events) -> Event:
 async def _nothing(work: Fill, engine: EngineClient, edit: Edit, names: Mapping[str, str]) -> Events:
     """What comes of no tokens: an editor warms a server up, and there is nothing to be kept warm. The text is counted
     all the same."""
-    try:
-        (read,) = await engine.read(work)
-    except RequestError as error:
-        raise RequestError(error.message, names.get(error.param or "", error.param), error.code) from None
+    (read,) = await readings(work, engine, names)
     edit.usage, edit.fitted = Usage(read.num_tokens, 0, read.num_tokens), read.fitted
     edit.ended = edit.began
     for index, completion in enumerate(edit.completions):

@@ -19,12 +19,13 @@ from starlette.responses import Response
 from engine.answers import EMPTY, FillResult, Usage
 from engine.client import EngineClient
 from engine.events import BlankDone, Done, ModelCard, ResultDone
-from engine.requests import Fill, RequestError, Tokens, member
+from engine.requests import Fill, RequestError, member
 from server.exchange.blank_rules import ruled, warned
 from server.exchange.bodies import names
 from server.exchange.estimate import AROUND
 from server.exchange.exchange import Events, complete, submit
 from server.exchange.named_adapter import named_adapter
+from server.exchange.prompt import prompt_text, readings
 from server.exchange.service import Service, service_of
 from server.exchange.streaming import EventStream, Stream
 from server.exchange.takes import takes
@@ -64,7 +65,7 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     for number, prompt in enumerate(asked.prompts if body.echo else ()):
         with member("input", number, len(texts)):
             # What follows a prompt of ids may finish its last character.
-            texts[number] = await _shown(prompt, engine, finished=is_work)
+            texts[number] = await prompt_text(prompt, engine, finished=is_work)
     engine_names = body.engine_names(settings.limits)
     if is_work:
         events = submit(service, request, work, work_id, engine_names)
@@ -99,22 +100,9 @@ async def _truncated(body: CompletionRequest, engine: EngineClient) -> Completio
     return body.model_copy(update={"prompt": prompts, "truncate_prompt_tokens": None})
 
 
-async def _shown(prompt: str | Tokens, engine: EngineClient, finished: bool = False) -> str:
-    """The text that an echo repeats: a string as it came. Raises RequestError for an id outside the vocabulary."""
-    if isinstance(prompt, str):
-        return prompt
-    try:
-        return await engine.detokenize(list(prompt.ids), special=True, finished=finished)
-    except RequestError as error:
-        raise RequestError(error.message, "prompt", error.code) from None
-
-
 async def _nothing(work: Fill, engine: EngineClient, work_id: str, engine_names: Mapping[str, str]) -> Events:
     """The events of a request for no tokens: the prompts are read and counted, and empty texts follow them."""
-    try:
-        count = sum(read.num_tokens for read in await engine.read(work))
-    except RequestError as error:
-        raise RequestError(error.message, engine_names.get(error.param or "", error.param), error.code) from None
+    count = sum(read.num_tokens for read in await readings(work, engine, engine_names))
     for index in range(len(work.inputs) * work.n):
         input_index = index // work.n
         yield BlankDone(work_id, index, input_index, EMPTY)
