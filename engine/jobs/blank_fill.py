@@ -16,6 +16,7 @@ class BlankFill:
     """One blank of one sample: its tokens so far, and the condition of its end.
 
     `begun` are known tokens at its start. `decoder` may have an unfinished character, which the fill completes.
+    `with_top`: the answer shows alternatives and bytes of tokens, so they are kept.
     """
 
     def __init__(
@@ -27,10 +28,12 @@ class BlankFill:
         sampling: Sampling,
         decoder: Decoder,
         begun: tuple[int, ...] = (),
+        with_top: bool = False,
     ) -> None:
         self.index = index
         self.blank = blank
         self.begun = begun
+        self.with_top = with_top
         self.max_tokens = max_tokens
         self.min_tokens = min_tokens
         self.stop = sampling.stop
@@ -131,7 +134,7 @@ class BlankFill:
         self.sent_text += len(fresh)
         return fresh
 
-    def answer(self, start: int, job_context: JobContext, with_top: bool) -> FilledBlank:
+    def answer(self, start: int, job_context: JobContext) -> FilledBlank:
         """The blank so far. `start` is the offset of its mask, in characters of the request's text."""
         tokenizer, end = job_context.tokenizer, self.end
         return FilledBlank(
@@ -144,22 +147,23 @@ class BlankFill:
             tokens=[tokenizer.piece(i) for i in self.token_ids],
             logprob=sum(t.logprob for t in self.tokens),
             token_logprobs=[t.logprob for t in self.tokens],
-            top_logprobs=self.tops if with_top else None,
+            top_logprobs=self.tops if self.with_top else None,
             text_offsets=self.offsets,
             end_token=None if end is None else tokenizer.piece(end.token_id),
             end_logprob=None if end is None else end.logprob,
-            end_top_logprobs=self.end_top if end and with_top else None,
+            end_top_logprobs=self.end_top if end and self.with_top else None,
             stop_string=self.stop_string,
             finish_reason=self.finish_reason,
             choice_logprobs=self.choice_logprobs,
-            raw=self.raw if with_top else [],
+            raw=self.raw,
             choice_ids=self.choice_ids,
             end_token_id=None if end is None else end.token_id,
         )
 
     def _add(self, token: Scored, tokenizer: Tokenizer) -> None:
-        self.tops.append(self._alternatives(token, tokenizer))
-        self.raw.append(self._raw(token.token_id, tokenizer))
+        if self.with_top:
+            self.tops.append(self._alternatives(token, tokenizer))
+            self.raw.append(self._raw(token.token_id, tokenizer))
         self.tokens.append(token)
         self.token_ids.append(token.token_id)
         self._offsets.append(self._decoder.add(token.token_id))

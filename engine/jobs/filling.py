@@ -114,7 +114,6 @@ class FillJob:
     def _delta(self, sample: Sample, blank: BlankFill, text: str, number: int) -> BlankDelta:
         first, last = blank.sent_tokens, blank.num_shown
         fresh, tokenizer = blank.tokens[first:last], self.job_context.tokenizer
-        with_top = self.fill.logprobs is not None
         delta = BlankDelta(
             self.id,
             sample.index + number,
@@ -124,9 +123,9 @@ class FillJob:
             [t.token_id for t in fresh],
             [t.logprob for t in fresh],
             [tokenizer.piece(t.token_id) for t in fresh],
-            blank.tops[first:last] if with_top else None,
+            blank.tops[first:last] if blank.with_top else None,
             blank.offsets[first:last],
-            blank.raw[first:last] if with_top else [],
+            blank.raw[first:last],
         )
         blank.sent_tokens = last
         return delta

@@ -57,7 +57,9 @@ class Sample:
         count = len(laid.blanks)
         limits, floors = per_blank(fill.max_tokens, count), per_blank(fill.min_tokens, count)
         self.blanks = [
-            BlankFill(i, b, limits[i], floors[i], fill.sampling, self._decoder(b), prompt.begun)
+            BlankFill(
+                i, b, limits[i], floors[i], fill.sampling, self._decoder(b), prompt.begun, fill.logprobs is not None
+            )
             for i, b in enumerate(laid.blanks)
         ]
         self.echoed: list[Scored] | None = None
@@ -232,7 +234,7 @@ class Sample:
                 at += len(segment.name)
             else:
                 at += len(self._shown(segment))
-        return blank.answer(at, self.job_context, self.fill.logprobs is not None)
+        return blank.answer(at, self.job_context)
 
     def _shown(self, segment: str | Tokens) -> str:
         if isinstance(segment, str):
