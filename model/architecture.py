@@ -58,6 +58,7 @@ class Architecture:
     qkv_rows: Literal["parts", "heads"] = "parts"
     qkv_bias: bool = True
     bias: bool = True  # of the other linears
+    mlp_bias: bool | None = None  # of the MLP's linears; None: as `bias`
     head: Literal["tied", "own", "masked_lm"] = "tied"
     next_sentence: bool = False  # has a pooler and a next-sentence classifier
     causal: bool = False  # a context's tokens see only those before them

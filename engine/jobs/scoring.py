@@ -19,7 +19,7 @@ from engine.requests import Mask, RequestError, Score, Segments, Tokens, member
 from engine.schedule.batch import Result, Scored
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
-from model.layout import Blank, Layout, span_ids
+from model.layout import Blank, Layout, end_of, span_ids
 from model.words import Words
 
 MAX_ORDERS = 120  # 5 blanks in all orders
@@ -118,7 +118,7 @@ class ScoreJob:
         for number, blank in spans:
             ids = candidate.ids[number]
             plan.rows.extend((token, *blank.place(row)) for row, token in enumerate([blank.start, *ids]))
-            plan.targets.extend([*ids, self.job_context.tokenizer.ends[0]])
+            plan.targets.extend([*ids, end_of(blank, self.job_context.tokenizer)])
             plan.slots.extend((number, index) for index in range(len(ids) + 1))
         return plan
 

@@ -1,7 +1,7 @@
 """The files of a tokenizer. Every error is one line that names the file."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,12 @@ def added_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
         raise CheckpointError(f"{path}: added_tokens must be tokens with their ids") from None
 
 
-def plain_model(data: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer of a `tokenizer.json`, without special tokens. Raises CheckpointError if it is unreadable."""
-    bare = {**data, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+def plain_model(data: Mapping[str, Any], path: Path, kept: Sequence[Mapping[str, Any]] = ()) -> tokenizers.Tokenizer:
+    """The tokenizer of a `tokenizer.json`, without special tokens. `kept` are added tokens that are text.
+
+    Raises CheckpointError if it is unreadable.
+    """
+    bare = {**data, "added_tokens": list(kept), "post_processor": None, "truncation": None, "padding": None}
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(bare))
     except Exception as error:  # the library raises nothing narrower

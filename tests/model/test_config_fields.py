@@ -12,7 +12,18 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForPreTraining, Glm4Config, Glm4ForCausalLM, GlmConfig, GlmForCausalLM
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    Glm4Config,
+    Glm4ForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.modeling_rope_utils import RopeParameters
 
 from model.architecture import Architecture
@@ -115,6 +126,41 @@ BERT_BESIDE = {
     "position_embedding_type": refused("relative_key"),
     "pruned_heads": refused({"0": [1]}),
 }
+LLAMA = {
+    **SHARED,
+    "architectures": neutral(["LlamaModel"]),
+    "vocab_size": honoured(64),
+    "hidden_size": honoured(48),
+    "intermediate_size": honoured(48),
+    "num_hidden_layers": honoured(1),
+    "num_attention_heads": honoured(2),
+    "num_key_value_heads": honoured(4),
+    "head_dim": honoured(16),
+    "hidden_act": refused("gelu"),
+    "max_position_embeddings": honoured(16),
+    "rms_norm_eps": honoured(1e-3),
+    "pretraining_tp": neutral(2),
+    "tie_word_embeddings": honoured(True),
+    "rope_parameters": honoured({"rope_type": "linear", "factor": 2.0}),
+    "attention_bias": honoured(True),
+    "attention_dropout": neutral(0.5),
+    "mlp_bias": honoured(True),
+}
+LLAMA_BESIDE = {
+    **BESIDE,
+    "model_type": honoured("qwen2"),
+    "rope_scaling": honoured({"type": "linear", "factor": 2.0}),
+    "rope_theta": honoured(500.0),
+    "partial_rotary_factor": refused(0.5),
+}
+QWEN2 = {
+    **{name: field for name, field in LLAMA.items() if name in GLM and name not in ("attention_bias", "head_dim")},
+    "use_sliding_window": honoured(True),
+    # Without use_sliding_window:
+    "sliding_window": neutral(4),
+    "max_window_layers": neutral(1),
+    "layer_types": refused(["sliding_attention"] * 2),
+}
 # A stretched GLM-4's; those of other kinds change nothing in transformers either.
 ROPE = {
     "rope_theta": honoured(500.0),
@@ -142,16 +188,24 @@ BASES: dict[str, dict[str, Any]] = {
     "glm": {"model_type": "glm", **SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
     "glm4": {"model_type": "glm4", **SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
     "bert": {"model_type": "bert", **SIZES},
+    "llama": {"model_type": "llama", **SIZES, "num_key_value_heads": 2},
+    "qwen2": {
+        "model_type": "qwen2", **SIZES, "num_key_value_heads": 2, "sliding_window": 24, "max_window_layers": 0,
+    },
 }
 CLASSES: dict[str, tuple[Any, Any]] = {
     "glm": (GlmConfig, GlmForCausalLM),
     "glm4": (Glm4Config, Glm4ForCausalLM),
     "bert": (BertConfig, BertForPreTraining),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
 }
 TABLES: dict[str, tuple[dict[str, Field], dict[str, Field]]] = {
     "glm": (GLM, GLM_BESIDE),
     "glm4": (GLM, GLM_BESIDE | {"model_type": honoured("glm")}),
     "bert": (BERT, BERT_BESIDE),
+    "llama": (LLAMA, LLAMA_BESIDE),
+    "qwen2": (QWEN2, LLAMA_BESIDE | {"model_type": honoured("llama"), "head_dim": honoured(16)}),
 }
 ENTRIES = [(name, field) for name, tables in TABLES.items() for table in tables for field in table]
 
@@ -217,8 +271,10 @@ def test_a_field_does_what_the_table_says(name: str, field: str) -> None:
 @pytest.mark.parametrize(("name", "field"), [(n, f) for n, f in ENTRIES if f in TABLES[n][0]])
 def test_a_field_that_is_left_out_is_transformers_default_or_missed(name: str, field: str) -> None:
     base = BASES[name]
-    default = CLASSES[name][0]().to_dict().get(field)
     bare = {key: value for key, value in base.items() if key != field}
+    # Some defaults are other fields' values.
+    own = deepcopy({key: value for key, value in bare.items() if key != "model_type"})
+    default = CLASSES[name][0](**own).to_dict().get(field)
     ours = outcome(bare)
     if isinstance(ours, str):
         assert "missing" in ours
