@@ -31,7 +31,8 @@ class Blank:
 
     `context` is encoded before it; in GLM all blanks of a text share one. The first row is `start`, at `position` and
     `block`; each later row adds `stride` (positions, block positions). `spaced`: the mask token swallows a space before
-    the mask, so that a fill begins with that space, as in training.
+    the mask, so that a fill begins with that space, as in training. `end` ends the span in training, if that is not the
+    tokenizer's first end.
     """
 
     mask: str
@@ -41,6 +42,7 @@ class Blank:
     position: int
     block: int
     stride: tuple[int, int]
+    end: int | None = None
 
     def place(self, number: int) -> tuple[int, int]:
         """(position, block position) of a row: row 0 is the start token, row n the span's n-th token."""

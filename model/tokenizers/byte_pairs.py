@@ -18,6 +18,7 @@ from model.tokenizers.files import added_of, check_roles, plain_model, read_json
 from model.tokenizers.interface import Tokenizer, role_of
 from model.tokenizers.llama_pieces import SPACE_MARK, LlamaPieces, encoder, read_pieces, special_pieces
 
+_FILL = "<FILL_ME>"  # a mark in texts for transformers' Code Llama, which the model has no embedding of
 _ROLES = {
     **ROLE_OF,
     "▁<EOT>": "fim_end",
@@ -37,7 +38,8 @@ def read_byte_pairs(folder: Path, ends: Sequence[str]) -> Tokenizer:
     steps = list(_steps(data.get("normalizer"), data.get("pre_tokenizer")))
     vocab, added = vocab_of(data, path), added_of(data, path)
     plain = [token for token in data["added_tokens"] if _is_text(token)]
-    names = {i: name for name, i in added.items() if not any(token["content"] == name for token in plain)}
+    no_names = {_FILL, *(token["content"] for token in plain)}
+    names = {i: name for name, i in added.items() if name not in no_names}
     special = special_roles(names, *before_and_behind(folder, _template_first(data.get("post_processor"))))
     check_roles(special, ("eos",), path)
     if any(step.get("type") == "ByteLevel" for step in steps):

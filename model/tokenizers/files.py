@@ -49,9 +49,12 @@ def vocab_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
 def added_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
     """The ids of the tokens that a `tokenizer.json` adds to its pieces. Raises CheckpointError for other content."""
     try:
-        return {token["content"]: token["id"] for token in data["added_tokens"]}
+        added = {token["content"]: token["id"] for token in data["added_tokens"]}
     except (KeyError, TypeError):
-        raise CheckpointError(f"{path}: added_tokens must be tokens with their ids") from None
+        added = {"": None}
+    if not all(isinstance(name, str) and type(i) is int and i >= 0 for name, i in added.items()):
+        raise CheckpointError(f"{path}: added_tokens must be tokens with their ids")
+    return added
 
 
 def plain_model(data: Mapping[str, Any], path: Path, kept: Sequence[Mapping[str, Any]] = ()) -> tokenizers.Tokenizer:

@@ -1,7 +1,7 @@
-"""Makes `llama.safetensors` and `qwen2.safetensors`: transformers' LlamaForCausalLM and Qwen2ForCausalLM.
+"""Makes `llama.safetensors`, `qwen2.safetensors` and `starcoder2.safetensors`: transformers' models of these names.
 
-transformers 5.24 (Apache-2.0, Hugging Face) has the architectures of Code Llama and DeepSeek-Coder (llama) and of
-Qwen2.5-Coder (qwen2). 2-layer models with random weights run in float32 on a CPU, with eager attention.
+transformers 5.24 (Apache-2.0, Hugging Face) has the architectures of Code Llama and DeepSeek-Coder (llama), of
+Qwen2.5-Coder (qwen2) and of StarCoder2. 2-layer models with random weights run in float32 on a CPU, with eager attention.
 
 Each file holds `weights.NAME` under transformers' own names and, for each case, `CASE.token_ids`, `CASE.positions`,
 `CASE.block_positions` (0), `CASE.context_len` (0: the models are causal) and `CASE.logprobs` [rows, vocab_size].
@@ -20,7 +20,14 @@ from typing import Any
 import torch
 from making import Case, greedy, named, quieten, randomise, rows, save, tokens
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
+)
 
 FIRST, LAST = 0, 104
 EOS, PREFIX, SUFFIX, MIDDLE, BOS, EOT = range(105, 111)
@@ -86,6 +93,9 @@ def main() -> None:
     make("llama.safetensors", llama, LlamaForCausalLM, 20230824, [BOS])
     qwen2 = Qwen2Config(**SIZES, tie_word_embeddings=True)
     make("qwen2.safetensors", qwen2, Qwen2ForCausalLM, 20240918, [])
+    # No case is longer than the window.
+    starcoder2 = Starcoder2Config(**SIZES, sliding_window=96)
+    make("starcoder2.safetensors", starcoder2, Starcoder2ForCausalLM, 20240229, [])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from transformers import (
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
 )
 from transformers.modeling_rope_utils import RopeParameters
 
@@ -161,6 +163,19 @@ QWEN2 = {
     "max_window_layers": neutral(1),
     "layer_types": refused(["sliding_attention"] * 2),
 }
+STARCODER2 = {
+    **{
+        name: field
+        for name, field in LLAMA.items()
+        if name not in ("pretraining_tp", "attention_bias", "mlp_bias", "head_dim", "rms_norm_eps")
+    },
+    "norm_epsilon": honoured(1e-3),
+    "tie_word_embeddings": honoured(False),
+    "sliding_window": honoured(16),
+    "residual_dropout": neutral(0.5),
+    "embedding_dropout": neutral(0.5),
+    "use_bias": honoured(False),
+}
 # A stretched GLM-4's; those of other kinds change nothing in transformers either.
 ROPE = {
     "rope_theta": honoured(500.0),
@@ -192,6 +207,7 @@ BASES: dict[str, dict[str, Any]] = {
     "qwen2": {
         "model_type": "qwen2", **SIZES, "num_key_value_heads": 2, "sliding_window": 24, "max_window_layers": 0,
     },
+    "starcoder2": {"model_type": "starcoder2", **SIZES, "num_key_value_heads": 2},
 }
 CLASSES: dict[str, tuple[Any, Any]] = {
     "glm": (GlmConfig, GlmForCausalLM),
@@ -199,6 +215,7 @@ CLASSES: dict[str, tuple[Any, Any]] = {
     "bert": (BertConfig, BertForPreTraining),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "starcoder2": (Starcoder2Config, Starcoder2ForCausalLM),
 }
 TABLES: dict[str, tuple[dict[str, Field], dict[str, Field]]] = {
     "glm": (GLM, GLM_BESIDE),
@@ -206,6 +223,7 @@ TABLES: dict[str, tuple[dict[str, Field], dict[str, Field]]] = {
     "bert": (BERT, BERT_BESIDE),
     "llama": (LLAMA, LLAMA_BESIDE),
     "qwen2": (QWEN2, LLAMA_BESIDE | {"model_type": honoured("llama"), "head_dim": honoured(16)}),
+    "starcoder2": (STARCODER2, LLAMA_BESIDE | {"model_type": refused("starcoder"), "head_dim": honoured(16)}),
 }
 ENTRIES = [(name, field) for name, tables in TABLES.items() for table in tables for field in table]
 
