@@ -226,6 +226,10 @@ class FimLayout:
         if "bos" in tokenizer.special:
             bos = tokenizer.special["bos"]
             return tuple(ids) if list(ids[:1]) == [bos] else (bos, *ids)
+        begins = zip(tokenizer.tags, ids, strict=False)
+        if len(ids) < len(tokenizer.tags) or not all(i in known for known, i in begins):
+            tags = "".join(tokenizer.piece(min(known)) for known in tokenizer.tags)
+            raise LayoutError(f"a text of this model begins with tags, such as {tags}, also where it is scored")
         return tuple(ids) or (tokenizer.special["eos"],)
 
     def _lacks(self, tokenizer: Tokenizer) -> list[str]:

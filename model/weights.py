@@ -19,6 +19,7 @@ from model.scales import Scales, inferred
 from model.sharding import ShardSpec, ShardSpecs, Slice
 from model.source import Source
 from model.storage import Storage
+from model.turned import Turned
 from quant.scheme import Stored
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -41,9 +42,12 @@ class Weights:
         def cut(name: str) -> ShardSpec | None:
             return None if cuts is None else cuts(placed(name, namings).name)
 
-        self._source = _source(folder, cut)
+        self._source: Source = _source(folder, cut)
         if cuts is None and len(self._source.files) > 1 and isinstance(self._source, Ranked):
             raise CheckpointError(f"{self._source.listing}: of {self._source.size} ranks, which cannot be merged here")
+        turned = [name for name in self._source.entries if any(naming.turns(name) for naming in namings)]
+        if turned:
+            self._source = Turned(self._source, turned)
         self._parts = arranged(self._source.entries, namings)
         entries = {name: self._joined(name, parts) for name, parts in self._parts.items()}
         described = (folder / "config.json").exists()

@@ -1,11 +1,12 @@
-"""Makes `llama.safetensors`, `qwen2.safetensors` and `starcoder2.safetensors`: transformers' models of these names.
+"""Makes llama, qwen2, starcoder2 and iglm.safetensors: transformers' models that fill in the middle.
 
 transformers 5.24 (Apache-2.0, Hugging Face) has the architectures of Code Llama and DeepSeek-Coder (llama), of
-Qwen2.5-Coder (qwen2) and of StarCoder2. 2-layer models with random weights run in float32 on a CPU, with eager attention.
+Qwen2.5-Coder (qwen2), of StarCoder2 and of IgLM (gpt2). 2-layer models with random weights run in float32 on a CPU, with eager attention.
 
 Each file holds `weights.NAME` under transformers' own names and, for each case, `CASE.token_ids`, `CASE.positions`,
 `CASE.block_positions` (0), `CASE.context_len` (0: the models are causal) and `CASE.logprobs` [rows, vocab_size].
-`greedy.*`: see making.py; its context is prefix and suffix between the sentinels, as on the models' cards. Metadata:
+`greedy.*`: see making.py; its context is prefix and suffix between the sentinels, as on the models' cards (IgLM's: a
+mask between them, a separator behind them). Metadata:
 `config`, config.json as transformers 5 writes it.
 
 Knows nothing of this repository's code. To rerun, in the repository root (the venv: see make_glm_sat.py, where
@@ -21,6 +22,8 @@ import torch
 from making import Case, greedy, named, quieten, randomise, rows, save, tokens
 from torch import Tensor
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -51,11 +54,11 @@ def lay_out(prompt: Sequence[int], written: Sequence[int] = ()) -> Case:
     return rows([*prompt, *written], range(count), [0] * count, 0)
 
 
-def infill(before: Sequence[int], after: Sequence[int], first: Sequence[int]) -> list[int]:
-    return [*first, PREFIX, *before, SUFFIX, *after, MIDDLE]
+def infill(before: Sequence[int], after: Sequence[int], first: Sequence[int], masks: bool = False) -> list[int]:
+    return [*before, PREFIX, *after, SUFFIX] if masks else [*first, PREFIX, *before, SUFFIX, *after, MIDDLE]
 
 
-def make(name: str, config: Any, model_class: Any, seed: int, first: Sequence[int]) -> None:
+def make(name: str, config: Any, model_class: Any, seed: int, first: Sequence[int], masks: bool = False) -> None:
     config._attn_implementation = "eager"
     model = model_class(config).float().eval()
     randomise(model.named_parameters(), seed)
@@ -68,7 +71,7 @@ def make(name: str, config: Any, model_class: Any, seed: int, first: Sequence[in
 
     cases = {
         "plain": lay_out([*first, 15, 7, 33, 80, 15, 15, 99]),
-        "infill": lay_out(infill([5, 6, 44], [7, 90], first), [20, 86, 20, EOT, EOS]),
+        "infill": lay_out(infill([5, 6, 44], [7, 90], first, masks), [20, 86, 20, EOT, EOS]),
         "long": lay_out([*first, *tokens(1, 70, FIRST, LAST)]),
     }
     # Of tied weights only one is written, as by save_pretrained.
@@ -78,7 +81,7 @@ def make(name: str, config: Any, model_class: Any, seed: int, first: Sequence[in
     for label, case in cases.items():
         tensors |= named(label, case | {"logprobs": logprobs(case)})
     written = greedy(
-        lambda number: infill(tokens(number, 12, FIRST, LAST), tokens(number + 1, 8, FIRST, LAST), first),
+        lambda number: infill(tokens(number, 12, FIRST, LAST), tokens(number + 1, 8, FIRST, LAST), first, masks),
         lay_out,
         logprobs,
         range(FIRST, LAST + 1),
@@ -96,6 +99,10 @@ def main() -> None:
     # No case is longer than the window.
     starcoder2 = Starcoder2Config(**SIZES, sliding_window=96)
     make("starcoder2.safetensors", starcoder2, Starcoder2ForCausalLM, 20240229, [])
+    gpt2 = GPT2Config(
+        vocab_size=112, n_embd=32, n_layer=2, n_head=4, n_positions=96, bos_token_id=EOS, eos_token_id=EOS
+    )
+    make("iglm.safetensors", gpt2, GPT2LMHeadModel, 20230919, [], masks=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from transformers import (
     Glm4ForCausalLM,
     GlmConfig,
     GlmForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -176,6 +178,31 @@ STARCODER2 = {
     "embedding_dropout": neutral(0.5),
     "use_bias": honoured(False),
 }
+GPT2 = {
+    **SHARED,
+    "architectures": neutral(["GPT2Model"]),
+    "vocab_size": honoured(64),
+    "n_positions": honoured(24),
+    "n_embd": honoured(48),
+    "n_layer": honoured(1),
+    "n_head": honoured(2),
+    "n_inner": honoured(48),
+    "activation_function": refused("gelu"),
+    "resid_pdrop": neutral(0.5),
+    "embd_pdrop": neutral(0.5),
+    "attn_pdrop": neutral(0.5),
+    "layer_norm_epsilon": honoured(1e-3),
+    "summary_type": neutral("mean"),
+    "summary_use_proj": neutral(False),
+    "summary_activation": neutral("tanh"),
+    "summary_proj_to_labels": neutral(False),
+    "summary_first_dropout": neutral(0.5),
+    "scale_attn_weights": refused(False),
+    "scale_attn_by_inverse_layer_idx": refused(True),
+    "reorder_and_upcast_attn": neutral(True),
+    "add_cross_attention": refused(True),
+    "tie_word_embeddings": refused(False),
+}
 # A stretched GLM-4's; those of other kinds change nothing in transformers either.
 ROPE = {
     "rope_theta": honoured(500.0),
@@ -208,6 +235,7 @@ BASES: dict[str, dict[str, Any]] = {
         "model_type": "qwen2", **SIZES, "num_key_value_heads": 2, "sliding_window": 24, "max_window_layers": 0,
     },
     "starcoder2": {"model_type": "starcoder2", **SIZES, "num_key_value_heads": 2},
+    "gpt2": {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 32, "vocab_size": 32},
 }
 CLASSES: dict[str, tuple[Any, Any]] = {
     "glm": (GlmConfig, GlmForCausalLM),
@@ -216,6 +244,7 @@ CLASSES: dict[str, tuple[Any, Any]] = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "starcoder2": (Starcoder2Config, Starcoder2ForCausalLM),
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
 }
 TABLES: dict[str, tuple[dict[str, Field], dict[str, Field]]] = {
     "glm": (GLM, GLM_BESIDE),
@@ -223,6 +252,7 @@ TABLES: dict[str, tuple[dict[str, Field], dict[str, Field]]] = {
     "bert": (BERT, BERT_BESIDE),
     "llama": (LLAMA, LLAMA_BESIDE),
     "qwen2": (QWEN2, LLAMA_BESIDE | {"model_type": honoured("llama"), "head_dim": honoured(16)}),
+    "gpt2": (GPT2, BESIDE | {"model_type": refused("gpt_bigcode"), "n_ctx": neutral(64)}),
     "starcoder2": (STARCODER2, LLAMA_BESIDE | {"model_type": refused("starcoder"), "head_dim": honoured(16)}),
 }
 ENTRIES = [(name, field) for name, tables in TABLES.items() for table in tables for field in table]

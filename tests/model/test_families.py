@@ -28,14 +28,16 @@ from model.naming import Naming, arranged
 from model.network import Network
 from model.sharding import cuts
 from model.storage import Storage
-from model.synth import Synthetic, of_preset, write_synthetic
+from model.synth import Synthetic, layers_field, of_preset, write_synthetic
 from model.tokenizer import Tokenizer
+from model.tokenizers.byte_level import byte_alphabet
 from model.tokenizers.word_pieces import WordPieces
 from quant.packing import unpack_nibbles
 from quant.registry import build
 from quant.usage import UsageError
 from tests.answers import wire
 from tests.conftest import WORDS
+from tests.model.tokenizers import fim_files
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
 
 BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
@@ -70,6 +72,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {
         "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "intermediate_size": 128, "vocab_size": 32, "max_position_embeddings": 64,
+    },
+    "llama": {
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 288, "max_position_embeddings": 64,
+    },
+    "qwen2": {
+        "model_type": "qwen2", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 288, "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+    },
+    "starcoder2": {
+        "model_type": "starcoder2", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 288, "max_position_embeddings": 64,
+        "sliding_window": 48,
+    },
+    "iglm": {
+        "model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 64, "vocab_size": 33,
     },
 }  # fmt: skip
 
@@ -153,11 +172,17 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     ranks = tmp_path_factory.mktemp("ranks")
     lines = (base64.b64encode(bytes([byte])) + f" {byte}".encode() for byte in range(256))
     (ranks / "tokenizer.model").write_bytes(b"\n".join(lines))
+    fim: dict[str, Path] = {}
+    for name, write in (("llama", fim_files.deepseek), ("qwen2", fim_files.qwen2), ("starcoder2", fim_files.starcoder2)):
+        fim[name] = tmp_path_factory.mktemp(name)
+        (fim[name] / "tokenizer.json").write_text(write(list(byte_alphabet()), []), encoding="utf-8")
+    residues = tmp_path_factory.mktemp("residues")
+    (residues / "vocab.txt").write_text("\n".join(fim_files.IGLM))
     words = tmp_path_factory.mktemp("words")
     (words / "vocab.txt").write_text("\n".join(BERT_WORDS))
     return {
         "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "glm-4": ranks, "glm-4-hf": ranks,
-        "glm-4-0414": ranks, "bert": words,
+        "glm-4-0414": ranks, "bert": words, "iglm": residues, **fim,
     }  # fmt: skip
 
 
@@ -436,7 +461,8 @@ class TestTraps:
         default = {name: family_of(Config(config)).strategies[0] for name, config in CONFIGS.items()}
         assert default == {
             "glm": "append", "glm-130b": "reencode", "chatglm": "reencode", "glm-4": "reencode",
-            "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel",
+            "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel", "llama": "reencode",
+            "qwen2": "reencode", "starcoder2": "reencode", "iglm": "reencode",
         }  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -523,7 +549,7 @@ def test_what_two_families_recognise_is_refused(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_published_names_of_a_family_lead_back_to_its_network(family: Family) -> None:
     config = next(iter(family.presets.values()))
-    count = "num_layers" if "num_layers" in config else "num_hidden_layers"
+    count = layers_field(config)
     with torch.device("meta"):
         names = [n for n, _ in Network(family.architecture(Config({**config, count: 2}))).named_parameters()]
     for naming in (*family.namings, *filter(None, [family.published.rank_naming])):

@@ -21,6 +21,10 @@ DEEPSEEK_SPECIAL = (
     DEEPSEEK_BOS, "<｜end▁of▁sentence｜>", "<｜fim▁hole｜>", "<｜fim▁begin｜>", "<｜fim▁end｜>", "<pad>", "<|EOT|>",
 )  # fmt: skip
 CODELLAMA_SPECIAL = ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")
+IGLM = (
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ACDEFGHIKLMNPQRSTVWY", "[CAMEL]", "[HUMAN]", "[MOUSE]", "[RABBIT]",
+    "[RAT]", "[RHESUS]", "[HEAVY]", "[LIGHT]",
+)  # fmt: skip
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
