@@ -510,7 +510,8 @@ def test_calibration_lowers_the_error_in_every_family(
     name: str, canonical: Canonical, vocabularies: Vocabularies, tmp_path: Path
 ) -> None:
     text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(" ".join(WORDS[n:] + WORDS[:n]) + "." for n in range(20)))
+    words = [word.upper() for word in WORDS] if name == "iglm" else list(WORDS)  # its letters are amino acids
+    text.write_text("\n\n".join(" ".join(words[n:] + words[:n]) + "." for n in range(20)))
     exact = load(canonical(name), tokenizer=vocabularies[name]).model
     fresh = windows(text, Description.read(canonical(name), tokenizer=vocabularies[name]), 12, seed=9)
     error = {}
