@@ -46,7 +46,13 @@ def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> Mod
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
     """Special tokens by clients' names: bos is the start of a span or text, eos its end."""
-    roles = {"bos": ("sop", "bos"), "eos": ("eop", "eos", "sep"), "pad": ("pad", "eos"), "unk": ("unk",), "cls": ("cls",)}
+    roles = {
+        "bos": ("sop", "bos"),
+        "eos": ("eop", "eos", "sep"),
+        "pad": ("pad", "eos"),
+        "unk": ("unk",),
+        "cls": ("cls",),
+    }
     spelling = Spelling(tokenizer)
     found = {}
     if tokenizer.ends:

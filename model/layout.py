@@ -248,9 +248,7 @@ class FimLayout:
             raise LayoutError(f"this checkpoint cannot fill {mask}; it can fill {', '.join(known)}")
 
 
-def _prompted(
-    segments: Sequence[Segment], tokenizer: Tokenizer
-) -> Iterator[tuple[str, list[int], list[int]]]:
+def _prompted(segments: Sequence[Segment], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], list[int]]]:
     """Each mask of a text for a causal model, with the ids of the text before and behind it."""
     for number, segment in enumerate(segments):
         if not isinstance(segment, tuple):

@@ -74,9 +74,7 @@ def special_pieces(pieces: sentencepiece.SentencePieceProcessor) -> dict[int, st
     return {i: name for i, name in names.items() if _SENTINEL.fullmatch(name) or any(is_kind(i) for is_kind in kinds)}
 
 
-def encoder(
-    pieces: sentencepiece.SentencePieceProcessor, names: Mapping[int, str]
-) -> Callable[[str], list[int]]:
+def encoder(pieces: sentencepiece.SentencePieceProcessor, names: Mapping[int, str]) -> Callable[[str], list[int]]:
     """The encoding of texts. Where sentencepiece reads one of these tokens in a text, it is spelled in two parts."""
     cuts = re.compile("|".join(f"(?<={re.escape(name[:2])})(?={re.escape(name[2:])})" for name in names.values()))
 

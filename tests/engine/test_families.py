@@ -353,7 +353,9 @@ def test_words_of_every_family(engines: Engines, file: str) -> None:
     """A numbered word is a token: a word's surprisal is its token's."""
     text = "w20 w21\n w22"
     requests = [Score(text=(text,), words=True), Score(context=("w5 w6",), targets=(text,), words=True)]
-    requests += [] if file == "glm4" or file in FIM else [Score(text=segments("w5 [MASK] w9"), spans=((text,),), words=True)]
+    requests += (
+        [] if file == "glm4" or file in FIM else [Score(text=segments("w5 [MASK] w9"), spans=((text,),), words=True)]
+    )
     for request in requests:
         (result,) = results(engines[file], request)
         (plain,) = results(engines[file], replace(request, words=False))

@@ -73,7 +73,9 @@ def reference(package: Path, model_name: str) -> list[Answer]:
                 num_beams=beams,
                 length_penalty=0.0,
             )[0, len(start) :]
-            answer[name] = "".join(tokenizer.convert_ids_to_tokens([i for i in ids.tolist() if i > tokenizer.mask_token_id]))
+            answer[name] = "".join(
+                tokenizer.convert_ids_to_tokens([i for i in ids.tolist() if i > tokenizer.mask_token_id])
+            )
         found.append(answer)
     return found
 

@@ -232,7 +232,11 @@ BASES: dict[str, dict[str, Any]] = {
     "bert": {"model_type": "bert", **SIZES},
     "llama": {"model_type": "llama", **SIZES, "num_key_value_heads": 2},
     "qwen2": {
-        "model_type": "qwen2", **SIZES, "num_key_value_heads": 2, "sliding_window": 24, "max_window_layers": 0,
+        "model_type": "qwen2",
+        **SIZES,
+        "num_key_value_heads": 2,
+        "sliding_window": 24,
+        "max_window_layers": 0,
     },
     "starcoder2": {"model_type": "starcoder2", **SIZES, "num_key_value_heads": 2},
     "gpt2": {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 32, "vocab_size": 32},

@@ -173,7 +173,11 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     lines = (base64.b64encode(bytes([byte])) + f" {byte}".encode() for byte in range(256))
     (ranks / "tokenizer.model").write_bytes(b"\n".join(lines))
     fim: dict[str, Path] = {}
-    for name, write in (("llama", fim_files.deepseek), ("qwen2", fim_files.qwen2), ("starcoder2", fim_files.starcoder2)):
+    for name, write in (
+        ("llama", fim_files.deepseek),
+        ("qwen2", fim_files.qwen2),
+        ("starcoder2", fim_files.starcoder2),
+    ):
         fim[name] = tmp_path_factory.mktemp(name)
         (fim[name] / "tokenizer.json").write_text(write(list(byte_alphabet()), []), encoding="utf-8")
     residues = tmp_path_factory.mktemp("residues")

@@ -192,7 +192,9 @@ def test_sequences_of_unequal_lengths_share_a_step(networks: dict[str, Network],
     torch.testing.assert_close(ours, torch.cat([c.logprobs for c in cases]), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("file", ["glm_greedy", "glm130b_sat", "chatglm_sat", "glm4", "glm4_0414", "llama", "qwen2", "starcoder2", "iglm"])
+@pytest.mark.parametrize(
+    "file", ["glm_greedy", "glm130b_sat", "chatglm_sat", "glm4", "glm4_0414", "llama", "qwen2", "starcoder2", "iglm"]
+)
 def test_greedy_tokens_are_the_reference_s(networks: dict[str, Network], file: str) -> None:
     """Token by token over the cache: while all before it are the reference's, so is the best one."""
     model = networks["glm_sat" if file == "glm_greedy" else file]

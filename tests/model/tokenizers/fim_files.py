@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sentencepiece
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 QWEN2_SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
@@ -37,6 +37,7 @@ def _model(pieces: Sequence[str], merges: Merges, use_regex: bool, *steps: Any) 
     made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, list(merges)))
     last: Any = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     made.pre_tokenizer = pre_tokenizers.Sequence([*steps, last])
+    made.decoder = decoders.ByteLevel()
     return made
 
 

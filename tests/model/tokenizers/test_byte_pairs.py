@@ -199,7 +199,9 @@ class TestOtherFiles:
         tokenizer = self.edited(original("qwen2"), "qwen2", edit)
         layout = FimLayout()
         assert layout.masks(tokenizer) == ("[gMASK]",)
-        with pytest.raises(LayoutError, match=r"cannot fill \[MASK\]: its tokenizer has no fim_prefix, fim_suffix, fim"):
+        with pytest.raises(
+            LayoutError, match=r"cannot fill \[MASK\]: its tokenizer has no fim_prefix, fim_suffix, fim"
+        ):
             layout.lay_out(["a", ("[MASK]",), "b"], tokenizer)
         (blank,) = layout.lay_out(["a", ("[gMASK]",)], tokenizer).blanks
         assert [*blank.context, blank.start] == tokenizer.encode("a")
