@@ -52,6 +52,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "chatglm", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "inner_hidden_size": 96, "vocab_size": 768, "max_sequence_length": 64,
     },
+    "chatglm2": {
+        "model_type": "chatglm", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "multi_query_group_num": 2, "kv_channels": 16, "ffn_hidden_size": 96, "padded_vocab_size": 480,
+        "seq_length": 64, "add_qkv_bias": True, "multi_query_attention": True, "eos_token_id": 2,
+    },
     "glm-4": {
         "model_type": "chatglm", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "multi_query_group_num": 2, "kv_channels": 16, "ffn_hidden_size": 96, "padded_vocab_size": 288,
@@ -153,10 +158,21 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     ranks = tmp_path_factory.mktemp("ranks")
     lines = (base64.b64encode(bytes([byte])) + f" {byte}".encode() for byte in range(256))
     (ranks / "tokenizer.model").write_bytes(b"\n".join(lines))
+    fallback = tmp_path_factory.mktemp("fallback")
+    with (fallback / "tokenizer.model").open("wb") as out:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(WORDS * 3),
+            model_writer=out,
+            vocab_size=340,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            num_threads=1,
+            minloglevel=2,
+        )
     words = tmp_path_factory.mktemp("words")
     (words / "vocab.txt").write_text("\n".join(BERT_WORDS))
     return {
-        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "glm-4": ranks, "glm-4-hf": ranks,
+        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks, "glm-4-hf": ranks,
         "glm-4-0414": ranks, "bert": words,
     }  # fmt: skip
 
@@ -233,23 +249,27 @@ def test_quantization_changes_little(expected: Answer, name: str) -> None:
 
 
 @pytest.mark.parametrize("quant", QUANTS[1:])
+@pytest.mark.parametrize(
+    ("name", "scales"), [("chatglm", torch.float16), ("chatglm2", torch.float16), ("chatglm2", torch.bfloat16)]
+)
 def test_chatglm_s_own_quantized_files_are_loaded_as_stored(
-    canonical: Canonical, vocabularies: Vocabularies, tmp_path: Path, quant: str
+    canonical: Canonical, vocabularies: Vocabularies, tmp_path: Path, quant: str, name: str, scales: torch.dtype
 ) -> None:
-    """One scale a row in float16, and `quantization_bit` for a description."""
-    recipe = Recipe(Storage(quant, group_size=0), tokenizer=vocabularies["chatglm"])
-    Conversion(canonical("chatglm"), tmp_path / "quantized", recipe).run()
+    """One scale a row in the dtype of the weights, and `quantization_bit` for a description."""
+    recipe = Recipe(Storage(quant, group_size=0), tokenizer=vocabularies[name])
+    Conversion(canonical(name), tmp_path / "quantized", recipe).run()
     converted = load(tmp_path / "quantized")
     (shard,) = (tmp_path / "quantized").glob("*.safetensors")
-    tensors = {name.replace("word", "transformer.word"): tensor for name, tensor in load_file(shard).items()}
-    halved = {name: tensor.half() if name.endswith("scale") else tensor for name, tensor in tensors.items()}
+    (naming,) = family_of(Config(CONFIGS[name])).namings
+    tensors = {naming.published(name)[0]: tensor for name, tensor in load_file(shard).items()}
+    halved = {name: tensor.to(scales) if name.endswith("scale") else tensor for name, tensor in tensors.items()}
     own = tmp_path / "own"
     own.mkdir()
     torch.save(halved, own / "pytorch_model.bin")
-    (own / "config.json").write_text(json.dumps(CONFIGS["chatglm"] | {"quantization_bit": int(quant[3:])}))
-    loaded = load(own, tokenizer=vocabularies["chatglm"])
+    (own / "config.json").write_text(json.dumps(CONFIGS[name] | {"quantization_bit": int(quant[3:])}))
+    loaded = load(own, tokenizer=vocabularies[name])
     assert loaded.quant == quant
-    if quant == "int4":
+    if quant == "int4" and scales == torch.float16:
         assert torch.equal(logprobs(loaded), logprobs(converted))
     else:  # our own scales are float32
         torch.testing.assert_close(logprobs(loaded), logprobs(converted), rtol=0, atol=1e-2)
@@ -435,8 +455,8 @@ class TestTraps:
     def test_6_how_a_family_fills_several_blanks(self) -> None:
         default = {name: family_of(Config(config)).strategies[0] for name, config in CONFIGS.items()}
         assert default == {
-            "glm": "append", "glm-130b": "reencode", "chatglm": "reencode", "glm-4": "reencode",
-            "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel",
+            "glm": "append", "glm-130b": "reencode", "chatglm": "reencode", "chatglm2": "reencode",
+            "glm-4": "reencode", "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel",
         }  # fmt: skip
 
     @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def files() -> dict[str, dict[str, bytes]]:
         "chatglm": {"ice_text.model": published("ice_text_chatglm.model")},
         "glm4": {"tokenizer.json": tokenizer_json().encode()},
         "glm4-ranks": {"tokenizer.model": ranks()},
+        "chatglm2": {"tokenizer.model": published("chatglm2.model")},
     }
 
 
