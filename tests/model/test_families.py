@@ -36,6 +36,7 @@ from quant.registry import build
 from quant.usage import UsageError
 from tests.answers import wire
 from tests.conftest import WORDS
+from tests.model.tokenizers.conftest import RESIDUES
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
 
 BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
@@ -71,6 +72,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "glm4", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 288,
         "max_position_embeddings": 64, "attention_bias": False,
+    },
+    "proteinglm": {
+        "model_type": "ProteinGLM", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16,
+        "ffn_hidden_size": 96, "padded_vocab_size": 64, "seq_length": 64, "is_causal": False,
+    },
+    "proteinglm-clm": {
+        "model_type": "ProteinGLM", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16,
+        "ffn_hidden_size": 96, "padded_vocab_size": 64, "seq_length": 64, "is_causal": True,
     },
     "bert": {
         "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
@@ -169,11 +178,13 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
             num_threads=1,
             minloglevel=2,
         )
+    residues = tmp_path_factory.mktemp("residues")
+    (residues / "tokenizer.model").write_bytes(RESIDUES)
     words = tmp_path_factory.mktemp("words")
     (words / "vocab.txt").write_text("\n".join(BERT_WORDS))
     return {
         "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks, "glm-4-hf": ranks,
-        "glm-4-0414": ranks, "bert": words,
+        "glm-4-0414": ranks, "bert": words, "proteinglm": residues, "proteinglm-clm": residues,
     }  # fmt: skip
 
 
@@ -457,6 +468,7 @@ class TestTraps:
         assert default == {
             "glm": "append", "glm-130b": "reencode", "chatglm": "reencode", "chatglm2": "reencode",
             "glm-4": "reencode", "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel",
+            "proteinglm": "parallel", "proteinglm-clm": "reencode",
         }  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -505,6 +517,8 @@ def test_calibration_lowers_the_error_in_every_family(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(" ".join(WORDS[n:] + WORDS[:n]) + "." for n in range(20)))
+    if "protein" in name:
+        text.write_text(text.read_text().upper())
     exact = load(canonical(name), tokenizer=vocabularies[name]).model
     fresh = windows(text, Description.read(canonical(name), tokenizer=vocabularies[name]), 12, seed=9)
     error = {}

@@ -26,7 +26,10 @@ from quant.linear import Linear
 from quant.schemes.int8 import Int8
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = ("glm_sat", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "bert")
+FILES = (
+    "glm_sat", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "bert", "proteinglm_mlm",
+    "proteinglm_clm",
+)  # fmt: skip
 # The references' softmax and ours sum in other orders; another GELU, or a bias forgotten, is off by far more.
 TOLERANCE = 1e-4
 # Angles in float16: the same rounded table, but the library behind cosines may differ in a last place of 2^-11.
@@ -192,7 +195,9 @@ def test_sequences_of_unequal_lengths_share_a_step(networks: dict[str, Network],
     torch.testing.assert_close(ours, torch.cat([c.logprobs for c in cases]), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("file", ["glm_greedy", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414"])
+@pytest.mark.parametrize(
+    "file", ["glm_greedy", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "proteinglm_clm"]
+)
 def test_greedy_tokens_are_the_reference_s(networks: dict[str, Network], file: str) -> None:
     """Token by token over the cache: while all before it are the reference's, so is the best one."""
     model = networks["glm_sat" if file == "glm_greedy" else file]
@@ -217,7 +222,7 @@ class TestTraps:
         torch.testing.assert_close(ours, case.logprobs, rtol=0, atol=TOLERANCE)
         assert (ours - golden("glm_greedy", "erf")["logprobs"]).abs().max() > 2 * TOLERANCE
 
-    @pytest.mark.parametrize("file", ["glm130b_sat", "chatglm_sat"])
+    @pytest.mark.parametrize("file", ["glm130b_sat", "chatglm_sat", "proteinglm_mlm", "proteinglm_clm"])
     def test_query_key_value_rows_go_by_head(self, networks: dict[str, Network], file: str) -> None:
         assert networks[file].architecture.qkv_rows == "heads"
         assert networks["glm_sat"].architecture.qkv_rows == "parts"
@@ -243,6 +248,8 @@ class TestTraps:
         assert family_of(Config(metadata("glm4")["config_original"])).name == "glm-4"
         assert family_of(Config(config_of("chatglm_sat"))).name == "chatglm"
         assert family_of(Config(config_of("chatglm2"))).name == "chatglm2"
+        assert family_of(Config(config_of("proteinglm_mlm"))).name == "proteinglm"
+        assert family_of(Config(config_of("proteinglm_clm"))).name == "proteinglm-clm"
 
 
 class TestGLM4:

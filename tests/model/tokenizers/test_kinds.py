@@ -21,7 +21,7 @@ from model.layout import BlankLayout, MaskedLayout, parse
 from model.spelling import Spelling
 from model.tokenizer import FILES, Decoder, Tokenizer
 from model.tokenizers.word_pieces import Splitter
-from tests.model.tokenizers.conftest import READERS, Original, Read
+from tests.model.tokenizers.conftest import READERS, RESIDUES, Original, Read
 
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("gpt2", "glm", {}),
@@ -35,6 +35,8 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "glm-4": ("glm4", "glm-4", {}),
     "glm-4-ranks": ("glm4-ranks", "glm-4", {}),
     "chatglm2": ("chatglm2", "chatglm2", {}),
+    "proteinglm": ("residues", "proteinglm", {}),
+    "proteinglm-clm": ("residues", "proteinglm-clm", {}),
 }
 LOSSLESS = ("gpt2", "roberta", "glm-4", "glm-4-ranks")
 HUB = {
@@ -57,7 +59,10 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 @every_kind
 def test_text_that_spells_a_special_token_is_text(read: Read, name: str) -> None:
     tokenizer = named(read, name)
-    assert not set(tokenizer.encode(SPELLED)) & {*tokenizer.special.values(), *tokenizer.ends, *tokenizer.aliases}
+    special = {*tokenizer.special.values(), *tokenizer.ends, *tokenizer.aliases}
+    # No residue has a lower-case letter or a bracket.
+    unknown = {tokenizer.special["unk"]} if name.startswith("proteinglm") else set()
+    assert not set(tokenizer.encode(SPELLED)) & (special - unknown)
 
 
 @every_kind
@@ -408,6 +413,27 @@ class TestChatGLM2:
         assert tokenizer.decode(tokenizer.encode(" the")) == " the"
 
 
+class TestResidues:
+    def test_ids(self, read: Read) -> None:
+        assert len(RESIDUES) == 112
+        masked, causal = read("residues", "proteinglm"), read("residues", "proteinglm-clm")
+        roles = ("mask", "gmask", "smask", "eod", "sop", "eop", "eos", "unk")
+        for tokenizer in (masked, causal):
+            assert [tokenizer.special[role] for role in roles] == list(range(28, 36))
+            assert tokenizer.encode("LAG-") == [1, 2, 3, 27]
+            assert list(tokenizer.text_ids()) == list(range(1, 28))
+            assert tokenizer.size == 36
+        assert masked.ends == ()
+        assert causal.ends == (34, 33)
+
+    @pytest.mark.parametrize("text", ["MKV LL", "M\nK", " MK ", "mkv", "MKvaVJJ", "M k k V", "M船K", "MK-.XBUZO", "", "J" * 9])
+    def test_as_transformers_reads_such_a_vocabulary(self, read: Read, tmp_path: Path, text: str) -> None:
+        """Its EsmTokenizer has a token a line too, and splits a text at the tokens of its file."""
+        (tmp_path / "vocab.txt").write_bytes(RESIDUES)
+        theirs = transformers.EsmTokenizer(str(tmp_path / "vocab.txt"), cls_token="<pad>", eos_token="<eos>")
+        assert read("residues", "proteinglm").encode(text) == theirs.encode(text, add_special_tokens=False)
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:e7dc\nsize 1018370\n"
 
 
@@ -419,6 +445,14 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:e7dc\nsize 101837
         ("glm-4", LFS, "is a Git LFS pointer instead of the file"),
         ("chatglm2", LFS, "is a Git LFS pointer instead of the file"),
         ("chatglm2", b"", "is empty; this model's is a sentencepiece model"),
+        ("chatglm2", "residues", r"is a vocabulary of ProteinGLM's kind .*; this model's is a sentencepiece model"),
+        ("proteinglm", "chatglm2", "is a sentencepiece model; this model's has in each line a token"),
+        ("proteinglm-clm", "glm4-ranks", "is a vocabulary of GLM-4's kind .*; this model's has in each line a token"),
+        ("proteinglm", b"L\nA\n", "is of no known kind; this model's has in each line a token"),
+        ("proteinglm", b"<pad>\nL\n<mask>\n<eos>\n", "no special token for unk"),
+        ("proteinglm", b"<pad>\nL\nL\n<mask>\n<eos>\n<unk>", "has an empty line or a token twice"),
+        ("proteinglm", b"<pad>\n<mask>\n<eos>\n<unk>", "has no residues"),
+        ("proteinglm", None, "lacks its tokenizer, the file tokenizer.model"),
         ("chatglm2", b"\0\1\2", "is of no known kind; this model's is a sentencepiece model"),
         ("glm-4", None, "lacks its tokenizer, the file tokenizer.json or tokenizer.model"),
         ("chatglm2", None, "lacks its tokenizer, the file tokenizer.model"),
