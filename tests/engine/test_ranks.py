@@ -97,7 +97,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         tensors = {}
         for key, parameter in Network(architecture).named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            tensors[key] = noise * 0.1 + (1 if "norm" in key and key.endswith("weight") else 0)
+            spread = 0.05 if key == "lm_head.weight" else 0.1
+            tensors[key] = noise * spread + (1 if "norm" in key and key.endswith("weight") else 0)
         save_file(tensors, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(fields))
         made[name] = folder
