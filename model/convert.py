@@ -18,8 +18,17 @@ from typing import Any
 import torch
 
 from model.calibration import Calibration, Window, windows
-from model.checkpoint import Description, check_sizes, description_weights, entries, matrices, quantized
+from model.checkpoint import (
+    Description,
+    check_sizes,
+    converted,
+    description_weights,
+    entries,
+    matrices,
+    tokenizer_folder,
+)
 from model.config import CheckpointError
+from model.format import same_numbers
 from model.network import Network
 from model.parallel import Ranks
 from model.rank_folders import INDEX, rank_folder
@@ -194,8 +203,14 @@ class Conversion:
         if calibration is not None and path.startswith("transformer.layers."):
             stored = calibration.stored(path)
         else:
-            stored = quantized(unit.scheme, self.weights.read(unit.source), unit.source)
+            stored = self._quantized(unit.scheme, unit.source)
         return {f"{path}.{key}": tensor for key, tensor in stored.items()}
+
+    def _quantized(self, scheme: Scheme, name: str) -> Tensors:
+        """The stored form of a matrix, as the source's format has its numbers if the scheme has the same."""
+        if same_numbers(self.weights.form(name), scheme):
+            return self.weights.stored(name)
+        return converted(scheme, self.weights, name)
 
     def _calibration(self) -> Calibration | None:
         if not self.windows:
@@ -218,10 +233,10 @@ class Conversion:
 
     def _finish(self) -> None:
         """Everything beside the shards; config.json last."""
-        tokenizer = self.recipe.tokenizer or self.source
-        for folder, patterns in ((tokenizer, FILES), (self.source, LICENCES)):
-            for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
-                shutil.copyfile(path, self.target / path.name)
+        with tokenizer_folder(self.source, self.recipe.tokenizer) as tokenizer:
+            for folder, patterns in ((tokenizer, FILES), (self.source, LICENCES)):
+                for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+                    shutil.copyfile(path, self.target / path.name)
         places = {key: name for name, units in self.shards.items() for unit in units for key in unit.tensors}
         for rank, share in enumerate(self.shares):
             entries = (

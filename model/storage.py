@@ -84,6 +84,12 @@ class Storage:
             head = self.head
         return Storage(scheme, self.group_size if group_size is None else group_size, head)
 
+    def replaced(self, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":
+        """This storage, each option that is given in place of its own. Another scheme has groups of GROUP_SIZE."""
+        if group_size is None:
+            group_size = self.group_size if scheme in (None, self.scheme) else GROUP_SIZE
+        return Storage(scheme or self.scheme, group_size, head or self.head)
+
     @classmethod
     def chosen(
         cls,

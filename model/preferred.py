@@ -1,0 +1,85 @@
+"""The storage that matrices of a foreign format take: kept where a scheme has their numbers, converted elsewhere."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from model.format import same_numbers
+from model.storage import GROUP_SIZE, Storage
+from quant.registry import FLOAT, scheme_facts
+from quant.scheme import Scheme
+
+CONVERTED = "int8"  # what numbers that no scheme has become without a choice
+HEADS = ("word_embeddings.", "lm_head.")
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix of a foreign format: how many numbers it has, the scheme that has them exactly, the format's words for
+    how it is quantized (none: floats)."""
+
+    name: str
+    numbers: int
+    form: Scheme | None
+    kinds: frozenset[str]
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it is an embedding or a head, which have a scheme of their own."""
+        return self.name.startswith(HEADS)
+
+
+def preferred(matrices: Iterable[Matrix]) -> Storage:
+    """The storage without a choice: the form of most numbers of the blocks, and that of embedding and head.
+
+    Embedding and head have one scheme, so that they are kept only if both have the same form, with the group size of a
+    head. Float matrices stay floats unless others of the same use are quantized.
+    """
+    matrices = list(matrices)
+    blocks, group_size = _most(own for own in matrices if not own.is_head)
+    return Storage(blocks, group_size or GROUP_SIZE, _head([own for own in matrices if own.is_head]))
+
+
+def _most(matrices: Iterable[Matrix]) -> tuple[str, int]:
+    """The scheme and the group size that most numbers have among quantized matrices."""
+    counts: Counter[tuple[str, int]] = Counter()
+    for own in matrices:
+        if own.kinds:
+            counts[(CONVERTED, 0) if own.form is None else (own.form.name, own.form.group_size)] += own.numbers
+    return counts.most_common(1)[0][0] if counts else (FLOAT, 0)
+
+
+def _head(matrices: list[Matrix]) -> str:
+    """The scheme of embedding and head."""
+    quantized = [own for own in matrices if own.kinds]
+    if not quantized:
+        return FLOAT
+    names = {own.form.name if own.form is not None and scheme_facts(own.form.name).head else None for own in matrices}
+    return next(name or CONVERTED for name in names) if len(names) == 1 else CONVERTED
+
+
+def told(matrices: Iterable[Matrix], storage: Storage, name: str) -> str:
+    """One line for people: which matrices of the format `name` are kept, and which are converted, and why."""
+    scheme, head = storage.schemes(torch.float32, "cuda")
+    kept: Counter[str] = Counter()
+    converted: dict[str, set[str]] = {}
+    for own in matrices:
+        if not own.kinds:
+            continue
+        target = head if own.is_head else scheme
+        if same_numbers(own.form, target):
+            kept[_words(target)] += 1
+        else:
+            converted.setdefault(_words(target), set()).update(own.kinds)
+    parts = [f"kept as {words}" for words in kept]
+    parts += [f"{', '.join(sorted(kinds))} converted to {words}" for words, kinds in converted.items()]
+    return f"{name}: {'; '.join(parts)}" if parts else name
+
+
+def _words(scheme: Scheme) -> str:
+    """A scheme for people: "int4 in groups of 32"."""
+    if scheme.name == FLOAT:
+        return "floats"
+    return f"{scheme.name} in groups of {scheme.group_size}" if scheme.group_size else scheme.name
