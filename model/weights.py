@@ -18,6 +18,7 @@ from model.ranked import Ranked
 from model.scales import Scales, inferred
 from model.sharding import ShardSpec, ShardSpecs, Slice
 from model.storage import Storage
+from quant.registry import FLOAT
 from quant.scheme import Scheme, Stored, Tensors
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -124,10 +125,12 @@ class Weights:
     def chosen(self, source: object, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
         """The storage in memory, from that of the files and the options; `source` is for messages.
 
-        Raises CheckpointError if weights in this project's own form cannot be loaded with these options.
+        A foreign format's embedding and head become floats with the blocks, unless `head` says something else. Raises CheckpointError if weights in this project's own form cannot be loaded with these options.
         """
         if self._quantized is None:
             return Storage.chosen(source, self.storage, scheme, group_size, head)
+        if scheme == FLOAT and head is None:
+            head = FLOAT
         return preferred(self.matrices()).replaced(scheme, group_size, head)
 
     def matrices(self) -> list[Matrix]:
