@@ -175,7 +175,8 @@ def assembled(
     fill(model, weights, dtype, torch.device(device), share=share, progress=progress)
     give_back()
     model.eval().requires_grad_(False)
-    origin = told(weights.matrices(), storage, weights.format.name) if weights.format else ""
+    form = weights.format
+    origin = told(weights.matrices(), storage, form.name, form.note(folder)) if form is not None else ""
     return Checkpoint(
         name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters, origin
     )
