@@ -13,7 +13,7 @@ def words_for(count: int, bits: int) -> int:
 
 def unpack(words: Tensor, bits: int) -> Tensor:
     """int32 words [rows, words] → uint8 codes [rows, words · 32 / bits], for 4 or 8 bits."""
-    octets = words.contiguous().view(torch.uint8)
+    octets = words.clone(memory_format=torch.contiguous_format).view(torch.uint8)  # a single column has any stride
     if bits == 8:
         return octets
     return torch.stack([octets & 15, octets >> 4], dim=-1).flatten(-2)

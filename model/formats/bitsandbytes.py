@@ -51,7 +51,7 @@ def _opened(path: Path) -> PackedSource:
             blocks = _Blocks(source, weight, kind)
             matrices[weight] = blocks
             hidden |= blocks.names
-    for module in modules_with(source, "SCB"):
+    for module in {*modules_with(source, "SCB"), *modules_with(source, "weight_format")}:
         matrices[f"{module}.weight"] = _rows(source, module)
         hidden |= {f"{module}.{leaf}" for leaf in ("weight", "SCB", "weight_format")}
     return PackedSource(source, matrices, hidden)

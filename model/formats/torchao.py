@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from model.config import CheckpointError
 from model.files import open_files
@@ -75,12 +76,20 @@ def _matrix(source: Source, name: str, prefix: str, facts: Any) -> Affine:
         raise CheckpointError(f"{prefix}act_pre_scale scales inputs, which is not read")
     bits = _bits(facts)
     parts = Parts(
-        partial(rows_of, source, qdata),
+        partial(_codes, source, qdata, bits),
         partial(rows_of, source, scale),
         partial(rows_of, source, zero) if zero in source.entries else None,
     )
     scheme = keeping(bits, shape[1], 0 if block[1] == shape[1] else block[1])
     return Affine((shape[0], shape[1]), f"{bits}-bit codes", parts, scheme)
+
+
+def _codes(source: Source, name: str, bits: int, start: int, count: int) -> Tensor:
+    """int8 codes [count, inputs]. Raises CheckpointError for codes that need more bits than the class has."""
+    codes = rows_of(source, name, start, count)
+    if bits == 4 and bool(((codes < -8) | (codes > 7)).any()):
+        raise CheckpointError(f"{name} has codes beyond 4 bits")
+    return codes
 
 
 def _bits(facts: dict[str, Any]) -> int:

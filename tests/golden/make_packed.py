@@ -1,4 +1,4 @@
-"""Makes `packed/*.safetensors`: a tiny Glm4ForCausalLM in the quantized forms that other libraries write.
+"""Makes `packed/*.safetensors`: a tiny Glm4ForCausalLM in the quantized forms that other libraries write, and a BERT.
 
 compressed-tensors 0.20.1 (Apache-2.0), bitsandbytes 0.50.2 (MIT), torchao 0.18.0 (BSD-3-Clause) and GPTQModel 7.7.0
 (Apache-2.0; GPTQ and AWQ) quantize it, and save it themselves or through transformers 5.24.0. Each file holds the tensors
@@ -28,7 +28,15 @@ import torch
 from making import named, randomise, save
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Glm4Config, Glm4ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    Glm4Config,
+    Glm4ForCausalLM,
+    PreTrainedModel,
+)
 
 FOLDER = Path(__file__).with_name("packed")
 IDS = [15, 7, 33, 40, 15, 15, 9, 2, 21, 46, 30, 11]
@@ -55,17 +63,35 @@ def float_model(sizes: Mapping[str, int], dtype: torch.dtype) -> Glm4ForCausalLM
     return model.to(dtype)
 
 
+def masked_model() -> BertForMaskedLM:
+    """A tiny BERT of one layer."""
+    config = BertConfig(
+        vocab_size=48,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=64,
+        attn_implementation="eager",
+    )
+    model = BertForMaskedLM(config).eval()
+    randomise(model.named_parameters(), 20260102)
+    return model.to(torch.bfloat16)
+
+
 def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """The matrices of the layers: all that the libraries quantize."""
-    return ((name, module) for name, module in model.named_modules() if ".layers." in name and name.endswith("_proj"))
+    """All that the libraries quantize: linear modules except the head."""
+    heads = ("lm_head", "cls.predictions.decoder")
+    return ((name, own) for name, own in model.named_modules() if isinstance(own, nn.Linear) and name not in heads)
 
 
 def write(name: str, folder: Path, dequantized: Mapping[str, Tensor]) -> None:
     """The golden file of a saved folder; `dequantized` has the library's own float32 weights by module."""
     config = json.loads((folder / "config.json").read_text())
-    plain = Glm4Config.from_dict({k: v for k, v in config.items() if k != "quantization_config"})
-    plain._attn_implementation = "eager"
-    model = Glm4ForCausalLM(plain).float().eval()
+    fields = {k: v for k, v in config.items() if k != "quantization_config"} | {"attn_implementation": "eager"}
+    masked = config["model_type"] == "bert"
+    model = BertForMaskedLM(BertConfig(**fields)) if masked else Glm4ForCausalLM(Glm4Config(**fields))
+    model = model.float().eval()
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         header = file.metadata()
@@ -76,10 +102,11 @@ def write(name: str, folder: Path, dequantized: Mapping[str, Tensor]) -> None:
             parameter.data = dequantized[module].float().contiguous()
         else:
             parameter.data = weights[key].float()
+    model.tie_weights()
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([IDS]), use_cache=False).logits[0]
+        logits = model(input_ids=torch.tensor([IDS])).logits[0]
     ends = {module: weight.float()[[0, -1]] for module, weight in dequantized.items()}
-    assert len(ends) == len(list(linears(model)))
+    assert ends.keys() == dict(linears(model)).keys()
     answers = {"token_ids": torch.tensor(IDS), "logprobs": torch.log_softmax(logits, -1)}
     tensors = named("weights", weights) | named("dequantized", ends) | answers
     save(str(FOLDER / "here"), f"{name}.safetensors", tensors, config=config, header=header)
@@ -165,22 +192,24 @@ def decompressed(module: Any) -> Tensor:
 
 
 def bitsandbytes() -> None:
-    four = {"load_in_4bit": True}
-    for name, options, sizes in (
-        ("bnb_nf4", four | {"bnb_4bit_quant_type": "nf4"}, NARROW),
-        ("bnb_nf4_nested", four | {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}, RAGGED),
-        ("bnb_fp4", four | {"bnb_4bit_quant_type": "fp4"}, NARROW),
-        ("bnb_int8", {"load_in_8bit": True}, NARROW),
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    narrow = float_model(NARROW, torch.bfloat16)
+    for name, options, model in (
+        ("bnb_nf4", nf4, narrow),
+        ("bnb_nf4_nested", nf4 | {"bnb_4bit_use_double_quant": True}, float_model(RAGGED, torch.bfloat16)),
+        ("bnb_fp4", nf4 | {"bnb_4bit_quant_type": "fp4"}, narrow),
+        ("bnb_int8", {"load_in_8bit": True}, narrow),
+        ("bnb_bert", nf4, masked_model()),
     ):
-        in_folder(name, lambda folder, options=options, sizes=sizes: in_bitsandbytes(folder, options, sizes))
+        in_folder(name, lambda folder, options=options, model=model: in_bitsandbytes(folder, options, model))
 
 
-def in_bitsandbytes(folder: Path, options: dict[str, Any], sizes: Mapping[str, int]) -> Mapping[str, Tensor]:
+def in_bitsandbytes(folder: Path, options: dict[str, Any], model: PreTrainedModel) -> Mapping[str, Tensor]:
     functional = importlib.import_module("bitsandbytes.functional")
     from transformers import BitsAndBytesConfig
 
-    quantized(folder, BitsAndBytesConfig(**options), float_model(sizes, torch.bfloat16))
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu")
+    quantized(folder, BitsAndBytesConfig(**options), model)
+    loaded = auto(model).from_pretrained(folder, dtype=torch.float32, device_map="cpu")
     made = {}
     for name, module in linears(loaded):
         weight = module.weight
@@ -195,14 +224,16 @@ def in_bitsandbytes(folder: Path, options: dict[str, Any], sizes: Mapping[str, i
     return made
 
 
-def quantized(folder: Path, config: Any, model: Glm4ForCausalLM) -> None:
+def quantized(folder: Path, config: Any, model: PreTrainedModel) -> None:
     """Quantizes a model in transformers' way, and saves it."""
     with TemporaryDirectory() as plain:
         model.save_pretrained(plain)
-        made = AutoModelForCausalLM.from_pretrained(
-            plain, quantization_config=config, dtype=model.dtype, device_map="cpu"
-        )
+        made = auto(model).from_pretrained(plain, quantization_config=config, dtype=model.dtype, device_map="cpu")
         made.save_pretrained(folder)
+
+
+def auto(model: PreTrainedModel) -> Any:
+    return AutoModelForMaskedLM if isinstance(model, BertForMaskedLM) else AutoModelForCausalLM
 
 
 # torchao
