@@ -12,6 +12,7 @@ from quant.registry import FLOAT, scheme_facts
 from quant.scheme import Scheme
 
 CONVERTED = "int8"  # what numbers that no scheme has become without a choice
+_SMALLER = "--quant int4 takes half the memory"
 HEADS = ("word_embeddings.", "lm_head.")
 
 
@@ -60,21 +61,24 @@ def _head(matrices: list[Matrix]) -> str:
     return next(name or CONVERTED for name in names) if len(names) == 1 else CONVERTED
 
 
-def told(matrices: Iterable[Matrix], storage: Storage, name: str) -> str:
-    """One line for people: which matrices of the format `name` are kept, and which are converted, and why."""
+def told(matrices: Iterable[Matrix], storage: Storage, name: str, chosen: bool) -> str:
+    """One line for people: which matrices of the format `name` are kept, which are converted, and what else to choose.
+
+    `chosen`: the user named the scheme of the blocks.
+    """
     scheme, head = storage.schemes(torch.float32, "cuda")
-    kept: Counter[str] = Counter()
+    kept: dict[str, None] = {}
     converted: dict[str, set[str]] = {}
     for own in matrices:
-        if not own.kinds:
-            continue
         target = head if own.is_head else scheme
         if same_numbers(own.form, target):
-            kept[_words(target)] += 1
-        else:
+            kept[_words(target)] = None
+        elif own.kinds:
             converted.setdefault(_words(target), set()).update(own.kinds)
     parts = [f"kept as {words}" for words in kept]
-    parts += [f"{', '.join(sorted(kinds))} converted to {words}" for words, kinds in converted.items()]
+    parts += [f"{' and '.join(sorted(kinds))} converted to {words}" for words, kinds in converted.items()]
+    if not chosen and CONVERTED in converted:
+        parts.append(f"no scheme here has those numbers, {_SMALLER}")
     return f"{name}: {'; '.join(parts)}" if parts else name
 
 
