@@ -136,10 +136,16 @@ def load(
     part, all at the same time. `progress` takes the share of the weights that is read, 0 to 1. Raises CheckpointError,
     in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks do not divide.
     """
-    name = "glm-demo" if folder is None else folder.resolve().name
+    name = "glm-demo" if folder is None else model_name(folder)
     folder = folder or DEMO
     description = Description.read(folder, preset, tokenizer)
     return assembled(name, folder, description, quant, device, group_size, head, ranks, progress)
+
+
+def model_name(path: Path) -> str:
+    """The name of a model: its folder's, or its file's without the ending."""
+    path = path.resolve()
+    return path.stem if path.is_file() else path.name
 
 
 def assembled(
@@ -175,8 +181,9 @@ def assembled(
     fill(model, weights, dtype, torch.device(device), share=share, progress=progress)
     give_back()
     model.eval().requires_grad_(False)
-    form = weights.format
-    origin = told(weights.matrices(), storage, form.name, form.note(folder)) if form is not None else ""
+    form, chosen, origin = weights.format, quant is not None, ""
+    if form is not None:
+        origin = told(weights.matrices(), storage, form.name, chosen, form.note(folder))
     return Checkpoint(
         name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters, origin
     )

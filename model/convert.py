@@ -94,8 +94,9 @@ class Conversion:
         self.weights = description_weights(source, self.description)
         if self.weights.storage is not None:
             raise CheckpointError(f"{source}: quantized already, as {self.weights.storage}")
+        self.storage = self._storage()
         # "cuda": another machine may serve the folder, so this one's kernels do not matter.
-        self.scheme, self.head = recipe.storage.schemes(torch.float32, "cuda")
+        self.scheme, self.head = self.storage.schemes(torch.float32, "cuda")
         if isinstance(self.scheme, Float):
             raise CheckpointError("the scheme none quantizes nothing")
         with torch.device("meta"):
@@ -143,6 +144,15 @@ class Conversion:
                     progress(unit.num_bytes)
         self._finish()
         return self._facts()
+
+    def _storage(self) -> Storage:
+        """The storage of the result. A foreign format's embedding and head keep their form unless it names another."""
+        asked = self.recipe.storage
+        if self.weights.format is None:
+            return asked
+        return self.weights.chosen(
+            self.source, asked.scheme, asked.group_size, None if asked.head == Float.name else asked.head
+        )
 
     def _shares(self) -> list[RankSlice]:
         """The slices of each rank. Raises CheckpointError for heads or groups that the ranks do not divide."""
@@ -250,7 +260,7 @@ class Conversion:
         divided = {"tp": self.recipe.tp} if self.recipe.tp > 1 else {}
         config = {
             **self.description.config.fields,
-            "quantization_config": self.recipe.storage.to_json() | divided,
+            "quantization_config": self.storage.to_json() | divided,
         }
         _write(self.target / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         (self.target / STATE).unlink()
@@ -261,7 +271,7 @@ class Conversion:
         stored = sum(unit.num_bytes for unit in units)
         return {
             "model": str(self.target),
-            "storage": self.recipe.storage.to_json(),
+            "storage": self.storage.to_json(),
             "calibrated": self.recipe.calibrate is not None,
             "tp": self.recipe.tp,
             "shards": len(self.shards) * self.recipe.tp,

@@ -14,6 +14,7 @@ from quant.scheme import Scheme
 from quant.usage import UsageError
 
 CONVERTED = "int8"  # what numbers that no scheme has become without a choice
+_SMALLER = "--quant int4 takes half the memory"
 HEADS = ("word_embeddings.", "lm_head.")
 
 
@@ -77,19 +78,24 @@ def _head(matrices: list[Matrix]) -> str:
     return next(name or CONVERTED for name in names) if len(names) == 1 else CONVERTED
 
 
-def told(matrices: Iterable[Matrix], storage: Storage, name: str, note: str = "") -> str:
-    """One line for people: which matrices of the format `name` are kept, which are converted, and `note`."""
+def told(matrices: Iterable[Matrix], storage: Storage, name: str, chosen: bool, note: str = "") -> str:
+    """One line for people: which matrices of the format `name` are kept, which are converted, and what else to choose.
+
+    `chosen`: the user named the scheme of the blocks. `note` is what the format itself says (`Format.note`).
+    """
     scheme, head = storage.schemes(torch.float32, "cuda")
-    kept: set[str] = set()
+    kept: dict[str, None] = {}
     converted: dict[str, set[str]] = {}
     for own in matrices:
         target = head if own.is_head else scheme
         if same_numbers(own.form, target):
-            kept.add(_words(target))
+            kept[_words(target)] = None
         elif own.kinds or target.name != FLOAT:
             converted.setdefault(_words(target), set()).update(own.kinds or {"floats"})
-    parts = [f"kept as {words}" for words in sorted(kept)]
-    parts += [f"{', '.join(sorted(kinds))} converted to {words}" for words, kinds in converted.items()]
+    parts = [f"kept as {words}" for words in kept]
+    parts += [f"{' and '.join(sorted(kinds))} converted to {words}" for words, kinds in converted.items()]
+    if not chosen and CONVERTED in converted:
+        parts.append(f"no scheme here has those numbers, {_SMALLER}")
     parts += [note] if note else []
     return f"{name}: {'; '.join(parts)}" if parts else name
 

@@ -124,7 +124,8 @@ class Weights:
     def chosen(self, source: object, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
         """The storage in memory, from that of the files and the options; `source` is for messages.
 
-        A foreign format's embedding and head become floats with the blocks, unless `head` says something else. Raises CheckpointError if weights in this project's own form cannot be loaded with these options.
+        A foreign format's embedding and head become floats with the blocks, unless `head` says something else.
+        Raises CheckpointError if weights in this project's own form cannot be loaded with these options.
         """
         if self._quantized is None:
             return Storage.chosen(source, self.storage, scheme, group_size, head)

@@ -25,40 +25,41 @@ TOLERANCE = 1e-4
 QKV = "transformer.layers.0.attention.query_key_value.weight"
 DENSE = "transformer.layers.0.attention.dense.weight"
 DOWN = "transformer.layers.0.mlp.dense_4h_to_h.weight"
+SMALLER = "no scheme here has those numbers, --quant int4 takes half the memory"
 LEFT_OUT = "; the folder's quantization of activations is left out"
 TOLD = {
     "ao_int8": "torchao: kept as int8",
     "ao_int8_dynamic": f"torchao: kept as int8{LEFT_OUT}",
-    "ao_int8_g32": "torchao: 8-bit codes converted to int8",
+    "ao_int8_g32": "torchao: 8-bit codes converted to int8; " + SMALLER,
     "ao_intx4": "torchao: kept as int4 in groups of 32",
-    "awq_g128": "AWQ: 4-bit codes with zeros converted to int8",
-    "awq_g32": "AWQ: 4-bit codes with zeros converted to int8",
+    "awq_g128": "AWQ: 4-bit codes with zeros converted to int8; " + SMALLER,
+    "awq_g32": "AWQ: 4-bit codes with zeros converted to int8; " + SMALLER,
     "awq_symmetric": "AWQ: kept as int4 in groups of 64",
     "bnb_bert": "bitsandbytes: kept as nf4",
-    "bnb_fp4": "bitsandbytes: FP4 converted to int8",
+    "bnb_fp4": "bitsandbytes: FP4 converted to int8; " + SMALLER,
     "bnb_int8": "bitsandbytes: kept as int8",
     "bnb_nf4": "bitsandbytes: kept as nf4",
-    "bnb_nf4_nested": "bitsandbytes: NF4 converted to int8",  # one matrix has rows of 96 numbers
-    "ct_fp8": f"compressed-tensors: FP8 converted to int8{LEFT_OUT}",
-    "ct_fp8_static": f"compressed-tensors: FP8 converted to int8{LEFT_OUT}",
-    "ct_w4a16_asymmetric": "compressed-tensors: 4-bit codes converted to int8",
+    "bnb_nf4_nested": "bitsandbytes: NF4 converted to int8; " + SMALLER,  # one matrix has rows of 96 numbers
+    "ct_fp8": "compressed-tensors: FP8 converted to int8; " + SMALLER + LEFT_OUT,
+    "ct_fp8_static": "compressed-tensors: FP8 converted to int8; " + SMALLER + LEFT_OUT,
+    "ct_w4a16_asymmetric": "compressed-tensors: 4-bit codes converted to int8; " + SMALLER,
     "ct_w4a16_channel": "compressed-tensors: kept as int4",
     "ct_w4a16_g128": "compressed-tensors: kept as int4 in groups of 128",
     "ct_w4a16_g32": "compressed-tensors: kept as int4 in groups of 32",
     "ct_w4a16_g64": "compressed-tensors: kept as int4 in groups of 64",
     "ct_w8a16_channel": "compressed-tensors: kept as int8",
-    "ct_w8a16_g32": "compressed-tensors: 8-bit codes converted to int8",
+    "ct_w8a16_g32": "compressed-tensors: 8-bit codes converted to int8; " + SMALLER,
     "ct_w8a8": f"compressed-tensors: kept as int8{LEFT_OUT}",
-    "ct_w8a8_asymmetric": f"compressed-tensors: 8-bit codes converted to int8{LEFT_OUT}",
+    "ct_w8a8_asymmetric": "compressed-tensors: 8-bit codes converted to int8; " + SMALLER + LEFT_OUT,
     "ct_w8a8_static": f"compressed-tensors: kept as int8{LEFT_OUT}",
-    "gptq_8bit_act_order": "GPTQ: 8-bit codes converted to int8",
+    "gptq_8bit_act_order": "GPTQ: 8-bit codes converted to int8; " + SMALLER,
     "gptq_8bit_rows": "GPTQ: kept as int8",
-    "gptq_act_order": "GPTQ: 4-bit codes converted to int8",
-    "gptq_asymmetric": "GPTQ: 4-bit codes converted to int8",
+    "gptq_act_order": "GPTQ: 4-bit codes converted to int8; " + SMALLER,
+    "gptq_asymmetric": "GPTQ: 4-bit codes converted to int8; " + SMALLER,
     "gptq_g128": "GPTQ: kept as int4 in groups of 128",
     "gptq_g32": "GPTQ: kept as int4 in groups of 32",
     "gptq_rows": "GPTQ: kept as int4",
-    "gptq_v2_asymmetric": "GPTQ: 4-bit codes converted to int8",
+    "gptq_v2_asymmetric": "GPTQ: 4-bit codes converted to int8; " + SMALLER,
     "gptq_v2_g32": "GPTQ: kept as int4 in groups of 32",
 }
 KEPT = [name for name, line in TOLD.items() if "kept" in line]
@@ -125,7 +126,7 @@ class TestNumbers:
     def test_what_is_told(self, folder: Path, request: pytest.FixtureRequest) -> None:
         weights = weights_of(folder)
         assert (form := weights.format) is not None
-        line = told(weights.matrices(), weights.chosen(folder, None, None, None), form.name, form.note(folder))
+        line = told(weights.matrices(), weights.chosen(folder, None, None, None), form.name, False, form.note(folder))
         assert line == TOLD[request.node.callspec.params["folder"]]
 
     def test_parts_of_ranks(self, folder: Path) -> None:
