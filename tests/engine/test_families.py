@@ -193,6 +193,14 @@ def test_tokens_fill_a_causal_model_s_infill_as_text_does(engines: Engines) -> N
     assert text["blanks"][0]["token_logprobs"] == ids["blanks"][0]["token_logprobs"]
 
 
+def test_a_causal_model_s_candidates_have_the_bits_that_they_have_alone(engines: Engines) -> None:
+    engine = engines["glm4"]
+    targets = ("w21", "w21 w22", "w21 w22 w30", "w22 w21", "w21 w30")
+    together = results(engine, Score(context=segments("w11 w12"), targets=targets))
+    alone = [results(engine, Score(context=segments("w11 w12"), targets=(target,)))[0] for target in targets]
+    assert [result["spans"] for result in together] == [result["spans"] for result in alone]
+
+
 @pytest.mark.parametrize("file", CAUSAL)
 def test_a_causal_model_scores_a_text_from_its_prefix(engines: Engines, file: str) -> None:
     expected = golden(file, "prefixed")
