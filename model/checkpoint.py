@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
+from model.contents import check_folder, config_of
 from model.families import PRESETS, family_of
 from model.family import Family
+from model.hub import name_of
 from model.network import Network
 from model.parallel import ALONE, Ranks
 from model.rank_slice import WHOLE, RankSlice
 from model.sharding import cuts_of
 from model.storage import Storage
 from model.tokenizer import Tokenizer
+from model.tokenizers.kinds import read_from
 from model.weights import Entries, Weights
 from quant.heap import give_back
 from quant.linear import Embedding, Weight
@@ -67,10 +70,9 @@ class Description:
         another one. Raises CheckpointError for a missing folder, an unknown preset, and a config.json or tokenizer that
         cannot be used.
         """
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder}: no such folder")
+        check_folder(folder)
         if preset is None:
-            config = Config.read(folder)
+            config = config_of(folder)
             family = family_of(config)
         elif (folder / "config.json").exists():
             raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
@@ -78,7 +80,7 @@ class Description:
             raise CheckpointError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         else:
             family, config = PRESETS[preset]
-        architecture, tokens = family.architecture(config), family.tokenizer(tokenizer or folder)
+        architecture, tokens = family.architecture(config), read_from(tokenizer or folder, family.tokenizer)
         if tokens.size > architecture.vocab_size:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {tokens.size} tokens, the model {architecture.vocab_size} embeddings"
@@ -105,7 +107,7 @@ def load(
     part, all at the same time. `progress` takes the share of the weights that is read, 0 to 1. Raises CheckpointError,
     in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks do not divide.
     """
-    name = "glm-demo" if folder is None else folder.resolve().name
+    name = "glm-demo" if folder is None else name_of(folder)
     folder = folder or DEMO
     description = Description.read(folder, preset, tokenizer)
     return assembled(name, folder, description, quant, device, group_size, head, ranks, progress)

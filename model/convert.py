@@ -20,6 +20,7 @@ import torch
 from model.calibration import Calibration, Window, windows
 from model.checkpoint import Description, check_sizes, description_weights, entries, matrices, quantized
 from model.config import CheckpointError
+from model.contents import LICENCES
 from model.network import Network
 from model.parallel import Ranks
 from model.rank_folders import INDEX, rank_folder
@@ -37,7 +38,6 @@ from quant.schemes.none import Float
 from quant.usage import UsageError
 
 STATE = "quantize.json"
-LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 
 
 @dataclass(frozen=True, slots=True)

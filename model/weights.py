@@ -1,13 +1,14 @@
 """The tensors of a checkpoint folder under the network's names, one at a time, from every published layout."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model.config import CheckpointError
+from model.contents import listed, unread
 from model.indexed_files import IndexedFiles
 from model.naming import COPIES, SPARE, Naming, arranged, placed
 from model.pickle_file import PickleFile
@@ -23,6 +24,9 @@ from quant.scheme import Stored
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.")
+_HEADS = ("mlm_head.", "lm_head.")
+# transformers' heads for classes, answers in a text, and rewards.
+_CLASSIFIER = re.compile(r"(?:\w+\.)?(?:classifier|pre_classifier|score|qa_outputs|classification_head|v_head)\.")
 
 Entries = dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # dtype None: any floating point
 
@@ -46,6 +50,7 @@ class Weights:
             raise CheckpointError(f"{self._source.listing}: of {self._source.size} ranks, which cannot be merged here")
         self._parts = arranged(self._source.entries, namings)
         entries = {name: self._joined(name, parts) for name, parts in self._parts.items()}
+        self._dtypes = {name: dtype for name, (_, dtype) in entries.items()}
         described = (folder / "config.json").exists()
         self._scales = Scales(Storage.read(folder) if described else inferred(entries), entries)
         self.storage = self._scales.storage
@@ -71,6 +76,7 @@ class Weights:
         layers, asked = _num_layers(names), _num_layers(wanted)
         if layers != asked and layers:
             raise CheckpointError(f"{self.listing.name} has {layers} layers, config.json asks for {asked}")
+        self._check_head(wanted.keys() - names, names - wanted.keys())
         for problem, group in (("lacks", wanted.keys() - names), ("has unknown", names - wanted.keys())):
             if group:
                 shown = ", ".join(sorted(group)[:3]) + (" …" if len(group) > 3 else "")
@@ -98,6 +104,20 @@ class Weights:
                 raise CheckpointError(f"{name} holds NaN or infinity")
         return tensor
 
+    def _check_head(self, lacking: Set[str], unknown: Set[str]) -> None:
+        """Raises CheckpointError for a folder with another head, or none, in place of a language model's."""
+        classifier = [name for name in self._source.entries if _CLASSIFIER.match(name)]
+        if lacking and all(name.startswith(_HEADS) for name in lacking):
+            found = f"the head of a classifier ({listed(classifier)})" if classifier else "no head at all"
+        elif not lacking and unknown and unknown <= set(classifier):
+            found = f"also the head of a classifier ({listed(classifier)})"
+        else:
+            return
+        raise CheckpointError(
+            f"{self.listing.name} has {found}, but filling and scoring need a language model's; "
+            "use the model that it was made from"
+        )
+
     def _read(self, name: str, part: Slice | None = None) -> Tensor:
         scale = self._scales.scale_of(name)
         if scale is not None:
@@ -113,27 +133,32 @@ class Weights:
         names = self._parts[name]
         if len(names) == 1:
             return self._source.read(names[0], part)
+        # A slice may lie in some parts only, and must have the dtype of all.
+        dtype = self._dtypes[name]
         if part is None or part.dim:
-            return torch.cat([self._source.read(own, part) for own in names])
+            return torch.cat([self._source.read(own, part).to(dtype) for own in names])
         pieces, start = [], 0
         for own in names:
             rows = self._source.entries[own][0][0]
             wanted = part.within(start, rows)
             if wanted.spans:
-                pieces.append(self._source.read(own, wanted))
+                pieces.append(self._source.read(own, wanted).to(dtype))
             start += rows
         return torch.cat(pieces)
 
     def _joined(self, name: str, parts: tuple[str, ...]) -> tuple[tuple[int, ...], torch.dtype]:
-        """Shape and dtype of a tensor of several parts."""
+        """Shape and dtype of a tensor of several parts; of floats that differ the dtype that holds all of them."""
         (shape, dtype), *rest = (self._source.entries[part] for part in parts)
+        joined = dtype
         for part, (other, kind) in zip(parts[1:], rest, strict=True):
-            if (other[1:], kind, len(other)) != (shape[1:], dtype, len(shape)) or not shape:
+            alike = kind == dtype or (kind in _FLOATS and dtype in _FLOATS)
+            if (other[1:], len(other)) != (shape[1:], len(shape)) or not shape or not alike:
                 raise CheckpointError(
                     f"{part} is {list(other)} {kind}, {parts[0]} {list(shape)} {dtype}: no parts of one {name}"
                 )
+            joined = torch.promote_types(joined, kind)
         return (
-            ((sum(self._source.entries[part][0][0] for part in parts), *shape[1:]), dtype) if rest else (shape, dtype)
+            ((sum(self._source.entries[part][0][0] for part in parts), *shape[1:]), joined) if rest else (shape, dtype)
         )
 
 
@@ -153,6 +178,7 @@ def _source(folder: Path, cuts: ShardSpecs) -> Source:
             return IndexedFiles(pickled_index, PickleFile)
         if any((folder / name).exists() for name in TRACKERS):
             return sat_folder(folder, cuts)
+        raise unread(folder)
     return SafetensorsFile(single)
 
 
