@@ -24,7 +24,8 @@ from quant.scheme import Stored
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.")
-_HEADS = ("mlm_head.", "lm_head.")
+_LANGUAGE_HEADS = ("mlm_head.", "lm_head.")
+_OTHER_HEADS = ("next_sentence.", "pooler.")
 # transformers' heads for classes, answers in a text, and rewards.
 _CLASSIFIER = re.compile(r"(?:\w+\.)?(?:classifier|pre_classifier|score|qa_outputs|classification_head|v_head)\.")
 
@@ -107,7 +108,8 @@ class Weights:
     def _check_head(self, lacking: Set[str], unknown: Set[str]) -> None:
         """Raises CheckpointError for a folder with another head, or none, in place of a language model's."""
         classifier = [name for name in self._source.entries if _CLASSIFIER.match(name)]
-        if lacking and all(name.startswith(_HEADS) for name in lacking):
+        heads = {name for name in lacking if name.startswith(_LANGUAGE_HEADS)}
+        if heads and all(name.startswith(_OTHER_HEADS) for name in lacking - heads):
             found = f"the head of a classifier ({listed(classifier)})" if classifier else "no head at all"
         elif not lacking and unknown and unknown <= set(classifier):
             found = f"also the head of a classifier ({listed(classifier)})"
