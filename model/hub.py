@@ -6,6 +6,7 @@ files that are read here: never code. Does not import torch.
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -138,11 +139,10 @@ def _downloaded(name: str, revision: str | None, parts: Parts) -> Path:
     huggingface_hub shows the progress. Raises CheckpointError, in one line, for all that prevents it.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.utils import logging
 
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(f"{name}: not whole in the Hugging Face cache, and HF_HUB_OFFLINE forbids a download")
-    logging.get_logger().setLevel("ERROR")
+    _quieten()
     try:
         siblings = HfApi().model_info(name, revision=revision).siblings or ()
         names = [sibling.rfilename for sibling in siblings]
@@ -160,6 +160,17 @@ def _downloaded(name: str, revision: str | None, parts: Parts) -> Path:
     except Exception as error:
         raise CheckpointError(_refusal(name, revision, error)) from None
     return folder
+
+
+def _quieten() -> None:
+    """Has huggingface_hub write no warnings, and its progress on a terminal only."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    logging.get_logger().setLevel("ERROR")
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():
+        disable_progress_bars()
 
 
 def _is_small(name: str, parts: Parts) -> bool:

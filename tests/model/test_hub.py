@@ -9,7 +9,6 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.utils import disable_progress_bars
 from safetensors.torch import load_file, save_file
 
 from model.checkpoint import load
@@ -40,7 +39,6 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # what is written at a time
         monkeypatch.delenv("HF_TOKEN", raising=False)
-        disable_progress_bars()
         yield double
 
 
