@@ -38,7 +38,7 @@ def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> Mod
         vocab_size=tokenizer.size,
         strategies=list(family.strategies),
         causal=a.causal,
-        masked=a.head == "masked_lm",
+        masked=a.masked,
         next_sentence=a.next_sentence,
         special_tokens=_special_tokens(tokenizer),
         num_parameters=checkpoint.num_parameters,

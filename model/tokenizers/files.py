@@ -12,11 +12,6 @@ import tokenizers
 from model.config import CheckpointError
 from model.lfs import ADVICE, is_pointer
 
-RANKS, SENTENCEPIECE = "a list of pieces in base64", "a sentencepiece model"
-# The first line of a list of pieces in base64 and their ranks, as tiktoken has it.
-_RANKS = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
-_SENTENCEPIECE = b"\n"  # its first field
-
 
 class MissingFile(CheckpointError):
     """A file of a tokenizer that is not there: the folder may have another kind of tokenizer."""
@@ -105,21 +100,26 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
+def kind_of(data: bytes) -> str:
+    """What a `tokenizer.model` is, whose kinds share the name: for errors about one of another kind."""
+    first = data.split(b"\n", 1)[0].strip()
+    if re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+", first):
+        return "a vocabulary of GLM-4's kind (in each line a piece in base64 and its rank)"
+    if first == b"<pad>":
+        return "a vocabulary of ProteinGLM's kind (in each line a token)"
+    if data.startswith(b"\n"):  # field 1 of a ModelProto
+        return "a sentencepiece model"
+    return "empty" if not data else "of no known kind"
+
+
 def pieces_of(proto: bytes, path: Path) -> sentencepiece.SentencePieceProcessor:
     """A sentencepiece model from its bytes, which come from `path`. Raises CheckpointError if they are damaged."""
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=proto or b"empty")
     except RuntimeError as error:
-        kind = kind_of_model(proto)
-        reason = kind if kind == RANKS else error
+        kind = kind_of(proto)
+        reason = f"it is {kind}" if kind.startswith("a vocabulary") else error
         raise CheckpointError(f"{path}: not a sentencepiece model ({reason})") from None
-
-
-def kind_of_model(start: bytes) -> str | None:
-    """The kind of a file NAME.model, by its first bytes; None for neither of the two kinds."""
-    if _RANKS.match(start):
-        return RANKS
-    return SENTENCEPIECE if start.startswith(_SENTENCEPIECE) else None
 
 
 def check_kind(data: Mapping[str, Any], kind: str, path: Path) -> None:

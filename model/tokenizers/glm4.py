@@ -17,11 +17,11 @@ from tokenizers import Regex, models, pre_tokenizers
 from model.config import CheckpointError
 from model.tokenizers.byte_level import ByteLevelBPE, byte_alphabet, piece_bytes
 from model.tokenizers.files import (
-    SENTENCEPIECE,
+    MissingFile,
     added_of,
     check_kind,
     check_roles,
-    kind_of_model,
+    kind_of,
     plain_model,
     read_bytes,
     read_json,
@@ -57,14 +57,16 @@ def _read_json(folder: Path) -> ByteLevelBPE:
 
 def _read_ranks(folder: Path) -> ByteLevelBPE:
     path = folder / "tokenizer.model"
-    content = read_bytes(path)
+    if not path.exists():
+        raise MissingFile(f"{folder}: lacks its tokenizer, the file tokenizer.json or tokenizer.model")
+    data = read_bytes(path)
     try:
-        lines = [line.split() for line in content.splitlines() if line]
+        lines = [line.split() for line in data.splitlines() if line]
         ranks = {base64.b64decode(piece, validate=True): int(rank) for piece, rank in lines}
     except (ValueError, binascii.Error):
-        if kind_of_model(content) == SENTENCEPIECE:
-            raise CheckpointError(f"{path}: {SENTENCEPIECE}; this model has a list of pieces in base64") from None
-        raise CheckpointError(f"{path}: a line must be a piece in base64 and its rank") from None
+        raise CheckpointError(
+            f"{path}: is {kind_of(data)}; this model's has in each line a piece in base64 and its rank, and nothing else"
+        ) from None
     if len(ranks) < 256 or any(bytes([byte]) not in ranks for byte in range(256)):
         raise CheckpointError(f"{path}: lacks pieces for single bytes")
     spelled = {byte: c for c, byte in byte_alphabet().items()}

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from model.config import CheckpointError
 from model.contents import check_folder
-from model.tokenizers.files import MissingFile, kind_of_model
+from model.tokenizers.files import MissingFile, kind_of
 
 T = TypeVar("T")
 _PATTERNS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
@@ -25,7 +25,7 @@ def read_from(folder: Path, read: Callable[[Path], T]) -> T:
         held = [f"{path.name} ({kind})" for path in _paths(folder) if (kind := _kind(path))]
         if held:
             raise CheckpointError(f"{error}; of tokenizers the folder has {', '.join(held)}") from None
-        raise CheckpointError(f"{folder}: holds no tokenizer; --tokenizer FOLDER takes another folder's") from None
+        raise CheckpointError(f"{error}; the folder has no tokenizer, --tokenizer FOLDER takes another one's") from None
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -44,6 +44,6 @@ def _kind(path: Path) -> str | None:
         return named[path.name]
     try:
         with path.open("rb") as file:
-            return kind_of_model(file.read(512))
+            return kind_of(file.read(512))
     except OSError:
         return "unreadable"

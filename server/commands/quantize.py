@@ -13,9 +13,7 @@ from server.commands.options import AsJson, engine_flags, engine_options, locate
 from server.console import fail, named, output, progress_bar
 
 FLAGS = with_defaults(
-    engine_flags("revision", "download", "preset", "tokenizer", "group_size", "quant_head"),
-    group_size=32,
-    quant_head="none",
+    engine_flags("revision", "download", "preset", "tokenizer", "group_size", "quant_head"), quant_head="none"
 )
 
 
@@ -50,7 +48,7 @@ def quantize(
 
     options = located(engine_options({**given, "model": source}))
     assert options.model is not None
-    storage = Storage(scheme, given["group_size"], given["quant_head"])
+    storage = Storage(scheme, given.get("group_size"), given["quant_head"])
     recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), options.preset, options.tokenizer, tp)
     try:
         with named(target), progress_bar() as progress:

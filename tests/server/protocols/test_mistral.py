@@ -111,7 +111,7 @@ def test_log_probabilities_are_in_the_form_of_a_chat(client):
     ("body", "param"),
     [
         ({"suffix": "a"}, "prompt"),
-        ({**BODY, "max_tokens": 0}, "max_tokens"),
+        ({**BODY, "max_tokens": -1}, "max_tokens"),
         ({**BODY, "temperature": -1}, "temperature"),
         ({**BODY, "random_seed": -1}, "random_seed"),
         ({**BODY, "max_tokens": 3, "min_tokens": 4}, "min_tokens"),
