@@ -27,6 +27,7 @@ _REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]{0,249}", re.ASCII)
 _WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
+_QUANTIZATION = ("quantize_config.json", "quant_config.json")  # of AutoGPTQ and AutoAWQ, beside config.json
 _SETTINGS = ("tokenizer_config.json", "added_tokens.json")  # no tokenizer by themselves
 
 
@@ -52,8 +53,10 @@ def folder_of(model: Path, revision: str | None = None, download: bool = False, 
 
 
 def name_of(folder: Path) -> str:
-    """The name of a model in a folder: its hub name in the hub's cache, else the folder's own."""
+    """The name of a model: its hub name in the hub's cache, else its folder's, or its file's without the ending."""
     path = folder.resolve()
+    if path.is_file():
+        return path.stem
     root = path.parent.parent.name
     if path.parent.name == _SNAPSHOTS and root.startswith(_ROOT):
         return root.removeprefix(_ROOT).replace("--", "/", 1)
@@ -96,7 +99,7 @@ def _snapshot(root: Path, revision: str | None) -> Path | None:
 def _lacking(folder: Path, parts: Parts) -> str | None:
     """A part that a snapshot lacks, such as the rest of an interrupted download; None if it has all."""
     checks: dict[Part, Callable[[Path], str | None]] = {
-        "config": lambda f: None if (f / "config.json").exists() else "config.json",
+        "config": lambda f: None if (f / "config.json").exists() or _has_gguf(f) else "config.json",
         "weights": _lacking_weights,
         "tokenizer": _lacking_tokenizer,
     }
@@ -114,8 +117,13 @@ def _lacking_weights(folder: Path) -> str | None:
 
 def _lacking_tokenizer(folder: Path) -> str | None:
     names = set(_tokenizer_files()) - set(_SETTINGS)
-    found = any((folder / name).exists() for name in names) or next(folder.glob("*.gguf"), None)
+    found = any((folder / name).exists() for name in names) or _has_gguf(folder)
     return None if found else "tokenizer"
+
+
+def _has_gguf(folder: Path) -> bool:
+    """Whether there is a GGUF file, which has sizes and tokenizer inside."""
+    return any(path.exists() for path in folder.glob("*.gguf"))
 
 
 def _tokenizer_files() -> Sequence[str]:
@@ -148,7 +156,8 @@ def _downloaded(name: str, revision: str | None, parts: Parts) -> Path:
         names = [sibling.rfilename for sibling in siblings]
         weights = next((own for own in _WEIGHTS if own in names), None)
         if "weights" in parts and weights is None:
-            raise CheckpointError(f"{name}: {in_place_of_weights(names)}")
+            gguf = f"; to get one type: hf download {name} FILE" if any(n.endswith(".gguf") for n in names) else ""
+            raise CheckpointError(f"{name}: {in_place_of_weights(names)}{gguf}")
         small = [own for own in names if _is_small(own, parts)]
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*small, *_index(weights)]))
         if "weights" in parts and weights is not None:
@@ -175,7 +184,7 @@ def _quieten() -> None:
 
 def _is_small(name: str, parts: Parts) -> bool:
     """Whether a file of the hub is read here beside the weights."""
-    wanted: tuple[str, ...] = ("config.json",)
+    wanted: tuple[str, ...] = ("config.json", *_QUANTIZATION)
     if "tokenizer" in parts:
         wanted += tuple(_tokenizer_files())
     if "weights" in parts:

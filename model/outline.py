@@ -9,6 +9,7 @@ from model.architecture import Architecture
 from model.config import CheckpointError
 from model.contents import check_folder, config_of
 from model.families import PRESETS, family_of
+from model.formats import format_of
 from model.hub import folder_of, name_of
 from model.sharding import cuts_of
 from model.storage import Storage
@@ -17,19 +18,23 @@ from model.weights import Weights
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A model's sizes and storage. `stored` None means float weights, which loading can quantize."""
+    """A model's sizes and storage. `stored` None means float weights, which loading can quantize.
+
+    `weights` are those of a foreign format, whose storage depends on what their matrices are.
+    """
 
     name: str
     architecture: Architecture
     stored: Storage | None = None
+    weights: Weights | None = None
 
     @staticmethod
     def read(model: str, preset: str | None = None, revision: str | None = None, download: bool = False) -> "Outline":
-        """Reads a preset by its name, a checkpoint folder, or the folder of a name on the hub.
+        """Reads a preset by its name, a checkpoint, or the folder of a name on the hub.
 
-        `preset` gives the sizes of a folder without config.json. A folder with a config.json needs no weights and no
-        tokenizer. `revision` and `download` are for names on the hub; see `model.hub.folder_of`. Raises CheckpointError
-        for an unknown preset and for a folder that cannot be used.
+        `preset` gives the sizes of a folder without config.json. A folder with a config.json needs no weights, except
+        in a foreign format, and no tokenizer. `revision` and `download` are for names on the hub; see
+        `model.hub.folder_of`. Raises CheckpointError for an unknown preset and for a folder that cannot be used.
         """
         known = ", ".join(PRESETS)
         if preset is not None and preset not in PRESETS:
@@ -41,11 +46,19 @@ class Outline:
             return Outline(model, family.architecture(config))
         try:
             folder = folder_of(Path(model), revision, download, ("weights",) if preset else ("config",))
-            check_folder(folder)
+            form = format_of(folder)
+            if form is None:
+                check_folder(folder)
         except CheckpointError as error:
-            if "/" in model:
+            if "/" in model or Path(model).exists():
                 raise
             raise CheckpointError(f"{error}; no preset of this name, there are {known}") from None
+        if preset is None and form is not None:
+            config = form.config(folder)
+            family = family_of(config)
+            architecture = family.architecture(config)
+            weights = Weights(folder, family.namings, cuts_of(architecture))
+            return Outline(name_of(folder), architecture, weights=weights)
         if preset is None:
             config = config_of(folder)
             return Outline(name_of(folder), family_of(config).architecture(config), Storage.read(folder))
@@ -60,6 +73,9 @@ class Outline:
 
         Raises UsageError for an unknown scheme, CheckpointError for a storage that these weights cannot have.
         """
-        storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
+        if self.weights is not None:
+            storage = self.weights.chosen(self.name, scheme, group_size, head)
+        else:
+            storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
         storage.schemes(torch.float16, "cuda")
         return storage
