@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from model.config import CheckpointError
+from model.unread import unread
 from quant.registry import FLOAT, build, build_head, published_as, scheme_facts
 from quant.scheme import HeadScheme, Scheme
 from quant.usage import UsageError
@@ -36,15 +37,14 @@ class Storage:
         """
         path = folder / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        data = config.get("quantization_config")
+        data = config.get("quantization_config", config.get("quantization"))  # the latter is MLX's
         if data is None:
             bits = config.get("quantization_bit") or 0
             if type(bits) is not int or bits not in (0, 4, 8):
                 raise CheckpointError(f"{path}: quantization_bit must be 0, 4 or 8, not {bits!r}")
             return cls.published(bits, bool(config.get("quantization_embeddings"))) if bits else None
-        method = data.get("quant_method") if isinstance(data, dict) else data
-        if method != METHOD:
-            raise CheckpointError(f'{path}: quantization_config must have quant_method "{METHOD}", not {method!r}')
+        if not isinstance(data, dict) or data.get("quant_method") != METHOD:
+            raise CheckpointError(f"{path}: quantization_config {unread(data)}")
         known = {name: data[name] for name in _KINDS if name in data}
         for name, value in known.items():
             if type(value) is not _KINDS[name]:
@@ -101,6 +101,13 @@ class Storage:
         if head in (None, FLOAT):
             head = self.head
         return Storage(scheme, group_size, head, self.head_group_size if head == self.head else None)
+
+    def replaced(self, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":
+        """This storage, each option that is given in place of its own. Another scheme has its own default groups."""
+        if group_size is None and scheme in (None, self.scheme):
+            group_size = self.group_size
+        head_group_size = self.head_group_size if head in (None, self.head) else None
+        return Storage(scheme or self.scheme, group_size, head or self.head, head_group_size)
 
     @classmethod
     def chosen(

@@ -137,7 +137,7 @@ def _predicted(d: Deployment, prints: list[Footprint]) -> Predicted:
     limit = d.architecture.max_sequence_length
     lengths = sorted({n for n in (*_ENCODED, d.tokens) if n <= limit})
     encode_s = {str(n): max(line.encode(n) for line in lines) for n in lengths}
-    if d.architecture.head == "masked_lm":  # a text is computed as a whole for the words in it
+    if d.architecture.masked:  # a text is computed as a whole for the words in it
         return Predicted(encode_s, {}, max(line.encode(d.tokens) for line in lines))
     decode_s = {str(n): max(line.generate(n) for line in lines) for n in lengths}
     return Predicted(encode_s, decode_s, max(line.token(d.tokens / 2) for line in lines))
