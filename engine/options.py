@@ -59,7 +59,9 @@ class ModelOptions(Options):
         None, description="The number of inputs that share an INT4 scale; 0 is a whole row."
     )
     quant_head: HeadName | None = Field(
-        None, description="The storage of the embedding and head. Without one: that of the checkpoint."
+        None,
+        description="The storage of the embedding and head; none is floats. Without one: that of the checkpoint, but "
+        "INT8 where --quant quantizes it.",
     )
     load_format: Literal["auto", "dummy"] = Field(
         "auto", description="auto reads the weights. dummy uses random weights, to test a machine."

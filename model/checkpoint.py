@@ -5,7 +5,7 @@ A folder has float matrices, which are quantized during loading on request, or m
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -40,14 +40,19 @@ def compute_dtype(device: str) -> torch.dtype:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded folder. `quant` is the scheme of its blocks' matrices; `num_parameters` counts those of all ranks."""
+    """A loaded folder. `storage` is that of its matrices in memory; `num_parameters` counts those of all ranks."""
 
     name: str
     family: Family
     model: Network
     tokenizer: Tokenizer
-    quant: str = "none"
+    storage: Storage = field(default_factory=Storage)
     num_parameters: int = 0
+
+    @property
+    def quant(self) -> str:
+        """The scheme of the blocks' matrices."""
+        return self.storage.scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +104,12 @@ def load(
 ) -> Checkpoint:
     """Loads a folder (default: the bundled demo). The named schemes quantize a float folder during loading.
 
-    A quantized folder states its storage: `quant` None and "none" accept it; `group_size` and `head` (the embedding's
-    scheme) may be None; other values must agree with it. `preset` and `tokenizer` are for folders without config.json
-    or tokenizer. The network computes in float32 on a CPU and in float16 on a GPU. Each of several ranks reads its own
-    part, all at the same time. `progress` takes the share of the weights that is read, 0 to 1. Raises CheckpointError,
-    in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks do not divide.
+    With `head` None the embedding has the default of the scheme `quant`. A quantized folder states its storage: `quant`
+    None and "none" accept it; `group_size` and `head` (the embedding's scheme) may be None; other values must agree
+    with it. `preset` and `tokenizer` are for folders without config.json or tokenizer. The network computes in float32
+    on a CPU and in float16 on a GPU. Each of several ranks reads its own part, all at the same time. `progress` takes
+    the share of the weights that is read, 0 to 1. Raises CheckpointError, in one line, for a folder that is incomplete,
+    inconsistent or of no known family, or that the ranks do not divide.
     """
     name = "glm-demo" if folder is None else folder.resolve().name
     folder = folder or DEMO
@@ -144,7 +150,7 @@ def assembled(
     fill(model, weights, dtype, torch.device(device), share=share, progress=progress)
     give_back()
     model.eval().requires_grad_(False)
-    return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters)
+    return Checkpoint(name, description.family, model, description.tokenizer, storage, plain.num_parameters)
 
 
 def description_weights(folder: Path, description: Description) -> Weights:

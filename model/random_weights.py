@@ -60,7 +60,7 @@ def invented(
     except UsageError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     model = model.half() if kind == "cuda" else model
-    return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters)
+    return Checkpoint(name, description.family, model, description.tokenizer, storage, plain.num_parameters)
 
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

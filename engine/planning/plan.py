@@ -174,8 +174,10 @@ def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
     if not found:
         smallest, options = replace(d, kv_cache_type="int8"), ["--kv-cache-type int8"]
         if requantize:
-            smallest = replace(smallest, storage=Storage(scheme, d.storage.group_size, head))
-            options = [f"{smallest_scheme} --quant-head {head}", *options]
+            storage = _in_scheme(d.storage, scheme)
+            if storage.head == FLOAT:
+                storage, options = replace(storage, head=head), [f"--quant-head {head}", *options]
+            smallest, options = replace(smallest, storage=storage), [smallest_scheme, *options]
         found = [" ".join(options)] if _fits(smallest) else []
         found += [f"{' '.join(options)} {ranks}" for ranks in _other_ranks(smallest)]
     yield from found
@@ -184,7 +186,7 @@ def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
 def _single_changes(d: Deployment, requantize: bool) -> Iterator[tuple[str, Deployment]]:
     s = d.storage
     for scheme in smaller_schemes(s.scheme) if requantize else ():
-        yield f"--quant {scheme}", replace(d, storage=replace(s, scheme=scheme))
+        yield f"--quant {scheme}", replace(d, storage=_in_scheme(s, scheme))
     if s.head == FLOAT and requantize:
         head = smaller_heads(FLOAT)[0]
         yield f"--quant-head {head}", replace(d, storage=replace(s, head=head))
@@ -194,6 +196,12 @@ def _single_changes(d: Deployment, requantize: bool) -> Iterator[tuple[str, Depl
     while shorter >= d.block_size and not _fits(replace(d, request_tokens=shorter)):
         shorter //= 2
     yield f"--context {shorter}", replace(d, request_tokens=max(shorter, 1))
+
+
+def _in_scheme(storage: Storage, scheme: str) -> Storage:
+    """The storage with another scheme. A head that is its scheme's default becomes the other scheme's."""
+    is_default = storage == Storage.asked(storage.scheme, storage.group_size, None)
+    return Storage.asked(scheme, storage.group_size, None if is_default else storage.head)
 
 
 def _other_ranks(d: Deployment) -> list[str]:

@@ -32,6 +32,7 @@ FACTS = SchemeFacts(
     head=True,
     group_sizes=(0, 32, 64, 128),
     calibrates=True,
+    default_head="int8",
     published_bits=4,
 )
 

@@ -26,7 +26,12 @@ from quant.tensor_cores import copies_before_ampere
 from quant.usage import UsageError
 
 FACTS = SchemeFacts(
-    description="a byte a weight, one scale per output", bits=8, head=True, calibrates=True, published_bits=8
+    description="a byte a weight, one scale per output",
+    bits=8,
+    head=True,
+    calibrates=True,
+    default_head="int8",
+    published_bits=8,
 )
 
 

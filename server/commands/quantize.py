@@ -12,7 +12,7 @@ from server.commands.flags import Given, takes_flags, with_defaults
 from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, named, output, progress_bar
 
-FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_head"), group_size=32, quant_head="none")
+FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_head"), group_size=32)
 
 
 @takes_flags(*FLAGS)
@@ -45,7 +45,10 @@ def quantize(
     from model.storage import Storage
 
     options = engine_options(given)
-    storage = Storage(scheme, given["group_size"], given["quant_head"])
+    try:
+        storage = Storage.asked(scheme, options.group_size, options.quant_head)
+    except UsageError as error:
+        fail(str(error), code=2)
     recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), options.preset, options.tokenizer, tp)
     try:
         with named(target), progress_bar() as progress:

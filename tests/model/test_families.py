@@ -215,7 +215,7 @@ def test_every_published_layout_is_quantized_to_the_same_folder(
     published: tuple[str, Path], quant: str, vocabularies: Vocabularies, expected: Answer, tmp_path: Path
 ) -> None:
     name, folder = published
-    recipe = Recipe(Storage(quant), shard_bytes=200_000, tokenizer=vocabularies[name])
+    recipe = Recipe(Storage.asked(quant, None, None), shard_bytes=200_000, tokenizer=vocabularies[name])
     Conversion(folder, tmp_path / "quantized", recipe).run()
     loaded = load(tmp_path / "quantized")
     assert loaded.quant == quant
