@@ -187,7 +187,8 @@ class TestRefusal:
 
 @pytest.mark.parametrize("quant", ["none", "int8", "int4"])
 def test_an_embedding_padded_past_the_tokenizer_is_taken(tiny_checkpoint: TinyCheckpoint, quant: str) -> None:
-    assert load(tiny_checkpoint(vocab_size=512), quant).model.word_embeddings.weight.shape == (512, 64)
+    table = load(tiny_checkpoint(vocab_size=512), quant).model.word_embeddings
+    assert (table.out_features, table.in_features) == (512, 64)
 
 
 def test_a_group_that_does_not_divide_a_weight_is_refused_with_its_name(original: Path) -> None:
@@ -196,7 +197,21 @@ def test_a_group_that_does_not_divide_a_weight_is_refused_with_its_name(original
 
 
 def test_a_float_folder_is_float_when_nothing_is_asked_for(original: Path) -> None:
-    assert load(original).quant == "none"
+    assert load(original).storage == Storage("none", head="none")
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_the_head_is_int8_where_blocks_are_quantized_unless_another_is_asked(original: Path, quant: str) -> None:
+    assert load(original, quant).storage.head == "int8"
+    assert load(original, quant, head="none").storage.head == "none"
+    assert load(original, quant, head="int4").storage.head == "int4"
+
+
+def test_a_quantized_folder_keeps_the_head_that_it_was_stored_with(original: Path, tmp_path: Path) -> None:
+    for head in ("none", "int8"):
+        Conversion(original, tmp_path / head, Recipe(Storage("int4", 32, head))).run()
+        for asked in (None, "int4"):
+            assert load(tmp_path / head, asked).storage == Storage("int4", 32, head)
 
 
 class TestShards:

@@ -273,7 +273,7 @@ class TestPreset:
     def test_goes_into_what_it_is_quantized_to(
         self, folder: Path, vocabularies: Vocabularies, expected: Answer, tmp_path: Path
     ) -> None:
-        recipe = Recipe(Storage("int4"), preset="tiny", tokenizer=vocabularies["glm-130b"])
+        recipe = Recipe(Storage.asked("int4", None, None), preset="tiny", tokenizer=vocabularies["glm-130b"])
         Conversion(folder, tmp_path / "quantized", recipe).run()
         assert torch.equal(logprobs(load(tmp_path / "quantized")), expected("glm-130b", "int4"))
 
