@@ -13,7 +13,7 @@ from engine.schedule.batch import Batch, Rows
 from engine.schedule.sequence import Output
 from model.architecture import Architecture
 from model.attention import KVCache, Span, part_b_start
-from model.checkpoint import compute_dtype
+from model.checkpoint import matrix_dtype
 from model.network import Network
 from model.random_weights import synthetic
 from model.storage import Storage
@@ -30,7 +30,8 @@ class DecodeBench:
     """The parameters of a benchmark.
 
     They are a network's sizes and storage (`Storage.asked` gives that of `serve` with the same options), the numbers of
-    rows, the tokens of a prefill, the tokens of part A of each sequence, and the type of the KV cache.
+    rows, the tokens of a prefill, the tokens of part A of each sequence, the type of the KV cache, and
+    the dtype of float matrices in the model's files.
     """
 
     architecture: Architecture
@@ -40,6 +41,7 @@ class DecodeBench:
     context: int = 64
     kv_cache_type: str = "auto"
     steps: int = 12
+    floats: torch.dtype = torch.float16
 
 
 def decode(bench: DecodeBench) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
     a, positions = bench.architecture, bench.context + bench.steps + 2
     if positions > a.max_sequence_length:
         raise UsageError(f"a context of {bench.context} needs {positions} positions of {a.max_sequence_length}")
-    model = synthetic(bench.architecture, *bench.storage.schemes(compute_dtype("cpu"), "cpu"))
+    model = synthetic(bench.architecture, *bench.storage.schemes(matrix_dtype("cpu", bench.floats), "cpu"))
     weights = [module for module in model.modules() if isinstance(module, Weight)]
     macs = sum(w.in_features * w.out_features for w in weights)
     weight_bytes = sum(t.nbytes for w in weights for t in w.packed().values())

@@ -24,6 +24,7 @@ from model.tokenizer import Tokenizer
 from model.weights import Entries, Weights
 from quant.heap import give_back
 from quant.linear import Embedding, Weight
+from quant.memory import huge_page_zeros
 from quant.scheme import ReduceMax, Scheme, Tensors, identity
 from quant.schemes.none import Float
 from quant.usage import UsageError
@@ -36,6 +37,11 @@ _CHUNK = 2**20  # numbers quantized at once, which keeps the float32 copy small
 def compute_dtype(device: str) -> torch.dtype:
     """The dtype in which a network computes on a "cpu" or "cuda" device."""
     return torch.float16 if device == "cuda" else torch.float32
+
+
+def matrix_dtype(device: str, found: torch.dtype) -> torch.dtype:
+    """The dtype in which float matrices lie on a "cpu" or "cuda" device, if they are `found` in their files."""
+    return compute_dtype(device) if device == "cuda" else Float.kept(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +113,10 @@ def load(
     With `head` None the embedding has the default of the scheme `quant`. A quantized folder states its storage: `quant`
     None and "none" accept it; `group_size` and `head` (the embedding's scheme) may be None; other values must agree
     with it. `preset` and `tokenizer` are for folders without config.json or tokenizer. The network computes in float32
-    on a CPU and in float16 on a GPU. Each of several ranks reads its own part, all at the same time. `progress` takes
-    the share of the weights that is read, 0 to 1. Raises CheckpointError, in one line, for a folder that is incomplete,
-    inconsistent or of no known family, or that the ranks do not divide.
+    on a CPU, where float matrices stay in the dtype of their files, and in float16 on a GPU. Each of several ranks
+    reads its own part, all at the same time. `progress` takes the share of the weights that is read, 0 to 1. Raises
+    CheckpointError, in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks
+    do not divide.
     """
     name = "glm-demo" if folder is None else folder.resolve().name
     folder = folder or DEMO
@@ -133,7 +140,7 @@ def assembled(
     storage = Storage.chosen(folder, weights.storage, quant, group_size, head)
     kind = torch.device(device).type
     dtype = compute_dtype(kind)
-    scheme, head_scheme = storage.schemes(dtype, kind)
+    scheme, head_scheme = storage.schemes(matrix_dtype(kind, weights.dtype), kind)
     a = description.architecture
     with torch.device("meta"):
         plain = Network(a)
@@ -250,7 +257,7 @@ def quantized(scheme: Scheme, weight: Tensor, name: str, reduce_max: ReduceMax =
     outputs, inputs = weight.shape
     rows = max(_CHUNK // inputs // 64, 1) * 64  # whole blocks of every scheme
     try:
-        made = {k: torch.empty(shape, dtype=dtype) for k, (shape, dtype) in scheme.tensors(outputs, inputs).items()}
+        made = {k: huge_page_zeros(shape, dtype) for k, (shape, dtype) in scheme.tensors(outputs, inputs).items()}
         for start in range(0, outputs, rows):
             length = min(rows, outputs - start)
             for key, part in scheme.quantize(weight[start : start + length], reduce_max).items():

@@ -13,13 +13,26 @@ from model.storage import Storage
 from model.weights import Weights
 
 
+def published_dtype(config: Config, architecture: Architecture) -> torch.dtype:
+    """The dtype of float matrices in a model's files, as its config.json says; else that of published files.
+
+    These have float16, and BERT's float32.
+    """
+    names = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    asked = config.get("torch_dtype", config.get("dtype"))
+    usual = torch.float32 if architecture.head == "masked_lm" else torch.float16
+    return names.get(asked, usual) if isinstance(asked, str) else usual
+
+
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A model's sizes and storage. `stored` None means float weights, which loading can quantize."""
+    """A model's sizes and storage. `stored` None means float weights, which loading can quantize; `floats` is the dtype
+    of float matrices in its files."""
 
     name: str
     architecture: Architecture
     stored: Storage | None = None
+    floats: torch.dtype = torch.float16
 
     @staticmethod
     def read(model: str, preset: str | None = None) -> "Outline":
@@ -37,15 +50,18 @@ class Outline:
             if preset is not None:
                 raise CheckpointError(f"{model} is a preset itself; a folder of that name is ./{model}")
             family, config = PRESETS[model]
-            return Outline(model, family.architecture(config))
+            architecture = family.architecture(config)
+            return Outline(model, architecture, None, published_dtype(config, architecture))
         if preset is None:
             config = Config.read(folder)
-            return Outline(folder.name, family_of(config).architecture(config), Storage.read(folder))
+            architecture = family_of(config).architecture(config)
+            return Outline(folder.name, architecture, Storage.read(folder), published_dtype(config, architecture))
         if (folder / "config.json").exists():
             raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
         family, config = PRESETS[preset]
         architecture = family.architecture(config)
-        return Outline(folder.name, architecture, Weights(folder, family.namings, cuts_of(architecture)).storage)
+        weights = Weights(folder, family.namings, cuts_of(architecture))
+        return Outline(folder.name, architecture, weights.storage, weights.dtype)
 
     def storage(self, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
         """The storage that these options give.

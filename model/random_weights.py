@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
-from model.checkpoint import DEMO, Checkpoint, Description, check_sizes, compute_dtype
+from model.checkpoint import DEMO, Checkpoint, Description, check_sizes, matrix_dtype
 from model.config import CheckpointError
 from model.network import Network, Norm
+from model.outline import published_dtype
 from model.parallel import ALONE, Ranks
 from model.storage import Storage
 from quant.linear import Weight
@@ -49,9 +50,9 @@ def invented(
     name, folder = ("glm-demo", DEMO) if folder is None else (folder.resolve().name, folder)
     description = Description.read(folder, preset, tokenizer)
     kind = torch.device(device).type
-    dtype = compute_dtype(kind)
     storage = Storage.chosen(folder, None, quant, group_size, head)
-    scheme, head_scheme = storage.schemes(dtype, kind)
+    floats = published_dtype(description.config, description.architecture)
+    scheme, head_scheme = storage.schemes(matrix_dtype(kind, floats), kind)
     with torch.device("meta"):
         plain = Network(description.architecture)
     check_sizes(plain, scheme, head_scheme)

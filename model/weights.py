@@ -60,6 +60,13 @@ class Weights:
     def files(self) -> list[Path]:
         return sorted(self._source.files)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the float matrices; float32 if there are several, or none."""
+        found = {dtype for name, (shape, dtype) in self.entries.items() if name.endswith(".weight") and len(shape) == 2}
+        found = {dtype for dtype in found if dtype.is_floating_point}
+        return found.pop() if len(found) == 1 else torch.float32
+
     def check(self, wanted: Entries) -> None:
         """Checks that the folder has exactly these tensors, with these shapes and dtypes.
 

@@ -35,7 +35,8 @@ TARGET static void block(const Product& p, int64_t row, int64_t output) {
             for (int o = 0; o < Outputs; ++o)
                 _mm_prefetch(reinterpret_cast<const char*>(w + (Outputs + o) * inputs + k), _MM_HINT_T1);
 #pragma GCC unroll 4
-        for (int step = 0; step < kLine; step += kLanes) add<Rows, Outputs>(sum, x + k + step, w + k + step, inputs, kept);
+        for (int step = 0; step < kLine; step += kLanes)
+            add<Rows, Outputs>(sum, x + k + step, w + k + step, inputs, kept);
     }
     for (; k + kLanes <= inputs; k += kLanes) add<Rows, Outputs>(sum, x + k, w + k, inputs, kept);
     if (k < inputs) {

@@ -166,7 +166,8 @@ void blocks(const Product& p, int64_t row, int64_t rows, int64_t output) {
 template <class Variant, int kind>
 void product(const Product& p, int threads) {
     const int64_t tasks = (p.outputs + kTask - 1) / kTask;
-    // Long runs first, then short ones to whichever thread is free: on a shared machine equal shares do not end together.
+    // Long runs first, then short ones to whichever thread is free: on a shared machine equal shares do not end
+    // together.
 #pragma omp parallel for num_threads(threads) schedule(guided) if (threads > 1)
     for (int64_t task = 0; task < tasks; ++task) {
         const int64_t from = task * kTask, to = std::min(from + kTask, p.outputs);

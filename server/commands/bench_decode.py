@@ -31,6 +31,7 @@ def bench_decode(
     """Times decode steps and a prefill of a network with random weights, beside the bandwidth of the memory."""
     from engine.bench import DecodeBench, decode
     from model.families import PRESETS
+    from model.outline import published_dtype
     from model.storage import Storage
 
     options = engine_options(given)
@@ -50,6 +51,7 @@ def bench_decode(
         with errors.status("measuring"):
             wanted = DecodeBench(
                 architecture, storage, counts, prefill, context, options.kv_cache_type,
+                floats=published_dtype(config, architecture),
             )  # fmt: skip
             result = {"preset": preset, "layers": architecture.num_layers, **decode(wanted)}
     except UsageError as error:

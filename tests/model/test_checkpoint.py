@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.checkpoint import load, quantized
+from model.checkpoint import load, matrices, quantized
 from model.config import CheckpointError, Config
 from model.convert import Conversion, Recipe
 from model.families import glm
 from model.storage import Storage
 from quant.linear import Linear
 from quant.registry import build
+from quant.schemes.none import Float
 from tests.conftest import TinyCheckpoint
 
 Tensors = dict[str, Tensor]
@@ -63,8 +64,10 @@ def test_every_tensor_is_loaded_exactly(original: Path) -> None:
     stored = load_file(original / "model.safetensors")
     assert loaded.keys() == stored.keys()
     for name, tensor in stored.items():
-        assert loaded[name].dtype == torch.float32
-        assert torch.equal(loaded[name], tensor.float()), name
+        assert torch.equal(loaded[name].float(), tensor.float()), name
+    for _, module in matrices(checkpoint.model):
+        assert module.get_parameter("weight").dtype == Float.kept(torch.float16)
+    assert loaded["transformer.final_layernorm.weight"].dtype == torch.float32
     assert checkpoint.name == original.name
     assert not checkpoint.model.training
 
@@ -84,7 +87,7 @@ def test_linear_layers_are_packed_codes_and_the_rest_is_as_it_is(original: Path,
                 assert torch.equal(module.packed()[name], tensor)
     assert num_linear == 8
     for name, tensor in stored.items():
-        assert torch.equal(loaded.get_parameter(name), tensor.float()), name
+        assert torch.equal(loaded.get_parameter(name).float(), tensor.float()), name
 
 
 def test_a_weight_of_many_rows_is_quantized_as_if_at_once() -> None:
