@@ -56,7 +56,8 @@ class ModelOptions(Options):
         None, description="The storage of the linear layers. Without one: that of the checkpoint."
     )
     group_size: GroupSize | None = Field(
-        None, description="The number of inputs that share an INT4 scale; 0 is a whole row."
+        None,
+        description="The number of inputs that share a scale, 0 for a whole row. Without one: 32 for INT4, 0 for INT8.",
     )
     quant_head: HeadName | None = Field(
         None,

@@ -8,6 +8,7 @@ import torch
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
 from model.families import PRESETS, family_of
+from model.formats import format_of
 from model.sharding import cuts_of
 from model.storage import Storage
 from model.weights import Weights
@@ -26,24 +27,28 @@ def published_dtype(config: Config, architecture: Architecture) -> torch.dtype:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A model's sizes and storage. `stored` None means float weights, which loading can quantize; `floats` is the dtype
-    of float matrices in its files."""
+    """A model's sizes and storage. `stored` None means float weights, which loading can quantize.
+
+    `weights` are those of a foreign format, whose storage depends on what their matrices are. `floats` is the dtype of
+    float matrices in other files.
+    """
 
     name: str
     architecture: Architecture
     stored: Storage | None = None
+    weights: Weights | None = None
     floats: torch.dtype = torch.float16
 
     @staticmethod
     def read(model: str, preset: str | None = None) -> "Outline":
-        """Reads a preset by its name, or a checkpoint folder; `preset` gives the sizes of a folder without config.json.
+        """Reads a preset by its name, or a checkpoint; `preset` gives the sizes of a folder without config.json.
 
-        A folder with a config.json needs no weights and no tokenizer. Raises CheckpointError for an unknown preset and
-        for a folder that cannot be used.
+        A folder with a config.json needs no weights, except in a foreign format, and no tokenizer. Raises
+        CheckpointError for an unknown preset and for a folder that cannot be used.
         """
         folder = Path(model)
         for name in (model, preset):
-            if name is not None and name not in PRESETS and (name is preset or not folder.is_dir()):
+            if name is not None and name not in PRESETS and (name is preset or not folder.exists()):
                 kind = "no preset" if name is preset else "no such folder, and no preset"
                 raise CheckpointError(f"{kind} {name!r}; there are {', '.join(PRESETS)}")
         if model in PRESETS:
@@ -51,23 +56,39 @@ class Outline:
                 raise CheckpointError(f"{model} is a preset itself; a folder of that name is ./{model}")
             family, config = PRESETS[model]
             architecture = family.architecture(config)
-            return Outline(model, architecture, None, published_dtype(config, architecture))
+            return Outline(model, architecture, floats=published_dtype(config, architecture))
+        form = format_of(folder)
+        if preset is None and form is not None:
+            config = form.config(folder)
+            family = family_of(config)
+            architecture = family.architecture(config)
+            weights = Weights(folder, family.namings, cuts_of(architecture))
+            return Outline(folder.name, architecture, weights=weights)
         if preset is None:
             config = Config.read(folder)
             architecture = family_of(config).architecture(config)
-            return Outline(folder.name, architecture, Storage.read(folder), published_dtype(config, architecture))
+            floats = published_dtype(config, architecture)
+            return Outline(folder.name, architecture, Storage.read(folder), floats=floats)
         if (folder / "config.json").exists():
             raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
         family, config = PRESETS[preset]
         architecture = family.architecture(config)
         weights = Weights(folder, family.namings, cuts_of(architecture))
-        return Outline(folder.name, architecture, weights.storage, weights.dtype)
+        stored = weights.storage
+        return Outline(folder.name, architecture, stored, floats=weights.float_dtype(stored or Storage()))
+
+    def float_dtype(self, storage: Storage) -> torch.dtype:
+        """The dtype of float matrices in the files, if the model is stored so in memory."""
+        return self.floats if self.weights is None else self.weights.float_dtype(storage)
 
     def storage(self, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
         """The storage that these options give.
 
         Raises UsageError for an unknown scheme, CheckpointError for a storage that these weights cannot have.
         """
-        storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
+        if self.weights is not None:
+            storage = self.weights.chosen(self.name, scheme, group_size, head)
+        else:
+            storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
         storage.schemes(torch.float16, "cuda")
         return storage

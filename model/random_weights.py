@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
-from model.checkpoint import DEMO, Checkpoint, Description, check_sizes, matrix_dtype
+from model.checkpoint import DEMO, Checkpoint, Description, check_sizes, matrix_dtype, model_name
 from model.config import CheckpointError
 from model.network import Network, Norm
 from model.outline import published_dtype
@@ -47,7 +47,7 @@ def invented(
 ) -> Checkpoint:
     """Like `model.checkpoint.load`, but with random weights; the folder needs none. Raises CheckpointError as `load`
     does."""
-    name, folder = ("glm-demo", DEMO) if folder is None else (folder.resolve().name, folder)
+    name, folder = ("glm-demo", DEMO) if folder is None else (model_name(folder), folder)
     description = Description.read(folder, preset, tokenizer)
     kind = torch.device(device).type
     storage = Storage.chosen(folder, None, quant, group_size, head)

@@ -767,6 +767,8 @@ void linear(int bits, bool by_group, const Source& source, const Product& p, int
                 product<Variant, 4, true>(p);
             else if (bits == 4)
                 product<Variant, 4, false>(p);
+            else if (by_group)
+                product<Variant, 8, true>(p);
             else
                 product<Variant, 8, false>(p);
         }

@@ -140,6 +140,7 @@ class Server(uvicorn.Server):
             now = time.monotonic()
             if status == "ready" != before:
                 card = self.engine.card
+                origin = {"weights": card.origin} if card.origin else {}
                 self.log.info(
                     "ready",
                     model=card.name,
@@ -147,6 +148,7 @@ class Server(uvicorn.Server):
                     quant_head=card.quant_head,
                     tp=card.tp,
                     kernels=card.kernels,
+                    **origin,
                 )
             elif status == "loading" and now - told >= PROGRESS_SECONDS:
                 told = now

@@ -1,6 +1,7 @@
 """The files of a tokenizer. Every error is one line that names the file."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,20 @@ def read_bytes(path: Path) -> bytes:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: unreadable ({error})") from None
+
+
+def kind_of(data: bytes) -> str:
+    """What a `tokenizer.model` is, whose kinds share the name: for errors about one of another kind."""
+    first = data.split(b"\n", 1)[0].strip()
+    if data.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer instead of the file"
+    if re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+", first):
+        return "a vocabulary of GLM-4's kind (in each line a piece in base64 and its rank)"
+    if first == b"<pad>":
+        return "a vocabulary of ProteinGLM's kind (in each line a token)"
+    if data.startswith(b"\n"):  # field 1 of a ModelProto
+        return "a sentencepiece model"
+    return "empty" if not data else "of no known kind"
 
 
 def pieces_of(proto: bytes, path: Path) -> sentencepiece.SentencePieceProcessor:

@@ -12,7 +12,7 @@ from server.commands.flags import Given, takes_flags, with_defaults
 from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import errors, fail, output
 
-FLAGS = with_defaults(engine_flags("quant", "group_size", "quant_head", "kv_cache_type"), quant="int4", group_size=32)
+FLAGS = with_defaults(engine_flags("quant", "group_size", "quant_head", "kv_cache_type"), quant="int4")
 
 
 @takes_flags(*FLAGS)

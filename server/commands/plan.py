@@ -67,7 +67,7 @@ def plan(
         options.kv_cache_type,
         context,
         options.max_batch_tokens,
-        floats=outline.floats,
+        floats=outline.float_dtype(storage),
     )
     result = planned(deployment, requantize=outline.stored is None)
     if as_json:

@@ -8,11 +8,11 @@ import typer
 
 from quant.registry import scheme_names
 from quant.usage import UsageError
-from server.commands.flags import Given, takes_flags, with_defaults
+from server.commands.flags import Given, takes_flags
 from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, named, output, progress_bar
 
-FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_head"), group_size=32)
+FLAGS = engine_flags("preset", "tokenizer", "group_size", "quant_head")
 
 
 @takes_flags(*FLAGS)

@@ -79,7 +79,10 @@ def kill_after(num_tensors: int) -> Callable[[int], None]:
 @pytest.mark.parametrize("shard_bytes", [10**9, 50_000])
 @pytest.mark.parametrize(
     "storage",
-    [Storage("int8"), Storage("int4", 32), Storage("int4", 64), Storage("int4", 0), Storage("int4", 32, "int8")],
+    [
+        *(Storage("int8"), Storage("int8", 32), Storage("int4", 32), Storage("int4", 64), Storage("int4", 0)),
+        *(Storage("int4", 32, "int8"), Storage("int8", 32, "int8", 32)),
+    ],
     ids=str,
 )
 def test_a_converted_folder_is_what_loading_makes(
@@ -391,7 +394,9 @@ def wide(tiny_checkpoint: TinyCheckpoint) -> Path:
 class TestRanks:
     """Folders cut for ranks, each with files of its own."""
 
-    @pytest.mark.parametrize("storage", [Storage("int8", 32, "int8"), Storage("int4", 32), Storage("int4", 0)], ids=str)
+    @pytest.mark.parametrize(
+        "storage", [Storage("int8", 0, "int8"), Storage("int8", 32), Storage("int4", 32), Storage("int4", 0)], ids=str
+    )
     @pytest.mark.parametrize("cut", [1, 2, 4])
     def test_any_number_of_ranks_reads_what_was_cut_for_any(
         self, wide: Path, tmp_path: Path, storage: Storage, cut: int
