@@ -31,8 +31,9 @@ class Blank:
 
     `context` is encoded before it; in GLM all blanks of a text share one. The first row is `start`, at `position` and
     `block`; each later row adds `stride` (positions, block positions). `spaced`: the mask token swallows a space before
-    the mask, so that a fill begins with that space, as in training. `end` ends the span in training, if that is not the
-    tokenizer's first end.
+    the mask, so that a fill begins with that space, as in training. `continues`: the fill is the text's next tokens,
+    not a text of its own, so that a space at its beginning is part of it. `end` ends the span in training, if that is
+    not the tokenizer's first end.
     """
 
     mask: str
@@ -42,6 +43,7 @@ class Blank:
     position: int
     block: int
     stride: tuple[int, int]
+    continues: bool = False
     end: int | None = None
 
     def place(self, number: int) -> tuple[int, int]:
@@ -170,7 +172,7 @@ class InfillLayout:
             if mask not in known:
                 raise LayoutError(f"this checkpoint cannot fill {mask}; it can fill {', '.join(known)}")
             prompt = self._prompt(mask, before, after, tokenizer)
-            blanks.append(_written_behind(prompt, mask))
+            blanks.append(_written_behind(prompt, mask, continues=mask == "[gMASK]" and bool(before)))
         return _of_prompts(blanks)
 
     def _prompt(self, mask: str, before: list[int], after: list[int], tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -213,7 +215,8 @@ class FimLayout:
             else:
                 ids = before
             role = self.open_end if mask == "[gMASK]" else self.end
-            blank = _written_behind(self._begun(ids, tokenizer), mask, spaced=not ids and tokenizer.opens_with_space)
+            spaced = not ids and tokenizer.opens_with_space
+            blank = _written_behind(self._begun(ids, tokenizer), mask, continues=bool(ids), spaced=spaced)
             blanks.append(blank if role is None else replace(blank, end=tokenizer.special[role]))
         return _of_prompts(blanks)
 
@@ -259,9 +262,9 @@ def _prompted(segments: Sequence[Segment], tokenizer: Tokenizer) -> Iterator[tup
         yield segment[0], _joined(before, tokenizer, opens=True), after
 
 
-def _written_behind(prompt: tuple[int, ...], mask: str, spaced: bool = False) -> Blank:
+def _written_behind(prompt: tuple[int, ...], mask: str, continues: bool, spaced: bool = False) -> Blank:
     """The blank that a causal model writes behind a prompt, whose last token is the blank's start token."""
-    return Blank(mask, spaced, prompt[:-1], prompt[-1], len(prompt) - 1, 0, (1, 0))
+    return Blank(mask, spaced, prompt[:-1], prompt[-1], len(prompt) - 1, 0, (1, 0), continues)
 
 
 def _of_prompts(blanks: Sequence[Blank]) -> Layout:
@@ -290,14 +293,18 @@ def _joined(segments: Sequence[Segment], tokenizer: Tokenizer, opens: bool = Fal
 class MaskedLayout:
     """[CLS] text [SEP] of a masked language model, which writes each mask in its own place.
 
-    There is no part B. A blank's `position` is the row that predicts it.
+    `first` and `last` are the roles of the tokens around the text. There is no part B. A blank's `position` is the row
+    that predicts it.
     """
+
+    first: tuple[str, ...] = ("cls",)
+    last: tuple[str, ...] = ("sep",)
 
     def masks(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         return ("[MASK]",)
 
     def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
-        ids = [tokenizer.special["cls"]]
+        ids = [tokenizer.special[role] for role in self.first]
         places = []
         for segment in segments:
             if not isinstance(segment, tuple):
@@ -307,7 +314,7 @@ class MaskedLayout:
             else:
                 places.append(len(ids))
                 ids.append(tokenizer.special["mask"])
-        ids.append(tokenizer.special["sep"])
+        ids += [tokenizer.special[role] for role in self.last]
         context = tuple(ids)
         blanks = (Blank("[MASK]", False, context, tokenizer.special["mask"], p, 0, (0, 0)) for p in places)
         return Layout(context, tuple(blanks))
@@ -330,4 +337,6 @@ def end_of(blank: Blank, tokenizer: Tokenizer) -> int:
 
 def span_ids(text: str, blank: Blank, tokenizer: Tokenizer) -> list[int]:
     """The tokens of a blank's known text, including the space that its mask swallowed."""
+    if blank.continues:
+        return tokenizer.encode_on(text)
     return tokenizer.encode(f" {text}" if blank.spaced else text)

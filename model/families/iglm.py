@@ -13,7 +13,7 @@ from model.config import CheckpointError, Config
 from model.family import Family, Published
 from model.layout import FimLayout
 from model.naming import Naming
-from model.tokenizers.residues import Residues
+from model.tokenizers.antibodies import Antibodies
 
 
 def _read(c: Config) -> Architecture:
@@ -80,7 +80,7 @@ FAMILY = Family(
     name="iglm",
     recognises=lambda c: c.get("model_type") == "gpt2",
     architecture=_read,
-    tokenizer=Residues.read,
+    tokenizer=Antibodies.read,
     layout=FimLayout(("prefix", "mask", "suffix", "sep"), end="cls", open_end="sep"),
     strategies=("reencode", "parallel"),
     namings=(GPT2_NAMING,),

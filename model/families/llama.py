@@ -73,9 +73,9 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return read_llama_pieces(folder, _ENDS)
 
 
-def _config(
-    layers: int, width: int, heads: int, inner: int, vocabulary: int, length: int, base: float, **more: Any
-) -> dict[str, Any]:
+def _config(sizes: tuple[int, int, int, int], vocabulary: int, base: float, **more: Any) -> dict[str, Any]:
+    """`sizes` are layers, width, heads and the MLP's width."""
+    layers, width, heads, inner = sizes
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -85,7 +85,7 @@ def _config(
         "num_key_value_heads": heads,
         "intermediate_size": inner,
         "vocab_size": vocabulary,
-        "max_position_embeddings": length,
+        "max_position_embeddings": 16384,
         "rms_norm_eps": 1e-5,
         "rope_theta": base,
         "hidden_act": "silu",
@@ -124,9 +124,9 @@ FAMILY = Family(
     namings=(LLAMA_NAMING,),
     published=Published(dtype=torch.bfloat16),
     presets={
-        "codellama-7b": _config(32, 4096, 32, 11008, 32016, 16384, 1e6),
-        "codellama-13b": _config(40, 5120, 40, 13824, 32016, 16384, 1e6),
-        "deepseek-coder-1.3b": _config(24, 2048, 16, 5504, 32256, 16384, 1e5, **_DEEPSEEK),
-        "deepseek-coder-6.7b": _config(32, 4096, 32, 11008, 32256, 16384, 1e5, **_DEEPSEEK),
+        "codellama-7b": _config((32, 4096, 32, 11008), 32016, 1e6),
+        "codellama-13b": _config((40, 5120, 40, 13824), 32016, 1e6),
+        "deepseek-coder-1.3b": _config((24, 2048, 16, 5504), 32256, 1e5, **_DEEPSEEK),
+        "deepseek-coder-6.7b": _config((32, 4096, 32, 11008), 32256, 1e5, **_DEEPSEEK),
     },
 )

@@ -72,9 +72,9 @@ def _slides(c: Config) -> bool:
     return "sliding_attention" in kinds
 
 
-def _config(
-    layers: int, width: int, heads: int, kv_heads: int, inner: int, vocabulary: int = 151936, tied: bool = False
-) -> dict[str, Any]:
+def _config(sizes: tuple[int, int, int, int, int], vocabulary: int = 151936, tied: bool = False) -> dict[str, Any]:
+    """`sizes` are layers, width, heads, heads of keys and values, and the MLP's width."""
+    layers, width, heads, kv_heads, inner = sizes
     return {
         "model_type": "qwen2",
         "architectures": ["Qwen2ForCausalLM"],
@@ -103,11 +103,11 @@ FAMILY = Family(
     namings=(LLAMA_NAMING,),
     published=Published(dtype=torch.bfloat16),
     presets={
-        "qwen2.5-coder-0.5b": _config(24, 896, 14, 2, 4864, tied=True),
-        "qwen2.5-coder-1.5b": _config(28, 1536, 12, 2, 8960, tied=True),
-        "qwen2.5-coder-3b": _config(36, 2048, 16, 2, 11008, tied=True),
-        "qwen2.5-coder-7b": _config(28, 3584, 28, 4, 18944, 152064),
-        "qwen2.5-coder-14b": _config(48, 5120, 40, 8, 13824, 152064),
-        "qwen2.5-coder-32b": _config(64, 5120, 40, 8, 27648, 152064),
+        "qwen2.5-coder-0.5b": _config((24, 896, 14, 2, 4864), tied=True),
+        "qwen2.5-coder-1.5b": _config((28, 1536, 12, 2, 8960), tied=True),
+        "qwen2.5-coder-3b": _config((36, 2048, 16, 2, 11008), tied=True),
+        "qwen2.5-coder-7b": _config((28, 3584, 28, 4, 18944), 152064),
+        "qwen2.5-coder-14b": _config((48, 5120, 40, 8, 13824), 152064),
+        "qwen2.5-coder-32b": _config((64, 5120, 40, 8, 27648), 152064),
     },
 )

@@ -52,7 +52,9 @@ def _read(c: Config) -> Architecture:
     )
 
 
-def _config(layers: int, width: int, heads: int, kv_heads: int, inner: int, base: float) -> dict[str, Any]:
+def _config(sizes: tuple[int, int, int, int, int], base: float) -> dict[str, Any]:
+    """`sizes` are layers, width, heads, heads of keys and values, and the MLP's width."""
+    layers, width, heads, kv_heads, inner = sizes
     return {
         "model_type": "starcoder2",
         "architectures": ["Starcoder2ForCausalLM"],
@@ -100,8 +102,8 @@ FAMILY = Family(
     namings=(STARCODER2_NAMING,),
     published=Published(dtype=torch.bfloat16),
     presets={
-        "starcoder2-3b": _config(30, 3072, 24, 2, 12288, 999999.4420358813),
-        "starcoder2-7b": _config(32, 4608, 36, 4, 18432, 1000000.0),
-        "starcoder2-15b": _config(40, 6144, 48, 4, 24576, 100000.0),
+        "starcoder2-3b": _config((30, 3072, 24, 2, 12288), 999999.4420358813),
+        "starcoder2-7b": _config((32, 4608, 36, 4, 18432), 1000000.0),
+        "starcoder2-15b": _config((40, 6144, 48, 4, 24576), 100000.0),
     },
 )

@@ -52,7 +52,9 @@ def read_byte_pairs(folder: Path, ends: Sequence[str]) -> Tokenizer:
     # Spaces become marks everywhere; the one before a text is the layout's.
     normalizer = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}
     bare = plain_model({**data, "normalizer": normalizer, "pre_tokenizer": None}, path)
-    return LlamaPieces(lambda text: bare.encode(text).ids, vocab, special, names, ends, _opens(steps))
+    pieces_of_llama = LlamaPieces(lambda text: bare.encode(text).ids, vocab, special, names, ends)
+    pieces_of_llama.opens_with_space = _opens(steps)
+    return pieces_of_llama
 
 
 def read_llama_pieces(folder: Path, ends: Sequence[str]) -> LlamaPieces:
@@ -67,7 +69,9 @@ def read_llama_pieces(folder: Path, ends: Sequence[str]) -> LlamaPieces:
     special = special_roles(names, *before_and_behind(folder, names.get(pieces.bos_id())))
     check_roles(special, ("eos",), path)
     vocab = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}
-    return LlamaPieces(encoder(pieces, names), vocab, special, names, ends, opens)
+    tokenizer = LlamaPieces(encoder(pieces, names), vocab, special, names, ends)
+    tokenizer.opens_with_space = opens
+    return tokenizer
 
 
 def special_roles(names: Mapping[int, str], first: str | None, last: str | None) -> dict[str, int]:

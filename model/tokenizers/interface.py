@@ -28,8 +28,8 @@ class Tokenizer(ABC):
     vocabulary has it; `masks` maps a mask's name to its id; `ends` are the ids that end a span, that of training first.
     `aliases` maps an id to another id with the same embedding row, and must never be drawn. `mask_strips`: in the
     original's layout a mask token swallows the white space to its left. `space_lost_behind` is a character behind which
-    `decode` omits a space. `opens_with_space`: a space is encoded before a text that begins a document (`opened`). `tags` are the ids of a text's
-    first tokens, a set for each, in a model whose texts all begin so.
+    `decode` omits a space. `opens_with_space`: a space is encoded before a text that begins a document (`opened`).
+    `tags` are the ids of a text's first tokens, a set for each, in a model whose texts all begin so.
     """
 
     mask_strips = False
@@ -61,6 +61,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of a plain text."""
+
+    def encode_on(self, text: str) -> list[int]:
+        """The ids of a plain text that goes on from another one: without a space that the vocabulary has before a
+        text."""
+        return self.encode(text)
 
     @abstractmethod
     def text_ids(self) -> Sequence[int]:

@@ -22,7 +22,7 @@ _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 
 class LlamaPieces(Tokenizer):
-    """Ids of text by `encode`, which must not add a space before a text. `opens_with_space`: a document has one."""
+    """Ids of text by `encode`, which must not add a space before a text."""
 
     def __init__(
         self,
@@ -31,12 +31,10 @@ class LlamaPieces(Tokenizer):
         special: Mapping[str, int],
         names: Mapping[int, str],
         ends: Sequence[str],
-        opens_with_space: bool,
     ) -> None:
         """`vocab` maps all pieces to their ids, `names` ids to special tokens."""
         self._pieces = {i: piece for piece, i in vocab.items() if i not in names}
         super().__init__(special, names, max(self._pieces) + 1, ends)
-        self.opens_with_space = opens_with_space
         self._encode = encode
 
     def encode(self, text: str) -> list[int]:

@@ -1,55 +1,77 @@
-"""IgLM's tokenizer: a token for each amino acid of a sequence, and tags that say whose sequence it is.
+"""The tokenizer of ProteinGLM: a token for each residue, from a `tokenizer.model` that has one token a line.
 
-A `vocab.txt` with 33 lines. A text begins with a chain and a species, as in `[HEAVY][HUMAN]EVQLV`; such a tag is no
-special token, but it is never drawn. White space is dropped. Any other character is [UNK].
+A token in angle brackets is special. White space between residues is passed over, and a run of other characters (also
+of lower-case letters) is one <unk>, as the published code reads it. decode(encode(text)) loses both.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.config import CheckpointError
-from model.tokenizers.files import read_text
-from model.tokenizers.interface import Tokenizer, roles_of
+from model.tokenizers.files import MissingFile, check_roles, kind_of, read_bytes
+from model.tokenizers.interface import MASKS, Tokenizer, roles_of
 
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_CHAINS = ("[HEAVY]", "[LIGHT]")
-_AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
-# Of a filled span, and of a whole sequence.
-_ENDS = ("cls", "sep")
+_SPECIAL = re.compile(r"<[a-z]+>")
 
 
 class Residues(Tokenizer):
-    """decode(encode(text)) == text for tags and amino acids."""
+    """A token's id is the number of its line, from 0."""
 
-    def __init__(self, vocab: Mapping[str, int], path: Path) -> None:
-        missing = [token for token in (*_SPECIAL, *_CHAINS, *_AMINO_ACIDS) if token not in vocab]
-        if missing:
-            raise CheckpointError(f"{path}: not IgLM's vocabulary, the only one for GPT-2's blocks: lacks {missing[0]}")
-        special = {token: vocab[token] for token in _SPECIAL}
-        super().__init__(roles_of(special), {i: token for token, i in special.items()}, len(vocab), _ENDS)
-        self._vocab = {token: i for token, i in vocab.items() if token not in special}
-        self._pieces = {i: token for token, i in self._vocab.items()}
-        chains = frozenset(vocab[token] for token in _CHAINS)
-        species = frozenset(i for token, i in self._vocab.items() if token.startswith("[")) - chains
-        self.tags = (chains, species)
-        self._pattern = re.compile("|".join(map(re.escape, sorted(self._vocab, key=len, reverse=True))) + r"|\S")
+    def __init__(self, tokens: Sequence[str], ends: Sequence[str]) -> None:
+        ids = {token: i for i, token in enumerate(tokens)}
+        special = roles_of({token: i for token, i in ids.items() if _SPECIAL.fullmatch(token)})
+        names = {i: token for token, i in ids.items() if _SPECIAL.fullmatch(token)}
+        names |= {special[role]: name for name, role in MASKS.items() if role in special}
+        super().__init__(special, names, len(tokens), ends)
+        self._tokens = tokens
+        self._residues = {token: i for token, i in ids.items() if i not in names}
+        longest_first = sorted(map(re.escape, self._residues), key=len, reverse=True)
+        residue = "|".join(longest_first)
+        self._parts = re.compile(rf"({residue})|(?:(?!{residue})\S)+")
 
     @classmethod
-    def read(cls, folder: Path) -> "Residues":
-        """Reads `vocab.txt`. Raises CheckpointError if it is unreadable, and for another vocabulary."""
-        path = folder / "vocab.txt"
-        lines = read_text(path).split("\n")
-        lines = lines[:-1] if lines[-1] == "" else lines
-        if len(set(lines)) != len(lines) or "" in lines:
-            raise CheckpointError(f"{path}: a line must be a token that no other line is")
-        return cls({token: i for i, token in enumerate(lines)}, path)
+    def read_masked(cls, folder: Path) -> "Residues":
+        """Reads the `tokenizer.model` of a masked model, which ends no span. Raises CheckpointError for another
+        file."""
+        return cls(_read(folder, ("pad", "mask", "eos", "unk")), ())
+
+    @classmethod
+    def read_causal(cls, folder: Path) -> "Residues":
+        """Reads the `tokenizer.model` of a causal model. Raises CheckpointError for another file."""
+        return cls(_read(folder, ("pad", "gmask", "sop", "eop", "eos", "unk")), ("eos", "eop"))
 
     def encode(self, text: str) -> list[int]:
-        return [self._vocab.get(token, self.special["unk"]) for token in self._pattern.findall(text)]
+        unknown = self.special["unk"]
+        return [self._residues.get(match[1], unknown) for match in self._parts.finditer(text)]
 
-    def text_ids(self) -> Sequence[int]:
-        return [i for i, token in sorted(self._pieces.items()) if token in _AMINO_ACIDS]
+    def text_ids(self) -> list[int]:
+        return sorted(self._residues.values())
+
+    def _entry(self, token_id: int) -> str:
+        return self._tokens[token_id] if 0 <= token_id < len(self._tokens) else ""
 
     def _bytes(self, token_id: int) -> bytes:
-        return self._pieces.get(token_id, "").encode()
+        if token_id == self.special["unk"]:
+            return " ⁇ ".encode()
+        return b"" if token_id in self._names else self._entry(token_id).encode()
+
+
+def _read(folder: Path, roles: Sequence[str]) -> list[str]:
+    path = folder / "tokenizer.model"
+    if not path.exists():
+        raise MissingFile(f"{folder}: lacks its tokenizer, the file tokenizer.model")
+    data = read_bytes(path)
+    try:
+        tokens = [line.strip() for line in data.decode().splitlines()]
+    except UnicodeDecodeError:
+        tokens = []
+    if "<pad>" not in tokens:
+        raise CheckpointError(f"{path}: is {kind_of(data)}; this model's has in each line a token")
+    if len(set(tokens)) < len(tokens) or not all(tokens):
+        raise CheckpointError(f"{path}: has an empty line or a token twice")
+    special = roles_of({token: i for i, token in enumerate(tokens) if _SPECIAL.fullmatch(token)})
+    check_roles(special, roles, path)
+    if len(special) == len(tokens):
+        raise CheckpointError(f"{path}: has no residues")
+    return tokens

@@ -14,7 +14,6 @@ Measured: all lines of all four kinds have the original's ids, and come back as 
 """
 
 import argparse
-import json
 import unicodedata
 from pathlib import Path
 from typing import Any

@@ -10,9 +10,9 @@ call its model's `generate` with the same arguments.
     /tmp/iglm4/bin/python tests/golden/check_iglm.py reference /tmp/iglm  # a venv with torch, tqdm, transformers<5
     .venv/bin/python -m tests.golden.check_iglm compare /tmp/iglm
 
-Measured with transformers 4.57, torch 2.13 on a CPU: both models, mean log-likelihoods of spans −2.3054, −2.0780, −0.6263
-(IgLM-S), −2.4420, −1.7837, −1.4495 (IgLM) by both, none differs by more than 1e-6, nor do those of whole sequences; all
-spans of greedy search and of three beams are the same.
+Measured with transformers 4.57, torch 2.13 on a CPU: mean log-likelihoods of spans −2.3054, −2.0780, −0.6263 (IgLM-S),
+−2.4420, −1.7837, −1.4495 (IgLM) by both; none differs by more than 1e-6, nor do those of whole sequences. All spans of
+greedy search and of three beams are the same.
 """
 
 import argparse

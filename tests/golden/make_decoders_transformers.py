@@ -1,7 +1,8 @@
 """Makes llama, qwen2, starcoder2 and iglm.safetensors: transformers' models that fill in the middle.
 
 transformers 5.24 (Apache-2.0, Hugging Face) has the architectures of Code Llama and DeepSeek-Coder (llama), of
-Qwen2.5-Coder (qwen2), of StarCoder2 and of IgLM (gpt2). 2-layer models with random weights run in float32 on a CPU, with eager attention.
+Qwen2.5-Coder (qwen2), of StarCoder2 and of IgLM (gpt2). 2-layer models with random weights run in float32 on a CPU,
+with eager attention.
 
 Each file holds `weights.NAME` under transformers' own names and, for each case, `CASE.token_ids`, `CASE.positions`,
 `CASE.block_positions` (0), `CASE.context_len` (0: the models are causal) and `CASE.logprobs` [rows, vocab_size].
@@ -54,11 +55,12 @@ def lay_out(prompt: Sequence[int], written: Sequence[int] = ()) -> Case:
     return rows([*prompt, *written], range(count), [0] * count, 0)
 
 
-def infill(before: Sequence[int], after: Sequence[int], first: Sequence[int], masks: bool = False) -> list[int]:
-    return [*before, PREFIX, *after, SUFFIX] if masks else [*first, PREFIX, *before, SUFFIX, *after, MIDDLE]
+def infill(before: Sequence[int], after: Sequence[int], first: Sequence[int] | None) -> list[int]:
+    return [*before, PREFIX, *after, SUFFIX] if first is None else [*first, PREFIX, *before, SUFFIX, *after, MIDDLE]
 
 
-def make(name: str, config: Any, model_class: Any, seed: int, first: Sequence[int], masks: bool = False) -> None:
+def make(name: str, config: Any, model_class: Any, seed: int, first: Sequence[int] | None) -> None:
+    """`first` are the tokens before each text; None: IgLM's prompts."""
     config._attn_implementation = "eager"
     model = model_class(config).float().eval()
     randomise(model.named_parameters(), seed)
@@ -70,9 +72,9 @@ def make(name: str, config: Any, model_class: Any, seed: int, first: Sequence[in
         return torch.log_softmax(logits[0].float(), dim=-1)
 
     cases = {
-        "plain": lay_out([*first, 15, 7, 33, 80, 15, 15, 99]),
-        "infill": lay_out(infill([5, 6, 44], [7, 90], first, masks), [20, 86, 20, EOT, EOS]),
-        "long": lay_out([*first, *tokens(1, 70, FIRST, LAST)]),
+        "plain": lay_out([*(first or []), 15, 7, 33, 80, 15, 15, 99]),
+        "infill": lay_out(infill([5, 6, 44], [7, 90], first), [20, 86, 20, EOT, EOS]),
+        "long": lay_out([*(first or []), *tokens(1, 70, FIRST, LAST)]),
     }
     # Of tied weights only one is written, as by save_pretrained.
     tied = config.tie_word_embeddings
@@ -81,7 +83,7 @@ def make(name: str, config: Any, model_class: Any, seed: int, first: Sequence[in
     for label, case in cases.items():
         tensors |= named(label, case | {"logprobs": logprobs(case)})
     written = greedy(
-        lambda number: infill(tokens(number, 12, FIRST, LAST), tokens(number + 1, 8, FIRST, LAST), first, masks),
+        lambda number: infill(tokens(number, 12, FIRST, LAST), tokens(number + 1, 8, FIRST, LAST), first),
         lay_out,
         logprobs,
         range(FIRST, LAST + 1),
@@ -102,7 +104,7 @@ def main() -> None:
     gpt2 = GPT2Config(
         vocab_size=112, n_embd=32, n_layer=2, n_head=4, n_positions=96, bos_token_id=EOS, eos_token_id=EOS
     )
-    make("iglm.safetensors", gpt2, GPT2LMHeadModel, 20230919, [], masks=True)
+    make("iglm.safetensors", gpt2, GPT2LMHeadModel, 20230919, None)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,21 @@ GLM4_SPECIAL = (
     "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>",
     "<|observation|>",
 )  # fmt: skip
+# ProteinGLM's published tokenizer.model, 112 bytes.
+RESIDUES = "\n".join(
+    [
+        "<pad>",
+        *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+        "<mask>",
+        "<gmask>",
+        "<smask>",
+        "<eod>",
+        "<sop>",
+        "<eop>",
+        "<eos>",
+        "<unk>",
+    ]
+).encode()
 Original = Callable[..., Path]
 Read = Callable[..., Tokenizer]
 READERS = {family.name: family.tokenizer for family in FAMILIES}
@@ -80,6 +95,8 @@ def files() -> dict[str, dict[str, bytes]]:
         "starcoder2": {"tokenizer.json": fim_files.starcoder2(gpt2_pieces(), pairs).encode()},
         "deepseek": {"tokenizer.json": fim_files.deepseek(gpt2_pieces(), pairs).encode()},
         "codellama": {"tokenizer.model": fim_files.codellama(lines)},
+        "residues": {"tokenizer.model": RESIDUES},
+        "chatglm2": {"tokenizer.model": published("chatglm2.model")},
     }
 
 

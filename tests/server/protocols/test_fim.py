@@ -38,7 +38,7 @@ def middle(folder: Path) -> str:
     """By transformers' generate, without special tokens that are no end."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
-    ends = tokenizer.convert_tokens_to_ids(list(ENDS))
+    ends = [tokenizer.convert_tokens_to_ids(name) for name in ENDS]
     banned = [i for i in range(256, 272) if i not in ends]
     model = Qwen2ForCausalLM.from_pretrained(folder)
     found: Any = model.generate(  # type: ignore[operator]

@@ -7,19 +7,19 @@ import pytest
 from model.config import CheckpointError
 from model.families.iglm import FAMILY
 from model.layout import LayoutError
-from model.tokenizers.residues import Residues
+from model.tokenizers.antibodies import Antibodies
 from tests.model.tokenizers.fim_files import IGLM
 
 ID = {token: i for i, token in enumerate(IGLM)}
 
 
 @pytest.fixture
-def tokenizer(tmp_path: Path) -> Residues:
+def tokenizer(tmp_path: Path) -> Antibodies:
     (tmp_path / "vocab.txt").write_text("\n".join(IGLM))
-    return Residues.read(tmp_path)
+    return Antibodies.read(tmp_path)
 
 
-def test_tags_and_residues(tokenizer: Residues) -> None:
+def test_tags_and_residues(tokenizer: Antibodies) -> None:
     ids = tokenizer.encode("[HEAVY][HUMAN]EV Q")
     assert ids == [ID[token] for token in ("[HEAVY]", "[HUMAN]", "E", "V", "Q")]
     assert tokenizer.decode(ids) == "[HEAVY][HUMAN]EVQ"
@@ -28,7 +28,7 @@ def test_tags_and_residues(tokenizer: Residues) -> None:
     assert not {ID["[CLS]"], ID["[SEP]"], ID["[MASK]"]} & set(tokenizer.encode("[CLS][SEP][MASK]"))
 
 
-def test_a_prompt_is_the_package_s(tokenizer: Residues) -> None:
+def test_a_prompt_is_the_package_s(tokenizer: Antibodies) -> None:
     (blank,) = FAMILY.layout.lay_out(["[HEAVY][HUMAN]EV", ("[MASK]",), "LVE"], tokenizer).blanks
     wanted = ["[HEAVY]", "[HUMAN]", "E", "V", "[MASK]", "L", "V", "E"]
     assert [*blank.context] == [ID[token] for token in wanted]
@@ -38,7 +38,7 @@ def test_a_prompt_is_the_package_s(tokenizer: Residues) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "EVQ", "[HEAVY]", "[HUMAN][HEAVY]EVQ", "[HEAVY]E"])
-def test_a_text_without_chain_and_species_is_refused(tokenizer: Residues, text: str) -> None:
+def test_a_text_without_chain_and_species_is_refused(tokenizer: Antibodies, text: str) -> None:
     with pytest.raises(LayoutError, match=r"begins with tags, such as \[HEAVY\]\[CAMEL\]"):
         FAMILY.layout.lay_out([text, ("[MASK]",), "LVE"] if text else [("[gMASK]",)], tokenizer)
 
@@ -50,10 +50,10 @@ def test_a_text_without_chain_and_species_is_refused(tokenizer: Residues, text: 
 def test_another_vocabulary_is_refused(tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(lines))
     with pytest.raises(CheckpointError, match=message):
-        Residues.read(tmp_path)
+        Antibodies.read(tmp_path)
 
 
 def test_a_gpt2_s_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"vocab\.txt: no such file"):
-        Residues.read(tmp_path)
+        Antibodies.read(tmp_path)
