@@ -47,7 +47,7 @@ ENDS = {"glm4": ("eos", "user", "observation"), "chatglm2": ("eos", "user", "obs
 ENDS |= {"proteinglm_mlm": (), "proteinglm_clm": ("eos", "eop"), "llama": ("fim_end", "eos"), "qwen2": ("eos",)}
 ENDS |= {"starcoder2": ("eos", "file_sep"), "iglm": ("cls", "sep")}
 FIM = ("llama", "qwen2", "starcoder2", "iglm")
-CAUSAL = ("glm4", "chatglm2", "proteinglm_clm", *FIM)
+CAUSAL = ("glm4", "chatglm2", "proteinglm_clm")
 MASKED = ("bert", "proteinglm_mlm")
 
 
@@ -410,7 +410,7 @@ def test_words_of_every_family(engines: Engines, file: str) -> None:
     """A numbered word is a token: a word's surprisal is its token's."""
     text = "w20 w21\n w22"
     requests = [Score(text=(text,), words=True), Score(context=("w5 w6",), targets=(text,), words=True)]
-    requests += [] if file in CAUSAL else [Score(text=segments("w5 [MASK] w9"), spans=((text,),), words=True)]
+    requests += [] if file in (*CAUSAL, *FIM) else [Score(text=segments("w5 [MASK] w9"), spans=((text,),), words=True)]
     for request in requests:
         (result,) = results(engines[file], request)
         (plain,) = results(engines[file], replace(request, words=False))
