@@ -34,7 +34,7 @@ class Affine(Packed):
     """(code − zero) · scale. `scheme` is the one that has these codes, if their scales and zeros allow it."""
 
     def __init__(self, shape: tuple[int, int], kind: str, parts: Parts, scheme: IntegerScheme | None) -> None:
-        super().__init__(shape, kind)
+        super().__init__(shape, kind if parts.groups is None else f"{kind} in act-order")
         self._parts, self._scheme = parts, scheme
 
     def numbers(self, start: int, count: int) -> Tensor:
