@@ -69,15 +69,17 @@ def told(matrices: Iterable[Matrix], storage: Storage, name: str, chosen: bool) 
     scheme, head = storage.schemes(torch.float32, "cuda")
     kept: dict[str, None] = {}
     converted: dict[str, set[str]] = {}
+    grown = False  # blocks in a scheme that nobody asked for
     for own in matrices:
         target = head if own.is_head else scheme
         if same_numbers(own.form, target):
             kept[_words(target)] = None
         elif own.kinds:
             converted.setdefault(_words(target), set()).update(own.kinds)
+            grown |= not (chosen or own.is_head) and target.name == CONVERTED
     parts = [f"kept as {words}" for words in kept]
     parts += [f"{' and '.join(sorted(kinds))} converted to {words}" for words, kinds in converted.items()]
-    if not chosen and CONVERTED in converted:
+    if grown:
         parts.append(f"no scheme here has those numbers, {_SMALLER}")
     return f"{name}: {'; '.join(parts)}" if parts else name
 

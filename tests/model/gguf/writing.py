@@ -54,8 +54,8 @@ class Written:
 def write(
     path: Path, architecture: str = "glm4", kind: str = "Q4_0", sizes: dict[str, Any] | None = None, **others: str
 ) -> Written:
-    """A file of an architecture whose matrices are of a kind; `others` has the kinds of those whose GGUF name contains
-    a word."""
+    """A file of an architecture whose matrices are of a kind; `others` has the kinds of those whose GGUF name begins
+    with a word."""
     config: dict[str, Any] = SIZES | (sizes or {})
     model = _random(architecture, config)
     writer = gguf.GGUFWriter(str(path), architecture)
@@ -65,7 +65,7 @@ def write(
     state = model.state_dict()
     for name, tensor in state.items():
         own = gguf_name(name)
-        wanted = next((k for part, k in others.items() if part in own), kind)
+        wanted = next((k for part, k in others.items() if own.startswith(part)), kind)
         if tensor.dim() == 1:
             writer.add_tensor(own, tensor.numpy())
             continue
