@@ -181,7 +181,9 @@ def assembled(
     fill(model, weights, dtype, torch.device(device), share=share, progress=progress)
     give_back()
     model.eval().requires_grad_(False)
-    origin = told(weights.matrices(), storage, weights.format.name, quant is not None) if weights.format else ""
+    form, chosen, origin = weights.format, quant is not None, ""
+    if form is not None:
+        origin = told(weights.matrices(), storage, form.name, chosen, form.note(folder))
     return Checkpoint(
         name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters, origin
     )

@@ -57,7 +57,8 @@ class Format:
     `recognises` takes a file or folder, and the `quantization_config` of its config.json ({} without one). `opened`
     gives its tensors; `model.files.open_files` gives the bytes of a folder. A format that has sizes or tokenizer
     inside its files gives them as if they were beside them: `config` as the fields of a config.json, `tokenizer` as
-    tokenizer files, name → content. All raise CheckpointError.
+    tokenizer files, name → content. `note` is for the start-up line: what the format's own library would compute in
+    another way, empty if nothing. All raise CheckpointError.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Format:
     opened: Callable[[Path], QuantizedSource]
     config: Callable[[Path], Config] = Config.read
     tokenizer: Callable[[Path], Mapping[str, bytes]] | None = None
+    note: Callable[[Path], str] = lambda path: ""
 
 
 def same_numbers(scheme: Scheme | None, other: Scheme | None) -> bool:

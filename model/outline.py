@@ -10,7 +10,7 @@ from model.config import CheckpointError, Config
 from model.families import PRESETS, family_of
 from model.formats import format_of
 from model.sharding import cuts_of
-from model.storage import Storage
+from model.storage import GROUP_SIZE, Storage
 from model.weights import Weights
 
 
@@ -70,3 +70,14 @@ class Outline:
             storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
         storage.schemes(torch.float16, "cuda")
         return storage
+
+
+def usual_group_size(source: Path, scheme: str) -> int:
+    """The inputs that share a scale where nobody says it: the files' own if they are in a foreign format's groups of
+    this scheme.
+
+    Raises CheckpointError for a foreign format that cannot be read.
+    """
+    if format_of(source) is None:
+        return GROUP_SIZE
+    return Outline.read(str(source)).storage(scheme, None, None).group_size

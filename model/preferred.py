@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -10,6 +11,7 @@ from model.format import same_numbers
 from model.storage import GROUP_SIZE, Storage
 from quant.registry import FLOAT, scheme_facts
 from quant.scheme import Scheme
+from quant.usage import UsageError
 
 CONVERTED = "int8"  # what numbers that no scheme has become without a choice
 _SMALLER = "--quant int4 takes half the memory"
@@ -18,11 +20,11 @@ HEADS = ("word_embeddings.", "lm_head.")
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A matrix of a foreign format: how many numbers it has, the scheme that has them exactly, the format's words for
-    how it is quantized (none: floats)."""
+    """A matrix of a foreign format: outputs and inputs, the scheme that has its numbers exactly, the format's words
+    for how it is quantized (none: floats)."""
 
     name: str
-    numbers: int
+    shape: tuple[int, int]
     form: Scheme | None
     kinds: frozenset[str]
 
@@ -35,21 +37,36 @@ class Matrix:
 def preferred(matrices: Iterable[Matrix]) -> Storage:
     """The storage without a choice: the form of most numbers of the blocks, and that of embedding and head.
 
-    Embedding and head have one scheme, so that they are kept only if both have the same form, with the group size of a
-    head. Float matrices stay floats unless others of the same use are quantized.
+    A form that cannot hold every matrix of the blocks does not count. Embedding and head have one scheme, so that they
+    are kept only if both have the same form, with the group size of a head. Float matrices stay floats unless others of
+    the same use are quantized.
     """
     matrices = list(matrices)
-    blocks, group_size = _most(own for own in matrices if not own.is_head)
-    return Storage(blocks, group_size or GROUP_SIZE, _head([own for own in matrices if own.is_head]))
+    blocks, group_size = _most([own for own in matrices if not own.is_head])
+    return Storage(blocks, group_size, _head([own for own in matrices if own.is_head]))
 
 
-def _most(matrices: Iterable[Matrix]) -> tuple[str, int]:
+def _most(matrices: list[Matrix]) -> tuple[str, int]:
     """The scheme and the group size that most numbers have among quantized matrices."""
     counts: Counter[tuple[str, int]] = Counter()
+    shapes = {own.shape for own in matrices}
     for own in matrices:
         if own.kinds:
-            counts[(CONVERTED, 0) if own.form is None else (own.form.name, own.form.group_size)] += own.numbers
-    return counts.most_common(1)[0][0] if counts else (FLOAT, 0)
+            counts[_choice(own.form, shapes)] += prod(own.shape)
+    return counts.most_common(1)[0][0] if counts else (FLOAT, GROUP_SIZE)
+
+
+def _choice(form: Scheme | None, shapes: Iterable[tuple[int, int]]) -> tuple[str, int]:
+    """Name and group size of a form, if it can hold matrices of these shapes; else those that they are converted to."""
+    try:
+        for shape in shapes:
+            if form is not None:
+                form.tensors(*shape)
+    except UsageError:
+        form = None
+    if form is None:
+        return CONVERTED, GROUP_SIZE
+    return form.name, form.group_size if scheme_facts(form.name).group_sizes else GROUP_SIZE
 
 
 def _head(matrices: list[Matrix]) -> str:
@@ -61,10 +78,10 @@ def _head(matrices: list[Matrix]) -> str:
     return next(name or CONVERTED for name in names) if len(names) == 1 else CONVERTED
 
 
-def told(matrices: Iterable[Matrix], storage: Storage, name: str, chosen: bool) -> str:
+def told(matrices: Iterable[Matrix], storage: Storage, name: str, chosen: bool, note: str = "") -> str:
     """One line for people: which matrices of the format `name` are kept, which are converted, and what else to choose.
 
-    `chosen`: the user named the scheme of the blocks.
+    `chosen`: the user named the scheme of the blocks. `note` is what the format itself says (`Format.note`).
     """
     scheme, head = storage.schemes(torch.float32, "cuda")
     kept: dict[str, None] = {}
@@ -74,13 +91,14 @@ def told(matrices: Iterable[Matrix], storage: Storage, name: str, chosen: bool) 
         target = head if own.is_head else scheme
         if same_numbers(own.form, target):
             kept[_words(target)] = None
-        elif own.kinds:
-            converted.setdefault(_words(target), set()).update(own.kinds)
-            grown |= not (chosen or own.is_head) and target.name == CONVERTED
+        elif own.kinds or target.name != FLOAT:
+            converted.setdefault(_words(target), set()).update(own.kinds or {"floats"})
+            grown |= bool(own.kinds) and not (chosen or own.is_head) and target.name == CONVERTED
     parts = [f"kept as {words}" for words in kept]
     parts += [f"{' and '.join(sorted(kinds))} converted to {words}" for words, kinds in converted.items()]
     if grown:
         parts.append(f"no scheme here has those numbers, {_SMALLER}")
+    parts += [note] if note else []
     return f"{name}: {'; '.join(parts)}" if parts else name
 
 

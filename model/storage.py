@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from model.config import CheckpointError
+from model.unread import unread
 from quant.registry import FLOAT, build, build_head, published_as, scheme_facts
 from quant.scheme import HeadScheme, Scheme
 from quant.usage import UsageError
@@ -32,15 +33,14 @@ class Storage:
         """
         path = folder / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        data = config.get("quantization_config")
+        data = config.get("quantization_config", config.get("quantization"))  # the latter is MLX's
         if data is None:
             bits = config.get("quantization_bit") or 0
             if type(bits) is not int or bits not in (0, 4, 8):
                 raise CheckpointError(f"{path}: quantization_bit must be 0, 4 or 8, not {bits!r}")
             return cls.published(bits, bool(config.get("quantization_embeddings"))) if bits else None
-        method = data.get("quant_method") if isinstance(data, dict) else data
-        if method != METHOD:
-            raise CheckpointError(f'{path}: quantization_config must have quant_method "{METHOD}", not {method!r}')
+        if not isinstance(data, dict) or data.get("quant_method") != METHOD:
+            raise CheckpointError(f"{path}: quantization_config {unread(data)}")
         known = {name: data[name] for name in ("scheme", "group_size", "head") if name in data}
         for name, value in known.items():
             kind = int if name == "group_size" else str

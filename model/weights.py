@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from math import prod
 from pathlib import Path
 
 import torch
@@ -138,7 +137,7 @@ class Weights:
         """The matrices of embedding, blocks and head, as the files have them."""
         wanted = [n for n, (shape, _) in self.entries.items() if n.endswith(".weight") and len(shape) == 2]
         return [
-            Matrix(name, prod(self.entries[name][0]), self.form(name), frozenset(self.kinds(name)))
+            Matrix(name, (self.entries[name][0][0], self.entries[name][0][1]), self.form(name), frozenset(self.kinds(name)))
             for name in wanted
             if name.startswith(HEADS) or _LAYER.match(name)
         ]

@@ -12,7 +12,7 @@ from server.commands.flags import Given, takes_flags, with_defaults
 from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import fail, named, output, progress_bar
 
-FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_head"), group_size=32, quant_head="none")
+FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_head"), quant_head="none")
 
 
 @takes_flags(*FLAGS)
@@ -42,14 +42,17 @@ def quantize(
     """Writes a quantized checkpoint, with one tensor in memory at a time. The same command resumes after a kill."""
     from model.config import CheckpointError
     from model.convert import Conversion, Recipe
+    from model.outline import usual_group_size
     from model.storage import Storage
 
-    options = engine_options(given)
-    storage = Storage(scheme, given["group_size"], given["quant_head"])
-    recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), options.preset, options.tokenizer, tp)
+    options, group_size = engine_options(given), given.get("group_size")
+    shard_bytes = int(shard_gb * 1e9)
     try:
         with named(target), progress_bar() as progress:
             task = progress.add_task("reading", total=None)
+            group_size = usual_group_size(source, scheme) if group_size is None else group_size
+            storage = Storage(scheme, group_size, given["quant_head"])
+            recipe = Recipe(storage, calibrate, calibrate_windows, shard_bytes, options.preset, options.tokenizer, tp)
             conversion = Conversion(source, target, recipe)
             progress.update(task, description="quantizing", total=conversion.num_bytes)
             facts = conversion.run(lambda num_bytes: progress.advance(task, num_bytes))

@@ -316,8 +316,8 @@ class TestQuantizedFolder:
     @pytest.mark.parametrize(
         ("config", "says"),
         [
-            ({"quant_method": "gptq"}, "must have quant_method \"glm-infill\", not 'gptq'"),
-            ("int4", "must have quant_method \"glm-infill\", not 'int4'"),
+            ({"quant_method": "hqq"}, "quantization_config has quant_method 'hqq'"),
+            ("int4", "quantization_config is 'int4', no object"),
             ({"scheme": "int3"}, "quantization_config: no such scheme: int3"),
             ({"scheme": "none"}, "quantization_config names no scheme"),
             ({"scheme": None}, "scheme of quantization_config must be of type str"),
