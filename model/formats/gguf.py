@@ -1,4 +1,4 @@
-"""GGUF, llama.cpp's files: a file or a folder with one, with sizes and tokenizer inside. Blocks of Q4_0 are kept."""
+"""GGUF, llama.cpp's files: a file or a folder with one, with sizes and tokenizer inside. Q4_0 and Q8_0 are kept."""
 
 import re
 from collections.abc import Mapping

@@ -63,10 +63,12 @@ def _matrix(source: Source, name: str, prefix: str, facts: Any) -> Affine:
     """A matrix of int8 codes; `facts` are the fields of its class."""
     qdata, scale, zero = (prefix + leaf for leaf in _LEAVES[:3])
     shape = source.entries.get(qdata, ((),))[0]
-    block = facts.get("block_size") if isinstance(facts, dict) else None
+    block: Any = facts.get("block_size") if isinstance(facts, dict) else None
     whole = isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)
     if len(shape) != 2 or not whole or block[0] != 1 or shape[1] % block[1]:
-        raise CheckpointError(f"{name}: {qdata} has shape {list(shape)}, which blocks of {block} do not divide into rows")
+        raise CheckpointError(
+            f"{name}: {qdata} has shape {list(shape)}, which blocks of {block} do not divide into rows"
+        )
     expect(source, qdata, shape, dtypes=(torch.int8,))
     groups = (shape[0], shape[1] // block[1])
     expect(source, scale, groups, dtypes=SCALES)

@@ -137,8 +137,14 @@ def test_headers_of_torchao(tmp_path: Path) -> None:
     ("quantization", "says"),
     [
         ({"quant_method": "hqq"}, "has quant_method 'hqq' (half-quadratic quantization (HQQ)), which is not read"),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "has quant_method 'fp8' (FP8 with a scale for each block"),
-        ({"quant_method": "mxfp4"}, "has quant_method 'mxfp4' (4-bit floats of OCP MX), which is not read; serve the float folder"),
+        (
+            {"quant_method": "fp8", "weight_block_size": [128, 128]},
+            "has quant_method 'fp8' (FP8 with a scale for each block",
+        ),
+        (
+            {"quant_method": "mxfp4"},
+            "has quant_method 'mxfp4' (4-bit floats of OCP MX), which is not read; serve the float folder",
+        ),
         ({"quant_method": "made up"}, "has quant_method 'made up', which is not read; serve the float folder"),
         ({"quant_method": ["gptq"]}, "has quant_method ['gptq'], which is not read"),
         ({"group_size": 64, "bits": 4}, "is that of MLX weights for Apple's chips, which are not read"),
