@@ -19,6 +19,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROWS = "1,4,16,32"
 PAIRS = {"int4": "q4_0", "int8": "q8_0"}
+GROUPS = {"int4": 32, "int8": 0}
 
 
 def run(*command: str) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     for _ in range(args.rounds):
         for quant, rival in PAIRS.items():
-            mine = ours(quant, 32, args.layers)
+            mine = ours(quant, GROUPS[quant], args.layers)
             results.setdefault(quant, []).append(mine)
             llama = [str(HERE / "llama_cpp_decode.py"), "--quant", rival, "--layers", str(args.layers), "--rows", ROWS]
             where = ["--folder", args.folder, "--threads", str(mine["threads"])]

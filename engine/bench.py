@@ -34,7 +34,7 @@ class DecodeBench:
 
     architecture: Architecture
     quant: str
-    group_size: int
+    group_size: int | None
     quant_head: str
     rows: Sequence[int]
     prefill: int
@@ -52,7 +52,8 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
     if positions > a.max_sequence_length:
         raise UsageError(f"a context of {bench.context} needs {positions} positions of {a.max_sequence_length}")
     head = build_head(bench.quant_head, torch.float32, "cpu")
-    model = synthetic(bench.architecture, build(bench.quant, torch.float32, bench.group_size), head)
+    scheme = build(bench.quant, torch.float32, bench.group_size)
+    model = synthetic(bench.architecture, scheme, head)
     weights = [module for module in model.modules() if isinstance(module, Weight)]
     macs = sum(w.in_features * w.out_features for w in weights)
     weight_bytes = sum(t.nbytes for w in weights for t in w.packed().values())
@@ -62,7 +63,7 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
     bandwidth = (bandwidth + read_bandwidth()) / 2
     result: dict[str, Any] = {
         "quant": bench.quant,
-        "group_size": bench.group_size if scheme_facts(bench.quant).group_sizes else None,
+        "group_size": scheme.group_size if scheme_facts(bench.quant).group_sizes else None,
         "quant_head": bench.quant_head,
         "kv_cache_type": bench.kv_cache_type,
         "context": bench.context,

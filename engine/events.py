@@ -183,6 +183,7 @@ class ModelCard:
     next_sentence: bool = False
     special_tokens: dict[str, str] = field(default_factory=dict)  # bos, eos, … by what clients call them
     aliases: list[str] = field(default_factory=list)  # other names that it answers to
+    weight_bytes: int = 0  # of all ranks together, as they are in memory
     origin: str = ""  # what became of the matrices of a foreign format, for people
 
     @property

@@ -3,11 +3,16 @@
 import time
 from collections.abc import Sequence
 
+import torch
+
 from engine.events import ModelCard
 from engine.loading import Loaded
+from model.checkpoint import matrices
+from model.network import Network
 from model.spelling import Spelling
 from model.tokenizer import Tokenizer
 from quant import cpu
+from quant.linear import Embedding
 
 
 def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> ModelCard:
@@ -34,7 +39,7 @@ def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> Mod
         vocab_size=tokenizer.size,
         strategies=list(family.strategies),
         causal=a.causal,
-        masked=a.head == "masked_lm",
+        masked=a.masked,
         next_sentence=a.next_sentence,
         special_tokens=_special_tokens(tokenizer),
         num_parameters=checkpoint.num_parameters,
@@ -42,7 +47,16 @@ def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> Mod
         created=int(time.time()),
         kv_cache_type=cache.kind,
         kv_cache_tokens=loaded.num_blocks * cache.block_size,
+        weight_bytes=_weight_bytes(checkpoint.model),
     )
+
+
+def _weight_bytes(model: Network) -> int:
+    """Bytes of the undivided network in its storage, from one rank's part."""
+    blocks = next(module.scheme for _, module in matrices(model) if not isinstance(module, Embedding))
+    with torch.device("meta"):
+        whole = Network(model.architecture, blocks, model.dtype, model.word_embeddings.scheme)
+    return sum(parameter.nbytes for parameter in whole.parameters())
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:

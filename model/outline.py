@@ -6,11 +6,13 @@ from pathlib import Path
 import torch
 
 from model.architecture import Architecture
-from model.config import CheckpointError, Config
+from model.config import CheckpointError
+from model.contents import check_folder, config_of
 from model.families import PRESETS, family_of
 from model.formats import format_of
+from model.hub import folder_of, name_of
 from model.sharding import cuts_of
-from model.storage import GROUP_SIZE, Storage
+from model.storage import Storage
 from model.weights import Weights
 
 
@@ -27,37 +29,44 @@ class Outline:
     weights: Weights | None = None
 
     @staticmethod
-    def read(model: str, preset: str | None = None) -> "Outline":
-        """Reads a preset by its name, or a checkpoint; `preset` gives the sizes of a folder without config.json.
+    def read(model: str, preset: str | None = None, revision: str | None = None, download: bool = False) -> "Outline":
+        """Reads a preset by its name, a checkpoint, or the folder of a name on the hub.
 
-        A folder with a config.json needs no weights, except in a foreign format, and no tokenizer. Raises
-        CheckpointError for an unknown preset and for a folder that cannot be used.
+        `preset` gives the sizes of a folder without config.json. A folder with a config.json needs no weights, except
+        in a foreign format, and no tokenizer. `revision` and `download` are for names on the hub; see
+        `model.hub.folder_of`. Raises CheckpointError for an unknown preset and for a folder that cannot be used.
         """
-        folder = Path(model)
-        for name in (model, preset):
-            if name is not None and name not in PRESETS and (name is preset or not folder.exists()):
-                kind = "no preset" if name is preset else "no such folder, and no preset"
-                raise CheckpointError(f"{kind} {name!r}; there are {', '.join(PRESETS)}")
+        known = ", ".join(PRESETS)
+        if preset is not None and preset not in PRESETS:
+            raise CheckpointError(f"no preset {preset!r}; there are {known}")
         if model in PRESETS:
             if preset is not None:
                 raise CheckpointError(f"{model} is a preset itself; a folder of that name is ./{model}")
             family, config = PRESETS[model]
             return Outline(model, family.architecture(config))
-        form = format_of(folder)
+        try:
+            folder = folder_of(Path(model), revision, download, ("weights",) if preset else ("config",))
+            form = format_of(folder)
+            if form is None:
+                check_folder(folder)
+        except CheckpointError as error:
+            if "/" in model or Path(model).exists():
+                raise
+            raise CheckpointError(f"{error}; no preset of this name, there are {known}") from None
         if preset is None and form is not None:
             config = form.config(folder)
             family = family_of(config)
             architecture = family.architecture(config)
             weights = Weights(folder, family.namings, cuts_of(architecture))
-            return Outline(folder.name, architecture, weights=weights)
+            return Outline(name_of(folder), architecture, weights=weights)
         if preset is None:
-            config = Config.read(folder)
-            return Outline(folder.name, family_of(config).architecture(config), Storage.read(folder))
+            config = config_of(folder)
+            return Outline(name_of(folder), family_of(config).architecture(config), Storage.read(folder))
         if (folder / "config.json").exists():
             raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
         family, config = PRESETS[preset]
         architecture = family.architecture(config)
-        return Outline(folder.name, architecture, Weights(folder, family.namings, cuts_of(architecture)).storage)
+        return Outline(name_of(folder), architecture, Weights(folder, family.namings, cuts_of(architecture)).storage)
 
     def storage(self, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
         """The storage that these options give.
@@ -70,14 +79,3 @@ class Outline:
             storage = Storage.chosen(self.name, self.stored, scheme, group_size, head)
         storage.schemes(torch.float16, "cuda")
         return storage
-
-
-def usual_group_size(source: Path, scheme: str) -> int:
-    """The inputs that share a scale where nobody says it: the files' own if they are in a foreign format's groups of
-    this scheme.
-
-    Raises CheckpointError for a foreign format that cannot be read.
-    """
-    if format_of(source) is None:
-        return GROUP_SIZE
-    return Outline.read(str(source)).storage(scheme, None, None).group_size

@@ -10,8 +10,7 @@ from engine.planning.deployment import Deployment
 from engine.planning.footprint import Footprint, footprint
 from engine.planning.roofline import Roofline
 from model.config import CheckpointError
-from model.storage import Storage
-from quant.registry import FLOAT, smaller_heads, smaller_schemes
+from quant.registry import FLOAT, scheme_facts, smaller_heads, smaller_schemes
 from quant.usage import UsageError
 
 _ENCODED = (128, 512, 1024, 2048)  # tokens whose encoding is predicted
@@ -138,7 +137,7 @@ def _predicted(d: Deployment, prints: list[Footprint]) -> Predicted:
     limit = d.architecture.max_sequence_length
     lengths = sorted({n for n in (*_ENCODED, d.tokens) if n <= limit})
     encode_s = {str(n): max(line.encode(n) for line in lines) for n in lengths}
-    if d.architecture.head == "masked_lm":  # a text is computed as a whole for the words in it
+    if d.architecture.masked:  # a text is computed as a whole for the words in it
         return Predicted(encode_s, {}, max(line.encode(d.tokens) for line in lines))
     decode_s = {str(n): max(line.generate(n) for line in lines) for n in lengths}
     return Predicted(encode_s, decode_s, max(line.token(d.tokens / 2) for line in lines))
@@ -174,7 +173,7 @@ def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
     if not found:
         smallest, options = replace(d, kv_cache_type="int8"), ["--kv-cache-type int8"]
         if requantize:
-            smallest = replace(smallest, storage=Storage(scheme, d.storage.group_size, head))
+            smallest = replace(smallest, storage=replace(d.storage, scheme=scheme, head=head))
             options = [f"{smallest_scheme} --quant-head {head}", *options]
         found = [" ".join(options)] if _fits(smallest) else []
         found += [f"{' '.join(options)} {ranks}" for ranks in _other_ranks(smallest)]
@@ -184,7 +183,8 @@ def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
 def _single_changes(d: Deployment, requantize: bool) -> Iterator[tuple[str, Deployment]]:
     s = d.storage
     for scheme in smaller_schemes(s.scheme) if requantize else ():
-        yield f"--quant {scheme}", replace(d, storage=replace(s, scheme=scheme))
+        if s.group_size is None or s.group_size in scheme_facts(scheme).group_sizes:
+            yield f"--quant {scheme}", replace(d, storage=replace(s, scheme=scheme))
     if s.head == FLOAT and requantize:
         head = smaller_heads(FLOAT)[0]
         yield f"--quant-head {head}", replace(d, storage=replace(s, head=head))

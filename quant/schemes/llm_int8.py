@@ -30,6 +30,7 @@ class LlmInt8(Int8):
     THRESHOLD = 6.0
 
     def __init__(self) -> None:
+        super().__init__()
         bitsandbytes.require(self.name)
 
     @classmethod

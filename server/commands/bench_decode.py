@@ -13,7 +13,7 @@ from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import errors, fail, output
 
 FLAGS = with_defaults(
-    engine_flags("quant", "group_size", "quant_head", "kv_cache_type"), quant="int4", group_size=32, quant_head="int8"
+    engine_flags("quant", "group_size", "quant_head", "kv_cache_type"), quant="int4", quant_head="int8"
 )
 
 
@@ -49,7 +49,7 @@ def bench_decode(
     try:
         with errors.status("measuring"):
             wanted = DecodeBench(
-                architecture, given["quant"], given["group_size"], given["quant_head"], counts, prefill, context,
+                architecture, given["quant"], given.get("group_size"), given["quant_head"], counts, prefill, context,
                 options.kv_cache_type,
             )  # fmt: skip
             result = {"preset": preset, "layers": architecture.num_layers, **decode(wanted)}

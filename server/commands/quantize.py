@@ -9,15 +9,17 @@ import typer
 from quant.registry import scheme_names
 from quant.usage import UsageError
 from server.commands.flags import Given, takes_flags, with_defaults
-from server.commands.options import AsJson, engine_flags, engine_options
+from server.commands.options import AsJson, engine_flags, engine_options, located
 from server.console import fail, named, output, progress_bar
 
-FLAGS = with_defaults(engine_flags("preset", "tokenizer", "group_size", "quant_head"), quant_head="none")
+FLAGS = with_defaults(
+    engine_flags("revision", "download", "preset", "tokenizer", "group_size", "quant_head"), quant_head="none"
+)
 
 
 @takes_flags(*FLAGS)
 def quantize(
-    source: Annotated[Path, typer.Argument(help="The checkpoint folder to read.")],
+    source: Annotated[Path, typer.Argument(help="The checkpoint folder to read, or a name on the Hugging Face hub.")],
     target: Annotated[
         Path, typer.Argument(help="The folder to write: a new one, or an unfinished one of the same command.")
     ],
@@ -42,18 +44,16 @@ def quantize(
     """Writes a quantized checkpoint, with one tensor in memory at a time. The same command resumes after a kill."""
     from model.config import CheckpointError
     from model.convert import Conversion, Recipe
-    from model.outline import usual_group_size
     from model.storage import Storage
 
-    options, group_size = engine_options(given), given.get("group_size")
-    shard_bytes = int(shard_gb * 1e9)
+    options = located(engine_options({**given, "model": source}))
+    assert options.model is not None
+    storage = Storage(scheme, given.get("group_size"), given["quant_head"])
+    recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), options.preset, options.tokenizer, tp)
     try:
         with named(target), progress_bar() as progress:
             task = progress.add_task("reading", total=None)
-            group_size = usual_group_size(source, scheme) if group_size is None else group_size
-            storage = Storage(scheme, group_size, given["quant_head"])
-            recipe = Recipe(storage, calibrate, calibrate_windows, shard_bytes, options.preset, options.tokenizer, tp)
-            conversion = Conversion(source, target, recipe)
+            conversion = Conversion(options.model, target, recipe)
             progress.update(task, description="quantizing", total=conversion.num_bytes)
             facts = conversion.run(lambda num_bytes: progress.advance(task, num_bytes))
     except CheckpointError as error:
