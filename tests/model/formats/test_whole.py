@@ -16,7 +16,7 @@ from model.checkpoint import load
 from model.config import CheckpointError
 from model.convert import Conversion, Recipe
 from model.network import Network
-from model.outline import Outline, usual_group_size
+from model.outline import Outline
 from model.parallel import Ranks
 from model.storage import Storage
 from tests.conftest import TinyCheckpoint
@@ -151,9 +151,12 @@ def test_plan_counts_the_storage_that_serve_holds(pair: Pair) -> None:
     assert storage == Storage(pair.served, GROUP)
 
 
-def test_the_group_size_of_the_files_is_the_usual_one(pair: Pair) -> None:
+def test_the_group_size_of_the_files_is_the_usual_one(pair: Pair, tmp_path: Path) -> None:
+    def converted(scheme: str) -> int:
+        return Conversion(pair.packed, tmp_path / "out", Recipe(Storage(scheme))).scheme.group_size
+
     config = json.loads((pair.packed / "config.json").read_text())
-    assert usual_group_size(pair.packed, "int4") == usual_group_size(pair.floats, "int4") == 32
+    assert converted("int4") == 32
     if pair.served == "int4":
         tensors = load_file(pair.packed / "model.safetensors")
         config["quantization_config"]["group_size"] = 64
@@ -164,8 +167,8 @@ def test_the_group_size_of_the_files_is_the_usual_one(pair: Pair) -> None:
                 tensors[name] //= 2
         save_file(tensors, pair.packed / "model.safetensors")
         (pair.packed / "config.json").write_text(json.dumps(config))
-        assert usual_group_size(pair.packed, "int4") == 64
-        assert usual_group_size(pair.packed, "int8") == 32
+        assert converted("int4") == 64
+        assert converted("int8") == 0
 
 
 class TestOldSettings:
