@@ -84,12 +84,12 @@ class PackedSource:
 
 
 def rows_of(source: Source, name: str, start: int, count: int) -> Tensor:
-    """`count` rows of a tensor of the files, from `start` on."""
+    """`count` rows of a tensor [rows, …] of the files, from `start` on."""
     return source.read(name, Slice(0, ((start, count),)))
 
 
 def columns_of(source: Source, name: str, start: int, count: int) -> Tensor:
-    """`count` columns of a tensor of the files, from `start` on."""
+    """`count` columns of a tensor [rows, columns] of the files, from `start` on."""
     return source.read(name, Slice(1, ((start, count),)))
 
 

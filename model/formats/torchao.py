@@ -1,7 +1,7 @@
 """torchao's integer weights, as transformers 5 saves them in safetensors.
 
-A module has `_weight_qdata` int8 [outputs, inputs], `_weight_scale` and perhaps `_weight_zero_point` [outputs, groups]. The
-header of the file says for each tensor which class it is, and the block of numbers that share a scale.
+A module has `_weight_qdata` int8 [outputs, inputs], `_weight_scale` and perhaps `_weight_zero_point` [outputs, groups].
+The header of the file says for each tensor which class it is, and the block of numbers that share a scale.
 """
 
 import json

@@ -116,8 +116,9 @@ class TestNumbers:
     def test_dequantized_rows(self, folder: Path, request: pytest.FixtureRequest) -> None:
         """The same bits; of 8-bit rows bitsandbytes multiplies by 1 / 127, which is rounded, where we divide."""
         name = request.node.callspec.params["folder"]
-        assert (format := weights_of(folder).format) is not None
-        source = format.opened(folder)
+        form = weights_of(folder).format
+        assert form is not None
+        source = form.opened(folder)
         for module, ends in golden(name, "dequantized.").items():
             outputs = source.entries[f"{module}.weight"][0][0]
             found = source.read(f"{module}.weight", Slice(0, ((0, 1), (outputs - 1, 1))))
@@ -125,7 +126,8 @@ class TestNumbers:
 
     def test_what_is_told(self, folder: Path, request: pytest.FixtureRequest) -> None:
         weights = weights_of(folder)
-        assert (form := weights.format) is not None
+        form = weights.format
+        assert form is not None
         line = told(weights.matrices(), weights.chosen(folder, None, None, None), form.name, False, form.note(folder))
         assert line == TOLD[request.node.callspec.params["folder"]]
 

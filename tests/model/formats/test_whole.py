@@ -1,4 +1,4 @@
-"""Packed folders from end to end: loaded, on ranks, planned, and converted, as a float folder of the same numbers is."""
+"""Packed folders from end to end: loaded, on ranks, planned and converted as a float folder of the same numbers."""
 
 import json
 import shutil
@@ -92,13 +92,13 @@ class Pair:
                 packed[name] = floats[name] = tensor
         config = json.loads((source / "config.json").read_text())
         self.packed, self.floats = folder / "packed", folder / "floats"
-        for own, held, fields in (
+        for folder, held, fields in (
             (self.packed, packed, config | {"quantization_config": quantization}),
             (self.floats, floats, config),
         ):
-            shutil.copytree(source, own)
-            save_file({k: t.contiguous() for k, t in held.items()}, own / "model.safetensors")
-            (own / "config.json").write_text(json.dumps(fields))
+            shutil.copytree(source, folder)
+            save_file({k: t.contiguous() for k, t in held.items()}, folder / "model.safetensors")
+            (folder / "config.json").write_text(json.dumps(fields))
 
 
 @pytest.fixture(scope="module")
