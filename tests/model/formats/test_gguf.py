@@ -7,20 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import Checkpoint, Description, load
+from model.checkpoint import Checkpoint, Description, entries, fill, load
 from model.config import CheckpointError
 from model.convert import Conversion, Recipe
+from model.families import family_of
 from model.format import QuantizedSource
 from model.formats import FORMATS, format_of
 from model.formats.gguf import GGUFSource
+from model.network import Network
 from model.outline import Outline
 from model.parallel import Ranks
 from model.preferred import Matrix, preferred, told
-from model.sharding import Slice
+from model.sharding import Slice, cuts_of
 from model.storage import Storage
 from model.tokenizer import Tokenizer
+from model.weights import Weights
 from tests.model.gguf.writing import SIZES, Written, write, write_tokenizer
-from tests.model.test_references import TOLERANCE, Case, whole
+from tests.model.test_references import GOLDEN, TOLERANCE, Case, case_of, whole
 
 KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 TOKENS = torch.randint(261, (20,), generator=torch.Generator().manual_seed(3))
@@ -50,17 +53,38 @@ def test_floats_give_transformers_log_probabilities(tmp_path: Path, architecture
     torch.testing.assert_close(found, written.logprobs(TOKENS), atol=TOLERANCE, rtol=0)
 
 
-def test_a_kept_form_has_the_file_s_numbers_bit_for_bit(q4_0: Written) -> None:
-    checkpoint, kept = load(q4_0.path), 0
-    assert checkpoint.quant == "int4"
-    assert checkpoint.origin == "GGUF: kept as int4 in groups of 32"
-    source, state = GGUFSource(q4_0.path), q4_0.reference.state_dict()
+@pytest.mark.parametrize(("kind", "quant"), [("Q4_0", "int4"), ("Q8_0", "int8")])
+def test_a_kept_form_has_the_file_s_numbers_bit_for_bit(tmp_path: Path, kind: str, quant: str) -> None:
+    written = write(tmp_path / "own.gguf", kind=kind)
+    checkpoint, kept = load(written.path), 0
+    assert checkpoint.quant == quant
+    assert checkpoint.origin == f"GGUF: kept as {quant} in groups of 32"
+    source, state = GGUFSource(written.path), written.reference.state_dict()
     for name in source.entries:
         form = source.form(name)
         if form is not None:
             assert torch.equal(form.dequantize(source.stored(name)), state[name])
             kept += 1
     assert kept == 2 + 2 * 6
+
+
+def test_a_file_that_llama_cpp_quantized() -> None:
+    """Q4_K_M: three kinds, among the rows of one matrix too. See tests/golden/make_gguf.py."""
+    path, case = GOLDEN / "gguf_q4_k_m.gguf", case_of("gguf_q4_k_m", "plain")
+    form = format_of(path)
+    assert form is not None
+    family = family_of(form.config(path))
+    architecture = family.architecture(form.config(path))
+    with torch.device("meta"):
+        model = Network(architecture)
+    weights = Weights(path, family.namings, cuts_of(architecture))
+    weights.check(entries(model))
+    fill(model, weights, torch.float32, torch.device("cpu"))
+    torch.testing.assert_close(whole(model, case), case.logprobs, atol=TOLERANCE, rtol=0)
+    kinds = {own.name: own.kinds for own in weights.matrices()}
+    assert kinds["transformer.layers.0.attention.query_key_value.weight"] == {"Q4_K", "Q6_K"}
+    assert kinds["transformer.layers.0.attention.dense.weight"] == {"Q5_0"}
+    assert preferred(weights.matrices()).scheme == "int8"
 
 
 def test_a_kept_network_is_near_the_floats(q4_0: Written) -> None:
@@ -142,7 +166,7 @@ class TestConversion:
 def test_the_plan_knows_the_storage(mixed: Written) -> None:
     outline = Outline.read(str(mixed.path))
     assert outline.storage(None, None, None) == Storage("int4", 32, "int8")
-    assert outline.storage("none", None, None) == Storage("none", 32, "none")
+    assert outline.storage("none", None, None) == Storage()
 
 
 def test_the_tokenizer_is_inside(q4_0: Written) -> None:
@@ -236,17 +260,17 @@ class TestRefusals:
 class TestPreferred:
     def test_most_numbers_decide_for_the_blocks(self, q4_0: Written) -> None:
         form = GGUFSource(q4_0.path).form("lm_head.weight")
-        large = Matrix("transformer.layers.0.a.weight", 3, form, frozenset({"Q4_0"}))
-        small = Matrix("transformer.layers.0.b.weight", 2, None, frozenset({"Q6_K"}))
+        large = Matrix("transformer.layers.0.a.weight", (3, 64), form, frozenset({"Q4_0"}))
+        small = Matrix("transformer.layers.0.b.weight", (2, 64), None, frozenset({"Q6_K"}))
         assert preferred([large, small]) == Storage("int4", 32, "none")
-        assert preferred([small]) == Storage("int8", 32, "none")
+        assert preferred([small]) == Storage("int8")
         assert told([large, small], Storage("int4", 32), "X", False) == (
             "X: kept as int4 in groups of 32; Q6_K converted to int4 in groups of 32"
         )
 
     def test_floats_stay_floats(self) -> None:
-        assert preferred([Matrix("lm_head.weight", 3, None, frozenset())]) == Storage()
-        assert told([Matrix("lm_head.weight", 3, None, frozenset())], Storage(), "X", False) == "X"
+        assert preferred([Matrix("lm_head.weight", (3, 64), None, frozenset())]) == Storage()
+        assert told([Matrix("lm_head.weight", (3, 64), None, frozenset())], Storage(), "X", False) == "X"
 
 
 def test_formats_open_quantized_sources(q4_0: Written) -> None:
