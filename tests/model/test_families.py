@@ -242,7 +242,7 @@ def test_every_published_layout_is_quantized_to_the_same_folder(
     published: tuple[str, Path], quant: str, vocabularies: Vocabularies, expected: Answer, tmp_path: Path
 ) -> None:
     name, folder = published
-    recipe = Recipe(Storage(quant), shard_bytes=200_000, tokenizer=vocabularies[name])
+    recipe = Recipe(Storage.asked(quant, None, None), shard_bytes=200_000, tokenizer=vocabularies[name])
     Conversion(folder, tmp_path / "quantized", recipe).run()
     loaded = load(tmp_path / "quantized")
     assert loaded.quant == quant
@@ -304,7 +304,7 @@ class TestPreset:
     def test_goes_into_what_it_is_quantized_to(
         self, folder: Path, vocabularies: Vocabularies, expected: Answer, tmp_path: Path
     ) -> None:
-        recipe = Recipe(Storage("int4"), preset="tiny", tokenizer=vocabularies["glm-130b"])
+        recipe = Recipe(Storage.asked("int4", None, None), preset="tiny", tokenizer=vocabularies["glm-130b"])
         Conversion(folder, tmp_path / "quantized", recipe).run()
         assert torch.equal(logprobs(load(tmp_path / "quantized")), expected("glm-130b", "int4"))
 

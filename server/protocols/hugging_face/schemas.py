@@ -64,7 +64,10 @@ class FillMaskRequest(Lenient):
         for number, text in enumerate(texts):
             with member("input", number, len(texts)):
                 if not count_blanks(text):
-                    raise RequestError(f"inputs has no mask; this model has {', '.join(card.masks)}", "inputs")
+                    message = (
+                        f"no mask token ({', '.join(card.masks)}) found in inputs; text generation is at /generate"
+                    )
+                    raise RequestError(message, "inputs")
                 at_most("inputs", count_blanks(text), limits.blanks, "masks")
         at_most("top_k", sum(map(count_blanks, texts)) * top_k, MOST_CANDIDATES, "candidates for all masks")
         length = 1 if card.masked else most_tokens(None, limits, card)
