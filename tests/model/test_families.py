@@ -183,8 +183,8 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     words = tmp_path_factory.mktemp("words")
     (words / "vocab.txt").write_text("\n".join(BERT_WORDS))
     return {
-        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks, "glm-4-hf": ranks,
-        "glm-4-0414": ranks, "bert": words, "proteinglm": residues, "proteinglm-clm": residues,
+        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks,
+        "glm-4-hf": ranks, "glm-4-0414": ranks, "bert": words, "proteinglm": residues, "proteinglm-clm": residues,
     }  # fmt: skip
 
 
