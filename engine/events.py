@@ -165,7 +165,8 @@ class ModelCard:
 
     name: str
     family: str
-    quant: str
+    quant: str  # the scheme of the blocks' matrices
+    quant_head: str  # that of the embedding and head
     tp: int
     masks: list[str]
     max_context: int

@@ -30,6 +30,7 @@ def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> Mod
         aliases=aliases,
         family=family.name,
         quant=checkpoint.quant,
+        quant_head=checkpoint.storage.head,
         origin=checkpoint.origin,
         tp=tp,
         masks=list(family.layout.masks(tokenizer)),

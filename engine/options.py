@@ -70,7 +70,9 @@ class ModelOptions(Options):
         description="The number of inputs that share a scale, 0 for a whole row. Without one: 32 for INT4, 0 for INT8.",
     )
     quant_head: HeadName | None = Field(
-        None, description="The storage of the embedding and head. Without one: that of the checkpoint."
+        None,
+        description="The storage of the embedding and head; none is floats. Without one: that of the checkpoint, but "
+        "INT8 where --quant quantizes it.",
     )
     load_format: Literal["auto", "dummy"] = Field(
         "auto", description="auto reads the weights. dummy uses random weights, to test a machine."

@@ -18,7 +18,7 @@ from model.ranked import Ranked
 from model.scales import Scales, inferred
 from model.sharding import ShardSpec, ShardSpecs, Slice
 from model.storage import Storage
-from quant.registry import FLOAT
+from quant.registry import FLOAT, scheme_facts
 from quant.scheme import Scheme, Stored, Tensors
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -65,6 +65,20 @@ class Weights:
     @property
     def files(self) -> list[Path]:
         return sorted(self._source.files)
+
+    def float_dtype(self, storage: Storage) -> torch.dtype:
+        """The dtype that holds every matrix that `storage` leaves in floats: theirs, or float32 if there are several.
+
+        A foreign format's matrix that becomes floats is a float32 one.
+        """
+        found = set()
+        for name, (shape, dtype) in self.entries.items():
+            if name.endswith(".weight") and len(shape) == 2 and dtype.is_floating_point:
+                if not self.kinds(name):
+                    found.add(dtype)
+                elif (storage.head if name.startswith(HEADS) else storage.scheme) == FLOAT:
+                    found.add(torch.float32)
+        return found.pop() if len(found) == 1 else torch.float32
 
     def check(self, wanted: Entries) -> None:
         """Checks that the folder has exactly these tensors, with these shapes and dtypes.
@@ -145,14 +159,16 @@ class Weights:
     def chosen(self, source: object, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
         """The storage in memory, from that of the files and the options; `source` is for messages.
 
-        A foreign format's embedding and head become floats with the blocks, unless `head` says something else.
+        A foreign format's embedding and head become floats with the blocks, and floats among them INT8 with blocks that
+        `scheme` quantizes, unless `head` says something else.
         Raises CheckpointError if weights in this project's own form cannot be loaded with these options.
         """
         if self._quantized is None:
             return Storage.chosen(source, self.storage, scheme, group_size, head)
-        if scheme == FLOAT and head is None:
-            head = FLOAT
-        return preferred(self.matrices()).replaced(scheme, group_size, head)
+        own = preferred(self.matrices())
+        if head is None and scheme is not None and FLOAT in (scheme, own.head):
+            head = scheme_facts(scheme).default_head
+        return own.replaced(scheme, group_size, head)
 
     def matrices(self) -> list[Matrix]:
         """The matrices of embedding, blocks and head, as the files have them."""

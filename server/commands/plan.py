@@ -70,7 +70,13 @@ def plan(
     if context is not None and context > limit:
         fail(f"--context: the model has {limit} positions, not {context}", code=2)
     deployment = Deployment(
-        outline.architecture, storage, listed, options.kv_cache_type, context, options.max_batch_tokens
+        outline.architecture,
+        storage,
+        listed,
+        options.kv_cache_type,
+        context,
+        options.max_batch_tokens,
+        floats=outline.float_dtype(storage),
     )
     result = planned(deployment, requantize=outline.stored is None)
     if as_json:

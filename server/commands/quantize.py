@@ -8,13 +8,11 @@ import typer
 
 from quant.registry import scheme_names
 from quant.usage import UsageError
-from server.commands.flags import Given, takes_flags, with_defaults
+from server.commands.flags import Given, takes_flags
 from server.commands.options import AsJson, engine_flags, engine_options, located
 from server.console import fail, named, output, progress_bar
 
-FLAGS = with_defaults(
-    engine_flags("revision", "download", "preset", "tokenizer", "group_size", "quant_head"), quant_head="none"
-)
+FLAGS = engine_flags("revision", "download", "preset", "tokenizer", "group_size", "quant_head")
 
 
 @takes_flags(*FLAGS)
@@ -48,7 +46,10 @@ def quantize(
 
     options = located(engine_options({**given, "model": source}))
     assert options.model is not None
-    storage = Storage(scheme, given.get("group_size"), given["quant_head"])
+    try:
+        storage = Storage.asked(scheme, options.group_size, options.quant_head)
+    except UsageError as error:
+        fail(str(error), code=2)
     recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), options.preset, options.tokenizer, tp)
     try:
         with named(target), progress_bar() as progress:

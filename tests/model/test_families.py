@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import ResultDone
-from engine.requests import Fill, Mask, Score, Segments
+from engine.requests import Fill, Mask, Sampling, Score, Segments
 from model.calibration import windows
 from model.checkpoint import Checkpoint, Description, load, matrices
 from model.config import CheckpointError, Config
@@ -36,8 +36,8 @@ from quant.registry import build
 from quant.usage import UsageError
 from tests.answers import wire
 from tests.conftest import WORDS
-from tests.model.tokenizers.conftest import RESIDUES
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
+from tests.model.tokenizers.conftest import RESIDUES
 
 BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -242,7 +242,7 @@ def test_every_published_layout_is_quantized_to_the_same_folder(
     published: tuple[str, Path], quant: str, vocabularies: Vocabularies, expected: Answer, tmp_path: Path
 ) -> None:
     name, folder = published
-    recipe = Recipe(Storage(quant), shard_bytes=200_000, tokenizer=vocabularies[name])
+    recipe = Recipe(Storage.asked(quant, None, None), shard_bytes=200_000, tokenizer=vocabularies[name])
     Conversion(folder, tmp_path / "quantized", recipe).run()
     loaded = load(tmp_path / "quantized")
     assert loaded.quant == quant
@@ -304,7 +304,7 @@ class TestPreset:
     def test_goes_into_what_it_is_quantized_to(
         self, folder: Path, vocabularies: Vocabularies, expected: Answer, tmp_path: Path
     ) -> None:
-        recipe = Recipe(Storage("int4"), preset="tiny", tokenizer=vocabularies["glm-130b"])
+        recipe = Recipe(Storage.asked("int4", None, None), preset="tiny", tokenizer=vocabularies["glm-130b"])
         Conversion(folder, tmp_path / "quantized", recipe).run()
         assert torch.equal(logprobs(load(tmp_path / "quantized")), expected("glm-130b", "int4"))
 
@@ -501,6 +501,19 @@ class TestTraps:
         assert plain["logprob"] == pytest.approx(sum(span["token_logprobs"]), abs=1e-6)
         assert ended["logprob"] == pytest.approx(plain["logprob"] + span["end_logprob"], abs=1e-6)
         assert ended["num_tokens"] == plain["num_tokens"] + 1
+
+    @pytest.mark.parametrize("name", ["chatglm2", "glm-4", "proteinglm-clm"])
+    def test_a_causal_model_s_fill_goes_on_from_the_text(
+        self, engine: Callable[[str], Engine], tokenizers: dict[str, Tokenizer], name: str
+    ) -> None:
+        """A vocabulary's space before a text is none of the fill's, and a space that the fill begins with is kept."""
+        running, tokenizer = engine(name), tokenizers[name]
+        for text in ("MKVL", "MK VL\n", "MKV  "):
+            events = running.run(Fill((segments(f"{text}[gMASK]"),), max_tokens=(6,), sampling=Sampling(2.0, seed=1)))
+            (result,) = (wire(event.result) for event in events if isinstance(event, ResultDone))
+            (blank,) = result["blanks"]
+            whole = tokenizer.decode([*tokenizer.encode(text), *blank["token_ids"]])
+            assert whole == tokenizer.decode(tokenizer.encode(text)) + blank["text"]
 
     def test_12_the_first_of_two_int4_numbers_is_in_the_high_nibble(self) -> None:
         assert unpack_nibbles(torch.tensor([[0x2F, -0x6D]], dtype=torch.int8)).tolist() == [[2, -1, -7, 3]]

@@ -76,7 +76,7 @@ def _models(service: Service) -> list[dict[str, Any]]:
 
 
 def _model(card: ModelCard, name: str, adapter: str | None, created: int) -> dict[str, Any]:
-    told = f"{name} {card.name} {card.quant} {card.num_parameters}"
+    told = f"{name} {card.name} {card.quant} {card.quant_head} {card.num_parameters}"
     return {
         "name": name,
         "model": name,

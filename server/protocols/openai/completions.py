@@ -141,4 +141,5 @@ def _choice(
 
 def _fingerprint(card: ModelCard) -> str:
     """The same for what gives the same numbers."""
-    return f"fp_{zlib.crc32(f'{card.name} {card.quant} {card.kernels} {card.num_parameters}'.encode()):08x}"
+    told = f"{card.name} {card.quant} {card.quant_head} {card.kernels} {card.num_parameters}"
+    return f"fp_{zlib.crc32(told.encode()):08x}"
