@@ -138,7 +138,8 @@ class MaskedScoreJob(ScoreJob):
         """The later rows of a row's word, if they are masked together with it."""
         if self.score.pll == "word_l2r":
             rows = range(row + 1, len(whole))
-            yield from itertools.takewhile(lambda n: self.job_context.tokenizer.goes_on(whole[n]), rows)
+            goes_on = self.job_context.tokenizer.goes_on
+            yield from itertools.takewhile(lambda n: goes_on(whole[n - 1], whole[n]), rows)
 
     def check_pll(self) -> None:
         if self.score.pll != "original" and not self._in_turn:
