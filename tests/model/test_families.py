@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
 from engine.config import EngineConfig
@@ -30,6 +32,7 @@ from model.sharding import cuts
 from model.storage import Storage
 from model.synth import Synthetic, of_preset, write_synthetic
 from model.tokenizer import Tokenizer
+from model.tokenizers.byte_level import byte_alphabet
 from model.tokenizers.word_pieces import WordPieces
 from quant.packing import unpack_nibbles
 from quant.registry import build
@@ -38,6 +41,7 @@ from tests.answers import wire
 from tests.conftest import WORDS
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
 
+RESIDUES = [*"<cls> <pad> <eos> <unk>".split(), *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
 CONFIGS: dict[str, dict[str, Any]] = {
     "glm": {
@@ -70,6 +74,31 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {
         "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "intermediate_size": 128, "vocab_size": 32, "max_position_embeddings": 64,
+    },
+    "roberta": {
+        "model_type": "roberta", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 288, "max_position_embeddings": 66, "type_vocab_size": 1,
+    },
+    "xlm-roberta": {
+        "model_type": "xlm-roberta", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 64, "max_position_embeddings": 66, "type_vocab_size": 1,
+    },
+    "camembert": {
+        "model_type": "camembert", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 72, "max_position_embeddings": 66, "type_vocab_size": 1,
+    },
+    "distilbert": {
+        "model_type": "distilbert", "n_layers": 2, "dim": 64, "n_heads": 4, "hidden_dim": 128, "vocab_size": 32,
+        "max_position_embeddings": 64,
+    },
+    "esm2": {
+        "model_type": "esm", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 33, "max_position_embeddings": 64, "pad_token_id": 1,
+        "position_embedding_type": "rotary", "mask_token_id": 32, "token_dropout": True,
+    },
+    "modernbert": {
+        "model_type": "modernbert", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 288, "max_position_embeddings": 64, "local_attention": 8,
     },
 }  # fmt: skip
 
@@ -116,7 +145,7 @@ def logprobs(checkpoint: Checkpoint) -> Tensor:
     """Of a made-up sequence, part B from the seventh token on."""
     a = checkpoint.model.architecture
     token_ids = torch.randint(a.vocab_size, (14,), generator=torch.Generator().manual_seed(1))
-    blocks = torch.tensor([0] * 6 + [min(n, 1 if a.residual == "post" else 9) for n in range(1, 9)])
+    blocks = torch.tensor([0] * 6 + [min(n, a.block_rows - 1 if a.block_rows else 9) for n in range(1, 9)])
     return whole(checkpoint.model, Case(token_ids, torch.arange(14), blocks, 6, torch.empty(0)))
 
 
@@ -155,7 +184,22 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     (ranks / "tokenizer.model").write_bytes(b"\n".join(lines))
     words = tmp_path_factory.mktemp("words")
     (words / "vocab.txt").write_text("\n".join(BERT_WORDS))
+    roberta = tmp_path_factory.mktemp("roberta")
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *byte_alphabet(), "<mask>"]
+    (roberta / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+    (roberta / "merges.txt").write_text("#version: 0.2\n")
+    unigrams = tmp_path_factory.mktemp("unigrams")
+    (unigrams / "sentencepiece.bpe.model").write_bytes((ice / "ice_text.model").read_bytes())
+    residues = tmp_path_factory.mktemp("residues")
+    (residues / "vocab.txt").write_text("\n".join(RESIDUES))
+    modern = tmp_path_factory.mktemp("modern")
+    made = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(byte_alphabet())}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]", tokenizers.AddedToken("[MASK]", lstrip=True)])
+    made.save(str(modern / "tokenizer.json"))
     return {
+        "roberta": roberta, "xlm-roberta": unigrams, "camembert": unigrams, "distilbert": words, "esm2": residues,
+        "modernbert": modern,
         "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "glm-4": ranks, "glm-4-hf": ranks,
         "glm-4-0414": ranks, "bert": words,
     }  # fmt: skip
@@ -436,7 +480,9 @@ class TestTraps:
         default = {name: family_of(Config(config)).strategies[0] for name, config in CONFIGS.items()}
         assert default == {
             "glm": "append", "glm-130b": "reencode", "chatglm": "reencode", "glm-4": "reencode",
-            "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel",
+            "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel", "roberta": "parallel",
+            "xlm-roberta": "parallel", "camembert": "parallel", "distilbert": "parallel", "esm2": "parallel",
+            "modernbert": "parallel",
         }  # fmt: skip
 
     @pytest.mark.parametrize(
