@@ -22,6 +22,8 @@ from model.storage import Storage
 from quant.scheme import Stored
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_MASKED_HEAD = "mlm_head.bias"  # of no other task: ModernBERT's classifiers have the rest of its head
+_CLASSIFIER = re.compile(r"(^|\.)(classifier|qa_outputs|score)\.")
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.")
 
 Entries = dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # dtype None: any floating point
@@ -45,6 +47,7 @@ class Weights:
         if cuts is None and len(self._source.files) > 1 and isinstance(self._source, Ranked):
             raise CheckpointError(f"{self._source.listing}: of {self._source.size} ranks, which cannot be merged here")
         self._parts = arranged(self._source.entries, namings)
+        self._has_classifier = any(_CLASSIFIER.search(name) for name in self._source.entries)
         entries = {name: self._joined(name, parts) for name, parts in self._parts.items()}
         described = (folder / "config.json").exists()
         self._scales = Scales(Storage.read(folder) if described else inferred(entries), entries)
@@ -71,6 +74,9 @@ class Weights:
         layers, asked = _num_layers(names), _num_layers(wanted)
         if layers != asked and layers:
             raise CheckpointError(f"{self.listing.name} has {layers} layers, config.json asks for {asked}")
+        if _MASKED_HEAD in wanted and _MASKED_HEAD not in names:
+            what = "classifier" if self._has_classifier else "network"
+            raise CheckpointError(f"{self.listing}: a {what} without a masked-language-model head")
         for problem, group in (("lacks", wanted.keys() - names), ("has unknown", names - wanted.keys())):
             if group:
                 shown = ", ".join(sorted(group)[:3]) + (" …" if len(group) > 3 else "")

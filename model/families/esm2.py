@@ -109,6 +109,7 @@ ESM_NAMING = Naming(
     },
     prefixes=("esm.",),
     unused=("*rotary_embeddings.inv_freq", "embeddings.position_ids", "contact_head.*", "pooler.*", "classifier.*"),
+    leaves={"gamma": "weight", "beta": "bias"},  # as transformers 5.24 saves them
 )
 
 FAMILY = Family(
