@@ -61,6 +61,8 @@ def _read(c: Config) -> Architecture:
 
 def _mask(c: Config) -> int:
     value, count = c.get("mask_token_id"), c.whole("vocab_size")
+    if value is None:
+        raise CheckpointError(f"{c.source}: missing mask_token_id")
     if type(value) is not int or not 0 <= value < count:
         raise CheckpointError(f"{c.source}: mask_token_id must be an id of the vocabulary, not {value!r}")
     return value

@@ -71,7 +71,7 @@ def _tokenizer(
     # Added tokens are spelled as they are, pieces by GPT-2's characters for bytes.
     pieces = piece_bytes({n: i for n, i in kept.items() if i not in added}, str(path))
     pieces |= {i: n.encode() for n, i in kept.items() if i in added}
-    names |= {ids[name]: name for name in special_names if name in ids}
+    names |= {i: name for name, i in ids.items() if i not in pieces}
     return MaskedBPE(model, pieces, special, names, ends=(), mask_strips=_mask_strips(model, special["mask"]))
 
 

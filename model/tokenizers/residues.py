@@ -49,7 +49,8 @@ class Residues(Tokenizer):
         return sorted(self._texts)
 
     def sentence(self, token_ids: Sequence[int]) -> str:
-        return " ".join(self._texts[i] for i in token_ids if i in self._texts)
+        special = {*self.special.values()}
+        return " ".join(self.entry(i) for i in token_ids if i not in special and self.entry(i))
 
     def _bytes(self, token_id: int) -> bytes:
         if token_id == self.special["unk"]:

@@ -13,7 +13,7 @@ import torch
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Done, ResultDone
-from engine.requests import Fill, Mask, Request, RequestError, Score, Segments, Tokens
+from engine.requests import Fill, Mask, Request, RequestError, Sampling, Score, Segments, Tokens
 from model.attention import DenseAttention, visible
 from model.checkpoint import Checkpoint
 from model.config import Config
@@ -252,6 +252,16 @@ class TestMaskedLM:
             [found] for i, found in zip(expected["token_ids"].tolist(), wanted, strict=True) if i == mask
         ]
         assert {blank["finish_reason"] for blank in result["blanks"]} == {"stop"}
+
+    @pytest.mark.parametrize("strategy", ["reencode", "parallel"])
+    def test_a_stop_token_leaves_a_blank_without_a_token(self, engines: Engines, strategy: Any) -> None:
+        expected = golden("roberta", "fill")
+        text = spelled(expected["token_ids"].tolist(), SPECIAL["roberta"]["mask"])
+        first = expected["left_to_right"].tolist()[2]
+        sampling = Sampling(temperature=0.0, stop_token_ids=(first,))
+        (result,) = results(engines["roberta"], Fill((text,), strategy=strategy, sampling=sampling))
+        assert result["blanks"][0]["token_ids"] == []
+        assert all(blank["finish_reason"] == "stop" for blank in result["blanks"])
 
     @pytest.mark.parametrize("file", MASKED)
     def test_masked_tokens_have_the_reference_s_log_probabilities(self, engines: Engines, file: str) -> None:
