@@ -184,6 +184,7 @@ class PagedAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None = None) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
+        masks = [mask for *_, mask in self.groups] if reach is None else self._masks(reach)
         keys.write(self.write_slots, k)
         values.write(self.write_slots, v)
         if not self.groups:
@@ -191,7 +192,6 @@ class PagedAttention:
         out = torch.empty_like(q)
         if len(self.single_rows):
             out[self.single_rows] = self._in_place(q[self.single_rows], keys, values)
-        masks = [group[3] for group in self.groups] if reach is None else self._masks(reach)
         for (num_rows, rows, slots, _), mask in zip(self.groups, masks, strict=True):
             mixed = F.scaled_dot_product_attention(
                 q[rows].transpose(1, 2),  # [sequences, heads, rows, head_dim]

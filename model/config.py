@@ -53,7 +53,7 @@ class Config:
     def heads(
         self, hidden_size: int, num_heads: int, size: str = "hidden_size", count: str = "num_attention_heads"
     ) -> int:
-        """Numbers per head, hidden_size / num_heads. Raises CheckpointError, with the two fields' names, if the division
+        """Numbers per head, hidden_size / num_heads. Raises CheckpointError, with both fields' names, if the division
         leaves a rest."""
         if hidden_size % num_heads:
             raise CheckpointError(f"{self.source}: {size} {hidden_size} is not a multiple of {count} {num_heads}")

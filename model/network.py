@@ -20,7 +20,6 @@ from quant.operators.gelu_tanh import gelu_tanh
 from quant.scheme import HeadScheme, Scheme
 from quant.schemes.none import Float
 
-
 _DROPPED_IN_TRAINING = 0.15 * 0.8  # of 15 % of the tokens, which were predicted, four in five were masks
 
 

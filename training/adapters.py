@@ -122,7 +122,9 @@ class Prefix(nn.Module):
         super().__init__()
         a = model.architecture
         if a.local is not None:
-            raise UsageError("method prefix: a prefix is seen by all tokens; in layers of this model tokens see near ones")
+            raise UsageError(
+                "method prefix: a prefix is seen by all tokens; in layers of this model tokens see near ones"
+            )
         self._architecture, self._options, self._fingerprint, self._name = a, options, fingerprint, name
         object.__setattr__(self, "network", model)  # not a part of what learns
         width = a.num_layers * 2 * a.num_key_value_heads * a.head_dim

@@ -233,5 +233,3 @@ def test_esm2_s_first_files_have_a_table_of_positions_without_a_use(
     save_file(tensors, folder / "model.safetensors")
     ids = texts(kind)[0]
     torch.testing.assert_close(ours(load(folder), ids), theirs(model, ids), rtol=0, atol=TOLERANCE)
-
-

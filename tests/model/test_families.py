@@ -41,7 +41,7 @@ from tests.answers import wire
 from tests.conftest import WORDS
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
 
-RESIDUES = [*"<cls> <pad> <eos> <unk>".split(), *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+RESIDUES = [*["<cls>", "<pad>", "<eos>", "<unk>"], *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
 CONFIGS: dict[str, dict[str, Any]] = {
     "glm": {

@@ -26,7 +26,18 @@ from quant.linear import Linear
 from quant.schemes.int8 import Int8
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = ("glm_sat", "glm130b_sat", "chatglm_sat", "glm4", "glm4_0414", "bert", "roberta", "distilbert", "esm2", "modernbert")
+FILES = (
+    "glm_sat",
+    "glm130b_sat",
+    "chatglm_sat",
+    "glm4",
+    "glm4_0414",
+    "bert",
+    "roberta",
+    "distilbert",
+    "esm2",
+    "modernbert",
+)
 # The references' softmax and ours sum in other orders; another GELU, or a bias forgotten, is off by far more.
 TOLERANCE = 1e-4
 # Angles in float16: the same rounded table, but the library behind cosines may differ in a last place of 2^-11.

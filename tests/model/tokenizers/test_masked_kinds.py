@@ -30,7 +30,7 @@ from model.tokenizers.residues import Residues
 from model.tokenizers.word_pieces import WordPieces
 from tests.model.tokenizers.conftest import GOLDEN, gpt2_pieces, published
 
-RESIDUES = [*"<cls> <pad> <eos> <unk>".split(), *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+RESIDUES = [*["<cls>", "<pad>", "<eos>", "<unk>"], *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 Pair = tuple[Tokenizer, Any]
 MODERN_SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]")
 
@@ -53,10 +53,8 @@ def roberta(folder: Path) -> None:
 def roberta_json(folder: Path) -> None:
     """As the hub has it: RoBERTa's mask swallows the space before it."""
     roberta(folder)
-    made = transformers.RobertaTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), mask_token=lstripped("<mask>")
-    )
-    made.save_pretrained(folder)
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    transformers.RobertaTokenizer(*files, mask_token=lstripped("<mask>")).save_pretrained(folder)  # type: ignore[arg-type]
     (folder / "vocab.json").unlink()
     (folder / "merges.txt").unlink()
 
@@ -105,50 +103,51 @@ def words(folder: Path) -> None:
 Make = Callable[[str], Pair]
 
 
+def saved_pieces(theirs: Any, folder: Path) -> Any:
+    """The tokenizer's `tokenizer.json` in place of its pieces."""
+    theirs.save_pretrained(folder)
+    (folder / "sentencepiece.bpe.model").unlink()
+    return theirs
+
+
+def made(kind: str, golden: dict[str, Any], folder: Path) -> Pair:
+    """Ours and transformers', of the same folder."""
+    if kind == "roberta":
+        roberta(folder)
+        files = str(folder / "vocab.json"), str(folder / "merges.txt")
+        return read_masked_bpe(folder), transformers.RobertaTokenizer(*files, mask_token=lstripped("<mask>"))  # type: ignore[arg-type]
+    if kind == "roberta-json":
+        roberta_json(folder)
+        return read_masked_bpe(folder), transformers.RobertaTokenizer.from_pretrained(folder)
+    if kind == "modernbert":
+        modern(folder)
+        return read_masked_bpe(folder), transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    if kind == "esm":
+        residues(folder)
+        return Residues.read(folder), transformers.EsmTokenizer(str(folder / "vocab.txt"))
+    if kind == "distilbert":
+        words(folder)
+        return WordPieces.read(folder), transformers.DistilBertTokenizer(str(folder / "vocab.txt"))
+    unigrams(golden, folder)
+    camembert = kind.startswith("camembert")
+    theirs_of: Any = transformers.CamembertTokenizer if camembert else transformers.XLMRobertaTokenizer
+    theirs = theirs_of.from_pretrained(folder, mask_token=lstripped("<mask>"))
+    if kind.endswith("json"):
+        theirs = saved_pieces(theirs, folder)
+    return (read_camembert if camembert else read_xlm_roberta)(folder), theirs
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, golden: dict[str, Any]) -> Make:
-    """Ours and transformers', of the same folder."""
+    """`pair("roberta")`: ours and transformers', read once."""
     known: dict[str, Pair] = {}
 
-    def saved(made: Any, folder: Path) -> Any:
-        made.save_pretrained(folder)
-        (folder / "sentencepiece.bpe.model").unlink()
-        return made
-
     def make(kind: str) -> Pair:
-        folder = tmp_path_factory.mktemp(kind)
-        if kind == "roberta":
-            roberta(folder)
-            theirs: Any = transformers.RobertaTokenizer(
-                str(folder / "vocab.json"), str(folder / "merges.txt"), mask_token=lstripped("<mask>")
-            )
-            return read_masked_bpe(folder), theirs
-        if kind == "roberta-json":
-            roberta_json(folder)
-            return read_masked_bpe(folder), transformers.RobertaTokenizer.from_pretrained(folder)
-        if kind == "modernbert":
-            modern(folder)
-            return read_masked_bpe(folder), transformers.PreTrainedTokenizerFast.from_pretrained(folder)
-        if kind == "esm":
-            residues(folder)
-            return Residues.read(folder), transformers.EsmTokenizer(str(folder / "vocab.txt"))
-        if kind == "distilbert":
-            words(folder)
-            return WordPieces.read(folder), transformers.DistilBertTokenizer(str(folder / "vocab.txt"))
-        unigrams(golden, folder)
-        camembert = kind.startswith("camembert")
-        cls = transformers.CamembertTokenizer if camembert else transformers.XLMRobertaTokenizer
-        theirs = cls.from_pretrained(folder, mask_token=lstripped("<mask>"))
-        if kind.endswith("json"):
-            saved(theirs, folder)
-        return (read_camembert if camembert else read_xlm_roberta)(folder), theirs
-
-    def known_pair(kind: str) -> Pair:
         if kind not in known:
-            known[kind] = make(kind)
+            known[kind] = made(kind, golden, tmp_path_factory.mktemp(kind))
         return known[kind]
 
-    return known_pair
+    return make
 
 
 KINDS = (
@@ -182,9 +181,7 @@ def test_ids_of_every_line(pair: Make, golden: dict[str, Any], kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["xlm-roberta", "camembert"])
-def test_pieces_are_sentencepiece_s(
-    pair: Make, golden: dict[str, Any], tmp_path: Path, kind: str
-) -> None:
+def test_pieces_are_sentencepiece_s(pair: Make, golden: dict[str, Any], tmp_path: Path, kind: str) -> None:
     """fairseq's ids: sentencepiece's, moved, and the unknown one's."""
     ours, _ = pair(kind)
     unigrams(golden, tmp_path)
@@ -256,7 +253,9 @@ def test_offsets(pair: Make, golden: dict[str, Any], kind: str) -> None:
         if SPELLED.search(text) or not text.isprintable() or not text.isascii():
             continue
         found = offsets(text, ours.encode(text), ours)
-        wanted = [start for start, _ in theirs(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
+        wanted = [
+            start for start, _ in theirs(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        ]
         assert [first(text, n) for n in found] == [first(text, n) for n in wanted], text
 
 
@@ -312,7 +311,11 @@ class TestFiles:
             (read_masked_bpe, {"tokenizer.json": "[]"}, "not a JSON object"),
             (read_xlm_roberta, {}, "sentencepiece.bpe.model: no such file"),
             (read_xlm_roberta, {"sentencepiece.bpe.model": "x"}, "not a sentencepiece model"),
-            (read_xlm_roberta, {"tokenizer.json": '{"model": {"type": "BPE"}}'}, "is 'BPE', this family's is 'Unigram'"),
+            (
+                read_xlm_roberta,
+                {"tokenizer.json": '{"model": {"type": "BPE"}}'},
+                "is 'BPE', this family's is 'Unigram'",
+            ),
             (read_camembert, {"tokenizer.json": '{"model": {"vocab": [1]}}'}, "pieces with their scores"),
             (Residues.read, {}, "vocab.txt: no such file"),
             (Residues.read, {"vocab.txt": "<cls>\n<cls>"}, "another token"),

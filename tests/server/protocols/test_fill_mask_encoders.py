@@ -16,7 +16,7 @@ from tests.model.tokenizers.conftest import GOLDEN
 from tests.model.tokenizers.test_masked_kinds import lstripped, modern, residues, roberta_json, unigrams
 from tests.serving import serving
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
     "initializer_range": 0.3,
 }  # fmt: skip
