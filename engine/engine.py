@@ -126,7 +126,7 @@ class Engine:
         sequences = job.start(view, self._fair_queue.next(flow))
         drawn = max(request.max_tokens) if isinstance(request, Fill) else 0
         for sequence in sequences:
-            rank = self._fair_queue.take(flow, len(sequence.context) + sequence.pending + drawn)
+            rank = self._fair_queue.take(flow, len(sequence.context) + sequence.pending + sequence.to_come + drawn)
             sequence.rank = rank + PASSED_OVER * batch
         cached = {id(s.context): len(s.context) for s in sequences if s.context.blocks is not None}
         job.counts.cached_tokens = sum(cached.values())

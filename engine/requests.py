@@ -155,7 +155,9 @@ class Score:
     `text` with `spans` (candidates, each one string per blank), `context` with `targets`, `text` alone, or `sentence_a`
     with `sentence_b`. `orders` is "left_to_right", "all", a number of random permutations, or a list of permutations of
     the blank indices. `pll` says what a masked language model does not see of a whole text while it predicts a token:
-    the token, or also the later tokens of the same word. With `words` the answer has the words' scores.
+    the token, or also the later tokens of the same word. With `words` the answer has the words' scores. Without
+    `end_logprobs` the end of each span is computed only where it is included. A `stream` gets each result when it is
+    there.
     """
 
     text: Segments | None = None
@@ -170,6 +172,8 @@ class Score:
     logprobs: int | None = None
     pll: Pll = "original"
     words: bool = False
+    end_logprobs: bool = True
+    stream: bool = False
     seed: int | None = None
     priority: Priority = "batch"
     timeout_s: float | None = None

@@ -77,7 +77,7 @@ class Runner:
         indices = [index for index, _ in wanted]
         chosen = [adapters[index] for index in indices]
         ranked = any(r.output == "ranked" for r in batch.rows)
-        scored = self._scored(hidden[indices], [target for _, target in wanted], chosen, num_top, ranked)
+        scored = self._scored(hidden[indices], [targets for _, targets in wanted], chosen, num_top, ranked)
         results: list[Result] = []
         bad = first = 0
         for rows in batch.rows:
@@ -110,9 +110,10 @@ class Runner:
             self.cache.values[layer].write(index, prefix.values[layer, copy.first : last])
 
     def _scored(
-        self, hidden: Tensor, targets: list[int], adapters: list[int], num_top: int, ranked: bool
+        self, hidden: Tensor, targets: list[tuple[int, ...]], adapters: list[int], num_top: int, ranked: bool
     ) -> Iterator[Tensor | Scored]:
-        """Row by row log-probabilities (target −1; −2: with their mass) or a Scored, a few rows' logits at a time."""
+        """Row by row log-probabilities (target −1; −2: with their mass) or a Scored for each target, a few rows' logits
+        at a time."""
         vocabulary = self.model.vocabulary
         for start in range(0, len(targets), self.logit_chunk):
             self.adapters.held.select(adapters[start : start + self.logit_chunk])
@@ -121,23 +122,23 @@ class Runner:
                 logits[:, self.aliases] = _NEVER
             logprobs = vocabulary.log_softmax(logits)
             chunk = targets[start : start + self.logit_chunk]
-            index = torch.tensor(chunk, device=logprobs.device)
-            whole = iter(vocabulary.whole(logprobs[index < 0]))
+            pairs = [(row, target) for row, own in enumerate(chunk) for target in own]
+            rows, index = torch.tensor(pairs, device=logprobs.device).T
+            whole = iter(vocabulary.whole(logprobs[rows[index < 0]]))
             # One column says it of all: a logit is the log-probability and the logarithm of the sum.
-            mass = logits[:, self._plain, None] - logprobs[:, self._plain, None] if _ALL_AND_MASS in chunk else None
-            own = vocabulary.picked(logprobs, index.clamp(min=0))
+            plain = slice(self._plain, self._plain + 1)
+            mass = logits[:, plain] - logprobs[:, plain] if (_ALL_AND_MASS,) in chunk else None
+            own = vocabulary.picked(logprobs, rows, index.clamp(min=0))
             picked = own.tolist()
-            above = vocabulary.num_above(logprobs, own).tolist() if ranked else None
-            values, tops = vocabulary.top(logprobs, num_top) if num_top else (None, None)
-            for row, target in enumerate(chunk):
-                if target < 0:
-                    found = next(whole)
-                    yield found if mass is None or target == _ALL else torch.cat([found, mass[row].to(found)])
-                else:
-                    top: tuple[tuple[int, float], ...] = ()
-                    if values is not None and tops is not None:
-                        top = tuple(zip(tops[row].tolist(), values[row].tolist(), strict=True))
-                    yield Scored(target, picked[row], top, None if above is None else above[row] + 1)
+            above = vocabulary.num_above(logprobs, rows, own).tolist() if ranked else None
+            values, tops = (found.tolist() for found in vocabulary.top(logprobs, num_top)) if num_top else ([], [])
+            best = [tuple(zip(*row, strict=True)) for row in zip(tops, values, strict=True)] or [()] * len(chunk)
+            for place, (row, target) in enumerate(pairs):
+                if target >= 0:
+                    yield Scored(target, picked[place], best[row], None if above is None else above[place] + 1)
+                    continue
+                found = next(whole)
+                yield found if mass is None or target == _ALL else torch.cat([found, mass[row].to(found)])
 
 
 def _row(logprobs: Tensor) -> Row:
@@ -147,14 +148,17 @@ def _row(logprobs: Tensor) -> Row:
     return row if math.isfinite(row.min()) else np.full_like(row, np.nan)
 
 
-def _wanted(batch: Batch) -> Iterator[tuple[int, int]]:
-    """The packed rows that need logits, each with its target; −1 or −2 for all log-probabilities."""
+def _wanted(batch: Batch) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The packed rows that need logits, each with its targets; −1 or −2 alone for all log-probabilities."""
     first = 0
     for rows in batch.rows:
         count = len(rows.token_ids)
         if rows.output in ("token", "logits"):
             wanted = _ALL if rows.output == "token" else _ALL_AND_MASS
-            yield from ((first + (row if row >= 0 else count + row), wanted) for row in rows.logit_rows)
+            yield from ((first + (row if row >= 0 else count + row), (wanted,)) for row in rows.logit_rows)
         elif rows.output in ("scores", "ranked"):
-            yield from ((first + offset, target) for offset, target in enumerate(rows.targets) if target >= 0)
+            one_each = ((offset, rows.targets[offset : offset + 1]) for offset in range(count - 1))
+            for offset, targets in (*one_each, (count - 1, rows.targets[count - 1 :])):
+                if known := tuple(target for target in targets if target >= 0):
+                    yield first + offset, known
         first += count

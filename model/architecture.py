@@ -84,6 +84,12 @@ class Architecture:
     head_bias: bool = True  # of the linear in a masked language model's head
     next_sentence: bool = False  # has a pooler and a next-sentence classifier
     causal: bool = False  # a context's tokens see only those before them
+    in_place: bool = False  # a mask's own row predicts its token, as with a masked_lm head
+
+    @property
+    def masked(self) -> bool:
+        """Whether it is a masked language model, which writes each mask's token in its own place."""
+        return self.in_place or self.head == "masked_lm"
 
     @property
     def gated(self) -> bool:

@@ -97,7 +97,7 @@ def _window(parts: list[str], mask: str, description: Description) -> Window:
     segments: list[Segment] = [(mask,) if number % 2 else text for number, text in enumerate(parts)]
     laid = description.family.layout.lay_out(segments, tokenizer)
     rows = [(token, position, 0) for position, token in enumerate(laid.token_ids)]
-    masked_lm = description.architecture.head == "masked_lm"  # writes nothing beside the text
+    masked_lm = description.architecture.masked  # writes nothing beside the text
     for blank, span in zip(laid.blanks, () if masked_lm else parts[1::2], strict=not masked_lm):
         written = [blank.start, *span_ids(span, blank, tokenizer)]
         rows += [(token, *blank.place(number)) for number, token in enumerate(written)]

@@ -5,25 +5,34 @@ A folder has float matrices, which are quantized during loading on request, or m
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
+from model.contents import check_folder, config_of
 from model.families import PRESETS, family_of
 from model.family import Family
+from model.format import same_numbers
+from model.formats import format_of
+from model.hub import name_of
 from model.network import Network
 from model.parallel import ALONE, Ranks
+from model.preferred import told
 from model.rank_slice import WHOLE, RankSlice
-from model.sharding import cuts_of
+from model.sharding import Slice, cuts_of
 from model.storage import Storage
 from model.tokenizer import Tokenizer
+from model.tokenizers.kinds import read_from
 from model.weights import Entries, Weights
 from quant.heap import give_back
 from quant.linear import Embedding, Weight
+from quant.memory import huge_page_zeros
 from quant.scheme import ReduceMax, Scheme, Tensors, identity
 from quant.schemes.none import Float
 from quant.usage import UsageError
@@ -38,16 +47,30 @@ def compute_dtype(device: str) -> torch.dtype:
     return torch.float16 if device == "cuda" else torch.float32
 
 
+def matrix_dtype(device: str, found: torch.dtype) -> torch.dtype:
+    """The dtype in which float matrices lie on a "cpu" or "cuda" device, if they are `found` in their files."""
+    return compute_dtype(device) if device == "cuda" else Float.kept(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded folder. `quant` is the scheme of its blocks' matrices; `num_parameters` counts those of all ranks."""
+    """A loaded checkpoint. `storage` is that of its matrices in memory; `num_parameters` counts those of all ranks.
+
+    `origin` is one line for people: what became of a foreign format's matrices, empty for other checkpoints.
+    """
 
     name: str
     family: Family
     model: Network
     tokenizer: Tokenizer
-    quant: str = "none"
+    storage: Storage = field(default_factory=Storage)
     num_parameters: int = 0
+    origin: str = ""
+
+    @property
+    def quant(self) -> str:
+        """The scheme of the blocks' matrices."""
+        return self.storage.scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +84,17 @@ class Description:
 
     @staticmethod
     def read(folder: Path, preset: str | None = None, tokenizer: Path | None = None) -> "Description":
-        """Reads a folder.
+        """Reads a folder, or a file of a foreign format.
 
         `preset` gives family and sizes if config.json is missing; `tokenizer` is the folder of the tokenizer if it is
         another one. Raises CheckpointError for a missing folder, an unknown preset, and a config.json or tokenizer that
         cannot be used.
         """
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder}: no such folder")
+        form = format_of(folder)
+        if form is None:
+            check_folder(folder)
         if preset is None:
-            config = Config.read(folder)
+            config = config_of(folder) if form is None else form.config(folder)
             family = family_of(config)
         elif (folder / "config.json").exists():
             raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
@@ -78,7 +102,9 @@ class Description:
             raise CheckpointError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         else:
             family, config = PRESETS[preset]
-        architecture, tokens = family.architecture(config), family.tokenizer(tokenizer or folder)
+        architecture = family.architecture(config)
+        with tokenizer_folder(folder, tokenizer) as files:
+            tokens = read_from(files, family.tokenizer)
         if tokens.size > architecture.vocab_size:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {tokens.size} tokens, the model {architecture.vocab_size} embeddings"
@@ -87,6 +113,26 @@ class Description:
         if dropped is not None and dropped != mask:
             raise CheckpointError(f"{config.source}: mask_token_id is {dropped}, the tokenizer's mask {mask}")
         return Description(family, architecture, config, tokens)
+
+
+@contextmanager
+def tokenizer_folder(folder: Path, tokenizer: Path | None = None) -> Iterator[Path]:
+    """The folder of a checkpoint's tokenizer: `tokenizer` if given, else its own.
+
+    Where a foreign format has the tokenizer inside, its files are written to a folder for a while. Raises
+    CheckpointError, with the checkpoint's name for that folder's.
+    """
+    form = format_of(folder)
+    if tokenizer is not None or form is None or form.tokenizer is None:
+        yield tokenizer or folder
+        return
+    with TemporaryDirectory() as made:
+        for name, content in form.tokenizer(folder).items():
+            (Path(made) / name).write_bytes(content)
+        try:
+            yield Path(made)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(made, str(folder))) from None
 
 
 def load(
@@ -102,13 +148,15 @@ def load(
 ) -> Checkpoint:
     """Loads a folder (default: the bundled demo). The named schemes quantize a float folder during loading.
 
-    A quantized folder states its storage: `quant` None and "none" accept it; `group_size` and `head` (the embedding's
-    scheme) may be None; other values must agree with it. `preset` and `tokenizer` are for folders without config.json
-    or tokenizer. The network computes in float32 on a CPU and in float16 on a GPU. Each of several ranks reads its own
-    part, all at the same time. `progress` takes the share of the weights that is read, 0 to 1. Raises CheckpointError,
-    in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks do not divide.
+    With `head` None the embedding has the default of the scheme `quant`. A quantized folder states its storage: `quant`
+    None and "none" accept it; `group_size` and `head` (the embedding's scheme) may be None; other values must agree
+    with it. `preset` and `tokenizer` are for folders without config.json or tokenizer. The network computes in float32
+    on a CPU, where float matrices stay in the dtype of their files, and in float16 on a GPU. Each of several ranks
+    reads its own part, all at the same time. `progress` takes the share of the weights that is read, 0 to 1. Raises
+    CheckpointError, in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks
+    do not divide.
     """
-    name = "glm-demo" if folder is None else folder.resolve().name
+    name = "glm-demo" if folder is None else name_of(folder)
     folder = folder or DEMO
     description = Description.read(folder, preset, tokenizer)
     return assembled(name, folder, description, quant, device, group_size, head, ranks, progress)
@@ -127,10 +175,10 @@ def assembled(
 ) -> Checkpoint:
     """Loads the network of a folder that is described already; see `load`. Raises CheckpointError as `load` does."""
     weights = description_weights(folder, description)
-    storage = Storage.chosen(folder, weights.storage, quant, group_size, head)
+    storage = weights.chosen(folder, quant, group_size, head)
     kind = torch.device(device).type
     dtype = compute_dtype(kind)
-    scheme, head_scheme = storage.schemes(dtype, kind)
+    scheme, head_scheme = storage.schemes(matrix_dtype(kind, weights.float_dtype(storage)), kind)
     a = description.architecture
     with torch.device("meta"):
         plain = Network(a)
@@ -147,7 +195,10 @@ def assembled(
     fill(model, weights, dtype, torch.device(device), share=share, progress=progress)
     give_back()
     model.eval().requires_grad_(False)
-    return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters)
+    form, chosen, origin = weights.format, quant is not None, ""
+    if form is not None:
+        origin = told(weights.matrices(), storage, form.name, chosen, form.note(folder))
+    return Checkpoint(name, description.family, model, description.tokenizer, storage, plain.num_parameters, origin)
 
 
 def description_weights(folder: Path, description: Description) -> Weights:
@@ -212,14 +263,16 @@ def fill(
         if isinstance(module, Weight):
             own = () if weights.storage is None else stored_names(module)
             matrix = f"{name}weight"
-            if own:
+            if not own and same_numbers(weights.form(matrix), module.scheme):
+                kept = weights.stored(matrix, share.part(matrix))
+                tensors = {leaf: tensor.to(device, copy=True) for leaf, tensor in kept.items()}
+                del kept
+            elif own:
                 parts = {leaf: share.stored(matrix, leaf, module.scheme) for leaf in own}
                 tensors = {leaf: weights.read(name + leaf, part).to(device, copy=True) for leaf, part in parts.items()}
             else:
-                read = weights.read(matrix, share.part(matrix))
-                tensors = quantized(module.scheme, read, matrix, share.reduce_max(matrix))
+                tensors = converted(module.scheme, weights, matrix, share.part(matrix), share.reduce_max(matrix))
                 tensors = {leaf: tensor.to(device) for leaf, tensor in tensors.items()}
-                del read
             leaves = [leaf for leaf in leaves if leaf not in tensors]
             module.assign(tensors)
             del tensors
@@ -245,12 +298,40 @@ def quantized(scheme: Scheme, weight: Tensor, name: str, reduce_max: ReduceMax =
     naming the tensor, where the scheme raises UsageError.
     """
     outputs, inputs = weight.shape
+    return _by_rows(scheme, (outputs, inputs), lambda start, n: weight[start : start + n], name, reduce_max)
+
+
+def converted(
+    scheme: Scheme, weights: Weights, name: str, part: Slice | None = None, reduce_max: ReduceMax = identity
+) -> Tensors:
+    """The stored form of a matrix of a checkpoint, or of a slice of it.
+
+    A foreign format's matrix is dequantized some rows at a time. Raises CheckpointError as `quantized` does, and for
+    NaN and infinity.
+    """
+    if not weights.kinds(name):
+        return quantized(scheme, weights.read(name, part), name, reduce_max)
+    outputs, inputs = weights.entries[name][0]
+    rows = part if part is not None and part.dim == 0 else Slice(0, ((0, outputs),))
+    columns = part if part is not None and part.dim == 1 else Slice(1, ((0, inputs),))
+
+    def read(start: int, count: int) -> Tensor:
+        return columns.of(weights.read(name, rows.stretch(start, count)))
+
+    return _by_rows(scheme, (rows.length, columns.length), read, name, reduce_max)
+
+
+def _by_rows(
+    scheme: Scheme, shape: tuple[int, int], read: Callable[[int, int], Tensor], name: str, reduce_max: ReduceMax
+) -> Tensors:
+    """The stored form of a weight of this shape, of which `read` gives some rows, from a first one on."""
+    outputs, inputs = shape
     rows = max(_CHUNK // inputs // 64, 1) * 64  # whole blocks of every scheme
     try:
-        made = {k: torch.empty(shape, dtype=dtype) for k, (shape, dtype) in scheme.tensors(outputs, inputs).items()}
+        made = {k: huge_page_zeros(shape, dtype) for k, (shape, dtype) in scheme.tensors(outputs, inputs).items()}
         for start in range(0, outputs, rows):
             length = min(rows, outputs - start)
-            for key, part in scheme.quantize(weight[start : start + length], reduce_max).items():
+            for key, part in scheme.quantize(read(start, length), reduce_max).items():
                 cut = scheme.narrow(key, 0, start, length)
                 (made[key] if cut is None else made[key].narrow(*cut)).copy_(part)
     except UsageError as error:

@@ -18,8 +18,18 @@ from typing import Any
 import torch
 
 from model.calibration import Calibration, Window, windows
-from model.checkpoint import Description, check_sizes, description_weights, entries, matrices, quantized
+from model.checkpoint import (
+    Description,
+    check_sizes,
+    converted,
+    description_weights,
+    entries,
+    matrices,
+    tokenizer_folder,
+)
 from model.config import CheckpointError
+from model.contents import LICENCES
+from model.format import same_numbers
 from model.network import Network
 from model.parallel import Ranks
 from model.rank_folders import INDEX, rank_folder
@@ -37,7 +47,6 @@ from quant.schemes.none import Float
 from quant.usage import UsageError
 
 STATE = "quantize.json"
-LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +94,9 @@ class Conversion:
         self.weights = description_weights(source, self.description)
         if self.weights.storage is not None:
             raise CheckpointError(f"{source}: quantized already, as {self.weights.storage}")
+        self.storage = self._storage()
         # "cuda": another machine may serve the folder, so this one's kernels do not matter.
-        self.scheme, self.head = recipe.storage.schemes(torch.float32, "cuda")
+        self.scheme, self.head = self.storage.schemes(torch.float32, "cuda")
         if isinstance(self.scheme, Float):
             raise CheckpointError("the scheme none quantizes nothing")
         with torch.device("meta"):
@@ -134,6 +144,15 @@ class Conversion:
                     progress(unit.num_bytes)
         self._finish()
         return self._facts()
+
+    def _storage(self) -> Storage:
+        """The storage of the result. A foreign format's embedding and head keep their form unless it names another."""
+        asked = self.recipe.storage
+        if self.weights.format is None:
+            return asked
+        return self.weights.chosen(
+            self.source, asked.scheme, asked.group_size, None if asked.head == Float.name else asked.head
+        )
 
     def _shares(self) -> list[RankSlice]:
         """The slices of each rank. Raises CheckpointError for heads or groups that the ranks do not divide."""
@@ -194,8 +213,14 @@ class Conversion:
         if calibration is not None and path.startswith("transformer.layers."):
             stored = calibration.stored(path)
         else:
-            stored = quantized(unit.scheme, self.weights.read(unit.source), unit.source)
+            stored = self._quantized(unit.scheme, unit.source)
         return {f"{path}.{key}": tensor for key, tensor in stored.items()}
+
+    def _quantized(self, scheme: Scheme, name: str) -> Tensors:
+        """The stored form of a matrix, as the source's format has its numbers if the scheme has the same."""
+        if same_numbers(self.weights.form(name), scheme):
+            return self.weights.stored(name)
+        return converted(scheme, self.weights, name)
 
     def _calibration(self) -> Calibration | None:
         if not self.windows:
@@ -218,10 +243,10 @@ class Conversion:
 
     def _finish(self) -> None:
         """Everything beside the shards; config.json last."""
-        tokenizer = self.recipe.tokenizer or self.source
-        for folder, patterns in ((tokenizer, FILES), (self.source, LICENCES)):
-            for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
-                shutil.copyfile(path, self.target / path.name)
+        with tokenizer_folder(self.source, self.recipe.tokenizer) as tokenizer:
+            for folder, patterns in ((tokenizer, FILES), (self.source, LICENCES)):
+                for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+                    shutil.copyfile(path, self.target / path.name)
         places = {key: name for name, units in self.shards.items() for unit in units for key in unit.tensors}
         for rank, share in enumerate(self.shares):
             entries = (
@@ -235,7 +260,7 @@ class Conversion:
         divided = {"tp": self.recipe.tp} if self.recipe.tp > 1 else {}
         config = {
             **self.description.config.fields,
-            "quantization_config": self.recipe.storage.to_json() | divided,
+            "quantization_config": self.storage.to_json() | divided,
         }
         _write(self.target / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         (self.target / STATE).unlink()
@@ -246,7 +271,7 @@ class Conversion:
         stored = sum(unit.num_bytes for unit in units)
         return {
             "model": str(self.target),
-            "storage": self.recipe.storage.to_json(),
+            "storage": self.storage.to_json(),
             "calibrated": self.recipe.calibrate is not None,
             "tp": self.recipe.tp,
             "shards": len(self.shards) * self.recipe.tp,

@@ -29,7 +29,8 @@ class Blank:
 
     `context` is encoded before it; in GLM all blanks of a text share one. The first row is `start`, at `position` and
     `block`; each later row adds `stride` (positions, block positions). `spaced`: the mask token swallows a space before
-    the mask, so that a fill begins with that space, as in training.
+    the mask, so that a fill begins with that space, as in training. `continues`: the fill is the text's next tokens, not
+    a text of its own, so that a space at its beginning is part of it.
     """
 
     mask: str
@@ -39,6 +40,7 @@ class Blank:
     position: int
     block: int
     stride: tuple[int, int]
+    continues: bool = False
 
     def place(self, number: int) -> tuple[int, int]:
         """(position, block position) of a row: row 0 is the start token, row n the span's n-th token."""
@@ -172,7 +174,8 @@ class InfillLayout:
             if mask == "[gMASK]" and after:
                 raise LayoutError("this model is causal: [gMASK] must be the text's end")
             prompt = self._prompt(mask, before, after, tokenizer)
-            blanks.append(Blank(mask, False, prompt[:-1], prompt[-1], len(prompt) - 1, 0, (1, 0)))
+            continues = mask == "[gMASK]" and bool(before)
+            blanks.append(Blank(mask, False, prompt[:-1], prompt[-1], len(prompt) - 1, 0, (1, 0), continues))
         longest = max((b.context for b in blanks), key=len, default=())
         return Layout(longest, tuple(blanks))
 
@@ -212,14 +215,18 @@ def _parted(segments: Sequence[Segment], number: int) -> tuple[Sequence[Segment]
 class MaskedLayout:
     """[CLS] text [SEP] of a masked language model, which writes each mask in its own place.
 
-    There is no part B. A blank's `position` is the row that predicts it.
+    `first` and `last` are the roles of the tokens around the text. There is no part B. A blank's `position` is the row
+    that predicts it.
     """
+
+    first: tuple[str, ...] = ("cls",)
+    last: tuple[str, ...] = ("sep",)
 
     def masks(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         return ("[MASK]",)
 
     def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
-        ids = [tokenizer.special["cls"]]
+        ids = [tokenizer.special[role] for role in self.first]
         places: list[tuple[int, bool]] = []
         for segment, spaced in _spaced(segments, tokenizer):
             if not isinstance(segment, tuple):
@@ -229,7 +236,7 @@ class MaskedLayout:
             else:
                 places.append((len(ids), spaced and tokenizer.mask_strips))
                 ids.append(tokenizer.special["mask"])
-        ids.append(tokenizer.special["sep"])
+        ids += [tokenizer.special[role] for role in self.last]
         context = tuple(ids)
         blanks = (Blank("[MASK]", s, context, tokenizer.special["mask"], p, 0, (0, 0)) for p, s in places)
         return Layout(context, tuple(blanks))
@@ -247,4 +254,6 @@ def parse(text: str) -> list[str | tuple[str, int, int]]:
 
 def span_ids(text: str, blank: Blank, tokenizer: Tokenizer) -> list[int]:
     """The tokens of a blank's known text, including the space that its mask swallowed."""
+    if blank.continues:
+        return tokenizer.encode_on(text)
     return tokenizer.encode(f" {text}" if blank.spaced else text)

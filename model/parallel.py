@@ -149,15 +149,16 @@ class Vocabulary:
         whole = highest + _added((masses - highest).exp()).log()
         return own + (mass - whole).float()[:, None]
 
-    def picked(self, logprobs: Tensor, ids: Tensor) -> Tensor:
-        """Log-probabilities [rows, count] of this rank's ids → those of one id [rows] each, on every rank."""
+    def picked(self, logprobs: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
+        """Log-probabilities [rows, count] of this rank's ids → those of `ids` [n] at `rows` [n], on every rank."""
         place, inside = self.own(ids)
-        found = logprobs.gather(1, place[:, None])[:, 0]
+        found = logprobs[rows, place]
         return self.ranks.all_reduce(found.where(inside, 0.0)) if self.ranks.size > 1 else found
 
-    def num_above(self, logprobs: Tensor, values: Tensor) -> Tensor:
-        """This rank's log-probabilities [rows, count] → how many of all ranks' are greater than values [rows]."""
-        return self.ranks.all_reduce((logprobs > values[:, None]).sum(-1))
+    def num_above(self, logprobs: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+        """This rank's log-probabilities [rows, count] → how many of all ranks' at `rows` [n] are greater than `values`
+        [n]."""
+        return self.ranks.all_reduce((logprobs[rows] > values[:, None]).sum(-1))
 
     def top(self, logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The greatest log-probabilities among all ranks' ids, and these ids, each [rows, count]."""

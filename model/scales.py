@@ -15,7 +15,7 @@ _HEADS = ("word_embeddings.", "lm_head.")
 class Scales:
     """Converts a folder's scales, by canonical name, to the shapes and dtypes of its storage, without loss.
 
-    Published scales are float16, one per row. A matrix that was quantized after its inputs were divided among ranks has
+    Published scales are float16 or, of weights that were bfloat16, bfloat16; there is one per row. A matrix that was quantized after its inputs were divided among ranks has
     one per row and rank; int4 can hold these as groups that divide a rank's inputs. If no scheme holds them, the folder
     counts as a float one: its weights are code × scale in float32.
     """
@@ -47,7 +47,7 @@ class Scales:
             shape, dtype = entries[name]
             if name in self._groups:
                 self.entries[name] = (shape[0], self._groups[name]), dtype
-            elif dtype == torch.float16 and isinstance(scheme := self._scheme(name), IntegerScheme):
+            elif dtype in (torch.float16, torch.bfloat16) and isinstance(scheme := self._scheme(name), IntegerScheme):
                 self.entries[name] = shape, scheme.scale_dtype
 
     def _mean(self, names: list[str], published: IntegerScheme) -> None:
@@ -76,11 +76,17 @@ class Scales:
         return numbers.mul_(ranks.repeat_interleave(numbers.shape[1] // ranks.shape[1], dim=1))
 
     def stored(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of the folder in the form of its scheme: scales [rows] or [rows, ranks] become [rows, groups]."""
+        """A tensor of the folder in the form of its scheme: scales [rows] or [rows, ranks] become [rows, groups].
+
+        Raises CheckpointError for scales that the scheme's dtype does not hold.
+        """
         if name in self._groups:
             ranks = tensor.reshape(len(tensor), -1)
             return ranks.repeat_interleave(self._groups[name] // ranks.shape[1], dim=1)
-        return tensor.to(self.entries[name][1])
+        converted = tensor.to(self.entries[name][1])
+        if tensor.dtype == torch.bfloat16 and not torch.equal(converted.to(tensor.dtype), tensor):
+            raise CheckpointError(f"{name} has scales that are too small or too large for {converted.dtype}")
+        return converted
 
     def _scheme(self, name: str) -> Scheme:
         """The scheme that stores the weight of these scales."""

@@ -32,6 +32,16 @@ class Slice:
         cut = [(max(s, start), min(s + n, start + length)) for s, n in self.spans]
         return Slice(self.dim, tuple((low - start, high - low) for low, high in cut if low < high))
 
+    def stretch(self, start: int, length: int) -> "Slice":
+        """The part of this slice with `length` of its own numbers from `start` on: a slice of the same tensor."""
+        spans, begin = [], 0
+        for first, own in self.spans:
+            low, high = max(start, begin), min(start + length, begin + own)
+            if low < high:
+                spans.append((first + low - begin, high - low))
+            begin += own
+        return Slice(self.dim, tuple(spans))
+
 
 @dataclass(frozen=True, slots=True)
 class ShardSpec:

@@ -1,30 +1,32 @@
 """The tensors of a checkpoint folder under the network's names, one at a time, from every published layout."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model.config import CheckpointError
-from model.indexed_files import IndexedFiles
+from model.contents import listed
+from model.files import open_files
+from model.format import same_numbers
+from model.formats import format_of
 from model.naming import COPIES, SPARE, Naming, arranged, placed
-from model.pickle_file import PickleFile
-from model.rank_folders import num_ranks, ranked
+from model.preferred import HEADS, Matrix, preferred
 from model.ranked import Ranked
-from model.safetensors_file import SafetensorsFile
-from model.sat import TRACKERS, sat_folder
 from model.scales import Scales, inferred
 from model.sharding import ShardSpec, ShardSpecs, Slice
-from model.source import Source
 from model.storage import Storage
-from quant.scheme import Stored
+from quant.registry import FLOAT, scheme_facts
+from quant.scheme import Scheme, Stored, Tensors
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_MASKED_HEAD = "mlm_head.bias"  # of no other task: ModernBERT's classifiers have the rest of its head
-_CLASSIFIER = re.compile(r"(^|\.)(classifier|qa_outputs|score)\.")
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.")
+_LANGUAGE_HEADS = ("mlm_head.", "lm_head.")
+_OTHER_HEADS = ("next_sentence.", "pooler.")
+# transformers' heads for classes, answers in a text, and rewards.
+_CLASSIFIER = re.compile(r"(?:\w+\.)?(?:classifier|pre_classifier|score|qa_outputs|classification_head|v_head)\.")
 
 Entries = dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # dtype None: any floating point
 
@@ -33,8 +35,9 @@ class Weights:
     """The tensors of a folder by canonical name.
 
     `namings` are the possible layouts of names. `cuts` is the division among model-parallel ranks, which folders of
-    several ranks need. `storage` is the storage of the matrices, None for float. Raises CheckpointError for files that
-    cannot be read or merged.
+    several ranks need. `storage` is the storage of the matrices in this project's own form, None for float. Matrices of
+    a foreign format count as float ones; `form` says which scheme has their numbers exactly, and `stored` reads them in
+    it. Raises CheckpointError for files that cannot be read or merged.
     """
 
     def __init__(self, folder: Path, namings: Sequence[Naming] = (), cuts: ShardSpecs | None = None) -> None:
@@ -43,14 +46,14 @@ class Weights:
         def cut(name: str) -> ShardSpec | None:
             return None if cuts is None else cuts(placed(name, namings).name)
 
-        self._source = _source(folder, cut)
+        self.format = format_of(folder)
+        self._quantized = None if self.format is None else self.format.opened(folder)
+        self._source = self._quantized or open_files(folder, cut)
         if cuts is None and len(self._source.files) > 1 and isinstance(self._source, Ranked):
             raise CheckpointError(f"{self._source.listing}: of {self._source.size} ranks, which cannot be merged here")
         self._parts = arranged(self._source.entries, namings)
-        self._has_classifier = any(_CLASSIFIER.search(name) for name in self._source.entries)
         entries = {name: self._joined(name, parts) for name, parts in self._parts.items()}
-        described = (folder / "config.json").exists()
-        self._scales = Scales(Storage.read(folder) if described else inferred(entries), entries)
+        self._scales = Scales(None if self.format else _own(folder, entries), entries)
         self.storage = self._scales.storage
         self.entries: Stored = self._scales.entries
 
@@ -63,6 +66,20 @@ class Weights:
     def files(self) -> list[Path]:
         return sorted(self._source.files)
 
+    def float_dtype(self, storage: Storage) -> torch.dtype:
+        """The dtype that holds every matrix that `storage` leaves in floats: theirs, or float32 if there are several.
+
+        A foreign format's matrix that becomes floats is a float32 one.
+        """
+        found = set()
+        for name, (shape, dtype) in self.entries.items():
+            if name.endswith(".weight") and len(shape) == 2 and dtype.is_floating_point:
+                if not self.kinds(name):
+                    found.add(dtype)
+                elif (storage.head if name.startswith(HEADS) else storage.scheme) == FLOAT:
+                    found.add(torch.float32)
+        return found.pop() if len(found) == 1 else torch.float32
+
     def check(self, wanted: Entries) -> None:
         """Checks that the folder has exactly these tensors, with these shapes and dtypes.
 
@@ -74,9 +91,7 @@ class Weights:
         layers, asked = _num_layers(names), _num_layers(wanted)
         if layers != asked and layers:
             raise CheckpointError(f"{self.listing.name} has {layers} layers, config.json asks for {asked}")
-        if _MASKED_HEAD in wanted and _MASKED_HEAD not in names:
-            what = "classifier" if self._has_classifier else "network"
-            raise CheckpointError(f"{self.listing}: a {what} without a masked-language-model head")
+        self._check_head(wanted.keys() - names, names - wanted.keys())
         for problem, group in (("lacks", wanted.keys() - names), ("has unknown", names - wanted.keys())):
             if group:
                 shown = ", ".join(sorted(group)[:3]) + (" …" if len(group) > 3 else "")
@@ -98,11 +113,73 @@ class Weights:
         Raises CheckpointError for NaN and infinity.
         """
         tensor = self._read(name, part)
-        if tensor.is_floating_point() and tensor.numel():
-            low, high = tensor.aminmax()  # NaN if there is one; unlike isfinite without a copy
-            if not bool(torch.isfinite(low) & torch.isfinite(high)):
-                raise CheckpointError(f"{name} holds NaN or infinity")
+        _check_finite(name, tensor)
         return tensor
+
+    def _check_head(self, lacking: Set[str], unknown: Set[str]) -> None:
+        """Raises CheckpointError for a folder with another head, or none, in place of a language model's."""
+        classifier = [name for name in self._source.entries if _CLASSIFIER.match(name)]
+        heads = {name for name in lacking if name.startswith(_LANGUAGE_HEADS)}
+        if heads and all(name.startswith(_OTHER_HEADS) for name in lacking - heads):
+            found = f"the head of a classifier ({listed(classifier)})" if classifier else "no head at all"
+        elif not lacking and unknown and unknown <= set(classifier):
+            found = f"also the head of a classifier ({listed(classifier)})"
+        else:
+            return
+        raise CheckpointError(
+            f"{self.listing.name} has {found}, but filling and scoring need a language model's; "
+            "use the model that it was made from"
+        )
+
+    def form(self, name: str) -> Scheme | None:
+        """The scheme that has exactly the numbers of a matrix of a foreign format; None for other tensors."""
+        if self._quantized is None:
+            return None
+        first, *rest = (self._quantized.form(part) for part in self._parts[name])
+        return first if all(same_numbers(first, other) for other in rest) else None
+
+    def kinds(self, name: str) -> set[str]:
+        """The format's words for how a matrix is quantized; none for a tensor of floats."""
+        if self._quantized is None:
+            return set()
+        return {kind for part in self._parts[name] if (kind := self._quantized.kind(part)) is not None}
+
+    def stored(self, name: str, part: Slice | None = None) -> Tensors:
+        """The tensors of a matrix's `form`, or those of a slice of the matrix. They may be views of a file.
+
+        Raises CheckpointError for a cut through a group, for NaN and for infinity.
+        """
+        assert self._quantized is not None
+        pieces = [self._quantized.stored(own, within) for own, within in self._pieces(name, part)]
+        joined = {leaf: torch.cat([piece[leaf] for piece in pieces]) for leaf in pieces[0]} if pieces[1:] else pieces[0]
+        for tensor in joined.values():
+            _check_finite(name, tensor)
+        return joined
+
+    def chosen(self, source: object, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
+        """The storage in memory, from that of the files and the options; `source` is for messages.
+
+        A foreign format's embedding and head become floats with the blocks, and floats among them INT8 with blocks that
+        `scheme` quantizes, unless `head` says something else.
+        Raises CheckpointError if weights in this project's own form cannot be loaded with these options.
+        """
+        if self._quantized is None:
+            return Storage.chosen(source, self.storage, scheme, group_size, head)
+        own = preferred(self.matrices())
+        if head is None and scheme is not None and FLOAT in (scheme, own.head):
+            head = scheme_facts(scheme).default_head
+        return own.replaced(scheme, group_size, head)
+
+    def matrices(self) -> list[Matrix]:
+        """The matrices of embedding, blocks and head, as the files have them."""
+        wanted = [n for n, (shape, _) in self.entries.items() if n.endswith(".weight") and len(shape) == 2]
+        return [
+            Matrix(
+                name, (self.entries[name][0][0], self.entries[name][0][1]), self.form(name), frozenset(self.kinds(name))
+            )
+            for name in wanted
+            if name.startswith(HEADS) or _LAYER.match(name)
+        ]
 
     def _read(self, name: str, part: Slice | None = None) -> Tensor:
         scale = self._scales.scale_of(name)
@@ -116,50 +193,50 @@ class Weights:
 
     def _whole(self, name: str, part: Slice | None = None) -> Tensor:
         """A tensor of the files, or a slice of it, with all its parts joined."""
-        names = self._parts[name]
-        if len(names) == 1:
-            return self._source.read(names[0], part)
-        if part is None or part.dim:
-            return torch.cat([self._source.read(own, part) for own in names])
-        pieces, start = [], 0
+        pieces = [self._source.read(own, within) for own, within in self._pieces(name, part)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _pieces(self, name: str, part: Slice | None) -> Iterator[tuple[str, Slice | None]]:
+        """The published parts of a tensor, and the slices of them that make a slice of it."""
+        names, start = self._parts[name], 0
         for own in names:
+            if len(names) == 1 or part is None or part.dim:
+                yield own, part
+                continue
             rows = self._source.entries[own][0][0]
-            wanted = part.within(start, rows)
-            if wanted.spans:
-                pieces.append(self._source.read(own, wanted))
+            within = part.within(start, rows)
+            if within.spans:
+                yield own, within
             start += rows
-        return torch.cat(pieces)
 
     def _joined(self, name: str, parts: tuple[str, ...]) -> tuple[tuple[int, ...], torch.dtype]:
-        """Shape and dtype of a tensor of several parts."""
+        """Shape and dtype of a tensor of several parts: floats of several dtypes have the one that holds them all."""
         (shape, dtype), *rest = (self._source.entries[part] for part in parts)
+        joined = dtype
         for part, (other, kind) in zip(parts[1:], rest, strict=True):
+            if dtype.is_floating_point and kind.is_floating_point:
+                dtype = kind = torch.promote_types(dtype, kind)
             if (other[1:], kind, len(other)) != (shape[1:], dtype, len(shape)) or not shape:
                 raise CheckpointError(
                     f"{part} is {list(other)} {kind}, {parts[0]} {list(shape)} {dtype}: no parts of one {name}"
                 )
+            joined = torch.promote_types(joined, kind)
         return (
-            ((sum(self._source.entries[part][0][0] for part in parts), *shape[1:]), dtype) if rest else (shape, dtype)
+            ((sum(self._source.entries[part][0][0] for part in parts), *shape[1:]), joined) if rest else (shape, dtype)
         )
 
 
-def _source(folder: Path, cuts: ShardSpecs) -> Source:
-    """The folder's files: folders of `quantize --tp` first, then safetensors, pickles, and ranks."""
-    size = num_ranks(folder)
-    if size > 1:
-        return ranked(folder, size, cuts)
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    pickled, pickled_index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
-    if not single.exists():
-        if index.exists():
-            return IndexedFiles(index, SafetensorsFile)
-        if pickled.exists():
-            return PickleFile(pickled)
-        if pickled_index.exists():
-            return IndexedFiles(pickled_index, PickleFile)
-        if any((folder / name).exists() for name in TRACKERS):
-            return sat_folder(folder, cuts)
-    return SafetensorsFile(single)
+def _own(folder: Path, entries: Stored) -> Storage | None:
+    """The storage that a folder in this project's own form states, or that its shapes show."""
+    return Storage.read(folder) if (folder / "config.json").exists() else inferred(entries)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    """Raises CheckpointError for NaN and infinity."""
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = tensor.aminmax()  # NaN if there is one; unlike isfinite without a copy
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            raise CheckpointError(f"{name} holds NaN or infinity")
 
 
 def _num_layers(names: Iterable[str]) -> int:

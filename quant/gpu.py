@@ -41,7 +41,7 @@ def int4_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
 
 
 def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
-    """Like `int4_linear`, for `weight` int8 [out, in] and `weight_scale` [out]."""
+    """Like `int4_linear`, for `weight` int8 [out, in] and `weight_scale` [out, groups] of 32 inputs, or [out]."""
     return _linear(x, weight, weight_scale, bias, 8)
 
 

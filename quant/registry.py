@@ -81,22 +81,23 @@ def scheme_class(name: str) -> "type[Scheme]":
     return cast("type[Scheme]", importlib.import_module(_module(name)).SCHEME)
 
 
-def build(name: str, dtype: "torch.dtype | None" = None, group_size: int = 32) -> "Scheme":
-    """Builds a scheme. `dtype` (None: float32) is that of float weights; `group_size` counts inputs.
+def build(name: str, dtype: "torch.dtype | None" = None, group_size: int | None = None) -> "Scheme":
+    """Builds a scheme. `dtype` (None: float32) is that of float weights; `group_size` counts inputs (None: the
+    scheme's own default).
 
     Raises UsageError for an unknown name, an unknown group size, and a missing optional dependency.
     """
-    return scheme_class(name).build(dtype, group_size)
+    return scheme_class(name).build(dtype, scheme_facts(name).group_size if group_size is None else group_size)
 
 
-def build_head(name: str, dtype: "torch.dtype | None", device: str) -> "HeadScheme":
-    """Builds the scheme of the embedding and head on a "cpu" or "cuda" device, with its default group size.
+def build_head(name: str, dtype: "torch.dtype | None", device: str, group_size: int | None = None) -> "HeadScheme":
+    """Builds the scheme of the embedding and head on a "cpu" or "cuda" device. `group_size` is that of `build`.
 
     Raises UsageError for a scheme that cannot be a head, or whose rows this machine cannot read.
     """
     if name not in head_names():
         raise UsageError(f"no such scheme for the embedding: {name}; the schemes are {', '.join(head_names())}")
-    scheme = cast("HeadScheme", build(name, dtype))
+    scheme = cast("HeadScheme", build(name, dtype, group_size))
     scheme.check_head(device)
     return scheme
 

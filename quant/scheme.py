@@ -125,7 +125,10 @@ class HeadScheme(Scheme):
 class IntegerScheme(Scheme):
     """A scheme of integer codes. A code stands for code × scale; tensors are "weight" and "weight_scale"."""
 
-    scale_dtype: ClassVar[torch.dtype]
+    @property
+    @abstractmethod
+    def scale_dtype(self) -> torch.dtype:
+        """The dtype of the stored scales."""
 
     @property
     @abstractmethod

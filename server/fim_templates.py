@@ -7,9 +7,14 @@ this model; the model never sees the marks. The forms are those on the models' o
 import re
 from dataclasses import dataclass
 
-# What may stand around a whole prompt: the start token, and CodeGeeX4's turn.
-OPENING = re.compile(r"^(?:<s>|<｜begin▁of▁sentence｜>|<\|user\|>\n?)+")
-CLOSING = re.compile(r"(?:<\|assistant\|>\n?)?\s*")
+# What may stand around a whole prompt: the start token, and the turns of CodeGeeX4 and of ChatML. What a system turn
+# says is for a model that chats.
+OPENING = re.compile(
+    r"^(?:<s>|<｜begin▁of▁sentence｜>|<\|user\|>\n?"
+    r"|<\|im_start\|>system\n(?:(?!<\|im_end\|>).)*<\|im_end\|>\n?|<\|im_start\|>user\n)+",
+    re.DOTALL,
+)
+CLOSING = re.compile(r"(?:<\|assistant\|>\n?|<\|im_end\|>\n?<\|im_start\|>assistant\n?)?\s*")
 # Marks of files before the one with the blank: their text is context.
 FILES = re.compile(r"<\|?(?:repo_name|reponame|file_sep|filename)\|?>")
 
@@ -24,7 +29,7 @@ class Around:
 
 @dataclass(frozen=True, slots=True)
 class FimTemplate:
-    """One form: its marks in the order of the prompt. `suffix_first`: the text behind the blank comes first."""
+    """A form: its marks in the order of the prompt. `suffix_first`: the text behind the blank comes first."""
 
     marks: tuple[str, ...]
     suffix_first: bool = False
@@ -54,24 +59,32 @@ class FimTemplate:
         return Around(head + before, after)
 
 
-TEMPLATES = {
-    "glm": FimTemplate(("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>")),
-    "codegeex": FimTemplate(("<|code_suffix|>", "<|code_prefix|>", "<|code_middle|>"), suffix_first=True),
-    "qwen": FimTemplate(("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")),
-    "starcoder": FimTemplate(("<fim_prefix>", "<fim_suffix>", "<fim_middle>")),
-    "santacoder": FimTemplate(("<fim-prefix>", "<fim-suffix>", "<fim-middle>")),
-    "codellama": FimTemplate(("<PRE> ", " <SUF>", " <MID>")),
-    "deepseek": FimTemplate(("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")),
-    "codestral": FimTemplate(("[SUFFIX]", "[PREFIX]"), suffix_first=True),
-    "seed": FimTemplate(("<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"), suffix_first=True),
+def _either_order(prefix: str, suffix: str, middle: str) -> tuple[FimTemplate, ...]:
+    """The two forms of StarCoder's card: the text before the blank comes first, or last."""
+    return FimTemplate((prefix, suffix, middle)), FimTemplate((prefix + suffix, middle), suffix_first=True)
+
+
+# The forms of each name; the first that reads a prompt has it.
+TEMPLATES: dict[str, tuple[FimTemplate, ...]] = {
+    "glm": (FimTemplate(("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>")),),
+    "codegeex": (FimTemplate(("<|code_suffix|>", "<|code_prefix|>", "<|code_middle|>"), suffix_first=True),),
+    "qwen": _either_order("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    "starcoder": _either_order("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    "santacoder": _either_order("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    # The card's marks have spaces; some clients leave them out.
+    "codellama": (FimTemplate(("<PRE> ", " <SUF>", " <MID>")), FimTemplate(("<PRE>", "<SUF>", "<MID>"))),
+    "deepseek": (FimTemplate(("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")),),
+    "codestral": (FimTemplate(("[SUFFIX]", "[PREFIX]"), suffix_first=True),),
+    "seed": (FimTemplate(("<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"), suffix_first=True),),
 }
 
 
 def around(prompt: str, names: tuple[str, ...]) -> Around | None:
     """The two sides of a prompt in one of these forms; None for another prompt."""
-    return next((sides for name in names if (sides := TEMPLATES[name].read(prompt)) is not None), None)
+    forms = (form for name in names for form in TEMPLATES[name])
+    return next((sides for form in forms if (sides := form.read(prompt)) is not None), None)
 
 
 def named_like(prompt: str) -> str | None:
     """The name of a template whose marks are all in a prompt; None if there is none."""
-    return next((name for name, template in TEMPLATES.items() if template.has_marks(prompt)), None)
+    return next((name for name, forms in TEMPLATES.items() if any(form.has_marks(prompt) for form in forms)), None)

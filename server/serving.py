@@ -140,7 +140,16 @@ class Server(uvicorn.Server):
             now = time.monotonic()
             if status == "ready" != before:
                 card = self.engine.card
-                self.log.info("ready", model=card.name, quant=card.quant, tp=card.tp, kernels=card.kernels)
+                origin = {"weights": card.origin} if card.origin else {}
+                self.log.info(
+                    "ready",
+                    model=card.name,
+                    quant=card.quant,
+                    quant_head=card.quant_head,
+                    tp=card.tp,
+                    kernels=card.kernels,
+                    **origin,
+                )
             elif status == "loading" and now - told >= PROGRESS_SECONDS:
                 told = now
                 self.log.info("loading", detail=detail)

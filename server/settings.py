@@ -28,7 +28,7 @@ class Limits(BaseModel):
     n: Annotated[int, Field(ge=1, le=8)] = 8
     blanks: Count = 64
     max_tokens: Annotated[int, Field(ge=1, le=1024)] = 1024
-    candidates: Count = 1024
+    candidates: Count = 16384
     choices: Count = 1024
     regex: Count = 1024  # characters of a pattern
     json_schema: Count = 16_384  # characters of a schema

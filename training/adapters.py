@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from model.adapters.target import AdapterTarget
 from model.architecture import Architecture
 from model.attention import DenseAttention, visible
+from model.checkpoint import matrices
 from model.network import Network
 from quant.linear import Linear
+from quant.schemes.none import Float
 from quant.usage import UsageError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -67,6 +69,7 @@ def learner(model: Network, options: AdapterOptions, target: AdapterTarget, name
     """A new adapter. Raises UsageError for unknown modules and for sizes out of range."""
     model.requires_grad_(False)
     fingerprint = target.fingerprint
+    _in_float32(model)
     _as_torch(model, options.base)
     return (LoRA if options.method == "lora" else Prefix)(model, options, fingerprint, name)
 
@@ -191,6 +194,13 @@ class _Prefixed:
 
     def share(self, marked: Tensor) -> Tensor:
         return self.plain.share(marked)
+
+
+def _in_float32(model: Network) -> None:
+    """Float matrices in the dtype of the rows: else each step would convert them again for its gradients."""
+    for _, module in matrices(model):
+        if isinstance(module.scheme, Float):
+            module.weight = nn.Parameter(module.get_parameter("weight").float(), requires_grad=False)
 
 
 def _as_torch(model: Network, base: str) -> None:

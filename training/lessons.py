@@ -49,7 +49,7 @@ class Lessons:
         self._rules = checkpoint.family.layout
         self._longest = checkpoint.model.architecture.max_sequence_length
         self._causal = checkpoint.model.architecture.causal
-        if checkpoint.model.architecture.head == "masked_lm":
+        if checkpoint.model.architecture.masked:
             raise LessonError("a masked language model has no spans to train; adapters need a GLM family")
         self.items = [self._read(number, line) for number, line in _lines(path)]
         if not self.items:

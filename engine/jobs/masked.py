@@ -17,7 +17,7 @@ from engine.jobs.blank_fill import BlankFill
 from engine.jobs.filling import FillJob
 from engine.jobs.job import Counts, JobContext, Step
 from engine.jobs.sample import Sample, Task
-from engine.jobs.scoring import Candidate, Order, Plan, ScoreJob
+from engine.jobs.scoring import Candidate, Order, Run, ScoreJob
 from engine.requests import RequestError, Score
 from engine.schedule.batch import Result, Row
 from engine.schedule.scheduler import SchedulerView
@@ -123,7 +123,7 @@ class MaskedScoreJob(ScoreJob):
             raise RequestError("this model predicts all spans at once; it has no orders", "orders", "unsupported")
         super().__init__(request_id, score, job_context)
 
-    def _planned(self, candidate: Candidate, order: Order) -> Iterator[Plan]:
+    def _runs(self, candidate: Candidate, order: Order) -> Iterator[Run]:
         mask = self.job_context.tokenizer.special["mask"]
         places = {blank.position: number for number, blank in enumerate(self.laid.blanks)}
         whole: list[int] = []
@@ -141,7 +141,8 @@ class MaskedScoreJob(ScoreJob):
             chosen = {*asked, *(behind for row in asked for behind in self._behind(row, whole))}
             rows = [(mask if row in chosen else token, row, 0) for row, token in enumerate(whole)]
             targets = [token if row in asked else -1 for row, token in enumerate(whole)]
-            yield Plan(candidate, order, (), rows, targets, [slots[row] for row in asked], whole=True)
+            told = [slots[row] for row in asked]
+            yield Run((), rows, targets, whole=True, candidate=candidate, order=order, slots=told)
 
     @property
     def _in_turn(self) -> bool:

@@ -185,12 +185,21 @@ def _parted(ids: tuple[int, ...], job_context: JobContext) -> tuple[tuple[int, .
     """The ids before a start token and the ids behind it; None if there is no start token with a mask before it."""
     sop = job_context.tokenizer.special.get("sop", -1)
     if ids[:1] == (sop,):
-        ids = ids[1:]
+        ids = _behind_start(ids[1:], job_context)
     at = ids.index(sop) if sop in ids else 0
     num_masks = sum(i in job_context.tokenizer.masks.values() for i in ids[:at])
     if num_masks > 1:
         raise RequestError(f"the start token <sop> needs one mask before it, there are {num_masks}", "text")
-    return (ids[:at], ids[at + 1 :]) if num_masks else (ids, None)
+    return (ids[:at], _behind_start(ids[at + 1 :], job_context)) if num_masks else (ids, None)
+
+
+def _behind_start(ids: tuple[int, ...], job_context: JobContext) -> tuple[int, ...]:
+    """The ids behind a start token, without those that the model's own layout has there before the text."""
+    (blank,) = job_context.laid((job_context.open_mask,), "text").blanks
+    prompt = (*blank.context, blank.start)
+    sop = job_context.tokenizer.special["sop"]
+    own = prompt[prompt.index(sop) + 1 :] if sop in prompt else ()
+    return ids[len(own) :] if ids[: len(own)] == own else ids
 
 
 def _masked(ids: tuple[int, ...], job_context: JobContext) -> Segments:

@@ -73,7 +73,7 @@ class Sample:
         self.constraints: list[Constraint | None] = []
         for number, (pattern, place) in enumerate(zip(given.patterns, laid.blanks, strict=True)):
             with member("blank", number, count):
-                made = None if pattern is None else Constraint(pattern, place.spaced, ends, one_token)
+                made = None if pattern is None else Constraint(pattern, place, ends, one_token)
             self.constraints.append(made)
         self.other_fills: dict[int, list[BlankFill]] = {}  # of each blank, by a search that finds several
         self.probes: list[Probe] = []
@@ -94,7 +94,7 @@ class Sample:
         self.places = list(laid.blanks)
 
     def _decoder(self, blank: Blank) -> Decoder:
-        decoder = Decoder(self.job_context.tokenizer, blank.spaced)
+        decoder = Decoder(self.job_context.tokenizer, blank.spaced, blank.continues)
         decoder.extend(self.prompt.before)
         decoder.forget()
         return decoder

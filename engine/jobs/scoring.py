@@ -1,20 +1,21 @@
 """The job of a `Score`: sequences with known tokens.
 
-A candidate in one span order is one sequence over the shared context; all of them go through one packed step. The
-log-probability of a candidate is the mean over the requested orders: GLM's objective is an expectation over orders
-(arXiv 2103.10360, equation 1).
+A candidate in one span order is a path of rows over the shared context. What several paths begin with is computed once:
+a sequence runs to where they part, and is forked there. The log-probability of a candidate is the mean over the
+requested orders: GLM's objective is an expectation over orders (arXiv 2103.10360, equation 1).
 """
 
 import itertools
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.answers import Ranking, ScoredOrder, ScoredSpan, ScoredWord, ScoreResult
 from engine.events import Done, Event, ResultDone
 from engine.jobs.job import Counts, JobContext, Step, alternatives
 from engine.jobs.prompts import unpacked
+from engine.jobs.row_tree import Branch, Path, num_rows, roots
 from engine.requests import Mask, RequestError, Score, Segments, Tokens, member
 from engine.schedule.batch import Result, Scored
 from engine.schedule.scheduler import SchedulerView
@@ -23,6 +24,7 @@ from model.layout import Blank, Layout, span_ids
 from model.words import Words
 
 MAX_ORDERS = 120  # 5 blanks in all orders
+MOST_FORKS = 128  # of one job that run at a time; more would keep the rows of others waiting
 
 Order = tuple[int, ...]
 Spans = list[list[Scored | None]]  # each blank's tokens, and the end token where the family has one; None: to come
@@ -33,24 +35,21 @@ class Candidate:
     """A candidate: one string per blank, their tokens, the results of each order, the number of missing results, and
     words."""
 
+    index: int
     texts: tuple[str, ...]
     ids: list[list[int]]
-    scored: dict[Order, Spans]
+    scored: dict[Order, Spans] = field(default_factory=dict)
     left: int = 0
     words: list[Words] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A sequence to score: its rows over a context, the target of each row (−1: none), and the token of each target."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Run(Path):
+    """A candidate in one order, or a part of it, and the place of each target: its span, and its number there."""
 
     candidate: Candidate
     order: Order
-    context: tuple[int, ...]
-    rows: list[tuple[int, int, int]]  # token, position, block position
-    targets: list[int]
-    slots: list[tuple[int, int]]
-    whole: bool = False
+    slots: list[tuple[int, int]] = field(default_factory=list)
 
 
 class ScoreJob:
@@ -65,19 +64,27 @@ class ScoreJob:
         self.num_top = score.logprobs or 0
         self.counts = Counts()
         self.check_pll()
+        self.told_ends = self.has_end and (score.end_logprobs or score.include_end)
         self.segments, self.laid, texts, param = self._read()
         self.orders = _orders(score, len(self.laid.blanks))
         self.candidates: list[Candidate] = []
         for number, own in enumerate(texts):
             with member("candidate", number, len(texts)):
-                self.candidates.append(Candidate(self._shown(own), self._tokens(own, param), {}))
+                self.candidates.append(Candidate(number, self._shown(own), self._tokens(own, param)))
         for candidate in self.candidates if score.words else ():
             candidate.words = self._words(candidate)
-        self._plans = [plan for c in self.candidates for order in self.orders for plan in self._planned(c, order)]
-        for plan in self._plans:
-            plan.candidate.left += 1
+        runs = [run for c in self.candidates for order in self.orders for run in self._runs(c, order)]
+        for run in runs:
+            run.candidate.left += 1
+        self._roots = roots(runs)
+        self._unread = num_rows(self._roots)
+        self._parted: list[tuple[Sequence, list[Branch[Run]]]] = []  # the last one is forked first
+        self._forks: set[Sequence] = set()
+        self._left = len(self.candidates)
+        self._results: dict[int, ScoreResult] = {}
+        self._normalized = [0.0] * self._left
         self.counts.prompt_tokens = job_context.num_read(self.laid)
-        self.counts.score_tokens = sum(len(ids) + self.has_end for c in self.candidates for ids in c.ids)
+        self.counts.score_tokens = sum(len(ids) + self.told_ends for c in self.candidates for ids in c.ids)
 
     def check_pll(self) -> None:
         """Raises RequestError for a `pll` that this model or request cannot have."""
@@ -86,20 +93,37 @@ class ScoreJob:
 
     def start(self, view: SchedulerView, rank: float) -> list[Sequence]:
         sequences = []
-        for plan in self._plans:
-            context = view.context(plan.context)
-            sequence = Sequence(context, "scores", rank, targets=plan.targets, whole=plan.whole, owner=plan)
-            for row in plan.rows:
-                sequence.push(*row)
-            sequences.append(sequence)
+        for branch in self._roots:
+            path = branch.paths[0]
+            sequences.append(Sequence(view.context(path.context), "scores", rank, whole=path.whole))
+            self._ask(sequences[-1], branch)
         sequences[0].prompt_tokens = self.counts.prompt_tokens
+        sequences[0].to_come = self._unread
         return sequences
 
-    def _planned(self, candidate: Candidate, order: Order) -> Iterator[Plan]:
-        """The sequences of an order: one, or of a causal model one a span, which reads the spans before it in the
-        order as text and those behind it as empty."""
+    def advance(self, view: SchedulerView, sequence: Sequence, result: Result) -> Step:
+        branch = sequence.owner
+        assert isinstance(branch, Branch)
+        assert isinstance(result, list)
+        branch.take(result)
+        self._forks.discard(sequence)
+        step = Step()
+        for run in branch.ended:
+            step.events += self._end(run)
+        if children := branch.children():
+            self._parted.append((sequence, children))
+        else:
+            step.finish(sequence)
+        step.started += self._fork(view)
+        if not self._left:
+            step.events += self._finish()
+        return step
+
+    def _runs(self, candidate: Candidate, order: Order) -> Iterator[Run]:
+        """The runs of an order: one, or of a causal model one a span, which reads the spans before it in the order as
+        text and those behind it as empty."""
         if not self.job_context.card.causal:
-            yield self._plan(candidate, order, [(n, self.laid.blanks[n]) for n in order])
+            yield self._run(candidate, order, [(n, self.laid.blanks[n]) for n in order])
             return
         for step, number in enumerate(order):
             known = set(order[:step])
@@ -110,32 +134,60 @@ class ScoreJob:
                 segments.append(candidate.texts[own] if own in known else segment)
             left = [n for n in range(len(order)) if n not in known]
             blank = self.job_context.lay_out(tuple(segments), "text", scored=True).blanks[left.index(number)]
-            yield self._plan(candidate, order, [(number, blank)])
+            yield self._run(candidate, order, [(number, blank)])
 
-    def _plan(self, candidate: Candidate, order: Order, spans: list[tuple[int, Blank]]) -> Plan:
+    def _run(self, candidate: Candidate, order: Order, spans: list[tuple[int, Blank]]) -> Run:
         """Spans written one after the other."""
-        plan = Plan(candidate, order, spans[0][1].context, [], [], [])
+        run = Run(context=spans[0][1].context, candidate=candidate, order=order)
         for number, blank in spans:
             ids = candidate.ids[number]
-            plan.rows.extend((token, *blank.place(row)) for row, token in enumerate([blank.start, *ids]))
-            plan.targets.extend([*ids, self.job_context.tokenizer.ends[0]])
-            plan.slots.extend((number, index) for index in range(len(ids) + 1))
-        return plan
+            run.rows += [(token, *blank.place(row)) for row, token in enumerate([blank.start, *ids])]
+            run.targets += [*ids, self.job_context.tokenizer.ends[0] if self.told_ends else -1]
+            run.slots += [(number, index) for index in range(len(ids) + self.told_ends)]
+        if not self.told_ends:  # nothing reads the last row
+            del run.rows[-1], run.targets[-1]
+        return run
 
-    def advance(self, view: SchedulerView, sequence: Sequence, result: Result) -> Step:
-        plan = sequence.owner
-        assert isinstance(plan, Plan)
-        assert isinstance(result, list)
-        empty: Spans = [[None] * (len(ids) + self.has_end) for ids in plan.candidate.ids]
-        spans = plan.candidate.scored.setdefault(plan.order, empty)
-        scored = (item for item in result if item is not None)
-        for (number, index), item in zip(plan.slots, scored, strict=True):
+    def _ask(self, sequence: Sequence, branch: Branch[Run]) -> None:
+        branch.extend(sequence)
+        sequence.owner = branch
+        self._unread -= branch.end - branch.start
+
+    def _fork(self, view: SchedulerView) -> list[Sequence]:
+        """Goes into branches, as many as may run at a time; the last one behind a sequence goes on with it."""
+        forks = []
+        while self._parted and len(self._forks) < MOST_FORKS:
+            parted, branches = self._parted[-1]
+            branch = branches.pop()
+            if not branches:
+                self._parted.pop()
+            sequence = view.fork(parted) if branches else parted
+            if branches:
+                forks.append(sequence)
+            self._ask(sequence, branch)
+            self._forks.add(sequence)
+        return forks
+
+    def _end(self, run: Run) -> list[Event]:
+        """Takes the results of a run that has ended; the events of a candidate that has no other one left."""
+        candidate = run.candidate
+        empty: Spans = [[None] * (len(ids) + self.told_ends) for ids in candidate.ids]
+        spans = candidate.scored.setdefault(run.order, empty)
+        for (number, index), item in zip(run.slots, run.found, strict=True):
             spans[number][index] = item
-        if plan.order == self.orders[0]:  # a token counts once, whatever the number of orders
-            self.job_context.work.score_tokens += len(plan.slots)
-        plan.candidate.left -= 1
-        self.job_context.work.score_candidates += not plan.candidate.left
-        return Step(finished=[sequence], events=[] if any(c.left for c in self.candidates) else list(self._finish()))
+        if run.order == self.orders[0]:  # a token counts once, whatever the number of orders
+            self.job_context.work.score_tokens += len(run.slots)
+        candidate.left -= 1
+        if candidate.left:
+            return []
+        self._left -= 1
+        self.job_context.work.score_candidates += 1
+        result = self._result(candidate)
+        self._normalized[candidate.index] = result.normalized
+        if self.score.stream:
+            return [ResultDone(self.id, result)]
+        self._results[candidate.index] = result
+        return []
 
     def stop(self) -> None:
         """Does nothing: every result is counted at once."""
@@ -199,21 +251,20 @@ class ScoreJob:
         return [Words.of(text, ids, self.job_context.tokenizer, blank.spaced) for text, ids, blank in spans]
 
     def _finish(self) -> Iterator[Event]:
-        results = [self._result(number, c) for number, c in enumerate(self.candidates)]
-        yield from (ResultDone(self.id, r) for r in results)
-        normalized = [r.normalized for r in results]
-        top = max(normalized)
-        weights = [math.exp(n - top) for n in normalized]
-        ranking = Ranking(normalized.index(top), [w / sum(weights) for w in weights])
+        yield from (ResultDone(self.id, result) for _, result in sorted(self._results.items()))
+        top = max(self._normalized)
+        weights = [math.exp(n - top) for n in self._normalized]
+        total = sum(weights)
+        ranking = Ranking(self._normalized.index(top), [w / total for w in weights])
         yield Done(self.id, self.counts.usage(), ranking)
 
-    def _result(self, index: int, candidate: Candidate) -> ScoreResult:
+    def _result(self, candidate: Candidate) -> ScoreResult:
         """A candidate's result. Log-probabilities of tokens and spans are means over the orders too."""
         spans: list[ScoredSpan] = []
         for number, ids in enumerate(candidate.ids):
             runs = [[t for t in candidate.scored[order][number] if t is not None] for order in self.orders]
             tokens = [_mean(run[i].logprob for run in runs) for i in range(len(ids))]
-            end = _mean(run[-1].logprob for run in runs) if self.has_end else 0.0
+            end = _mean(run[-1].logprob for run in runs) if self.told_ends else 0.0
             tops = [t.top for t in runs[0][: len(ids)]]
             spans.append(
                 ScoredSpan(
@@ -226,7 +277,7 @@ class ScoreJob:
                     top_logprobs=None
                     if self.score.logprobs is None
                     else alternatives(tops, self.job_context.tokenizer),
-                    end_logprob=end if self.has_end else None,
+                    end_logprob=end if self.told_ends else None,
                     words=None
                     if candidate.words is None
                     else _scored_words(candidate.texts[number], candidate.words[number], tokens),
@@ -237,7 +288,7 @@ class ScoreJob:
         num_tokens = sum(len(ids) + self.score.include_end for ids in candidate.ids)
         length = {"none": 1, "token": num_tokens, "char": max(sum(map(len, candidate.texts)), 1)}[self.score.normalize]
         return ScoreResult(
-            index=index,
+            index=candidate.index,
             logprob=logprob,
             normalized=logprob / length,
             perplexity=math.exp(min(-logprob / num_tokens, 700.0)),

@@ -11,7 +11,7 @@ from engine.planning.footprint import Footprint, footprint
 from engine.planning.roofline import Roofline
 from model.config import CheckpointError
 from model.storage import Storage
-from quant.registry import FLOAT, smaller_heads, smaller_schemes
+from quant.registry import FLOAT, scheme_facts, smaller_heads, smaller_schemes
 from quant.usage import UsageError
 
 _ENCODED = (128, 512, 1024, 2048)  # tokens whose encoding is predicted
@@ -138,7 +138,7 @@ def _predicted(d: Deployment, prints: list[Footprint]) -> Predicted:
     limit = d.architecture.max_sequence_length
     lengths = sorted({n for n in (*_ENCODED, d.tokens) if n <= limit})
     encode_s = {str(n): max(line.encode(n) for line in lines) for n in lengths}
-    if d.architecture.head == "masked_lm":  # a text is computed as a whole for the words in it
+    if d.architecture.masked:  # a text is computed as a whole for the words in it
         return Predicted(encode_s, {}, max(line.encode(d.tokens) for line in lines))
     decode_s = {str(n): max(line.generate(n) for line in lines) for n in lengths}
     return Predicted(encode_s, decode_s, max(line.token(d.tokens / 2) for line in lines))
@@ -174,8 +174,10 @@ def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
     if not found:
         smallest, options = replace(d, kv_cache_type="int8"), ["--kv-cache-type int8"]
         if requantize:
-            smallest = replace(smallest, storage=Storage(scheme, d.storage.group_size, head))
-            options = [f"{smallest_scheme} --quant-head {head}", *options]
+            storage = _in_scheme(d.storage, scheme)
+            if storage.head == FLOAT:
+                storage, options = replace(storage, head=head), [f"--quant-head {head}", *options]
+            smallest, options = replace(smallest, storage=storage), [smallest_scheme, *options]
         found = [" ".join(options)] if _fits(smallest) else []
         found += [f"{' '.join(options)} {ranks}" for ranks in _other_ranks(smallest)]
     yield from found
@@ -184,7 +186,8 @@ def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
 def _single_changes(d: Deployment, requantize: bool) -> Iterator[tuple[str, Deployment]]:
     s = d.storage
     for scheme in smaller_schemes(s.scheme) if requantize else ():
-        yield f"--quant {scheme}", replace(d, storage=replace(s, scheme=scheme))
+        if s.group_size is None or s.group_size in scheme_facts(scheme).group_sizes:
+            yield f"--quant {scheme}", replace(d, storage=_in_scheme(s, scheme))
     if s.head == FLOAT and requantize:
         head = smaller_heads(FLOAT)[0]
         yield f"--quant-head {head}", replace(d, storage=replace(s, head=head))
@@ -194,6 +197,12 @@ def _single_changes(d: Deployment, requantize: bool) -> Iterator[tuple[str, Depl
     while shorter >= d.block_size and not _fits(replace(d, request_tokens=shorter)):
         shorter //= 2
     yield f"--context {shorter}", replace(d, request_tokens=max(shorter, 1))
+
+
+def _in_scheme(storage: Storage, scheme: str) -> Storage:
+    """The storage with another scheme. A head that is its scheme's default becomes the other scheme's."""
+    is_default = storage.head == scheme_facts(storage.scheme).default_head
+    return replace(storage, scheme=scheme, head=scheme_facts(scheme).default_head if is_default else storage.head)
 
 
 def _other_ranks(d: Deployment) -> list[str]:

@@ -15,6 +15,7 @@ from engine.regex.automaton import Automaton
 from engine.regex.compiler import Allowance, compile_regex
 from engine.regex.pieces import Pieces
 from engine.requests import Regex, RequestError, member, regex_param
+from model.layout import Blank
 from model.tokenizer import Tokenizer
 
 MASKS = 128  # kept of a pattern
@@ -47,9 +48,10 @@ class Pattern:
         """Bytes of memory, including all masks that it may keep later."""
         return self.automaton.table.nbytes + MASKS * (self.pieces.size // 8)
 
-    def begin(self, spaced: bool) -> tuple[int, int]:
+    def begin(self, place: Blank) -> tuple[int, int]:
         """The state before a blank's first token."""
-        return self._first[spaced]
+        opening, other = self._first[place.spaced]
+        return (other, other) if place.continues else (opening, other)
 
     def behind(self, at: tuple[int, int], token_id: int) -> tuple[int, int]:
         """The state after a token."""
@@ -89,12 +91,12 @@ class Pattern:
 class Constraint:
     """The pattern of one blank and its current state. Raises RequestError if no token can begin a match."""
 
-    def __init__(self, pattern: Pattern, spaced: bool, ends: tuple[int, ...], one_token: bool = False) -> None:
+    def __init__(self, pattern: Pattern, place: Blank, ends: tuple[int, ...], one_token: bool = False) -> None:
         """`ends` are the tokens that end a span. Of `one_token` a blank holds just one. Raises RequestError if no
         token can begin the text."""
         self._pattern = pattern
         self.param = pattern.param
-        self._at = pattern.begin(spaced)
+        self._at = pattern.begin(place)
         self._ends = list(ends)
         self._one_token = one_token
         if not self._tokens().any() and (one_token or not pattern.may_end(self._at)):

@@ -18,8 +18,8 @@ _OUTPUTS: tuple[Output | None, ...] = (None, *get_args(Output))
 class Rows:
     """New rows of one context or sequence, and their output: none, or one of `Sequence.output`.
 
-    `logit_rows` are row numbers (−1 is the last), `targets` one id per row (−1 for none). `adapter` is its number, 0
-    for none.
+    `logit_rows` are row numbers (−1 is the last), `targets` one id per row (−1 for none) and further ones of the last
+    row. `adapter` is its number, 0 for none.
     """
 
     token_ids: tuple[int, ...]

@@ -58,13 +58,15 @@ class Sequence:
     """Rows of part B over a context: some are computed, the others wait.
 
     `output` is one of: "token", the log-probabilities of the token after its last row; "logits", the same and the
-    number by which logits are greater; "scores", the log-probabilities of `targets`, one per row, −1 for none;
+    number by which logits are greater; "scores", the log-probabilities of `targets`, one per row (−1 for none) and
+    further ones of the last row;
     "ranked", the same with their ranks; "pair", those of its two sentences being neighbours. A `whole` sequence (a
     masked language model's text) has an empty context, all its rows see each other, and its "token" is that at each of
     the `logit_rows`. `context_blocks` are the context's blocks that it shares, `blocks` its own; both are empty while
     it waits. `answered` is the number of its rows when it last ran: without new rows it waits for other sequences of
     its job, and if it is preempted, it is computed again only when there are new ones. `drawn_at` is the time of its
     last token on the monotonic clock. `prompt_tokens` count when it first runs, each prompt's in one sequence.
+    `to_come` is the number of rows that are known to come behind its own, on it or on its forks.
 
     `job_id` names its request; `owner` takes its results within that request's job. Only the scheduler sets `status`: a
     finished sequence has no blocks and does not run again.
@@ -88,6 +90,7 @@ class Sequence:
     job_id: str = ""
     drawn_at: float | None = None
     prompt_tokens: int = 0
+    to_come: int = 0
 
     def push(self, token_id: int, position: int, block_position: int) -> None:
         """Adds a row to compute."""

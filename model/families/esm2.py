@@ -13,7 +13,7 @@ from model.families.roberta import position_offset
 from model.family import Family, Published
 from model.layout import MaskedLayout
 from model.naming import Naming
-from model.tokenizers.residues import Residues
+from model.tokenizers.esm import EsmResidues
 
 
 def _read(c: Config) -> Architecture:
@@ -118,7 +118,7 @@ FAMILY = Family(
     name="esm-2",
     recognises=lambda c: c.get("model_type") == "esm",
     architecture=_read,
-    tokenizer=Residues.read,
+    tokenizer=EsmResidues.read,
     layout=MaskedLayout(),
     strategies=("parallel", "reencode"),
     namings=(ESM_NAMING,),

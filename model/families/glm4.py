@@ -18,15 +18,21 @@ from model.tokenizers.glm4 import read_glm4
 
 
 def _read(c: Config) -> Architecture:
-    return _original(c) if "padded_vocab_size" in c.fields else _transformers(c)
+    return original(c) if "padded_vocab_size" in c.fields else _transformers(c)
 
 
-def _original(c: Config) -> Architecture:
+def original(c: Config) -> Architecture:
+    """The architecture of an original ChatGLMModel folder: ChatGLM2's, ChatGLM3's, CodeGeeX2's or GLM-4's.
+
+    Raises CheckpointError for missing sizes, and for choices that no published model makes.
+    """
     c.only("rmsnorm", True)
     c.only("post_layer_norm", True)
     c.only("apply_residual_connection_post_layernorm", False)
     c.only("multi_query_attention", True)
     c.only("original_rope", True)
+    c.only("rotary_percent", 0.5)
+    c.only("interleaved_qkv", False)
     c.only("rope_scaling", None, {})  # the original's code does not read it
     c.only("pre_seq_len", None, 0)  # a prefix inside the folder; adapters have their own
     head_dim = c.whole("kv_channels", 128)
@@ -84,12 +90,28 @@ def _transformers(c: Config) -> Architecture:
     )
 
 
+def is_chatglm2(c: Config) -> bool:
+    """Whether an original config.json is ChatGLM2's, ChatGLM3's or CodeGeeX2's.
+
+    It has GLM-4's fields. What tells it apart is the vocabulary: texts end with sentencepiece's </s>, whose id is 2.
+    GLM-4's ends come behind 151,329 pieces.
+    """
+    if c.get("model_type") != "chatglm" or "padded_vocab_size" not in c.fields:
+        return False
+    ends = c.get("eos_token_id")
+    if ends is None:
+        return bool(c.get("padded_vocab_size") == CHATGLM2_ROWS)
+    return 2 in (ends if isinstance(ends, list) else [ends])
+
+
 def _recognises(c: Config) -> bool:
     kind = c.get("model_type")
     if kind == "chatglm":
-        return "padded_vocab_size" in c.fields
+        return "padded_vocab_size" in c.fields and not is_chatglm2(c)
     return kind == "glm4" or (kind == "glm" and "num_hidden_layers" in c.fields)
 
+
+CHATGLM2_ROWS = 65024  # of the embedding
 
 _CONFIG: dict[str, Any] = {
     "model_type": "chatglm",
@@ -113,7 +135,7 @@ _CONFIG: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
-# GLM-4 as published first: its modeling_chatglm.py.
+# ChatGLM2 to GLM-4 as published first: their modeling_chatglm.py.
 GLM4_NAMING = Naming(
     {
         "word_embeddings": "transformer.embedding.word_embeddings",

@@ -18,13 +18,14 @@ class Decoder:
     Bytes that can no longer become a character give U+FFFD, as many as `bytes.decode("utf-8", "replace")`.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", spaced: bool = False) -> None:
-        """`spaced`: a space of the text stands before it, so that the decoder omits its own first space."""
+    def __init__(self, tokenizer: "Tokenizer", spaced: bool = False, continues: bool = False) -> None:
+        """`spaced`: a space of the text stands before it, so that the decoder omits its own first space. `continues`: it
+        goes on from a text, so that its first space is part of it."""
         self.pending = b""
         self.length = 0  # characters of the final text
         self._tokenizer = tokenizer
         self._parts: list[str] = []
-        self._opening = True  # no id had bytes yet
+        self._opening = not continues  # no id had bytes yet
         self._spaced = spaced
         self._behind_lost = False
 

@@ -1,6 +1,7 @@
 """The files of a tokenizer. Every error is one line that names the file."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,20 @@ import sentencepiece
 import tokenizers
 
 from model.config import CheckpointError
+from model.lfs import ADVICE, is_pointer
+
+
+class MissingFile(CheckpointError):
+    """A file of a tokenizer that is not there: the folder may have another kind of tokenizer."""
 
 
 def read_text(path: Path) -> str:
-    """Reads a UTF-8 file. Raises CheckpointError if it is missing or unreadable."""
+    """Reads a UTF-8 file, its line ends as \\n. Raises CheckpointError if it is missing or unreadable."""
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: unreadable ({error})") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: Path, default: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -125,13 +130,28 @@ def read_pieces(path: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Reads a file. Raises CheckpointError if it is missing or unreadable."""
+    """Reads a file. Raises CheckpointError if it is missing, unreadable, or a pointer of Git LFS."""
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
+        raise MissingFile(f"{path}: no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: unreadable ({error})") from None
+    if is_pointer(content):
+        raise CheckpointError(f"{path}: {ADVICE}")
+    return content
+
+
+def kind_of(data: bytes) -> str:
+    """What a `tokenizer.model` is, whose kinds share the name: for errors about one of another kind."""
+    first = data.split(b"\n", 1)[0].strip()
+    if re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+", first):
+        return "a vocabulary of GLM-4's kind (in each line a piece in base64 and its rank)"
+    if first == b"<pad>":
+        return "a vocabulary of ProteinGLM's kind (in each line a token)"
+    if data.startswith(b"\n"):  # field 1 of a ModelProto
+        return "a sentencepiece model"
+    return "empty" if not data else "of no known kind"
 
 
 def pieces_of(proto: bytes, path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -139,4 +159,14 @@ def pieces_of(proto: bytes, path: Path) -> sentencepiece.SentencePieceProcessor:
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=proto or b"empty")
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: not a sentencepiece model ({error})") from None
+        kind = kind_of(proto)
+        reason = f"it is {kind}" if kind.startswith("a vocabulary") else error
+        raise CheckpointError(f"{path}: not a sentencepiece model ({reason})") from None
+
+
+def check_kind(data: Mapping[str, Any], kind: str, path: Path) -> None:
+    """Raises CheckpointError if a `tokenizer.json` says that it is of another kind than BPE, WordPiece, …"""
+    model = data.get("model")
+    found = model.get("type") if isinstance(model, dict) else None
+    if found not in (None, kind):
+        raise CheckpointError(f"{path}: a tokenizer of the kind {found!r}; this model has {kind}")

@@ -59,6 +59,11 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """The ids of a plain text."""
 
+    def encode_on(self, text: str) -> list[int]:
+        """The ids of a plain text that goes on from another one: without a space that the vocabulary has before a
+        text."""
+        return self.encode(text)
+
     @abstractmethod
     def text_ids(self) -> Sequence[int]:
         """The ids that may be drawn, ascending: text only, no special, padding or untrained ids."""

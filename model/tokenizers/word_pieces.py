@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import CheckpointError
-from model.tokenizers.files import added_of, check_roles, read_ids, read_json, read_text, vocab_of
+from model.tokenizers.files import added_of, check_kind, check_roles, read_ids, read_json, read_text, vocab_of
 from model.tokenizers.interface import Tokenizer, roles_of
 
 _BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -91,6 +91,7 @@ class WordPieces(Tokenizer):
         else:
             path = folder / "tokenizer.json"
             data = read_json(path)
+            check_kind(data, "WordPiece", path)
             vocab, rules = vocab_of(data, path), data.get("normalizer")
             added = {name: i for name, i in added_of(data, path).items() if name not in _BERT} if glm else {}
             rules = rules if isinstance(rules, dict) else {}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quant import cpu
+from quant.groups import check_group_size, check_groups, cut_inputs, half_scales, meant
 from quant.operators.int4_linear import int4_linear, torch_packed, torch_packed_row_bytes
 from quant.packing import TILE, code_bytes, pack_nibbles, tiled_scale, tiles, unpack_nibbles, untile
 from quant.rows import finite, round_up
@@ -31,7 +32,9 @@ FACTS = SchemeFacts(
     bits=4,
     head=True,
     group_sizes=(0, 32, 64, 128),
+    group_size=32,
     calibrates=True,
+    default_head="int8",
     published_bits=4,
 )
 
@@ -47,13 +50,10 @@ class Int4(HeadScheme, IntegerScheme):
 
     name = "int4"
     facts = FACTS
-    scale_dtype = torch.float16
     ROW_GROUP = 32  # inputs that share an activation scale where the weight has one scale a row
 
-    def __init__(self, group_size: int = 32) -> None:
-        if group_size not in FACTS.group_sizes:
-            raise UsageError(f"group_size must be one of {', '.join(map(str, FACTS.group_sizes))} (0: whole rows)")
-        self.group_size = group_size
+    def __init__(self, group_size: int = FACTS.group_size) -> None:
+        self.group_size = check_group_size(group_size, FACTS.group_sizes)
 
     @classmethod
     def build(cls, dtype: torch.dtype | None, group_size: int) -> Self:
@@ -67,11 +67,14 @@ class Int4(HeadScheme, IntegerScheme):
     def code_range(self) -> tuple[int, int]:
         return (-8 if self.group_size else -7), 7
 
+    @property
+    def scale_dtype(self) -> torch.dtype:
+        return torch.float16
+
     def tensors(self, out_features: int, in_features: int) -> Stored:
         if in_features % 2:
             raise UsageError(f"int4 needs an even number of inputs, not {in_features}")
-        if self.group_size and in_features % self.group_size:
-            raise UsageError(f"group_size {self.group_size} does not divide the {in_features} inputs")
+        check_groups(self.group_size, in_features)
         groups = (out_features, in_features // self.group_size) if self.group_size else (out_features,)
         return {"weight": ((out_features, in_features // 2), torch.int8), "weight_scale": (groups, self.scale_dtype)}
 
@@ -83,21 +86,7 @@ class Int4(HeadScheme, IntegerScheme):
         return self.stored(codes.flatten(1), scales)
 
     def scales(self, weight: Tensor, reduce_max: ReduceMax = identity) -> Tensor:
-        """The smallest float16 scales [out_features, groups] whose codes reach both ends of a group; 1 for zeros.
-
-        A scale is negative if the group has codes −8 … 7 and its largest number is positive. Raises UsageError for a
-        weight too large for float16.
-        """
-        grouped, (lowest, highest) = self._grouped(weight), self.code_range
-        ends = torch.stack([grouped.amax(-1), -grouped.amin(-1)])
-        high, low = ends if self.group_size else reduce_max(ends)
-        most = torch.maximum(torch.maximum(high, low) / -lowest, torch.minimum(high, low) / highest)
-        if bool((most > torch.finfo(torch.float16).max).any()):
-            raise UsageError("the weight is too large for float16 scales")
-        steps = (most * 2.0**24).ceil()  # of these few of float16's smallest steps, rounding down would cut the largest
-        most = torch.where(steps <= -lowest, steps * 2.0**-24, most)
-        signed = torch.where((high > low) & (lowest != -highest), -most, most)
-        return torch.where(most == 0, 1.0, signed).to(self.scale_dtype)
+        return half_scales(self._grouped(weight), self.code_range, identity if self.group_size else reduce_max)
 
     def stored(self, codes: Tensor, scales: Tensor) -> Tensors:
         return {"weight": pack_nibbles(codes), "weight_scale": scales if self.group_size else scales.squeeze(1)}
@@ -118,22 +107,16 @@ class Int4(HeadScheme, IntegerScheme):
 
     def _grouped(self, weight: Tensor) -> Tensor:
         """[out_features, in_features] → [out_features, groups, inputs a group]"""
-        return weight.view(len(weight), -1, self.group_size or weight.shape[1])
+        return weight.reshape(len(weight), -1, self.group_size or weight.shape[1])
 
     def dequantize(self, stored: Tensors) -> Tensor:
-        scale = stored["weight_scale"].float().reshape(len(stored["weight"]), -1)
-        return (self._grouped(unpack_nibbles(stored["weight"]).float()) * scale[..., None]).flatten(1)
+        return meant(unpack_nibbles(stored["weight"]), stored["weight_scale"].reshape(len(stored["weight"]), -1))
 
     def narrow(self, name: str, dim: int, start: int, length: int) -> Narrowing | None:
         if dim == 0:
             return 0, start, length
         size = 2 if name == "weight" else self.group_size
-        if not size:
-            return None
-        whole = self.group_size or 2
-        if start % whole or length % whole:
-            raise UsageError(f"a cut of inputs at {start} + {length} goes through a group of {whole}")
-        return 1, start // size, length // size
+        return cut_inputs(start, length, self.group_size or 2, size) if size else None
 
     def pack(self, stored: Tensors) -> Tensors:
         weight, scale = stored["weight"], stored["weight_scale"]
@@ -166,15 +149,9 @@ class Int4(HeadScheme, IntegerScheme):
         weight, scale = packed["weight"], packed["weight_scale"]
         if weight.dim() == 2 and weight.dtype == torch.int8:  # as stored, on a GPU
             codes = unpack_nibbles(weight[index].reshape(-1, weight.shape[1])).reshape(*index.shape, -1)
-            own = scale[index].reshape(*index.shape, -1)
-        else:
-            codes = untile(weight, 4, index)[..., :in_features]
-            own = scale[index // TILE, :, index % TILE] if self.group_size else scale[index, None]
-        grouped = (
-            codes.float().reshape(*index.shape, own.shape[-1], codes.shape[-1] // own.shape[-1])
-            * own.float()[..., None]
-        )
-        return grouped.flatten(-2)
+            return meant(codes, scale[index].reshape(*index.shape, -1))
+        own = scale[index // TILE, :, index % TILE] if self.group_size else scale[index, None]
+        return meant(untile(weight, 4, index)[..., :in_features], own)
 
     def check_head(self, device: str) -> None:
         if device == "cpu" and cpu.variant() is None:

@@ -32,14 +32,23 @@ SPECIAL: dict[str, dict[str, int]] = {
         "eos": 105, "mask": 106, "gmask": 107, "smask": 108, "sop": 109, "user": 112, "assistant": 113,
         "observation": 114, "code_prefix": 115, "code_suffix": 116, "code_middle": 117,
     },
+    "chatglm2": {
+        "unk": 0, "eos": 2, "mask": 104, "gmask": 105, "smask": 106, "sop": 107, "user": 110, "assistant": 111,
+        "observation": 112,
+    },
+    "proteinglm_mlm": {"pad": 0, "mask": 28, "gmask": 29, "smask": 30, "sop": 32, "eop": 33, "eos": 34, "unk": 35},
+    "proteinglm_clm": {"pad": 0, "mask": 28, "gmask": 29, "smask": 30, "sop": 32, "eop": 33, "eos": 34, "unk": 35},
     "bert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
     "roberta": {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 71},
     "distilbert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
     "esm2": {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 32, "null": 31},
     "modernbert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
 }  # fmt: skip
-MASKED = ("bert", "roberta", "distilbert", "esm2", "modernbert")
-ENDS = {"glm4": ("eos", "user", "observation"), **dict.fromkeys(MASKED, ())}
+ENCODERS = ("bert", "roberta", "distilbert", "esm2", "modernbert")
+MASKED = (*ENCODERS, "proteinglm_mlm")
+CAUSAL = ("glm4", "chatglm2", "proteinglm_clm")
+ENDS: dict[str, tuple[str, ...]] = {"glm4": ("eos", "user", "observation"), "chatglm2": ("eos", "user", "observation")}
+ENDS |= {**dict.fromkeys(MASKED, ()), "proteinglm_clm": ("eos", "eop")}
 
 
 class NumberedWords(Tokenizer):
@@ -102,6 +111,8 @@ def results(engine: Engine, request: Request) -> list[dict[str, Any]]:
         ("glm130b_sat", "glm130b_sat", 0, -1),
         ("chatglm_sat", "chatglm_sat", 0, -1),
         ("glm4", "glm4", 2, None),
+        ("chatglm2", "chatglm2", 2, None),
+        ("proteinglm_clm", "proteinglm_clm", 3, None),
     ],
 )
 def test_a_greedy_fill_writes_the_reference_s_64_tokens(
@@ -115,7 +126,8 @@ def test_a_greedy_fill_writes_the_reference_s_64_tokens(
     (blank,) = result["blanks"]
     assert blank["token_ids"] == expected["tokens"].tolist()[:count]
     assert blank["token_logprobs"] == pytest.approx(expected["token_logprobs"].tolist()[:count], abs=TOLERANCE)
-    assert result["text"] == f"{text} {words(blank['token_ids'])}"
+    # Behind the text of a causal model the first word's own space counts too.
+    assert result["text"] == f"{text} {' ' * (file in CAUSAL)}{words(blank['token_ids'])}"
 
 
 @pytest.mark.parametrize(
@@ -143,9 +155,9 @@ def test_a_score_is_the_reference_s(
     assert result["logprob"] == pytest.approx(sum(wanted), abs=1e-3)
 
 
-@pytest.mark.parametrize("file", ["glm_sat", "glm130b_sat", "chatglm_sat", "glm4"])
+@pytest.mark.parametrize("file", ["glm_sat", "glm130b_sat", "chatglm_sat", "glm4", "chatglm2", "proteinglm_clm"])
 def test_a_prompt_s_own_tokens_score_as_the_text_does(engines: Engines, file: str) -> None:
-    engine, ids = engines[file], (11, 40, 62, 9, 33, 71)
+    engine, ids = engines[file], (11, 20, 22, 9, 13, 21)
     (native,) = results(engine, Score(text=(words(ids),)))
     for prompt in (Tokens(ids), words(ids), Tokens((engine.tokenizer.sop, *ids))):
         (result,) = results(engine, Fill(((prompt,),), max_tokens=(1,), echo=True, logprobs=2))
@@ -168,12 +180,14 @@ def test_a_prompt_with_a_context_scores_as_the_reference(engines: Engines, file:
     assert result["echo"]["token_logprobs"][known + 1 :] == pytest.approx(wanted, abs=TOLERANCE)
 
 
-def test_a_causal_model_s_prompt_as_its_own_tokenizer_makes_it(engines: Engines) -> None:
-    expected = golden("glm4", "prefixed")
+@pytest.mark.parametrize("file", CAUSAL)
+def test_a_causal_model_s_prompt_as_its_own_tokenizer_makes_it(engines: Engines, file: str) -> None:
+    expected = golden(file, "prefixed")
     ids = expected["token_ids"].tolist()
-    (result,) = results(engines["glm4"], Fill(((Tokens(tuple(ids)),),), max_tokens=(1,), echo=True))
-    wanted = [float(expected["logprobs"][row, ids[row + 1]]) for row in range(1, len(ids) - 1)]
-    assert result["echo"]["token_logprobs"] == [None, None, *(pytest.approx(w, abs=TOLERANCE) for w in wanted)]
+    (result,) = results(engines[file], Fill(((Tokens(tuple(ids)),),), max_tokens=(1,), echo=True))
+    first = 3 if file == "proteinglm_clm" else 2  # <gmask> <sop> <eos>
+    wanted = [float(expected["logprobs"][row, ids[row + 1]]) for row in range(first - 1, len(ids) - 1)]
+    assert result["echo"]["token_logprobs"] == [*[None] * first, *(pytest.approx(w, abs=TOLERANCE) for w in wanted)]
 
 
 def test_a_masked_model_cannot_score_from_left_to_right(engines: Engines) -> None:
@@ -190,11 +204,21 @@ def test_tokens_fill_a_causal_model_s_infill_as_text_does(engines: Engines) -> N
     assert text["blanks"][0]["token_logprobs"] == ids["blanks"][0]["token_logprobs"]
 
 
-def test_a_causal_model_scores_a_text_from_its_prefix(engines: Engines) -> None:
-    expected = golden("glm4", "prefixed")
+def test_a_causal_model_s_candidates_have_the_bits_that_they_have_alone(engines: Engines) -> None:
+    engine = engines["glm4"]
+    targets = ("w21", "w21 w22", "w21 w22 w30", "w22 w21", "w21 w30")
+    together = results(engine, Score(context=segments("w11 w12"), targets=targets))
+    alone = [results(engine, Score(context=segments("w11 w12"), targets=(target,)))[0] for target in targets]
+    assert [result["spans"] for result in together] == [result["spans"] for result in alone]
+
+
+@pytest.mark.parametrize("file", CAUSAL)
+def test_a_causal_model_scores_a_text_from_its_prefix(engines: Engines, file: str) -> None:
+    expected = golden(file, "prefixed")
     ids = expected["token_ids"].tolist()
-    (result,) = results(engines["glm4"], Score(text=(words(ids[2:]),)))
-    wanted = [float(expected["logprobs"][row, ids[row + 1]]) for row in range(1, len(ids) - 1)]
+    first = 3 if file == "proteinglm_clm" else 2
+    (result,) = results(engines[file], Score(text=(words(ids[first:]),)))
+    wanted = [float(expected["logprobs"][row, ids[row + 1]]) for row in range(first - 1, len(ids) - 1)]
     assert result["spans"][0]["token_logprobs"] == pytest.approx(wanted, abs=TOLERANCE)
 
 
@@ -229,10 +253,45 @@ def reference(model: Network, ids: torch.Tensor, context_len: int) -> torch.Tens
         return torch.log_softmax(model.logits(hidden), dim=-1)[0]
 
 
+class TestProteinGLM:
+    TEXT = "[MASK] w3 w17 [MASK] [MASK] w20 w9 w9 w14 [MASK] w2"
+
+    @pytest.mark.parametrize(("name", "strategy"), [("parallel", None), ("left_to_right", "reencode")])
+    def test_fills_are_the_reference_s(self, engines: Engines, name: str, strategy: Any) -> None:
+        (result,) = results(engines["proteinglm_mlm"], Fill((segments(self.TEXT),), strategy=strategy))
+        found = [token for blank in result["blanks"] for token in blank["token_ids"]]
+        whole = golden("proteinglm_mlm", "fill")
+        wanted = whole[name][whole["token_ids"] == 28].tolist()
+        assert found == wanted
+        assert {blank["finish_reason"] for blank in result["blanks"]} == {"stop"}
+
+    def test_masked_residues(self, engines: Engines) -> None:
+        expected = golden("proteinglm_mlm", "single")["logprobs"]
+        text = segments("w5 w19 [MASK] w22 w1 w1 w7 [MASK] w12")
+        (result,) = results(engines["proteinglm_mlm"], Score(text=text, spans=(("w21", "w22 w23"),)))
+        wanted = [float(expected[row, token]) for row, token in ((2, 21), (7, 22), (8, 23))]
+        found = [p for span in result["spans"] for p in span["token_logprobs"]]
+        assert found == pytest.approx(wanted, abs=TOLERANCE)
+
+    def test_pseudo_log_likelihood_of_a_protein(self, engines: Engines) -> None:
+        expected = golden("proteinglm_mlm", "pll")
+        (result,) = results(engines["proteinglm_mlm"], Score(text=(words(expected["token_ids"].tolist()[:-1]),)))
+        assert result["spans"][0]["token_logprobs"] == pytest.approx(expected["logprobs"].tolist(), abs=TOLERANCE)
+
+    def test_a_pair_of_sentences_is_refused(self, engines: Engines) -> None:
+        with pytest.raises(RequestError, match="need a model with a next-sentence head"):
+            engines["proteinglm_mlm"].prepare(Score(sentence_a="w5", sentence_b="w6"), "r")
+
+    @pytest.mark.parametrize(("file", "mask"), [("proteinglm_mlm", "[gMASK]"), ("proteinglm_clm", "[MASK]")])
+    def test_a_mask_of_the_other_kind_is_refused(self, engines: Engines, file: str, mask: str) -> None:
+        with pytest.raises(RequestError, match=r"this checkpoint (has no|cannot fill) \["):
+            engines[file].prepare(Fill((segments(f"w5 {mask}"),)), "r")
+
+
 class TestMaskedLM:
     """Every masked language model against its reference, through requests."""
 
-    @pytest.mark.parametrize("file", MASKED)
+    @pytest.mark.parametrize("file", ENCODERS)
     @pytest.mark.parametrize(
         ("name", "strategy", "order"),
         [
@@ -263,7 +322,7 @@ class TestMaskedLM:
         assert result["blanks"][0]["token_ids"] == []
         assert all(blank["finish_reason"] == "stop" for blank in result["blanks"])
 
-    @pytest.mark.parametrize("file", MASKED)
+    @pytest.mark.parametrize("file", ENCODERS)
     def test_masked_tokens_have_the_reference_s_log_probabilities(self, engines: Engines, file: str) -> None:
         expected, mask = golden(file, "single"), SPECIAL[file]["mask"]
         ids = expected["token_ids"].tolist()
@@ -274,7 +333,7 @@ class TestMaskedLM:
         found = [p for span in result["spans"] for p in span["token_logprobs"]]
         assert found == pytest.approx(wanted, abs=TOLERANCE)
 
-    @pytest.mark.parametrize("file", MASKED)
+    @pytest.mark.parametrize("file", ENCODERS)
     def test_pseudo_log_likelihood_of_a_text(self, engines: Engines, file: str) -> None:
         expected = golden(file, "pll")
         (result,) = results(engines[file], Score(text=(words(expected["token_ids"].tolist()[1:-1]),)))
@@ -355,7 +414,7 @@ def test_words_of_every_family(engines: Engines, file: str) -> None:
     """A numbered word is a token: a word's surprisal is its token's."""
     text = "w20 w21\n w22"
     requests = [Score(text=(text,), words=True), Score(context=("w5 w6",), targets=(text,), words=True)]
-    requests += [] if file == "glm4" else [Score(text=segments("w5 [MASK] w9"), spans=((text,),), words=True)]
+    requests += [] if file in CAUSAL else [Score(text=segments("w5 [MASK] w9"), spans=((text,),), words=True)]
     for request in requests:
         (result,) = results(engines[file], request)
         (plain,) = results(engines[file], replace(request, words=False))
@@ -385,10 +444,11 @@ def test_counting_blanks_end_at_the_last_position(engines: Engines) -> None:
 @pytest.mark.parametrize("file", list(SPECIAL))
 def test_bits_are_those_of_a_request_alone(engines: Engines, file: str) -> None:
     engine = engines[file]
-    mask = "[MASK]"
-    texts = [f"{words(range(10, 13 + n % 7))} {mask} {words([20 + n % 9])}" for n in range(16)]
+    texts = [f"{words([5 + n, *range(10, 13 + n % 7)])} [gMASK]" for n in range(16)]
+    if "[MASK]" in engine.card.masks:
+        texts = [f"{words(range(10, 13 + n % 7))} [MASK] {words([5 + n])}" for n in range(16)]
     requests: list[Request] = [Fill((segments(t),), max_tokens=(4,)) for t in texts]
-    requests += [Score(text=segments(t), spans=(("w29 w21",), ("w30",))) for t in texts]
+    requests += [Score(text=segments(t), spans=(("w20 w21",), ("w23",))) for t in texts]
     alone = [results(engine, r) for r in requests]
     engine.scheduler.clear_contexts()
     for number, request in enumerate(requests):

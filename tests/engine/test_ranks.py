@@ -31,7 +31,7 @@ from model.network import Network
 from model.parallel import Ranks
 from quant.registry import build
 from tests.answers import wire
-from tests.engine.test_families import ENDS, MASKED, SPECIAL, NumberedWords, segments, words
+from tests.engine.test_families import ENCODERS, ENDS, MASKED, SPECIAL, NumberedWords, segments, words
 from tests.ranks import on_ranks
 
 WIDTH, HEADS, INNER = 256, 8, 512
@@ -52,6 +52,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "glm", "num_hidden_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS,
         "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": INNER, "vocab_size": 120,
         "max_position_embeddings": 128, "attention_bias": True,
+    },
+    "chatglm2": {
+        "model_type": "chatglm", "num_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS,
+        "multi_query_group_num": 2, "kv_channels": 32, "ffn_hidden_size": INNER, "padded_vocab_size": 120,
+        "seq_length": 128, "add_qkv_bias": True, "eos_token_id": 2,
+    },
+    "proteinglm_mlm": {
+        "model_type": "ProteinGLM", "num_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS,
+        "kv_channels": 32, "ffn_hidden_size": INNER, "padded_vocab_size": 72, "seq_length": 128, "is_causal": False,
+    },
+    "proteinglm_clm": {
+        "model_type": "ProteinGLM", "num_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS,
+        "kv_channels": 32, "ffn_hidden_size": INNER, "padded_vocab_size": 72, "seq_length": 128, "is_causal": True,
     },
     "bert": {
         "model_type": "bert", "architectures": ["BertForPreTraining"], "num_hidden_layers": 2, "hidden_size": WIDTH,
@@ -76,6 +89,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "intermediate_size": INNER, "vocab_size": 101, "max_position_embeddings": 128, "local_attention": 4,
     },
 }  # fmt: skip
+LIKE_OTHERS = (
+    "chatglm2",
+    "proteinglm_mlm",
+    "proteinglm_clm",
+)  # cut as another family, so that two ranks show what there is to show
 STORAGES: dict[str, dict[str, Any]] = {
     "none": {},
     "int8": {"quant": "int8", "head": "int8"},
@@ -101,7 +119,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         tensors = {}
         for key, parameter in Network(architecture).named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            tensors[key] = noise * 0.1 + (1 if "norm" in key and key.endswith("weight") else 0)
+            spread = 0.05 if key == "lm_head.weight" else 0.1
+            tensors[key] = noise * spread + (1 if "norm" in key and key.endswith("weight") else 0)
         save_file(tensors, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(fields))
         made[name] = folder
@@ -184,7 +203,7 @@ def requests_of(name: str, storage: str) -> list[Request]:
         Fill((("w60 w61 ", Mask("[gMASK]")), ("w62 ", Mask("[gMASK]"))), max_tokens=(3,), logprobs=3),
         Fill((open_text,), choices=(("w25 w71 w8", "w25 w71", "w9"),)),
         Fill((open_text,), (5,), num_beams=3, n=2),
-        Fill((open_text,), (9,), regex=("(w[2-4][0-9] ?){2,4}",)),
+        Fill((open_text,), (9,), regex=("( ?w[2-4][0-9]){2,4}",)),
         Fill((open_text,), (9,), sampling=Sampling(rules={"repetition_penalty": 1.4}, logit_bias={21: 1.0})),
     ]
 
@@ -222,7 +241,14 @@ DIVIDED = [
     for name in CONFIGS
     for storage in STORAGES
     for size in (2, 4, 8)
-    if name not in MASKED[1:] or (size == 2 and storage in QUANTS) or (size == 8 and storage == "none")
+    if (size == 2
+    and storage in QUANTS)
+    or name not in (*ENCODERS[1:], *LIKE_OTHERS)
+    or (name not in LIKE_OTHERS
+    and size == 8
+    and storage == "none")
+    or (name in LIKE_OTHERS
+    and size == 2)
 ]
 
 

@@ -404,11 +404,17 @@ ORIGINAL = {
     "model_type": "chatglm", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "ffn_hidden_size": 40,
     "padded_vocab_size": 32, "seq_length": 32, "multi_query_group_num": 2, "kv_channels": 8,
 }  # fmt: skip
+PROTEIN = {
+    "model_type": "ProteinGLM", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "kv_channels": 8,
+    "ffn_hidden_size": 40, "padded_vocab_size": 64, "seq_length": 32, "is_causal": False,
+}  # fmt: skip
 OTHERS = {
     "glm": {"model_type": "glm", **V1},
     "chatglm": {"model_type": "chatglm", **V1},
     "glm-130b": {"model_type": "glm-130b", **V1, "inner_hidden_size": 40},
     "original": ORIGINAL,
+    "chatglm2": ORIGINAL | {"eos_token_id": 2},
+    "proteinglm": PROTEIN,
 }
 
 
@@ -428,6 +434,17 @@ OTHERS = {
         ("original", "multi_query_attention", False),
         ("original", "apply_residual_connection_post_layernorm", True), ("original", "original_rope", False),
         ("original", "pre_seq_len", 128), ("original", "rope_scaling", {"type": "yarn", "factor": 4.0}),
+        ("original", "interleaved_qkv", True), ("original", "rotary_percent", 1.0),
+        # configuration_chatglm.py of ChatGLM2-6B, ChatGLM3-6B and CodeGeeX2-6B
+        ("chatglm2", "rmsnorm", False), ("chatglm2", "post_layer_norm", False), ("chatglm2", "interleaved_qkv", True),
+        ("chatglm2", "apply_residual_connection_post_layernorm", True), ("chatglm2", "multi_query_attention", False),
+        ("chatglm2", "original_rope", False), ("chatglm2", "rotary_percent", 1.0), ("chatglm2", "pre_seq_len", 128),
+        ("chatglm2", "rope_ratio", 16), ("chatglm2", "rope_scaling", {"type": "yarn", "factor": 4.0}),
+        # configuration_proteinglm.py
+        ("proteinglm", "deepnorm", False), ("proteinglm", "rmsnorm", True), ("proteinglm", "post_layer_norm", False),
+        ("proteinglm", "glu_activation", "swiglu"), ("proteinglm", "add_bias_linear", False), ("proteinglm", "moe", True),
+        ("proteinglm", "multi_query_attention", True), ("proteinglm", "rotary_embedding_2d", True),
+        ("proteinglm", "untie_head", True), ("proteinglm", "rope_scaling", {"type": "yarn", "factor": 4.0}),
     ],
 )  # fmt: skip
 def test_what_the_original_s_configurations_can_say_is_refused_where_it_is_not_computed(
@@ -436,3 +453,53 @@ def test_what_the_original_s_configurations_can_say_is_refused_where_it_is_not_c
     architecture(OTHERS[name])
     with pytest.raises(CheckpointError, match=field):
         architecture(OTHERS[name] | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("chatglm2", "padded_vocab_size", 64), ("chatglm2", "multi_query_group_num", 4), ("chatglm2", "kv_channels", 16),
+        ("chatglm2", "ffn_hidden_size", 48), ("chatglm2", "layernorm_epsilon", 1e-3), ("chatglm2", "seq_length", 16),
+        ("chatglm2", "add_qkv_bias", True), ("chatglm2", "add_bias_linear", True),
+        ("proteinglm", "padded_vocab_size", 128), ("proteinglm", "kv_channels", 16), ("proteinglm", "num_layers", 1),
+        ("proteinglm", "ffn_hidden_size", 48), ("proteinglm", "layernorm_epsilon", 1e-3), ("proteinglm", "seq_length", 16),
+        ("proteinglm", "is_causal", True),
+    ],
+)  # fmt: skip
+def test_what_an_original_s_configuration_says_is_another_network(name: str, field: str, value: Any) -> None:
+    assert architecture(OTHERS[name] | {field: value}) != architecture(OTHERS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        # dtypes and the order of a product, which change nothing in float32, and what training drops
+        ("chatglm2", "fp32_residual_connection", True), ("chatglm2", "apply_query_key_layer_scaling", False),
+        ("chatglm2", "attention_softmax_in_fp32", False), ("chatglm2", "hidden_dropout", 0.5),
+        ("chatglm2", "attention_dropout", 0.5), ("chatglm2", "bias_dropout_fusion", False),
+        ("proteinglm", "fp32_residual_connection", True), ("proteinglm", "apply_query_key_layer_scaling", False),
+        ("proteinglm", "use_pytorch_sdpa", False), ("proteinglm", "attention_dropout", 0.5),
+        # deepnorm sets it to true
+        ("proteinglm", "apply_residual_connection_post_layernorm", False),
+    ],
+)  # fmt: skip
+def test_what_changes_no_number_of_an_original_is_passed_over(name: str, field: str, value: Any) -> None:
+    assert architecture(OTHERS[name] | {field: value}) == architecture(OTHERS[name])
+
+
+@pytest.mark.parametrize(
+    ("fields", "family"),
+    [
+        ({"eos_token_id": 2}, "chatglm2"), ({"eos_token_id": [2, 64795, 64797]}, "chatglm2"),
+        ({"padded_vocab_size": 65024}, "chatglm2"), ({"eos_token_id": [151329, 151336, 151338]}, "glm-4"),
+        ({"padded_vocab_size": 151552}, "glm-4"), ({"eos_token_id": 151329, "padded_vocab_size": 65024}, "glm-4"),
+    ],
+)  # fmt: skip
+def test_chatglm2_and_glm_4_are_told_apart_by_how_texts_end(fields: dict[str, Any], family: str) -> None:
+    assert family_of(Config(ORIGINAL | fields)).name == family
+
+
+@pytest.mark.parametrize("kind", ["ProteinGLM", "ProteinPGLM", "xTrimoPGLM"])
+@pytest.mark.parametrize(("causal", "family"), [(False, "proteinglm"), (True, "proteinglm-clm"), (None, "proteinglm")])
+def test_proteinglm_has_had_three_names(kind: str, causal: bool | None, family: str) -> None:
+    assert family_of(Config(PROTEIN | {"model_type": kind, "is_causal": causal})).name == family

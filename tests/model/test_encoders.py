@@ -207,8 +207,8 @@ def test_a_classifier_is_called_one(name: str, tmp_path: Path, vocabularies: Voc
     }
     fields = next((kind.fields for kind in KINDS.values() if kind.vocabulary == family), {**SIZES, "vocab_size": 32})
     written(model_class(config_class(**fields)), Kind(name, fields, family, 0), tmp_path, vocabularies)
-    what = "classifier" if "For" in name else "network"
-    with pytest.raises(CheckpointError, match=f"a {what} without a masked-language-model head"):
+    what = "the head of a classifier" if "For" in name else "no head at all"
+    with pytest.raises(CheckpointError, match=f"has {what}.*need a language model's"):
         load(tmp_path)
 
 

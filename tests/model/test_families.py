@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import ResultDone
-from engine.requests import Fill, Mask, Score, Segments
+from engine.requests import Fill, Mask, Sampling, Score, Segments
 from model.calibration import windows
 from model.checkpoint import Checkpoint, Description, load, matrices
 from model.config import CheckpointError, Config
@@ -40,8 +40,9 @@ from quant.usage import UsageError
 from tests.answers import wire
 from tests.conftest import WORDS
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
+from tests.model.tokenizers.conftest import RESIDUES
 
-RESIDUES = [*["<cls>", "<pad>", "<eos>", "<unk>"], *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+ESM_TOKENS = [*["<cls>", "<pad>", "<eos>", "<unk>"], *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
 CONFIGS: dict[str, dict[str, Any]] = {
     "glm": {
@@ -55,6 +56,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "chatglm": {
         "model_type": "chatglm", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "inner_hidden_size": 96, "vocab_size": 768, "max_sequence_length": 64,
+    },
+    "chatglm2": {
+        "model_type": "chatglm", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "multi_query_group_num": 2, "kv_channels": 16, "ffn_hidden_size": 96, "padded_vocab_size": 480,
+        "seq_length": 64, "add_qkv_bias": True, "multi_query_attention": True, "eos_token_id": 2,
     },
     "glm-4": {
         "model_type": "chatglm", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
@@ -70,6 +76,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "glm4", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 288,
         "max_position_embeddings": 64, "attention_bias": False,
+    },
+    "proteinglm": {
+        "model_type": "ProteinGLM", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16,
+        "ffn_hidden_size": 96, "padded_vocab_size": 64, "seq_length": 64, "is_causal": False,
+    },
+    "proteinglm-clm": {
+        "model_type": "ProteinGLM", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16,
+        "ffn_hidden_size": 96, "padded_vocab_size": 64, "seq_length": 64, "is_causal": True,
     },
     "bert": {
         "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
@@ -182,6 +196,19 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     ranks = tmp_path_factory.mktemp("ranks")
     lines = (base64.b64encode(bytes([byte])) + f" {byte}".encode() for byte in range(256))
     (ranks / "tokenizer.model").write_bytes(b"\n".join(lines))
+    fallback = tmp_path_factory.mktemp("fallback")
+    with (fallback / "tokenizer.model").open("wb") as out:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(WORDS * 3),
+            model_writer=out,
+            vocab_size=340,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            num_threads=1,
+            minloglevel=2,
+        )
+    residues = tmp_path_factory.mktemp("residues")
+    (residues / "tokenizer.model").write_bytes(RESIDUES)
     words = tmp_path_factory.mktemp("words")
     (words / "vocab.txt").write_text("\n".join(BERT_WORDS))
     roberta = tmp_path_factory.mktemp("roberta")
@@ -190,18 +217,18 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     (roberta / "merges.txt").write_text("#version: 0.2\n")
     unigrams = tmp_path_factory.mktemp("unigrams")
     (unigrams / "sentencepiece.bpe.model").write_bytes((ice / "ice_text.model").read_bytes())
-    residues = tmp_path_factory.mktemp("residues")
-    (residues / "vocab.txt").write_text("\n".join(RESIDUES))
+    amino_acids = tmp_path_factory.mktemp("amino_acids")
+    (amino_acids / "vocab.txt").write_text("\n".join(ESM_TOKENS))
     modern = tmp_path_factory.mktemp("modern")
     made = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(byte_alphabet())}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]", tokenizers.AddedToken("[MASK]", lstrip=True)])
     made.save(str(modern / "tokenizer.json"))
     return {
-        "roberta": roberta, "xlm-roberta": unigrams, "camembert": unigrams, "distilbert": words, "esm2": residues,
+        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks, "glm-4-hf": ranks,
+        "glm-4-0414": ranks, "bert": words, "proteinglm": residues, "proteinglm-clm": residues,
+        "roberta": roberta, "xlm-roberta": unigrams, "camembert": unigrams, "distilbert": words, "esm2": amino_acids,
         "modernbert": modern,
-        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "glm-4": ranks, "glm-4-hf": ranks,
-        "glm-4-0414": ranks, "bert": words,
     }  # fmt: skip
 
 
@@ -259,7 +286,7 @@ def test_every_published_layout_is_quantized_to_the_same_folder(
     published: tuple[str, Path], quant: str, vocabularies: Vocabularies, expected: Answer, tmp_path: Path
 ) -> None:
     name, folder = published
-    recipe = Recipe(Storage(quant), shard_bytes=200_000, tokenizer=vocabularies[name])
+    recipe = Recipe(Storage.asked(quant, None, None), shard_bytes=200_000, tokenizer=vocabularies[name])
     Conversion(folder, tmp_path / "quantized", recipe).run()
     loaded = load(tmp_path / "quantized")
     assert loaded.quant == quant
@@ -277,23 +304,27 @@ def test_quantization_changes_little(expected: Answer, name: str) -> None:
 
 
 @pytest.mark.parametrize("quant", QUANTS[1:])
+@pytest.mark.parametrize(
+    ("name", "scales"), [("chatglm", torch.float16), ("chatglm2", torch.float16), ("chatglm2", torch.bfloat16)]
+)
 def test_chatglm_s_own_quantized_files_are_loaded_as_stored(
-    canonical: Canonical, vocabularies: Vocabularies, tmp_path: Path, quant: str
+    canonical: Canonical, vocabularies: Vocabularies, tmp_path: Path, quant: str, name: str, scales: torch.dtype
 ) -> None:
-    """One scale a row in float16, and `quantization_bit` for a description."""
-    recipe = Recipe(Storage(quant, group_size=0), tokenizer=vocabularies["chatglm"])
-    Conversion(canonical("chatglm"), tmp_path / "quantized", recipe).run()
+    """One scale a row in the dtype of the weights, and `quantization_bit` for a description."""
+    recipe = Recipe(Storage(quant, group_size=0), tokenizer=vocabularies[name])
+    Conversion(canonical(name), tmp_path / "quantized", recipe).run()
     converted = load(tmp_path / "quantized")
     (shard,) = (tmp_path / "quantized").glob("*.safetensors")
-    tensors = {name.replace("word", "transformer.word"): tensor for name, tensor in load_file(shard).items()}
-    halved = {name: tensor.half() if name.endswith("scale") else tensor for name, tensor in tensors.items()}
+    (naming,) = family_of(Config(CONFIGS[name])).namings
+    tensors = {naming.published(name)[0]: tensor for name, tensor in load_file(shard).items()}
+    halved = {name: tensor.to(scales) if name.endswith("scale") else tensor for name, tensor in tensors.items()}
     own = tmp_path / "own"
     own.mkdir()
     torch.save(halved, own / "pytorch_model.bin")
-    (own / "config.json").write_text(json.dumps(CONFIGS["chatglm"] | {"quantization_bit": int(quant[3:])}))
-    loaded = load(own, tokenizer=vocabularies["chatglm"])
+    (own / "config.json").write_text(json.dumps(CONFIGS[name] | {"quantization_bit": int(quant[3:])}))
+    loaded = load(own, tokenizer=vocabularies[name])
     assert loaded.quant == quant
-    if quant == "int4":
+    if quant == "int4" and scales == torch.float16:
         assert torch.equal(logprobs(loaded), logprobs(converted))
     else:  # our own scales are float32
         torch.testing.assert_close(logprobs(loaded), logprobs(converted), rtol=0, atol=1e-2)
@@ -317,7 +348,7 @@ class TestPreset:
     def test_goes_into_what_it_is_quantized_to(
         self, folder: Path, vocabularies: Vocabularies, expected: Answer, tmp_path: Path
     ) -> None:
-        recipe = Recipe(Storage("int4"), preset="tiny", tokenizer=vocabularies["glm-130b"])
+        recipe = Recipe(Storage.asked("int4", None, None), preset="tiny", tokenizer=vocabularies["glm-130b"])
         Conversion(folder, tmp_path / "quantized", recipe).run()
         assert torch.equal(logprobs(load(tmp_path / "quantized")), expected("glm-130b", "int4"))
 
@@ -479,10 +510,10 @@ class TestTraps:
     def test_6_how_a_family_fills_several_blanks(self) -> None:
         default = {name: family_of(Config(config)).strategies[0] for name, config in CONFIGS.items()}
         assert default == {
-            "glm": "append", "glm-130b": "reencode", "chatglm": "reencode", "glm-4": "reencode",
-            "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel", "roberta": "parallel",
-            "xlm-roberta": "parallel", "camembert": "parallel", "distilbert": "parallel", "esm2": "parallel",
-            "modernbert": "parallel",
+            "glm": "append", "glm-130b": "reencode", "chatglm": "reencode", "chatglm2": "reencode",
+            "glm-4": "reencode", "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel",
+            "proteinglm": "parallel", "proteinglm-clm": "reencode", "roberta": "parallel", "xlm-roberta": "parallel",
+            "camembert": "parallel", "distilbert": "parallel", "esm2": "parallel", "modernbert": "parallel",
         }  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -516,6 +547,19 @@ class TestTraps:
         assert ended["logprob"] == pytest.approx(plain["logprob"] + span["end_logprob"], abs=1e-6)
         assert ended["num_tokens"] == plain["num_tokens"] + 1
 
+    @pytest.mark.parametrize("name", ["chatglm2", "glm-4", "proteinglm-clm"])
+    def test_a_causal_model_s_fill_goes_on_from_the_text(
+        self, engine: Callable[[str], Engine], tokenizers: dict[str, Tokenizer], name: str
+    ) -> None:
+        """A vocabulary's space before a text is none of the fill's, and a space that the fill begins with is kept."""
+        running, tokenizer = engine(name), tokenizers[name]
+        for text in ("MKVL", "MK VL\n", "MKV  "):
+            events = running.run(Fill((segments(f"{text}[gMASK]"),), max_tokens=(6,), sampling=Sampling(2.0, seed=1)))
+            (result,) = (wire(event.result) for event in events if isinstance(event, ResultDone))
+            (blank,) = result["blanks"]
+            whole = tokenizer.decode([*tokenizer.encode(text), *blank["token_ids"]])
+            assert whole == tokenizer.decode(tokenizer.encode(text)) + blank["text"]
+
     def test_12_the_first_of_two_int4_numbers_is_in_the_high_nibble(self) -> None:
         assert unpack_nibbles(torch.tensor([[0x2F, -0x6D]], dtype=torch.int8)).tolist() == [[2, -1, -7, 3]]
         path = "transformer.layers.0.mlp.dense_h_to_4h.weight"
@@ -531,6 +575,8 @@ def test_calibration_lowers_the_error_in_every_family(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(" ".join(WORDS[n:] + WORDS[:n]) + "." for n in range(20)))
+    if "protein" in name:
+        text.write_text(text.read_text().upper())
     exact = load(canonical(name), tokenizer=vocabularies[name]).model
     fresh = windows(text, Description.read(canonical(name), tokenizer=vocabularies[name]), 12, seed=9)
     error = {}

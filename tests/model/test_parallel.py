@@ -54,9 +54,13 @@ def test_a_divided_vocabulary_has_the_whole_one_s_distribution(size: int, ids: i
         first, length = own.span
         logprobs = own.log_softmax(logits[:, first : first + length])
         torch.testing.assert_close(logprobs, expected[:, first : first + length])
-        torch.testing.assert_close(own.picked(logprobs, targets), expected.gather(1, targets[:, None])[:, 0])
+        torch.testing.assert_close(
+            own.picked(logprobs, torch.arange(rows), targets), expected.gather(1, targets[:, None])[:, 0]
+        )
         values = expected.gather(1, targets[:, None]) - 0.5  # between two: a sum that rounds otherwise counts alike
-        assert own.num_above(logprobs, values[:, 0]).tolist() == (expected > values).sum(-1).tolist()
+        assert (
+            own.num_above(logprobs, torch.arange(rows), values[:, 0]).tolist() == (expected > values).sum(-1).tolist()
+        )
         values, found = own.top(logprobs, count)
         torch.testing.assert_close(values, expected.topk(count).values)
         torch.testing.assert_close(expected.gather(1, found), values)

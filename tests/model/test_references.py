@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.attention import Attend, DenseAttention, KVCache, PagedAttention, Span, part_b_start, visible
 from model.checkpoint import entries, fill
-from model.config import Config
+from model.config import CheckpointError, Config
 from model.families import family_of
 from model.network import Network
 from model.sharding import cuts
@@ -27,17 +27,9 @@ from quant.schemes.int8 import Int8
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = (
-    "glm_sat",
-    "glm130b_sat",
-    "chatglm_sat",
-    "glm4",
-    "glm4_0414",
-    "bert",
-    "roberta",
-    "distilbert",
-    "esm2",
-    "modernbert",
-)
+    "glm_sat", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "bert", "proteinglm_mlm",
+    "proteinglm_clm", "roberta", "distilbert", "esm2", "modernbert",
+)  # fmt: skip
 # The references' softmax and ours sum in other orders; another GELU, or a bias forgotten, is off by far more.
 TOLERANCE = 1e-4
 # Angles in float16: the same rounded table, but the library behind cosines may differ in a last place of 2^-11.
@@ -203,7 +195,9 @@ def test_sequences_of_unequal_lengths_share_a_step(networks: dict[str, Network],
     torch.testing.assert_close(ours, torch.cat([c.logprobs for c in cases]), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("file", ["glm_greedy", "glm130b_sat", "chatglm_sat", "glm4", "glm4_0414"])
+@pytest.mark.parametrize(
+    "file", ["glm_greedy", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "proteinglm_clm"]
+)
 def test_greedy_tokens_are_the_reference_s(networks: dict[str, Network], file: str) -> None:
     """Token by token over the cache: while all before it are the reference's, so is the best one."""
     model = networks["glm_sat" if file == "glm_greedy" else file]
@@ -228,7 +222,7 @@ class TestTraps:
         torch.testing.assert_close(ours, case.logprobs, rtol=0, atol=TOLERANCE)
         assert (ours - golden("glm_greedy", "erf")["logprobs"]).abs().max() > 2 * TOLERANCE
 
-    @pytest.mark.parametrize("file", ["glm130b_sat", "chatglm_sat"])
+    @pytest.mark.parametrize("file", ["glm130b_sat", "chatglm_sat", "proteinglm_mlm", "proteinglm_clm"])
     def test_query_key_value_rows_go_by_head(self, networks: dict[str, Network], file: str) -> None:
         assert networks[file].architecture.qkv_rows == "heads"
         assert networks["glm_sat"].architecture.qkv_rows == "parts"
@@ -253,6 +247,9 @@ class TestTraps:
         assert family_of(Config(config_of("glm4"))).name == "glm-4"
         assert family_of(Config(metadata("glm4")["config_original"])).name == "glm-4"
         assert family_of(Config(config_of("chatglm_sat"))).name == "chatglm"
+        assert family_of(Config(config_of("chatglm2"))).name == "chatglm2"
+        assert family_of(Config(config_of("proteinglm_mlm"))).name == "proteinglm"
+        assert family_of(Config(config_of("proteinglm_clm"))).name == "proteinglm-clm"
 
 
 class TestGLM4:
@@ -263,6 +260,25 @@ class TestGLM4:
         model = read(tmp_path, facts["config_original"], weights)
         case = case_of("glm4", "long")
         assert torch.equal(whole(model, case), whole(networks["glm4"], case))
+
+
+class TestChatGLM2:
+    @pytest.mark.parametrize("scaled", ["positions", "base"])
+    @pytest.mark.parametrize("told", ["_name_or_path", "rope_ratio_scales"])
+    def test_rope_ratio_means_two_things(self, tmp_path: Path, scaled: str, told: str) -> None:
+        """ChatGLM2-6B-32K divides positions by it, ChatGLM3-6B-32K multiplies the base of the angles."""
+        names = {"positions": "THUDM/chatglm2-6b-32k", "base": "THUDM/chatglm3-6b-32k"}
+        ratio = metadata("chatglm2")["rope_ratio"][scaled]
+        says = {told: names[scaled] if told == "_name_or_path" else scaled}
+        model = read(tmp_path, config_of("chatglm2") | {"rope_ratio": ratio} | says, golden("chatglm2", "weights"))
+        case = case_of("chatglm2", "long", f"logprobs_{scaled}")
+        torch.testing.assert_close(whole(model, case), case.logprobs, rtol=0, atol=TOLERANCE)
+        assert (whole(model, case) - case_of("chatglm2", "long").logprobs).abs().max() > 10 * TOLERANCE
+
+    def test_a_rope_ratio_that_could_mean_either_is_refused(self) -> None:
+        config = Config(config_of("chatglm2") | {"rope_ratio": 16, "_name_or_path": "/models/mine"})
+        with pytest.raises(CheckpointError, match="rope_ratio 16 divides positions in ChatGLM2-6B-32K and multiplies"):
+            family_of(config).architecture(config)
 
 
 class TestBert:

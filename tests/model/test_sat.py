@@ -192,12 +192,13 @@ class TestQuantized:
             meant[name] = stands
         return write(path / "quantized", ranks), meant
 
-    @pytest.mark.parametrize(("bits", "size"), [(8, 1), (4, 1), (4, 2)])
+    @pytest.mark.parametrize(("bits", "size"), [(8, 1), (8, 2), (4, 1), (4, 2)])
     def test_is_read_exactly(self, tmp_path: Path, bits: int, size: int) -> None:
         folder, meant = self.folder(tmp_path, bits, size)
         weights = Weights(folder, [GLM130B_NAMING], CUTS)
         assert weights.storage is not None
-        assert str(weights.storage) == {8: "int8", 4: f"int4 group_size {0 if size == 1 else 32}"}[bits]
+        rows = {8: "int8", 4: "int4 group_size 0"}[bits]
+        assert str(weights.storage) == (rows if size == 1 else f"int{bits} group_size 32")
         scheme, _ = weights.storage.schemes(torch.float32, "cuda")
         for name, tensor in meant.items():
             stored = scheme.tensors(*tensor.shape)
@@ -206,7 +207,7 @@ class TestQuantized:
             assert all((tuple(read[key].shape), read[key].dtype) == entry for key, entry in stored.items())
             assert torch.equal(scheme.dequantize(read), tensor), name
 
-    @pytest.mark.parametrize(("bits", "size"), [(8, 2), (4, 4)])  # groups of 16 inputs are not to be had
+    @pytest.mark.parametrize(("bits", "size"), [(8, 4), (4, 4)])  # groups of 16 inputs are not to be had
     def test_what_no_scheme_holds_is_read_as_the_numbers_it_means(self, tmp_path: Path, bits: int, size: int) -> None:
         folder, meant = self.folder(tmp_path, bits, size)
         weights = Weights(folder, [GLM130B_NAMING], CUTS)

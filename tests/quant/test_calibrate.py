@@ -17,6 +17,7 @@ from quant.usage import UsageError
 
 SCHEMES: dict[str, Callable[[], IntegerScheme]] = {
     "int8": Int8,
+    "int8 32": lambda: Int8(32),
     "int4 32": lambda: Int4(32),
     "int4 64": lambda: Int4(64),
     "int4 128": lambda: Int4(128),

@@ -25,7 +25,7 @@ from tests.quant.conftest import drawn, product, running
 
 KERNELS = cpu.kernels().supported()
 SCHEMES: dict[str, Int4 | Int8] = {
-    "int8": Int8(),
+    **{f"int8-{size or 'row'}": Int8(size) for size in Int8.facts.group_sizes},
     **{f"int4-{size or 'row'}": Int4(size) for size in Int4.facts.group_sizes},
 }
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
@@ -50,7 +50,7 @@ def plain_rows(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
 
 def bits_and_group(scheme: Int4 | Int8) -> tuple[int, int]:
     """Bits of a weight, inputs that share an activation scale."""
-    return (4, scheme.group_size or scheme.ROW_GROUP) if isinstance(scheme, Int4) else (8, scheme.GROUP)
+    return 4 if isinstance(scheme, Int4) else 8, scheme.group_size or scheme.ROW_GROUP
 
 
 def plain_product(scheme: Int4 | Int8, x: Tensor, stored: Tensors, bias: Tensor | None) -> Tensor:
@@ -145,7 +145,7 @@ def test_rows_that_do_not_lie_together_are_quantized_as_their_copy(variant: str)
 def test_products_are_exact_in_their_codes_and_variants_agree(
     data: st.DataObject, scheme: Int4 | Int8, out_features: int, num_rows: int, with_bias: bool, seed: int
 ) -> None:
-    step = (scheme.group_size or 2) if isinstance(scheme, Int4) else 1
+    step = scheme.group_size or (2 if isinstance(scheme, Int4) else 1)
     in_features = max(2, step * data.draw(st.integers(1, max(4, 200 // step))))
     x, weight = drawn(seed, num_rows, in_features), drawn(seed + 1, out_features, in_features)
     bias = drawn(seed + 2, out_features) if with_bias else None
@@ -372,7 +372,7 @@ def test_attention_refuses_tensors_of_other_shapes_and_dtypes() -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("scheme", [Int8(), Int4(64)], ids=["int8", "int4-64"])
+@pytest.mark.parametrize("scheme", [Int8(), Int8(32), Int4(64)], ids=["int8", "int8-32", "int4-64"])
 def test_operators_keep_what_torch_asks_of_them(scheme: Int4 | Int8) -> None:
     bits, group = bits_and_group(scheme)
     packed = scheme.pack(scheme.quantize(drawn(0, 20, 256)))

@@ -44,8 +44,10 @@ CASES = [
     (Int4(0), 3, 98),
     (Int8(), 130, 1031),
     (Int8(), 17, 40),
+    (Int8(32), 70, 128),
+    (Int8(32), 33, 1056),
 ]
-SMALLER_CASES = [(Int4(32), 70, 128), (Int4(64), 33, 640), (Int4(0), 3, 98), (Int8(), 17, 301)]
+SMALLER_CASES = [(Int4(32), 70, 128), (Int4(64), 33, 640), (Int4(0), 3, 98), (Int8(), 17, 301), (Int8(32), 33, 640)]
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -146,7 +148,7 @@ def test_extreme_codes_and_tensors_that_are_not_contiguous() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not CARD, reason="no CUDA device")
-@pytest.mark.parametrize("scheme", [Int4(32), Int4(0), Int8()])
+@pytest.mark.parametrize("scheme", [Int4(32), Int4(0), Int8(), Int8(32)])
 def test_schemes_reach_the_kernels(scheme: Scheme) -> None:
     stored = scheme.quantize(drawn(0, 70, 256))
     x = drawn(1, 2, 3, 256).half()
@@ -209,7 +211,7 @@ def test_parts_fill_the_card_and_are_not_too_short(outputs: int, width: int, ten
 
 @compiled
 @pytest.mark.parametrize(("capability", "rows"), [(75, 1), (75, 16), (75, 17), (86, 16), (86, 17)])
-@pytest.mark.parametrize(("bits", "group"), [(4, 64), (4, 0), (8, 0)])
+@pytest.mark.parametrize(("bits", "group"), [(4, 64), (4, 0), (8, 0), (8, 32)])
 def test_tiles_fit_their_cards(
     bits: int, group: int, rows: int, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +241,7 @@ def assert_fits(bits: int, group: int, rows: int, capability: int, dtype: tl.dty
     tile, block, parts = gpu.tile(rows, tensor_cores), gpu.block(group, tensor_cores), rows <= gpu.NARROW
     floats = "*fp16" if dtype == tl.float16 else "*bf16"
     signature = {
-        **{"x": "*i32" if bits == 4 else floats, "weight": "*u8", "scale": "*fp16" if bits == 4 else "*fp32"},
+        **{"x": "*i32" if bits == 4 else floats, "weight": "*u8", "scale": "*fp16" if bits == 4 or group else "*fp32"},
         **{"bias": floats, "out": "*fp32" if parts else floats},
         **dict.fromkeys(["rows", "outputs", "width", "splits", "steps"], "i32"),
     }

@@ -15,7 +15,7 @@ from quant.schemes.none import Float
 
 SCHEMES: dict[str, HeadScheme] = {
     "none": Float(),
-    "int8": Int8(),
+    **{f"int8-{size or 'row'}": Int8(size) for size in Int8.facts.group_sizes},
     **{f"int4-{size or 'row'}": Int4(size) for size in Int4.facts.group_sizes},
 }
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
@@ -95,7 +95,7 @@ def test_a_layer_of_halves_takes_and_gives_halves(name: str, dtype: torch.dtype,
 def test_an_embedding_gives_its_rows_and_their_products(scheme: HeadScheme, variant: str) -> None:
     if isinstance(scheme, Int4) and variant == "torch":
         pytest.skip("torch's int4 weights are not readable by row")
-    weight = drawn(0, 37, 128 if isinstance(scheme, Int4) else 41)
+    weight = drawn(0, 37, 128 if isinstance(scheme, Int4) or scheme.group_size else 41)
     embedding = Embedding(37, weight.shape[1], scheme, torch.float32)
     stored = scheme.quantize(weight)
     embedding.assign(stored)
@@ -116,7 +116,7 @@ def test_an_embedding_of_halves_gives_halves_and_logits_in_float(variant: str) -
     assert embedding.logits(hidden).dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["none", "int8", "int4-row", "int4-32"])
+@pytest.mark.parametrize("name", ["none", "int8-row", "int8-32", "int4-row", "int4-32"])
 def test_a_layer_compiles_as_one_graph(name: str, compiler: Callable[..., Callable[[Tensor], Tensor]]) -> None:
     layer = layer_of(SCHEMES[name], drawn(0, 21, 128), drawn(1, 21))
 

@@ -19,7 +19,7 @@ from tests.quant.conftest import drawn, product, running
 
 SCHEMES: dict[str, Scheme] = {
     "none": Float(),
-    "int8": Int8(),
+    **{f"int8-{size or 'row'}": Int8(size) for size in Int8.facts.group_sizes},
     **{f"int4-{size or 'row'}": Int4(size) for size in Int4.facts.group_sizes},
 }
 QUANTIZED = {name: scheme for name, scheme in SCHEMES.items() if name != "none"}
@@ -27,7 +27,9 @@ KERNELS = cpu.kernels().supported()
 VARIANTS = [*KERNELS, "torch"]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 every_quantized = pytest.mark.parametrize("scheme", QUANTIZED.values(), ids=QUANTIZED)
+HALF_SCALES = {name: scheme for name, scheme in QUANTIZED.items() if name != "int8-row"}
 every_int4 = pytest.mark.parametrize("group_size", Int4.facts.group_sizes)
+every_half_scale = pytest.mark.parametrize("scheme", HALF_SCALES.values(), ids=HALF_SCALES)
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 needs_kernels = pytest.mark.skipif(not KERNELS, reason=f"no CPU kernels: {cpu.kernels().reason}")
 
@@ -38,7 +40,7 @@ seeds = st.integers(0, 2**31)
 
 def widths(scheme: Scheme) -> st.SearchStrategy[int]:
     """Numbers of inputs that a scheme holds."""
-    if isinstance(scheme, Int4):
+    if scheme.group_size or isinstance(scheme, Int4):
         step = scheme.group_size or 2
         return st.integers(1, max(4, 80 // step)).map(lambda count: step * count)
     if isinstance(scheme, Int8):
@@ -49,7 +51,7 @@ def widths(scheme: Scheme) -> st.SearchStrategy[int]:
 
 def width(scheme: Scheme) -> int:
     """One such number: two groups and more."""
-    return 2 * scheme.group_size if isinstance(scheme, Int4) and scheme.group_size else 48
+    return 2 * scheme.group_size or 48
 
 
 def steps(scheme: Scheme, stored: Tensors, in_features: int) -> Tensor:
@@ -95,6 +97,21 @@ def test_a_weight_too_small_for_its_scale_is_off_by_half_a_step_at_most(
     assert (stored["weight_scale"] != 0).all()
     error = (scheme.dequantize(stored).double() - weight.double()).abs()
     assert (error <= steps(scheme, stored, weight.shape[1]) * (0.5 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("code", [-128, -127, 127])
+@every_variant
+def test_every_code_of_a_file_of_others_counts(code: int, variant: str) -> None:
+    """llama.cpp's own Q8_0 has codes −127 … 127; nothing forbids −128."""
+    scheme = Int8(32)
+    codes = torch.full((20, 64), code, dtype=torch.int8)
+    stored = scheme.stored(codes, torch.full((20, 2), 0.5).half())
+    with running(variant):
+        packed = scheme.pack(stored)
+        assert (scheme.rows(packed, torch.tensor([0, 19]), 64) == code / 2).all()
+        torch.testing.assert_close(
+            scheme.matmul(torch.ones(3, 64), packed, None, 20), torch.full((3, 20), 32.0 * code), rtol=1e-6, atol=0
+        )
 
 
 @given(sizes, sizes, seeds)
@@ -152,23 +169,25 @@ def test_a_zero_row_has_scale_1_and_gives_the_bias() -> None:
     assert out[0, 0] == 7
 
 
-@every_int4
-def test_a_zero_group_has_scale_1_and_gives_the_bias(group_size: int) -> None:
-    scheme = Int4(group_size)
+@every_half_scale
+def test_a_zero_group_has_scale_1_and_gives_the_bias(scheme: Int4 | Int8) -> None:
+    lowest, highest = scheme.code_range
     weight = torch.zeros(3, 256)
     weight[1, -1] = 14
     stored = scheme.quantize(weight)
-    assert stored["weight_scale"].reshape(3, -1)[1, -1] == (-1.75 if group_size else 2)
+    scale = 14 / (lowest if lowest != -highest else highest)
+    assert stored["weight_scale"].reshape(3, -1)[1, -1] == torch.tensor(scale).half()
     assert (stored["weight_scale"].reshape(3, -1)[[0, 2]] == 1).all()
-    assert torch.equal(scheme.dequantize(stored), weight)
+    torch.testing.assert_close(scheme.dequantize(stored), weight, rtol=2**-11, atol=0)
     for variant in VARIANTS:
         with running(variant):
-            assert product(scheme, torch.ones(1, 256), stored, torch.tensor([7.0, 1.0, -3.0])).tolist() == [[7, 15, -3]]
+            out = product(scheme, torch.ones(1, 256), stored, torch.tensor([7.0, 1.0, -3.0]))
+        assert out[0, ::2].tolist() == [7, -3]
+        assert out[0, 1] == pytest.approx(15, rel=2**-11)
 
 
-@every_int4
-def test_int4_refuses_weights_too_large_for_its_scales(group_size: int) -> None:
-    scheme = Int4(group_size)
+@every_half_scale
+def test_weights_too_large_for_float16_scales_are_refused(scheme: Int4 | Int8) -> None:
     weight = torch.zeros(2, 128)
     weight[1, 3] = -scheme.code_range[0] * 65504
     assert torch.equal(scheme.dequantize(scheme.quantize(weight)), weight)
@@ -194,17 +213,22 @@ def test_int4_refuses_an_odd_number_of_inputs(group_size: int, in_features: int)
             refused(Int4(group_size))
 
 
-@pytest.mark.parametrize(("group_size", "in_features"), [(32, 48), (64, 32), (64, 160), (128, 64), (128, 4160)])
-def test_int4_refuses_a_group_that_does_not_divide_the_inputs(group_size: int, in_features: int) -> None:
-    for refused in (lambda s: s.tensors(4, in_features), lambda s: s.quantize(torch.ones(4, in_features))):
-        with pytest.raises(UsageError, match=f"group_size {group_size} does not divide the {in_features} inputs"):
-            refused(Int4(group_size))
+@pytest.mark.parametrize(
+    ("scheme", "in_features"),
+    [(Int4(32), 48), (Int4(64), 32), (Int4(64), 160), (Int4(128), 64), (Int4(128), 4160), (Int8(32), 48)],
+)
+def test_a_group_that_does_not_divide_the_inputs_is_refused(scheme: Int4 | Int8, in_features: int) -> None:
+    expected = f"group_size {scheme.group_size} does not divide the {in_features} inputs"
+    for refused in (lambda: scheme.tensors(4, in_features), lambda: scheme.quantize(torch.ones(4, in_features))):
+        with pytest.raises(UsageError, match=expected):
+            refused()
 
 
 @pytest.mark.parametrize("group_size", [-32, 1, 16, 48, 256])
-def test_int4_refuses_groups_that_no_kernel_has(group_size: int) -> None:
-    with pytest.raises(UsageError, match=r"group_size must be one of 0, 32, 64, 128 \(0: whole rows\)"):
-        Int4(group_size)
+def test_groups_that_no_kernel_has_are_refused(group_size: int) -> None:
+    for scheme, sizes in ((Int4, "0, 32, 64, 128"), (Int8, "0, 32")):
+        with pytest.raises(UsageError, match=rf"group_size must be one of {sizes} \(0: whole rows\)"):
+            scheme(group_size)
 
 
 def test_int8_refuses_one_input() -> None:
@@ -216,6 +240,8 @@ def test_schemes_are_built_by_name() -> None:
     assert [build(name).name for name in ("none", "int8", "int4")] == ["none", "int8", "int4"]
     assert build("none", torch.float16).tensors(1, 1) == {"weight": ((1, 1), torch.float16)}
     assert build("int4", group_size=128).tensors(1, 256)["weight_scale"] == ((1, 2), torch.float16)
+    assert [build(name).group_size for name in ("none", "int8", "int4")] == [0, 0, 32]
+    assert build("int8", group_size=32).tensors(1, 256)["weight_scale"] == ((1, 8), torch.float16)
     with pytest.raises(UsageError, match="no such scheme: int3"):
         build("int3")
 
@@ -292,8 +318,8 @@ def test_cut_outputs_are_stored_as_if_quantized_alone(
 @given(st.data(), st.sampled_from(list(SCHEMES.values())), st.integers(1, 6), seeds)
 @settings(max_examples=60, deadline=None)
 def test_cut_inputs_stand_for_the_same_weights(data: st.DataObject, scheme: Scheme, count: int, seed: int) -> None:
-    by_group = isinstance(scheme, Float) or (isinstance(scheme, Int4) and scheme.group_size)
-    step = 1 if isinstance(scheme, Float | Int8) else scheme.group_size or 2  # type: ignore[attr-defined]
+    by_group = isinstance(scheme, Float) or scheme.group_size
+    step = scheme.group_size or (2 if isinstance(scheme, Int4) else 1)
     weight = drawn(seed, 5, (count + 1) * step)
     start = data.draw(st.integers(0, count)) * step
     length = data.draw(st.integers(1, count + 1 - start // step)) * step
@@ -308,12 +334,13 @@ def test_cut_inputs_stand_for_the_same_weights(data: st.DataObject, scheme: Sche
         assert part["weight"].shape[1] == stored["weight"].shape[1] * length // weight.shape[1]
 
 
-@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize("scheme", [Int4(32), Int4(64), Int4(128), Int8(32)])
 @pytest.mark.parametrize("name", ["weight", "weight_scale"])
-def test_a_cut_through_a_group_is_refused(group_size: int, name: str) -> None:
-    for start, length in [(0, group_size + 2), (group_size // 2, group_size), (group_size - 1, group_size + 1)]:
+def test_a_cut_through_a_group_is_refused(scheme: Int4 | Int8, name: str) -> None:
+    size = scheme.group_size
+    for start, length in [(0, size + 2), (size // 2, size), (size - 1, size + 1)]:
         with pytest.raises(UsageError, match=rf"a cut of inputs at {start} \+ {length} goes through a group of"):
-            Int4(group_size).narrow(name, 1, start, length)
+            scheme.narrow(name, 1, start, length)
 
 
 def test_a_cut_through_a_byte_is_refused() -> None:
@@ -391,7 +418,7 @@ def test_a_row_has_the_same_bits_alone_among_7_and_among_64(
 @every_quantized
 @every_variant
 def test_a_row_has_the_same_bits_at_1_2_and_3_threads(scheme: Scheme, variant: str) -> None:
-    out_features, in_features = 217, 5 * 128 if isinstance(scheme, Int4) else 601
+    out_features, in_features = 217, 5 * 128 if isinstance(scheme, Int4) or scheme.group_size else 601
     stored, bias = scheme.quantize(drawn(0, out_features, in_features)), drawn(1, out_features)
     x = drawn(2, 64, in_features)
     with running(variant):
@@ -439,7 +466,15 @@ def test_inputs_of_another_width_are_refused(scheme: Scheme, factor: float) -> N
             product(scheme, torch.ones(3, int(width(scheme) * factor)), stored, None)
 
 
-MOST_OFF = {"none": 1e-6, "int8": 0.02, "int4-32": 0.10, "int4-64": 0.115, "int4-128": 0.13, "int4-row": 0.16}
+MOST_OFF = {
+    "none": 1e-6,
+    "int8-row": 0.02,
+    "int8-32": 0.02,
+    "int4-32": 0.10,
+    "int4-64": 0.115,
+    "int4-128": 0.13,
+    "int4-row": 0.16,
+}
 
 
 @pytest.mark.parametrize(("name", "most"), MOST_OFF.items(), ids=MOST_OFF)
@@ -461,6 +496,8 @@ def test_outliers_in_some_inputs_leave_the_others_precise(scheme: Scheme) -> Non
     expected = x.double() @ weight.double().t()
     stored = scheme.quantize(weight)
     by_float = (x.double() @ scheme.dequantize(stored).double().t() - expected).norm()
+    # INT8 weights in groups are as exact as the activations, whose groups of 32 have an outlier more often than not.
+    most = 2.5 if scheme.name == "int8" and scheme.group_size else 1.5
     for variant in KERNELS:
         with running(variant):
-            assert (product(scheme, x, stored, None) - expected).norm() <= 1.5 * by_float
+            assert (product(scheme, x, stored, None) - expected).norm() <= most * by_float

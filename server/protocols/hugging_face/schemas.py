@@ -64,7 +64,8 @@ class FillMaskRequest(Lenient):
             with member("input", number, len(texts)):
                 if not count_blanks(text):
                     known = ", ".join(dict.fromkeys((*card.masks, card.mask_token)))
-                    raise RequestError(f"inputs has no mask; this model has {known}", "inputs")
+                    message = f"no mask token ({known}) found in inputs; text generation is at /generate"
+                    raise RequestError(message, "inputs")
                 at_most("inputs", count_blanks(text), limits.blanks, "masks")
         at_most("top_k", sum(map(count_blanks, texts)) * top_k, MOST_CANDIDATES, "candidates for all masks")
         length = 1 if card.masked else most_tokens(None, limits, card)

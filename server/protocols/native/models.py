@@ -97,6 +97,7 @@ def _entry(card: ModelCard, adapters: list[str], limits: Limits) -> dict[str, An
             **limits.model_dump(),
         },
         "quantization": card.quant,
+        "quantization_head": card.quant_head,
         "tp": card.tp,
         "kernels": card.kernels,
         "kv_cache_type": card.kv_cache_type,

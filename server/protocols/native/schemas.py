@@ -244,6 +244,10 @@ class ScoreRequest(Work):
         Field(description="The tokens hidden from BERT: the predicted one, or also the later ones of its word."),
     ] = "original"
     words: Annotated[bool, Field(description="Add the log-probability of each word.")] = False
+    end_logprobs: Annotated[
+        bool, Field(description="Compute the end token of every span. Without it candidates need fewer rows.")
+    ] = True
+    stream: Annotated[bool, Field(description="Send each candidate's result when it is there.")] = False
     priority: Priority = "batch"
 
     def score(self, limits: Limits) -> Score:
@@ -268,6 +272,8 @@ class ScoreRequest(Work):
             logprobs=self.logprobs,
             pll=self.pll,
             words=self.words,
+            end_logprobs=self.end_logprobs,
+            stream=self.stream,
             seed=self.seed,
             priority=self.priority,
             timeout_s=self.timeout_s or limits.timeout_s,

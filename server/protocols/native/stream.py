@@ -1,4 +1,4 @@
-"""A fill as a stream: the events of `/v1/infill`."""
+"""A fill or a score as a stream: the events of `/v1/infill` and `/v1/score`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from server.wire.errors import ApiError
 
 
 class NamedEvents:
-    """The events of `/v1/infill`, each with its name. `head` are the first fields of the answer."""
+    """The events of a request, each with its name. `head` are the first fields of the answer."""
 
     def __init__(self, head: Mapping[str, Any]) -> None:
         self.head = head
@@ -26,7 +26,8 @@ class NamedEvents:
             case ResultDone():
                 return sse("result.done", plain(event.result))
             case Done():
-                return sse("done", {**self.head, "usage": event.usage})
+                ranking = {} if event.ranking is None else plain(event.ranking)
+                return sse("done", {**self.head, **ranking, "usage": event.usage})
         return b""
 
     def error(self, error: ApiError) -> bytes:

@@ -42,7 +42,7 @@ def architecture(preset: str, **changes: Any) -> Architecture:
 
 
 def planned(preset: str, gpus: str, scheme: str = "none", head: str = "none", **options: Any) -> Plan:
-    storage = Storage(scheme, options.pop("group_size", 32), head)
+    storage = Storage(scheme, options.pop("group_size", None), head)
     return plan(Deployment(architecture(preset), storage, devices(gpus, CARDS), **options))
 
 
@@ -75,7 +75,7 @@ def test_weights_are_those_of_the_loaded_network_to_the_byte(preset: str, ranks:
     if ranks == 3:
         a = replace(a, num_attention_heads=6, num_key_value_heads=min(a.num_key_value_heads, 3) * 2 // 2)
         a = replace(a, num_key_value_heads=1 if preset.startswith("glm-4") else 6, inner_hidden_size=768)
-    storage = Storage(scheme, 32, head)
+    storage = Storage(scheme, None, head)
     for rank in range(ranks):
         f = footprint(Deployment(a, storage, devices(f"{ranks}xCPU", CARDS)), rank)
         blocks, embedding = storage.schemes(torch.float32, "cpu")
@@ -267,9 +267,7 @@ def test_what_is_proposed_fits(scheme: str, options: dict[str, Any]) -> None:
     for line in p.instead:
         words = line.split()
         given = dict(zip(words[::2], words[1::2], strict=True))
-        storage = replace(
-            d.storage, scheme=given.get("--quant", scheme), head=given.get("--quant-head", d.storage.head)
-        )
+        storage = Storage.asked(given.get("--quant", scheme), None, given.get("--quant-head"))
         other = replace(
             d,
             storage=storage,
@@ -326,7 +324,7 @@ def test_a_masked_language_model_computes_its_text_anew_for_a_word() -> None:
 some_cards = st.sampled_from(sorted(set(CARDS) - {"cpu"}))
 deployments = st.builds(
     lambda preset, card, ranks, scheme, head, kv: Deployment(
-        architecture(preset), Storage(scheme, 32, head), (CARDS[card],) * ranks, kv
+        architecture(preset), Storage(scheme, None, head), (CARDS[card],) * ranks, kv
     ),
     st.sampled_from(sorted(PRESETS)),
     some_cards,

@@ -21,6 +21,21 @@ GLM4_SPECIAL = (
     "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>",
     "<|observation|>",
 )  # fmt: skip
+# ProteinGLM's published tokenizer.model, 112 bytes.
+RESIDUES = "\n".join(
+    [
+        "<pad>",
+        *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+        "<mask>",
+        "<gmask>",
+        "<smask>",
+        "<eod>",
+        "<sop>",
+        "<eop>",
+        "<eos>",
+        "<unk>",
+    ]
+).encode()
 Original = Callable[..., Path]
 Read = Callable[..., Tokenizer]
 READERS = {family.name: family.tokenizer for family in FAMILIES}
@@ -73,6 +88,8 @@ def files() -> dict[str, dict[str, bytes]]:
         "chatglm": {"ice_text.model": published("ice_text_chatglm.model")},
         "glm4": {"tokenizer.json": tokenizer_json().encode()},
         "glm4-ranks": {"tokenizer.model": ranks()},
+        "residues": {"tokenizer.model": RESIDUES},
+        "chatglm2": {"tokenizer.model": published("chatglm2.model")},
     }
 
 

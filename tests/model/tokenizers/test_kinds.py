@@ -21,7 +21,7 @@ from model.layout import BlankLayout, MaskedLayout, parse
 from model.spelling import Spelling
 from model.tokenizer import FILES, Decoder, Tokenizer
 from model.tokenizers.word_pieces import Splitter
-from tests.model.tokenizers.conftest import READERS, Original, Read
+from tests.model.tokenizers.conftest import READERS, RESIDUES, Original, Read
 
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("gpt2", "glm", {}),
@@ -34,6 +34,9 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "chatglm": ("chatglm", "chatglm", {"num_image_tokens": 0}),
     "glm-4": ("glm4", "glm-4", {}),
     "glm-4-ranks": ("glm4-ranks", "glm-4", {}),
+    "chatglm2": ("chatglm2", "chatglm2", {}),
+    "proteinglm": ("residues", "proteinglm", {}),
+    "proteinglm-clm": ("residues", "proteinglm-clm", {}),
 }
 LOSSLESS = ("gpt2", "roberta", "glm-4", "glm-4-ranks")
 HUB = {
@@ -56,7 +59,10 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 @every_kind
 def test_text_that_spells_a_special_token_is_text(read: Read, name: str) -> None:
     tokenizer = named(read, name)
-    assert not set(tokenizer.encode(SPELLED)) & {*tokenizer.special.values(), *tokenizer.ends, *tokenizer.aliases}
+    special = {*tokenizer.special.values(), *tokenizer.ends, *tokenizer.aliases}
+    # No residue has a lower-case letter or a bracket.
+    unknown = {tokenizer.special["unk"]} if name.startswith("proteinglm") else set()
+    assert not set(tokenizer.encode(SPELLED)) & (special - unknown)
 
 
 @every_kind
@@ -375,6 +381,102 @@ class TestGLM4:
         assert tokenizer.special["code_prefix"] == 60005
 
 
+class TestChatGLM2:
+    def test_roles(self, read: Read) -> None:
+        tokenizer = read("chatglm2", "chatglm2")
+        first = tokenizer.masks["[MASK]"]
+        roles = ("mask", "gmask", "smask", "sop", "eop", "system", "user", "assistant", "observation")
+        assert [tokenizer.special[role] for role in roles] == list(range(first, first + 9))
+        assert tokenizer.ends == (2, first + 6, first + 8)
+        assert list(tokenizer.text_ids()) == list(range(3, first))
+        assert not tokenizer.mask_strips
+
+    @pytest.mark.parametrize(
+        "text", ["a\nb", "\ta", "  a", " ", "x\n    y\n\tz", "船\U0001fae0\n", "a" + " " * 99 + "b"]
+    )
+    def test_white_space_and_unknown_characters_come_back(self, read: Read, text: str) -> None:
+        tokenizer = read("chatglm2", "chatglm2")
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+    @pytest.mark.parametrize("text", ["the sea", "    return", "\n\tx", "，船", " ", ""])
+    def test_a_text_goes_on_without_a_space_of_the_vocabulary_s(self, read: Read, text: str) -> None:
+        tokenizer = read("chatglm2", "chatglm2")
+        decoder = Decoder(tokenizer, continues=True)
+        decoder.extend(tokenizer.encode_on(text))
+        assert decoder.whole == text
+        assert tokenizer.encode_on("the") != tokenizer.encode("the") == tokenizer.encode_on(" the")
+
+    def test_a_vocabulary_without_a_space_before_texts(self, tmp_path: Path, original: Original) -> None:
+        folder = original("chatglm2")
+        proto = (folder / "tokenizer.model").read_bytes()
+        (folder / "tokenizer.model").write_bytes(proto + b"\x1a\x02\x18\x00")  # add_dummy_prefix false
+        tokenizer = READERS["chatglm2"](folder)
+        assert tokenizer.encode("the") == tokenizer.encode_on("the")
+        assert tokenizer.decode(tokenizer.encode(" the")) == " the"
+
+
+class TestResidues:
+    def test_ids(self, read: Read) -> None:
+        assert len(RESIDUES) == 112
+        masked, causal = read("residues", "proteinglm"), read("residues", "proteinglm-clm")
+        roles = ("mask", "gmask", "smask", "eod", "sop", "eop", "eos", "unk")
+        for tokenizer in (masked, causal):
+            assert [tokenizer.special[role] for role in roles] == list(range(28, 36))
+            assert tokenizer.encode("LAG-") == [1, 2, 3, 27]
+            assert list(tokenizer.text_ids()) == list(range(1, 28))
+            assert tokenizer.size == 36
+        assert masked.ends == ()
+        assert causal.ends == (34, 33)
+
+    @pytest.mark.parametrize(
+        "text", ["MKV LL", "M\nK", " MK ", "mkv", "MKvaVJJ", "M k k V", "M船K", "MK-.XBUZO", "", "J" * 9]
+    )
+    def test_as_transformers_reads_such_a_vocabulary(self, read: Read, tmp_path: Path, text: str) -> None:
+        """Its EsmTokenizer has a token a line too, and splits a text at the tokens of its file."""
+        (tmp_path / "vocab.txt").write_bytes(RESIDUES)
+        theirs = transformers.EsmTokenizer(str(tmp_path / "vocab.txt"), cls_token="<pad>", eos_token="<eos>")
+        assert read("residues", "proteinglm").encode(text) == theirs.encode(text, add_special_tokens=False)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:e7dc\nsize 1018370\n"
+
+
+@pytest.mark.parametrize(
+    ("family", "held", "named"),
+    [
+        (
+            "glm-4",
+            "chatglm2",
+            r"is a sentencepiece model; this model's has in each line a piece in base64 and its rank",
+        ),
+        ("chatglm2", "glm4-ranks", r"is a vocabulary of GLM-4's kind .*; this model's is a sentencepiece model"),
+        ("glm-4", LFS, "a Git LFS pointer, not the file"),
+        ("chatglm2", LFS, "a Git LFS pointer, not the file"),
+        ("chatglm2", b"", "is empty; this model's is a sentencepiece model"),
+        ("chatglm2", "residues", r"is a vocabulary of ProteinGLM's kind .*; this model's is a sentencepiece model"),
+        ("proteinglm", "chatglm2", "is a sentencepiece model; this model's has in each line a token"),
+        ("proteinglm-clm", "glm4-ranks", "is a vocabulary of GLM-4's kind .*; this model's has in each line a token"),
+        ("proteinglm", b"L\nA\n", "is of no known kind; this model's has in each line a token"),
+        ("proteinglm", b"<pad>\nL\n<mask>\n<eos>\n", "no special token for unk"),
+        ("proteinglm", b"<pad>\nL\nL\n<mask>\n<eos>\n<unk>", "has an empty line or a token twice"),
+        ("proteinglm", b"<pad>\n<mask>\n<eos>\n<unk>", "has no residues"),
+        ("proteinglm", None, "lacks its tokenizer, the file tokenizer.model"),
+        ("chatglm2", b"\0\1\2", "is of no known kind; this model's is a sentencepiece model"),
+        ("glm-4", None, "lacks its tokenizer, the file tokenizer.json or tokenizer.model"),
+        ("chatglm2", None, "lacks its tokenizer, the file tokenizer.model"),
+    ],
+)
+def test_a_tokenizer_of_another_kind_is_called_what_it_is(
+    files: dict[str, dict[str, bytes]], tmp_path: Path, family: str, held: str | bytes | None, named: str
+) -> None:
+    if held is not None:
+        content = held if isinstance(held, bytes) else files[held]["tokenizer.model"]
+        (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(CheckpointError, match=named) as error:
+        READERS[family](tmp_path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("kind", "family", "file", "content", "named"),
     [
@@ -442,8 +544,9 @@ def test_entries_are_the_vocabulary_s_own_words(original: Original, name: str) -
     elif kind == "glm4":
         theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         assert found == [theirs.id_to_token(i) for i in ids]
-    elif kind == "chinese":
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "cog-pretrain.model"))
+    elif kind in ("chinese", "chatglm2"):
+        name = {"chinese": "cog-pretrain.model", "chatglm2": "tokenizer.model"}[kind]
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
         assert found == pieces.id_to_piece(ids)
     assert all(found)
     special = list(tokenizer.names)

@@ -24,13 +24,13 @@ from model.config import CheckpointError
 from model.offsets import offsets
 from model.spelling import Spelling
 from model.tokenizer import Tokenizer
+from model.tokenizers.esm import EsmResidues
 from model.tokenizers.masked_bpe import read_masked_bpe
 from model.tokenizers.metaspace import read_camembert, read_xlm_roberta
-from model.tokenizers.residues import Residues
 from model.tokenizers.word_pieces import WordPieces
 from tests.model.tokenizers.conftest import GOLDEN, gpt2_pieces, published
 
-RESIDUES = [*["<cls>", "<pad>", "<eos>", "<unk>"], *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+ESM_TOKENS = [*["<cls>", "<pad>", "<eos>", "<unk>"], *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 Pair = tuple[Tokenizer, Any]
 MODERN_SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]")
 
@@ -93,7 +93,7 @@ def modern(folder: Path) -> None:
 
 
 def residues(folder: Path) -> None:
-    (folder / "vocab.txt").write_text("\n".join(RESIDUES))
+    (folder / "vocab.txt").write_text("\n".join(ESM_TOKENS))
 
 
 def words(folder: Path) -> None:
@@ -124,7 +124,7 @@ def made(kind: str, golden: dict[str, Any], folder: Path) -> Pair:
         return read_masked_bpe(folder), transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     if kind == "esm":
         residues(folder)
-        return Residues.read(folder), transformers.EsmTokenizer(str(folder / "vocab.txt"))
+        return EsmResidues.read(folder), transformers.EsmTokenizer(str(folder / "vocab.txt"))
     if kind == "distilbert":
         words(folder)
         return WordPieces.read(folder), transformers.DistilBertTokenizer(str(folder / "vocab.txt"))
@@ -317,18 +317,18 @@ class TestFiles:
                 "is 'BPE', this family's is 'Unigram'",
             ),
             (read_camembert, {"tokenizer.json": '{"model": {"vocab": [1]}}'}, "pieces with their scores"),
-            (Residues.read, {}, "vocab.txt: no such file"),
-            (Residues.read, {"vocab.txt": "<cls>\n<cls>"}, "another token"),
-            (Residues.read, {"vocab.txt": "<cls>\nA"}, "no <eos> for sep_token"),
-            (Residues.read, {"vocab.txt": "<cls>\n<eos>\n<pad>\n<unk>\n<mask>"}, "has no letters"),
+            (EsmResidues.read, {}, "vocab.txt: no such file"),
+            (EsmResidues.read, {"vocab.txt": "<cls>\n<cls>"}, "another token"),
+            (EsmResidues.read, {"vocab.txt": "<cls>\nA"}, "no <eos> for sep_token"),
+            (EsmResidues.read, {"vocab.txt": "<cls>\n<eos>\n<pad>\n<unk>\n<mask>"}, "has no letters"),
             (
-                Residues.read,
-                {"vocab.txt": "\n".join(RESIDUES), "tokenizer_config.json": '{"mask_token": "<nope>"}'},
+                EsmResidues.read,
+                {"vocab.txt": "\n".join(ESM_TOKENS), "tokenizer_config.json": '{"mask_token": "<nope>"}'},
                 "no '<nope>' for mask_token",
             ),
             (
-                Residues.read,
-                {"vocab.txt": "\n".join(RESIDUES), "tokenizer_config.json": '{"mask_token": "<pad>"}'},
+                EsmResidues.read,
+                {"vocab.txt": "\n".join(ESM_TOKENS), "tokenizer_config.json": '{"mask_token": "<pad>"}'},
                 "are one token",
             ),
         ],

@@ -128,5 +128,34 @@ def test_text_without_the_dummy_prefix(golden: dict[str, Any], read: Read) -> No
         assert tokenizer.encode(text, dummy_prefix=False) == ids
 
 
+class TestChatGLM2:
+    """The published tokenizers' own code, over a stand-in of their sentencepiece model."""
+
+    @pytest.fixture
+    def expected(self) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads(gzip.decompress((GOLDEN / "tokenizer_chatglm2.json.gz").read_bytes()))
+        return data
+
+    def test_ids_of_two_thousand_lines(self, golden: dict[str, Any], expected: dict[str, Any], read: Read) -> None:
+        both = {"lines": golden["lines"], "kinds": {"chatglm2": expected}}
+        assert mismatches(both, "chatglm2", read("chatglm2", "chatglm2")) == []
+
+    def test_hard_lines(self, golden: dict[str, Any], expected: dict[str, Any], read: Read) -> None:
+        tokenizer = read("chatglm2", "chatglm2")
+        columns = golden["hard"], expected["hard"], expected["decoded"], expected["onward"]
+        for text, ids, back, onward in zip(*columns, strict=True):
+            assert tokenizer.encode(text) == ids, text
+            assert tokenizer.encode_on(text) == onward, text
+            assert tokenizer.decode(ids) == back, text
+
+    @pytest.mark.parametrize("model", ["chatglm2", "chatglm3"])
+    def test_special_ids(self, expected: dict[str, Any], read: Read, model: str) -> None:
+        """ChatGLM2 has those that it shares with ChatGLM3, which has the roles' besides."""
+        tokenizer = read("chatglm2", "chatglm2")
+        names = {name: i for i, name in tokenizer.names.items()}
+        assert {name: names[name] for name in expected["special"][model]} == expected["special"][model]
+        assert tokenizer.eos == expected["eos"]
+
+
 def test_both_forms_of_glm_4_are_one(golden: dict[str, Any], read: Read) -> None:
     assert mismatches(golden, "glm-4", read("glm4", "glm-4")) == []

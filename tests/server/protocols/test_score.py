@@ -1,5 +1,6 @@
 """What `/v1/score` answers, and which forms it takes."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -31,6 +32,7 @@ def test_answer_has_the_fields_of_the_contract(client):
         ({"text": "a", "normalize": "token", "include_end": True, "logprobs": 2, "priority": "interactive"},
          Score(text=("a",), normalize="token", include_end=True, logprobs=2, priority="interactive")),
         ({"text": "a", "pll": "word_l2r", "words": True}, Score(text=("a",), pll="word_l2r", words=True)),
+        ({"text": "a", "end_logprobs": False}, Score(text=("a",), end_logprobs=False)),
     ],
 )  # fmt: skip
 def test_every_form_reaches_the_engine(client, engine, body, asked):
@@ -54,7 +56,7 @@ def test_every_form_reaches_the_engine(client, engine, body, asked):
         ({"text": "a [MASK]", "spans": ["b", "c"]}, "spans"),
         ({"text": "a [MASK]", "spans": ["see [gMASK]"]}, "spans"),
         ({"text": "a [MASK]", "spans": [["b"], "c"]}, "spans.1"),
-        ({"text": "a [MASK]", "spans": [["b"]] * 1025}, "spans"),
+        ({"text": "a [MASK]", "spans": [["b"]] * 16_385}, "spans"),
         ({"text": "[MASK]" * 65, "spans": ["b"] * 65}, "text"),
         ({"text": "[MASK]" * 6, "spans": ["b"] * 6, "orders": "all"}, "orders"),
         ({"text": "[MASK]" * 64, "spans": ["b"] * 64, "orders": "all"}, "orders"),
@@ -69,7 +71,7 @@ def test_every_form_reaches_the_engine(client, engine, body, asked):
         ({"text": "a", "normalize": "word"}, "normalize"),
         ({"text": "a", "pll": "within_word_l2r"}, "pll"),
         ({"text": "a", "words": "yes"}, "words"),
-        ({"text": "a", "stream": True}, "stream"),
+        ({"text": "a", "stream": 2}, "stream"),
         ({"text": ["a"]}, "text"),
     ],
 )
@@ -78,3 +80,16 @@ def test_bad_bodies_are_400_and_name_the_field(client, engine, refused, body, pa
     if param is None:
         assert "sentence_a and sentence_b" in error["message"]
     assert not engine.asked
+
+
+def test_a_stream_has_an_event_for_each_result_and_the_rest_at_its_end(client, engine):
+    body = {"text": "a [MASK]", "spans": [["b"], ["c"]]}
+    whole = client.post("/v1/score", json=body).json()
+    answer = client.post("/v1/score", json={**body, "stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [frame.split("\n") for frame in answer.text.strip().split("\n\n")]
+    assert [name for name, _ in events] == ["event: result.done", "event: result.done", "event: done"]
+    *results, done = (json.loads(data.removeprefix("data: ")) for _, data in events)
+    assert sorted(results, key=lambda result: result["index"]) == whole["results"]  # they come in any order
+    assert {**done, "results": whole["results"], "id": 0, "created": 0} == {**whole, "id": 0, "created": 0}
+    assert engine.asked[-1].stream

@@ -1,0 +1,141 @@
+"""GGUF files of tiny random GLM-4 models, written by gguf-py, and the same networks in transformers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf.quants import dequantize, quantize
+from torch import Tensor
+from transformers import Glm4Config, Glm4ForCausalLM, GlmConfig, GlmForCausalLM
+
+from model.tokenizers.byte_level import byte_alphabet
+from model.tokenizers.glm4 import _SPECIAL as SPECIAL
+
+Kinds = gguf.GGMLQuantizationType
+SIZES: dict[str, Any] = {
+    "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 128, "rms_norm_eps": 1.5625e-07,
+    "vocab_size": 288, "partial_rotary_factor": 0.5, "rope_theta": 20000.0, "pad_token_id": 0,
+}  # fmt: skip
+PAIRS = ("th", "he", "in", "er", "an")  # pieces behind the single bytes
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "post_self_attn_layernorm": "post_attention_norm",
+    "post_mlp_layernorm": "post_ffw_norm",
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A GGUF file, and transformers' network with the numbers that gguf-py finds in it."""
+
+    path: Path
+    reference: torch.nn.Module
+
+    @torch.inference_mode()
+    def logprobs(self, token_ids: Tensor) -> Tensor:
+        """Of the tokens that follow [tokens], [tokens, vocab_size]."""
+        return self.reference(token_ids[None]).logits[0].log_softmax(-1)
+
+
+def write(
+    path: Path, architecture: str = "glm4", kind: str = "Q4_0", seed: int = 0, others: dict[str, str] | None = None,
+    sizes: dict[str, Any] | None = None,
+) -> Written:
+    """A file of an architecture whose matrices are of a kind; `others` has the kinds of some GGUF names or parts of
+    them."""  # fmt: skip
+    config: dict[str, Any] = SIZES | (sizes or {})
+    model = _random(architecture, config, seed)
+    writer = gguf.GGUFWriter(str(path), architecture)
+    _write_sizes(writer, architecture, config)
+    write_tokenizer(writer, config["vocab_size"])
+    rng = np.random.default_rng(seed)
+    state = model.state_dict()
+    for name, tensor in state.items():
+        own = gguf_name(name)
+        wanted = next((k for part, k in (others or {}).items() if part in own), kind)
+        if tensor.dim() == 1:
+            writer.add_tensor(own, tensor.numpy())
+            continue
+        raw = encoded(tensor, Kinds[wanted], rng)
+        writer.add_tensor(own, raw, raw_dtype=Kinds[wanted])
+        state[name] = torch.from_numpy(np.array(dequantize(raw, Kinds[wanted])))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model.load_state_dict(state)
+    return Written(path, model)
+
+
+def gguf_name(name: str) -> str:
+    """llama.cpp's name of a tensor of transformers."""
+    path, _, leaf = name.rpartition(".")
+    if path.startswith("model.layers."):
+        number, rest = path.removeprefix("model.layers.").split(".", 1)
+        return f"blk.{number}.{NAMES[rest]}.{leaf}"
+    return f"{NAMES[path]}.{leaf}"
+
+
+def encoded(tensor: Tensor, kind: gguf.GGMLQuantizationType, rng: np.random.Generator) -> np.ndarray:
+    """A matrix in a kind's bytes [rows, bytes]. The K kinds, which gguf-py cannot write, have random bytes and
+    scales."""
+    if not kind.name.endswith("_K"):
+        return quantize(tensor.numpy(), kind)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = rng.integers(0, 256, (tensor.shape[0], tensor.shape[1] // block, size), dtype=np.uint8)
+    for at, scale in ((208, 3e-5),) if kind.name == "Q6_K" else ((0, 2e-4), (2, 1e-3)):
+        raw[..., at : at + 2] = (scale * rng.uniform(0.5, 1, (*raw.shape[:2], 1))).astype(np.float16).view(np.uint8)
+    return raw.reshape(len(raw), -1)
+
+
+def _random(architecture: str, config: dict[str, Any], seed: int) -> torch.nn.Module:
+    if architecture == "glm4":
+        model: torch.nn.Module = Glm4ForCausalLM(Glm4Config(**config, attention_bias=False))
+    else:
+        model = GlmForCausalLM(GlmConfig(**config, attention_bias=True))
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data = 1 + 0.1 * noise if "norm" in name else 0.1 * noise
+    return model.eval().requires_grad_(False)
+
+
+def _write_sizes(writer: gguf.GGUFWriter, architecture: str, config: dict[str, Any]) -> None:
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(int(config["head_dim"] * config["partial_rotary_factor"]))
+    writer.add_rope_freq_base(config["rope_theta"])
+    if architecture == "glm4":
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
+
+
+def write_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
+    """A byte for a piece and a few pairs, GLM-4's special tokens, and padding."""
+    pieces = [*byte_alphabet(), *PAIRS]
+    filled = size - len(pieces) - len(SPECIAL)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("glm4")
+    writer.add_token_list([*pieces, *SPECIAL, *(f"[PAD{n}]" for n in range(filled))])
+    writer.add_token_types([1] * len(pieces) + [3] * len(SPECIAL) + [5] * filled)
+    writer.add_token_merges([f"{first} {second}" for first, second in PAIRS])
+    writer.add_eos_token_id(len(pieces))
