@@ -76,7 +76,7 @@ def of_preset(preset: str, layers: int | None = None, format: Format = "hf", see
 
 def layers_field(fields: Mapping[str, Any]) -> str:
     """The field of a config.json with the number of layers."""
-    return next(name for name in ("num_layers", "num_hidden_layers", "n_layer") if name in fields)
+    return next(name for name in ("num_layers", "num_hidden_layers", "n_layer", "n_layers") if name in fields)
 
 
 def _preset(name: str) -> tuple[Family, Config]:

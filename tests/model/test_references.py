@@ -28,7 +28,8 @@ from quant.schemes.int8 import Int8
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = (
     "glm_sat", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "bert", "proteinglm_mlm",
-    "proteinglm_clm", "llama", "qwen2", "starcoder2", "iglm",
+    "proteinglm_clm", "llama", "qwen2", "starcoder2", "iglm", "roberta",
+    "distilbert", "esm2", "modernbert",
 )  # fmt: skip
 GREEDY = (
     "glm_greedy", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "proteinglm_clm", "llama", "qwen2",
