@@ -153,7 +153,7 @@ def test_forms_may_be_mixed(mixed: Written) -> None:
 
 class TestConversion:
     def test_gives_the_network_that_is_served_from_the_file(self, mixed: Written, tmp_path: Path) -> None:
-        Conversion(mixed.path, tmp_path / "out", Recipe(Storage("int4"))).run()
+        Conversion(mixed.path, tmp_path / "out", Recipe(Storage("int4"), keep_head=True)).run()
         converted = load(tmp_path / "out")
         assert torch.equal(logprobs(converted), logprobs(load(mixed.path)))
         assert converted.tokenizer.encode("the hen") == Description.read(mixed.path).tokenizer.encode("the hen")
