@@ -30,7 +30,7 @@ LEFT_OUT = "; the folder's quantization of activations is left out"
 TOLD = {
     "ao_int8": "torchao: kept as int8",
     "ao_int8_dynamic": f"torchao: kept as int8{LEFT_OUT}",
-    "ao_int8_g32": "torchao: 8-bit codes converted to int8; " + SMALLER,
+    "ao_int8_g32": "torchao: kept as int8 in groups of 32",
     "ao_intx4": "torchao: kept as int4 in groups of 32",
     "awq_g128": "AWQ: 4-bit codes with zeros converted to int8; " + SMALLER,
     "awq_g32": "AWQ: 4-bit codes with zeros converted to int8; " + SMALLER,
@@ -48,7 +48,7 @@ TOLD = {
     "ct_w4a16_g32": "compressed-tensors: kept as int4 in groups of 32",
     "ct_w4a16_g64": "compressed-tensors: kept as int4 in groups of 64",
     "ct_w8a16_channel": "compressed-tensors: kept as int8",
-    "ct_w8a16_g32": "compressed-tensors: 8-bit codes converted to int8; " + SMALLER,
+    "ct_w8a16_g32": "compressed-tensors: kept as int8 in groups of 32",
     "ct_w8a8": f"compressed-tensors: kept as int8{LEFT_OUT}",
     "ct_w8a8_asymmetric": "compressed-tensors: 8-bit codes converted to int8; " + SMALLER + LEFT_OUT,
     "ct_w8a8_static": f"compressed-tensors: kept as int8{LEFT_OUT}",

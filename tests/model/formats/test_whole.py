@@ -69,10 +69,10 @@ def rows(path: str, weight: Tensor) -> tuple[Tensors, Tensor]:
     return {f"{path}.weight": codes, f"{path}.weight_scale": scale}, codes * scale.float()
 
 
-KINDS: dict[str, tuple[Packing, dict[str, Any], str]] = {
-    "gptq": (in_order, GPTQ, "int4"),
-    "gptq-act-order": (act_order, GPTQ, "int8"),
-    "compressed-tensors": (rows, W8A8, "int8"),
+KINDS: dict[str, tuple[Packing, dict[str, Any], str, int | None]] = {
+    "gptq": (in_order, GPTQ, "int4", 32),
+    "gptq-act-order": (act_order, GPTQ, "int8", None),
+    "compressed-tensors": (rows, W8A8, "int8", 0),
 }
 
 
@@ -80,7 +80,7 @@ class Pair:
     """A packed folder, and a float one of the same numbers. `served` is the scheme without a choice."""
 
     def __init__(self, source: Path, folder: Path, kind: str) -> None:
-        packing, quantization, self.served = KINDS[kind]
+        packing, quantization, self.served, self.size = KINDS[kind]
         tensors = load_file(source / "model.safetensors")
         packed: Tensors = {}
         floats: Tensors = {}
@@ -128,7 +128,7 @@ def test_what_is_converted_is_converted_from_the_same_floats(pair: Pair) -> None
 
 def test_quantize_writes_what_serve_holds(pair: Pair, tmp_path: Path) -> None:
     served = load(pair.packed)
-    Conversion(pair.packed, tmp_path / "out", Recipe(Storage(pair.served, GROUP))).run()
+    Conversion(pair.packed, tmp_path / "out", Recipe(Storage(pair.served))).run()
     again = load(tmp_path / "out")
     assert (served.quant, again.quant, again.origin) == (pair.served, pair.served, "")
     assert torch.equal(logits(served.model), logits(again.model))
@@ -136,7 +136,7 @@ def test_quantize_writes_what_serve_holds(pair: Pair, tmp_path: Path) -> None:
 
 def test_two_ranks(pair: Pair, tmp_path: Path) -> None:
     """They hold what they would hold of the converted folder, whose tensors are cut."""
-    Conversion(pair.packed, tmp_path / "out", Recipe(Storage(pair.served, GROUP), tp=2)).run()
+    Conversion(pair.packed, tmp_path / "out", Recipe(Storage(pair.served), tp=2)).run()
 
     def tensors(folder: Path, ranks: Ranks) -> Tensors:
         return dict(load(folder, ranks=ranks).model.state_dict())
@@ -148,27 +148,23 @@ def test_two_ranks(pair: Pair, tmp_path: Path) -> None:
 
 def test_plan_counts_the_storage_that_serve_holds(pair: Pair) -> None:
     storage = Outline.read(str(pair.packed)).storage(None, None, None)
-    assert storage == Storage(pair.served, GROUP)
+    assert (storage.scheme, storage.group_size) == (pair.served, pair.size)
 
 
-def test_the_group_size_of_the_files_is_the_usual_one(pair: Pair, tmp_path: Path) -> None:
-    def converted(scheme: str) -> int:
-        return Conversion(pair.packed, tmp_path / "out", Recipe(Storage(scheme))).scheme.group_size
-
+def test_quantize_keeps_the_groups_of_the_files(source: Path, tmp_path: Path) -> None:
+    pair = Pair(source, tmp_path, "gptq")
     config = json.loads((pair.packed / "config.json").read_text())
-    assert converted("int4") == 32
-    if pair.served == "int4":
-        tensors = load_file(pair.packed / "model.safetensors")
-        config["quantization_config"]["group_size"] = 64
-        for name in list(tensors):
-            if name.endswith((".scales", ".qzeros")):
-                tensors[name] = tensors[name][::2].contiguous()
-            elif name.endswith(".g_idx"):
-                tensors[name] //= 2
-        save_file(tensors, pair.packed / "model.safetensors")
-        (pair.packed / "config.json").write_text(json.dumps(config))
-        assert converted("int4") == 64
-        assert converted("int8") == 0
+    config["quantization_config"]["group_size"] = 64
+    tensors = load_file(pair.packed / "model.safetensors")
+    for name in list(tensors):
+        if name.endswith((".scales", ".qzeros")):
+            tensors[name] = tensors[name][::2].contiguous()
+        elif name.endswith(".g_idx"):
+            tensors[name] //= 2
+    save_file(tensors, pair.packed / "model.safetensors")
+    (pair.packed / "config.json").write_text(json.dumps(config))
+    found = Conversion(pair.packed, tmp_path / "out", Recipe(Storage("int4"))).storage
+    assert (found.scheme, found.group_size) == ("int4", 64)
 
 
 class TestOldSettings:
