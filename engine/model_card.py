@@ -42,6 +42,7 @@ def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> Mod
         causal=a.causal,
         masked=a.masked,
         next_sentence=a.next_sentence,
+        mask_token=tokenizer.names.get(tokenizer.special.get("mask", -1), "[MASK]"),
         special_tokens=_special_tokens(tokenizer),
         num_parameters=checkpoint.num_parameters,
         kernels="triton" if loaded.device == "cuda" else cpu.describe(),

@@ -109,6 +109,9 @@ class Description:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {tokens.size} tokens, the model {architecture.vocab_size} embeddings"
             )
+        dropped, mask = architecture.dropped_token, tokens.special.get("mask")
+        if dropped is not None and dropped != mask:
+            raise CheckpointError(f"{config.source}: mask_token_id is {dropped}, the tokenizer's mask {mask}")
         return Description(family, architecture, config, tokens)
 
 

@@ -62,12 +62,13 @@ class Config:
             raise CheckpointError(f"{self.source}: {name} must be a positive number, not {value!r}")
         return float(value)
 
-    def heads(self, hidden_size: int, num_heads: int) -> int:
-        """Numbers per head, hidden_size / num_heads. Raises CheckpointError if the division leaves a rest."""
+    def heads(
+        self, hidden_size: int, num_heads: int, size: str = "hidden_size", count: str = "num_attention_heads"
+    ) -> int:
+        """Numbers per head, hidden_size / num_heads. Raises CheckpointError, with both fields' names, if the division
+        leaves a rest."""
         if hidden_size % num_heads:
-            raise CheckpointError(
-                f"{self.source}: hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}"
-            )
+            raise CheckpointError(f"{self.source}: {size} {hidden_size} is not a multiple of {count} {num_heads}")
         return hidden_size // num_heads
 
     def only(self, name: str, *values: object) -> None:

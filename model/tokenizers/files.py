@@ -68,6 +68,48 @@ def plain_model(data: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
         raise CheckpointError(f"{path}: unreadable tokenizer ({error})") from None
 
 
+def text_model(data: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a `tokenizer.json` as it reads plain text: added tokens that are not special, such as runs of
+    spaces, are tokens, and what spells a special one is text.
+
+    Raises CheckpointError if the file is unreadable.
+    """
+    try:
+        model = tokenizers.Tokenizer.from_str(
+            json.dumps({**data, "post_processor": None, "truncation": None, "padding": None})
+        )
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{path}: unreadable tokenizer ({error})") from None
+    model.encode_special_tokens = True
+    return model
+
+
+def declared(
+    folder: Path, ids: Mapping[str, int], usual: Mapping[str, Iterable[str]]
+) -> tuple[dict[str, int], dict[int, str]]:
+    """Role → id and id → spelling of the special tokens that `tokenizer_config.json` names (`mask_token`, …), or else
+    of the first `usual` spelling of a role in the vocabulary.
+
+    Raises CheckpointError for a role without a token in the vocabulary, and for two roles of one token among them.
+    """
+    path = folder / "tokenizer_config.json"
+    fields = read_json(path, {})
+    special, names = {}, {}
+    for role, spellings in usual.items():
+        given = fields.get(f"{role}_token")
+        name = given.get("content") if isinstance(given, dict) else given
+        if name is None:
+            name = next((spelling for spelling in spellings if spelling in ids), None)
+        if not isinstance(name, str) or name not in ids:
+            wanted = " or ".join(spellings) if name is None else repr(name)
+            raise CheckpointError(f"{folder}: the vocabulary has no {wanted} for {role}_token")
+        special[role] = ids[name]
+        names[ids[name]] = name
+    if len(names) < len(special):
+        raise CheckpointError(f"{path}: two of {', '.join(usual)} are one token")
+    return special, names
+
+
 def checked_ids(ids: object, where: str) -> dict[str, int]:
     """Returns a mapping of names to ids. Raises CheckpointError for anything else."""
     if not isinstance(ids, dict) or not ids or any(type(i) is not int or i < 0 for i in ids.values()):
