@@ -15,9 +15,9 @@ from model.families import family_of
 from model.format import QuantizedSource
 from model.formats import FORMATS, format_of
 from model.formats.gguf import GGUFSource
-from model.network import Network
+from model.network import Block, Network
 from model.outline import Outline
-from model.parallel import Ranks
+from model.parallel import ALONE, Ranks
 from model.preferred import Matrix, preferred, told
 from model.sharding import Slice, cuts_of
 from model.storage import Storage
@@ -121,16 +121,21 @@ def test_a_cut_through_a_group_is_refused(q4_0: Written) -> None:
 
 @pytest.mark.parametrize("quant", [None, "none"])
 def test_ranks_read_their_share(mixed: Written, quant: str | None) -> None:
-    whole_one = load(mixed.path, quant=quant).model.transformer.layers[0]
+    def block(ranks: Ranks = ALONE) -> Block:
+        found = load(mixed.path, quant=quant, ranks=ranks).model.transformer.layers[0]
+        assert isinstance(found, Block)
+        return found
+
+    undivided = block()
     x = torch.randn(16, SIZES["hidden_size"], generator=torch.Generator().manual_seed(0))
     queries, keys = (SIZES[f"num_{of}_heads"] * SIZES["head_dim"] for of in ("attention", "key_value"))
     for rank in range(2):
-        part = load(mixed.path, quant=quant, ranks=Ranks(rank, 2)).model.transformer.layers[0]
+        part = block(Ranks(rank, 2))
         sections = ((0, queries), (queries, keys), (queries + keys, keys))
         rows = [start + rank * n // 2 + row for start, n in sections for row in range(n // 2)]
-        own, of_all = part.attention.query_key_value(x), whole_one.attention.query_key_value(x)[:, rows]
+        own, of_all = part.attention.query_key_value(x), undivided.attention.query_key_value(x)[:, rows]
         torch.testing.assert_close(own, of_all, atol=1e-5, rtol=0)
-        down, of_all = part.mlp.dense_4h_to_h, whole_one.mlp.dense_4h_to_h
+        down, of_all = part.mlp.dense_4h_to_h, undivided.mlp.dense_4h_to_h
         half = SIZES["intermediate_size"] // 2
         zeros = torch.zeros(16, half)
         inputs = torch.cat([zeros, x[:, :half]] if rank else [x[:, :half], zeros], 1)
@@ -217,8 +222,8 @@ def test_rows_that_the_converter_interleaved_are_put_back(tmp_path: Path, kind: 
     writer = gguf.GGUFWriter(str(tmp_path / "own.gguf"), "llama")
     write_sizes(writer, "llama", SIZES | {"hidden_size": width, "num_attention_heads": heads, "head_dim": size})
     for name, matrix in (("token_embd", rows), ("blk.0.attn_q", permuted), ("blk.0.attn_v", rows)):
-        raw = quantize(matrix.numpy(), gguf.GGMLQuantizationType[kind])
-        writer.add_tensor(f"{name}.weight", raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+        raw = quantize(matrix.numpy(), gguf.GGMLQuantizationType.__members__[kind])
+        writer.add_tensor(f"{name}.weight", raw, raw_dtype=gguf.GGMLQuantizationType.__members__[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
