@@ -29,8 +29,8 @@ class Blank:
 
     `context` is encoded before it; in GLM all blanks of a text share one. The first row is `start`, at `position` and
     `block`; each later row adds `stride` (positions, block positions). `spaced`: the mask token swallows a space before
-    the mask, so that a fill begins with that space, as in training. `continues`: the fill is the text's next tokens, not
-    a text of its own, so that a space at its beginning is part of it.
+    the mask, so that a fill begins with that space, as in training. `continues`: the fill is the text's next tokens,
+    not a text of its own, so that a space at its beginning is part of it.
     """
 
     mask: str

@@ -212,7 +212,6 @@ class Weights:
     def _joined(self, name: str, parts: tuple[str, ...]) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and dtype of a tensor of several parts: floats of several dtypes have the one that holds them all."""
         (shape, dtype), *rest = (self._source.entries[part] for part in parts)
-        joined = dtype
         for part, (other, kind) in zip(parts[1:], rest, strict=True):
             if dtype.is_floating_point and kind.is_floating_point:
                 dtype = kind = torch.promote_types(dtype, kind)
@@ -220,9 +219,8 @@ class Weights:
                 raise CheckpointError(
                     f"{part} is {list(other)} {kind}, {parts[0]} {list(shape)} {dtype}: no parts of one {name}"
                 )
-            joined = torch.promote_types(joined, kind)
         return (
-            ((sum(self._source.entries[part][0][0] for part in parts), *shape[1:]), joined) if rest else (shape, dtype)
+            ((sum(self._source.entries[part][0][0] for part in parts), *shape[1:]), dtype) if rest else (shape, dtype)
         )
 
 

@@ -65,7 +65,7 @@ def _read_ranks(folder: Path) -> ByteLevelBPE:
         ranks = {base64.b64decode(piece, validate=True): int(rank) for piece, rank in lines}
     except (ValueError, binascii.Error):
         raise CheckpointError(
-            f"{path}: is {kind_of(data)}; this model's has in each line a piece in base64 and its rank, and nothing else"
+            f"{path}: is {kind_of(data)}; this model's has in each line a piece in base64 and its rank"
         ) from None
     if len(ranks) < 256 or any(bytes([byte]) not in ranks for byte in range(256)):
         raise CheckpointError(f"{path}: lacks pieces for single bytes")

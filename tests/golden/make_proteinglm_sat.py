@@ -14,7 +14,8 @@ case `CASE.token_ids`, `CASE.positions`, `CASE.block_positions` (0), `CASE.conte
 config.json.
 
 The forward pass of the published modeling_proteinglm.py, typed out, gave the same log-probabilities within 4e-6 when
-this was made. Knows nothing of this repository's code. To rerun, in the repository root (the venv: see make_glm_sat.py):
+this was made. Knows nothing of this repository's code. To rerun, in the repository root (the venv: see
+make_glm_sat.py):
 
     /tmp/sat/bin/python tests/golden/make_proteinglm_sat.py
 """

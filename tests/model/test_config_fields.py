@@ -442,7 +442,8 @@ OTHERS = {
         ("chatglm2", "rope_ratio", 16), ("chatglm2", "rope_scaling", {"type": "yarn", "factor": 4.0}),
         # configuration_proteinglm.py
         ("proteinglm", "deepnorm", False), ("proteinglm", "rmsnorm", True), ("proteinglm", "post_layer_norm", False),
-        ("proteinglm", "glu_activation", "swiglu"), ("proteinglm", "add_bias_linear", False), ("proteinglm", "moe", True),
+        ("proteinglm", "glu_activation", "swiglu"), ("proteinglm", "add_bias_linear", False),
+        ("proteinglm", "moe", True),
         ("proteinglm", "multi_query_attention", True), ("proteinglm", "rotary_embedding_2d", True),
         ("proteinglm", "untie_head", True), ("proteinglm", "rope_scaling", {"type": "yarn", "factor": 4.0}),
     ],
@@ -458,11 +459,13 @@ def test_what_the_original_s_configurations_can_say_is_refused_where_it_is_not_c
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     [
-        ("chatglm2", "padded_vocab_size", 64), ("chatglm2", "multi_query_group_num", 4), ("chatglm2", "kv_channels", 16),
+        ("chatglm2", "padded_vocab_size", 64), ("chatglm2", "multi_query_group_num", 4),
+        ("chatglm2", "kv_channels", 16),
         ("chatglm2", "ffn_hidden_size", 48), ("chatglm2", "layernorm_epsilon", 1e-3), ("chatglm2", "seq_length", 16),
         ("chatglm2", "add_qkv_bias", True), ("chatglm2", "add_bias_linear", True),
         ("proteinglm", "padded_vocab_size", 128), ("proteinglm", "kv_channels", 16), ("proteinglm", "num_layers", 1),
-        ("proteinglm", "ffn_hidden_size", 48), ("proteinglm", "layernorm_epsilon", 1e-3), ("proteinglm", "seq_length", 16),
+        ("proteinglm", "ffn_hidden_size", 48), ("proteinglm", "layernorm_epsilon", 1e-3),
+        ("proteinglm", "seq_length", 16),
         ("proteinglm", "is_causal", True),
     ],
 )  # fmt: skip

@@ -39,9 +39,9 @@ class TestWeightsOfOtherForms:
     @pytest.mark.parametrize(
         ("files", "says"),
         [
-            (["a.Q4_K_M.gguf"], "holds a.Q4_K_M.gguf and no safetensors: serve that file"),
+            (["a.Q4_K_M.gguf", "other.pth"], "holds a.Q4_K_M.gguf and no safetensors: serve that file"),
             (
-                ["a.gguf", "b.gguf", "c.gguf", "d.gguf"],
+                ["a.gguf", "b.gguf", "c.gguf", "d.gguf", "e.pth"],
                 "a.gguf, b.gguf, c.gguf and 1 more and no safetensors: serve one",
             ),
             (["model.fp16.safetensors"], "holds model.fp16.safetensors: rename it to model.safetensors"),
@@ -123,6 +123,7 @@ class TestWhatIsNoModel:
 
     def test_a_gguf_without_a_config(self, tmp_path: Path) -> None:
         (tmp_path / "a.gguf").touch()
+        (tmp_path / "other.pth").touch()
         with pytest.raises(CheckpointError, match=r"holds a\.gguf and no safetensors: serve that file"):
             Outline.read(str(tmp_path))
 

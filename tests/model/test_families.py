@@ -225,8 +225,8 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     made.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]", tokenizers.AddedToken("[MASK]", lstrip=True)])
     made.save(str(modern / "tokenizer.json"))
     return {
-        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks, "glm-4-hf": ranks,
-        "glm-4-0414": ranks, "bert": words, "proteinglm": residues, "proteinglm-clm": residues,
+        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks,
+        "glm-4-hf": ranks, "glm-4-0414": ranks, "bert": words, "proteinglm": residues, "proteinglm-clm": residues,
         "roberta": roberta, "xlm-roberta": unigrams, "camembert": unigrams, "distilbert": words, "esm2": amino_acids,
         "modernbert": modern,
     }  # fmt: skip

@@ -73,10 +73,7 @@ def test_what_a_killed_download_has_is_not_fetched_again(hub: Hub) -> None:
     "line",
     [
         ("serve", NAME, "--port", "0"),
-        ("score", "a [MASK]", "--span", "b", "--model", NAME),
         ("quantize", NAME, "unused", "--scheme", "int8"),
-        ("plan", NAME, "--gpus", "T4"),
-        ("tune", "lines", "unused", "--model", NAME),
     ],
     ids=lambda line: line[0],
 )
