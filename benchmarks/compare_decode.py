@@ -24,7 +24,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROWS = "1,4,16,32"
-PAIRS = {"int4": "q4_0", "int8": "q8_0"}
+PAIRS = {"int4": "q4_0", "int8": "q8_0", "none": "f16"}
 GROUPS = {"int4": 32, "int8": 0}
 
 
@@ -72,10 +72,11 @@ def run(*command: str) -> dict[str, Any]:
     return document
 
 
-def ours(quant: str, group_size: int, layers: int) -> dict[str, Any]:
+def ours(quant: str, group_size: int | None, layers: int) -> dict[str, Any]:
     options = ["--preset", "chatglm-6b", "--layers", str(layers), "--rows", ROWS, "--json"]
-    head = ["--quant-head", quant, "--quant", quant, "--group-size", str(group_size)]
-    return run(str(Path(sys.executable).parent / "glm-infill"), "bench", "decode", *options, *head)
+    head = ["--quant-head", quant, "--quant", quant]
+    groups = [] if group_size is None else ["--group-size", str(group_size)]
+    return run(str(Path(sys.executable).parent / "glm-infill"), "bench", "decode", *options, *head, *groups)
 
 
 def least(runs: list[dict[str, Any]], rows: str) -> float:
@@ -125,7 +126,7 @@ def main() -> None:
     for _ in range(args.rounds):
         for quant, rival in PAIRS.items():
             rest.check()
-            mine = ours(quant, GROUPS[quant], args.layers)
+            mine = ours(quant, GROUPS.get(quant), args.layers)
             results.setdefault(quant, []).append(mine)
             llama = [str(HERE / "llama_cpp_decode.py"), "--quant", rival, "--layers", str(args.layers), "--rows", ROWS]
             where = ["--folder", args.folder, "--threads", str(mine["threads"])]

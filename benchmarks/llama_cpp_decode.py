@@ -1,7 +1,8 @@
 """Decode steps and a prefill of llama.cpp on random weights, in the JSON form of `glm-infill bench decode`.
 
-Runs in an environment of its own: pip install gguf llama-cpp-python (compiles for some minutes). The network has
-llama's architecture with GLM-6B-like sizes; weights are random bytes in Q4_0 or Q8_0, embedding and head included.
+Runs in an environment of its own: pip install gguf llama-cpp-python (compiles for some minutes). The network has the
+architecture of llama with GLM-6B-like sizes; weights are random bytes in Q4_0 or Q8_0, or random numbers in F16, also
+those of embedding and head.
 
     python benchmarks/llama_cpp_decode.py --quant q4_0 --folder /tmp
 """
@@ -22,7 +23,12 @@ import numpy as np
 CONTEXT = 64  # tokens that each sequence has before the measured steps
 STEPS = 12
 BYTES_PER_BLOCK = {"q4_0": 16, "q8_0": 32}  # of 32 weights, the float16 scale apart
-KINDS = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "q8_0": gguf.GGMLQuantizationType.Q8_0}
+KINDS = {
+    "q4_0": gguf.GGMLQuantizationType.Q4_0,
+    "q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "f16": gguf.GGMLQuantizationType.F16,
+}
+FILE_TYPES = {"q4_0": 2, "q8_0": 7, "f16": 1}
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,14 @@ def write(path: Path, quant: str, sizes: Sizes) -> None:
     writer.add_rope_dimension_count(128)
     writer.add_vocab_size(sizes.vocab)
     writer.add_tokenizer_model("no_vocab")
-    writer.add_file_type(2 if quant == "q4_0" else 7)
+    writer.add_file_type(FILE_TYPES[quant])
     scale = np.frombuffer(np.float16(0.02 / (4 if quant == "q4_0" else 64)).tobytes(), np.uint8)
 
     def matrix(name: str, rows: int, columns: int) -> None:
+        if quant == "f16":
+            numbers = rng.standard_normal((rows, columns), np.float32) * np.float32(0.02)
+            writer.add_tensor(f"{name}.weight", numbers.astype(np.float16))
+            return
         blocks = np.empty((rows, columns // 32, 2 + BYTES_PER_BLOCK[quant]), np.uint8)
         blocks[..., :2] = scale
         blocks[..., 2:] = rng.integers(0, 256, (rows, columns // 32, BYTES_PER_BLOCK[quant]), np.uint8)

@@ -4,7 +4,8 @@
 
 Writes a float16 checkpoint of random weights tensor by tensor (4.3 GB for the default), as a GLM v1, whose tokenizer is
 at hand and which has two position tables besides. Then, each in a process of its
-own: `glm-infill quantize` to INT4, a load of what it wrote, and a load of the float one that quantizes on the way.
+own: `glm-infill quantize` to INT4, a load of what it wrote, a load of the float one that quantizes on the way, and one
+that keeps its floats.
 `peak` is the process's largest resident set (VmHWM, file pages included), `resident` what stays after loading (VmRSS);
 a bare `import torch` is printed beside them.
 """
@@ -37,7 +38,7 @@ QUANTIZE = """
 from pathlib import Path
 from model.storage import Storage
 from model.convert import Conversion, Recipe
-recipe = Recipe(Storage("int4", 32, {head!r}), None, 256, 4 * 10**9)
+recipe = Recipe(Storage.asked("int4", 32, {head!r}), None, 256, 4 * 10**9)
 Conversion(Path({source!r}), Path({target!r}), recipe).run(lambda n: 0)
 """
 
@@ -76,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--head", choices=["none", "int8"], default="none", help="storage of the embedding")
+    parser.add_argument("--head", choices=["none", "int8"], default="int8", help="storage of the embedding")
     args = parser.parse_args()
     source, target = args.folder / "float16", args.folder / "int4"
     weights, embeddings, largest = write(source, args.layers)
@@ -86,8 +87,8 @@ def main() -> None:
     result["quantize"] = measured(QUANTIZE.format(source=str(source), target=str(target), head=args.head))
     result["load int4"] = measured(LOAD.format(path=str(target), quant=None, head=None))
     result["load float16 as int4"] = measured(LOAD.format(path=str(source), quant="int4", head=args.head))
-    # Embeddings are float32 on a CPU unless they are quantized.
-    table = embeddings * (4 if args.head == "none" else 1)
+    result["load float16"] = measured(LOAD.format(path=str(source), quant=None, head=None))
+    table = embeddings * (2 if args.head == "none" else 1)
     for name, figures in result.items():
         if isinstance(figures, dict):
             print(f"{name}: peak {figures['peak'] / 1e6:.0f} MB, resident {figures['resident'] / 1e6:.0f} MB")
@@ -96,6 +97,9 @@ def main() -> None:
     result["allowed"] = round(0.60 * weights + table + 300e6)
     print(f"resident less embeddings: {result['bytes_per_weight']} bytes a quantized weight")
     print(f"allowed, 0.60 bytes a weight + embeddings + 300 MB: {result['allowed'] / 1e6:.0f} MB")
+    result["file"] = (source / "model.safetensors").stat().st_size
+    more = result["load float16"]["resident"] - result["file"]
+    print(f"resident floats less their file of {result['file'] / 1e6:.0f} MB: {more / 1e6:.0f} MB")
     print(json.dumps(result))
 
 

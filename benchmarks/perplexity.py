@@ -53,20 +53,22 @@ class Case:
 
 
 SCHEMES = {
-    "int8": Case(Storage("int8")),
-    "int8, calibrated": Case(Storage("int8"), True),
-    "llm-int8": Case(Storage("llm-int8")),
-    "nf4": Case(Storage("nf4")),
+    "int8": Case(Storage.asked("int8", None, None)),
+    "int8, calibrated": Case(Storage.asked("int8", None, None), True),
+    "int8, head in floats": Case(Storage("int8")),
+    "llm-int8": Case(Storage.asked("llm-int8", None, None)),
+    "nf4": Case(Storage.asked("nf4", None, None)),
+    "int4, groups of 32, head in floats": Case(Storage("int4")),
     **{
         f"int4, {f'groups of {size}' if size else 'whole rows'}{', calibrated' * calibrated}": Case(
-            Storage("int4", size), calibrated
+            Storage.asked("int4", size, None), calibrated
         )
         for size in (32, 64, 128, 0)
         for calibrated in (False, True)
     },
     "cache in int8": Case(Storage(), kv_cache_type="int8"),
-    "cache in int8, weights in int8": Case(Storage("int8"), kv_cache_type="int8"),
-    "cache in int8, weights in int4, groups of 32, calibrated": Case(Storage("int4", 32), True, "int8"),
+    "cache in int8, weights in int8": Case(Storage.asked("int8", None, None), kv_cache_type="int8"),
+    "cache in int8, weights in int4, groups of 32, calibrated": Case(Storage.asked("int4", 32, None), True, "int8"),
 }
 
 Logs = dict[tuple[str, str], list[Tensor]]  # by mask and language, each window's log-probabilities
@@ -168,10 +170,7 @@ def _rows(sample: Sample, blocks: tuple[int, ...], part_b: bool) -> Rows:
 
 def step_ms(folder: Path, case: Case) -> dict[str, float]:
     """Milliseconds a row of steps with different numbers of rows."""
-    architecture, storage = load(folder).model.architecture, case.storage
-    bench = DecodeBench(
-        architecture, storage.scheme, storage.group_size, storage.head, ROWS, 0, kv_cache_type=case.kv_cache_type
-    )
+    bench = DecodeBench(load(folder).model.architecture, case.storage, ROWS, 0, kv_cache_type=case.kv_cache_type)
     return {rows: step["step_ms"] / int(rows) for rows, step in decode(bench)["decode"].items()}
 
 

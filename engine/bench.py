@@ -13,11 +13,12 @@ from engine.schedule.batch import Batch, Rows
 from engine.schedule.sequence import Output
 from model.architecture import Architecture
 from model.attention import KVCache, Span, part_b_start
+from model.checkpoint import matrix_dtype
 from model.network import Network
 from model.random_weights import synthetic
+from model.storage import Storage
 from quant import cpu
 from quant.linear import Weight
-from quant.registry import build, build_head, scheme_facts
 from quant.usage import UsageError
 
 _BLOCK = 16
@@ -28,19 +29,19 @@ _BUFFER = 10**9  # bytes read to learn the memory's speed
 class DecodeBench:
     """The parameters of a benchmark.
 
-    They are a network's sizes and storage, the numbers of rows, the tokens of a prefill, the tokens of part A of each
-    sequence, and the type of the KV cache.
+    They are a network's sizes and storage (`Storage.asked` gives that of `serve` with the same options), the numbers of
+    rows, the tokens of a prefill, the tokens of part A of each sequence, the type of the KV cache, and
+    the dtype of float matrices in the model's files.
     """
 
     architecture: Architecture
-    quant: str
-    group_size: int | None
-    quant_head: str
+    storage: Storage
     rows: Sequence[int]
     prefill: int
     context: int = 64
     kv_cache_type: str = "auto"
     steps: int = 12
+    floats: torch.dtype = torch.float16
 
 
 def decode(bench: DecodeBench) -> dict[str, Any]:
@@ -51,9 +52,7 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
     a, positions = bench.architecture, bench.context + bench.steps + 2
     if positions > a.max_sequence_length:
         raise UsageError(f"a context of {bench.context} needs {positions} positions of {a.max_sequence_length}")
-    head = build_head(bench.quant_head, torch.float32, "cpu")
-    scheme = build(bench.quant, torch.float32, bench.group_size)
-    model = synthetic(bench.architecture, scheme, head)
+    model = synthetic(bench.architecture, *bench.storage.schemes(matrix_dtype("cpu", bench.floats), "cpu"))
     weights = [module for module in model.modules() if isinstance(module, Weight)]
     macs = sum(w.in_features * w.out_features for w in weights)
     weight_bytes = sum(t.nbytes for w in weights for t in w.packed().values())
@@ -62,9 +61,9 @@ def decode(bench: DecodeBench) -> dict[str, Any]:
     # The memory may have become slower or faster meanwhile: a share refers to the mean of before and after.
     bandwidth = (bandwidth + read_bandwidth()) / 2
     result: dict[str, Any] = {
-        "quant": bench.quant,
-        "group_size": scheme.group_size if scheme_facts(bench.quant).group_sizes else None,
-        "quant_head": bench.quant_head,
+        "quant": bench.storage.scheme,
+        "group_size": bench.storage.to_json().get("group_size"),
+        "quant_head": bench.storage.head,
         "kv_cache_type": bench.kv_cache_type,
         "context": bench.context,
         "macs_per_token": macs,

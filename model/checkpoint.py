@@ -6,7 +6,7 @@ A folder has float matrices, which are quantized during loading on request, or m
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,19 +15,24 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
+from model.contents import check_folder, config_of
 from model.families import PRESETS, family_of
 from model.family import Family
 from model.format import same_numbers
 from model.formats import format_of
+from model.hub import name_of
 from model.network import Network
 from model.parallel import ALONE, Ranks
 from model.preferred import told
 from model.rank_slice import WHOLE, RankSlice
 from model.sharding import Slice, cuts_of
+from model.storage import Storage
 from model.tokenizer import Tokenizer
+from model.tokenizers.kinds import read_from
 from model.weights import Entries, Weights
 from quant.heap import give_back
 from quant.linear import Embedding, Weight
+from quant.memory import huge_page_zeros
 from quant.scheme import ReduceMax, Scheme, Tensors, identity
 from quant.schemes.none import Float
 from quant.usage import UsageError
@@ -42,9 +47,14 @@ def compute_dtype(device: str) -> torch.dtype:
     return torch.float16 if device == "cuda" else torch.float32
 
 
+def matrix_dtype(device: str, found: torch.dtype) -> torch.dtype:
+    """The dtype in which float matrices lie on a "cpu" or "cuda" device, if they are `found` in their files."""
+    return compute_dtype(device) if device == "cuda" else Float.kept(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded checkpoint. `quant` is the scheme of its blocks' matrices; `num_parameters` counts those of all ranks.
+    """A loaded checkpoint. `storage` is that of its matrices in memory; `num_parameters` counts those of all ranks.
 
     `origin` is one line for people: what became of a foreign format's matrices, empty for other checkpoints.
     """
@@ -53,9 +63,14 @@ class Checkpoint:
     family: Family
     model: Network
     tokenizer: Tokenizer
-    quant: str = "none"
+    storage: Storage = field(default_factory=Storage)
     num_parameters: int = 0
     origin: str = ""
+
+    @property
+    def quant(self) -> str:
+        """The scheme of the blocks' matrices."""
+        return self.storage.scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +91,10 @@ class Description:
         cannot be used.
         """
         form = format_of(folder)
-        if form is None and not folder.is_dir():
-            raise CheckpointError(f"{folder}: no such folder")
+        if form is None:
+            check_folder(folder)
         if preset is None:
-            config = Config.read(folder) if form is None else form.config(folder)
+            config = config_of(folder) if form is None else form.config(folder)
             family = family_of(config)
         elif (folder / "config.json").exists():
             raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
@@ -89,11 +104,14 @@ class Description:
             family, config = PRESETS[preset]
         architecture = family.architecture(config)
         with tokenizer_folder(folder, tokenizer) as files:
-            tokens = family.tokenizer(files)
+            tokens = read_from(files, family.tokenizer)
         if tokens.size > architecture.vocab_size:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {tokens.size} tokens, the model {architecture.vocab_size} embeddings"
             )
+        dropped, mask = architecture.dropped_token, tokens.special.get("mask")
+        if dropped is not None and dropped != mask:
+            raise CheckpointError(f"{config.source}: mask_token_id is {dropped}, the tokenizer's mask {mask}")
         return Description(family, architecture, config, tokens)
 
 
@@ -130,22 +148,18 @@ def load(
 ) -> Checkpoint:
     """Loads a folder (default: the bundled demo). The named schemes quantize a float folder during loading.
 
-    A quantized folder states its storage: `quant` None and "none" accept it; `group_size` and `head` (the embedding's
-    scheme) may be None; other values must agree with it. `preset` and `tokenizer` are for folders without config.json
-    or tokenizer. The network computes in float32 on a CPU and in float16 on a GPU. Each of several ranks reads its own
-    part, all at the same time. `progress` takes the share of the weights that is read, 0 to 1. Raises CheckpointError,
-    in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks do not divide.
+    With `head` None the embedding has the default of the scheme `quant`. A quantized folder states its storage: `quant`
+    None and "none" accept it; `group_size` and `head` (the embedding's scheme) may be None; other values must agree
+    with it. `preset` and `tokenizer` are for folders without config.json or tokenizer. The network computes in float32
+    on a CPU, where float matrices stay in the dtype of their files, and in float16 on a GPU. Each of several ranks
+    reads its own part, all at the same time. `progress` takes the share of the weights that is read, 0 to 1. Raises
+    CheckpointError, in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks
+    do not divide.
     """
-    name = "glm-demo" if folder is None else model_name(folder)
+    name = "glm-demo" if folder is None else name_of(folder)
     folder = folder or DEMO
     description = Description.read(folder, preset, tokenizer)
     return assembled(name, folder, description, quant, device, group_size, head, ranks, progress)
-
-
-def model_name(path: Path) -> str:
-    """The name of a model: its folder's, or its file's without the ending."""
-    path = path.resolve()
-    return path.stem if path.is_file() else path.name
 
 
 def assembled(
@@ -164,7 +178,7 @@ def assembled(
     storage = weights.chosen(folder, quant, group_size, head)
     kind = torch.device(device).type
     dtype = compute_dtype(kind)
-    scheme, head_scheme = storage.schemes(dtype, kind)
+    scheme, head_scheme = storage.schemes(matrix_dtype(kind, weights.float_dtype(storage)), kind)
     a = description.architecture
     with torch.device("meta"):
         plain = Network(a)
@@ -184,9 +198,7 @@ def assembled(
     form, chosen, origin = weights.format, quant is not None, ""
     if form is not None:
         origin = told(weights.matrices(), storage, form.name, chosen, form.note(folder))
-    return Checkpoint(
-        name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters, origin
-    )
+    return Checkpoint(name, description.family, model, description.tokenizer, storage, plain.num_parameters, origin)
 
 
 def description_weights(folder: Path, description: Description) -> Weights:
@@ -316,7 +328,7 @@ def _by_rows(
     outputs, inputs = shape
     rows = max(_CHUNK // inputs // 64, 1) * 64  # whole blocks of every scheme
     try:
-        made = {k: torch.empty(shape, dtype=dtype) for k, (shape, dtype) in scheme.tensors(outputs, inputs).items()}
+        made = {k: huge_page_zeros(shape, dtype) for k, (shape, dtype) in scheme.tensors(outputs, inputs).items()}
         for start in range(0, outputs, rows):
             length = min(rows, outputs - start)
             for key, part in scheme.quantize(read(start, length), reduce_max).items():

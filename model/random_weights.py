@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
-from model.checkpoint import DEMO, Checkpoint, Description, check_sizes, compute_dtype, model_name
+from model.checkpoint import DEMO, Checkpoint, Description, check_sizes, matrix_dtype
 from model.config import CheckpointError
+from model.hub import name_of
 from model.network import Network, Norm
+from model.outline import published_dtype
 from model.parallel import ALONE, Ranks
 from model.storage import Storage
 from quant.linear import Weight
@@ -46,12 +48,12 @@ def invented(
 ) -> Checkpoint:
     """Like `model.checkpoint.load`, but with random weights; the folder needs none. Raises CheckpointError as `load`
     does."""
-    name, folder = ("glm-demo", DEMO) if folder is None else (model_name(folder), folder)
+    name, folder = ("glm-demo", DEMO) if folder is None else (name_of(folder), folder)
     description = Description.read(folder, preset, tokenizer)
     kind = torch.device(device).type
-    dtype = compute_dtype(kind)
     storage = Storage.chosen(folder, None, quant, group_size, head)
-    scheme, head_scheme = storage.schemes(dtype, kind)
+    floats = published_dtype(description.config, description.architecture)
+    scheme, head_scheme = storage.schemes(matrix_dtype(kind, floats), kind)
     with torch.device("meta"):
         plain = Network(description.architecture)
     check_sizes(plain, scheme, head_scheme)
@@ -60,7 +62,7 @@ def invented(
     except UsageError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     model = model.half() if kind == "cuda" else model
-    return Checkpoint(name, description.family, model, description.tokenizer, storage.scheme, plain.num_parameters)
+    return Checkpoint(name, description.family, model, description.tokenizer, storage, plain.num_parameters)
 
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

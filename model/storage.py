@@ -59,6 +59,16 @@ class Storage:
         return storage
 
     @classmethod
+    def asked(cls, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":
+        """The storage that the options of a command ask for, None where one is not given; without any, floats.
+
+        The head is the scheme's `SchemeFacts.default_head` unless one is named. Raises UsageError for an unknown
+        scheme.
+        """
+        scheme = scheme or FLOAT
+        return cls(scheme, group_size, head or scheme_facts(scheme).default_head)
+
+    @classmethod
     def published(cls, bits: int, embeddings: bool) -> "Storage":
         """The storage of GLM-130B's and ChatGLM-6B's quantized folders: one scale per row.
 
@@ -123,7 +133,7 @@ class Storage:
         Raises CheckpointError, naming the source, if stored weights cannot be loaded with these options.
         """
         if stored is None:
-            return cls(scheme or FLOAT, group_size, head or FLOAT)
+            return cls.asked(scheme, group_size, head)
         asked = stored.changed(scheme, group_size, head)
         if asked.to_json() != stored.to_json():
             raise CheckpointError(f"{source}: stored as {stored}, which cannot be loaded as {asked}")

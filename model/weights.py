@@ -1,13 +1,14 @@
 """The tensors of a checkpoint folder under the network's names, one at a time, from every published layout."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model.config import CheckpointError
+from model.contents import listed
 from model.files import open_files
 from model.format import same_numbers
 from model.formats import format_of
@@ -17,11 +18,15 @@ from model.ranked import Ranked
 from model.scales import Scales, inferred
 from model.sharding import ShardSpec, ShardSpecs, Slice
 from model.storage import Storage
-from quant.registry import FLOAT
+from quant.registry import FLOAT, scheme_facts
 from quant.scheme import Scheme, Stored, Tensors
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.")
+_LANGUAGE_HEADS = ("mlm_head.", "lm_head.")
+_OTHER_HEADS = ("next_sentence.", "pooler.")
+# transformers' heads for classes, answers in a text, and rewards.
+_CLASSIFIER = re.compile(r"(?:\w+\.)?(?:classifier|pre_classifier|score|qa_outputs|classification_head|v_head)\.")
 
 Entries = dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # dtype None: any floating point
 
@@ -61,6 +66,20 @@ class Weights:
     def files(self) -> list[Path]:
         return sorted(self._source.files)
 
+    def float_dtype(self, storage: Storage) -> torch.dtype:
+        """The dtype that holds every matrix that `storage` leaves in floats: theirs, or float32 if there are several.
+
+        A foreign format's matrix that becomes floats is a float32 one.
+        """
+        found = set()
+        for name, (shape, dtype) in self.entries.items():
+            if name.endswith(".weight") and len(shape) == 2 and dtype.is_floating_point:
+                if not self.kinds(name):
+                    found.add(dtype)
+                elif (storage.head if name.startswith(HEADS) else storage.scheme) == FLOAT:
+                    found.add(torch.float32)
+        return found.pop() if len(found) == 1 else torch.float32
+
     def check(self, wanted: Entries) -> None:
         """Checks that the folder has exactly these tensors, with these shapes and dtypes.
 
@@ -72,6 +91,7 @@ class Weights:
         layers, asked = _num_layers(names), _num_layers(wanted)
         if layers != asked and layers:
             raise CheckpointError(f"{self.listing.name} has {layers} layers, config.json asks for {asked}")
+        self._check_head(wanted.keys() - names, names - wanted.keys())
         for problem, group in (("lacks", wanted.keys() - names), ("has unknown", names - wanted.keys())):
             if group:
                 shown = ", ".join(sorted(group)[:3]) + (" …" if len(group) > 3 else "")
@@ -95,6 +115,21 @@ class Weights:
         tensor = self._read(name, part)
         _check_finite(name, tensor)
         return tensor
+
+    def _check_head(self, lacking: Set[str], unknown: Set[str]) -> None:
+        """Raises CheckpointError for a folder with another head, or none, in place of a language model's."""
+        classifier = [name for name in self._source.entries if _CLASSIFIER.match(name)]
+        heads = {name for name in lacking if name.startswith(_LANGUAGE_HEADS)}
+        if heads and all(name.startswith(_OTHER_HEADS) for name in lacking - heads):
+            found = f"the head of a classifier ({listed(classifier)})" if classifier else "no head at all"
+        elif not lacking and unknown and unknown <= set(classifier):
+            found = f"also the head of a classifier ({listed(classifier)})"
+        else:
+            return
+        raise CheckpointError(
+            f"{self.listing.name} has {found}, but filling and scoring need a language model's; "
+            "use the model that it was made from"
+        )
 
     def form(self, name: str) -> Scheme | None:
         """The scheme that has exactly the numbers of a matrix of a foreign format; None for other tensors."""
@@ -124,20 +159,24 @@ class Weights:
     def chosen(self, source: object, scheme: str | None, group_size: int | None, head: str | None) -> Storage:
         """The storage in memory, from that of the files and the options; `source` is for messages.
 
-        A foreign format's embedding and head become floats with the blocks, unless `head` says something else.
+        A foreign format's embedding and head become floats with the blocks, and floats among them INT8 with blocks that
+        `scheme` quantizes, unless `head` says something else.
         Raises CheckpointError if weights in this project's own form cannot be loaded with these options.
         """
         if self._quantized is None:
             return Storage.chosen(source, self.storage, scheme, group_size, head)
-        if scheme == FLOAT and head is None:
-            head = FLOAT
-        return preferred(self.matrices()).replaced(scheme, group_size, head)
+        own = preferred(self.matrices())
+        if head is None and scheme is not None and FLOAT in (scheme, own.head):
+            head = scheme_facts(scheme).default_head
+        return own.replaced(scheme, group_size, head)
 
     def matrices(self) -> list[Matrix]:
         """The matrices of embedding, blocks and head, as the files have them."""
         wanted = [n for n, (shape, _) in self.entries.items() if n.endswith(".weight") and len(shape) == 2]
         return [
-            Matrix(name, (self.entries[name][0][0], self.entries[name][0][1]), self.form(name), frozenset(self.kinds(name)))
+            Matrix(
+                name, (self.entries[name][0][0], self.entries[name][0][1]), self.form(name), frozenset(self.kinds(name))
+            )
             for name in wanted
             if name.startswith(HEADS) or _LAYER.match(name)
         ]

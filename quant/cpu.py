@@ -72,7 +72,7 @@ def _chosen(asked: str | None) -> str | None:
 
 
 def describe() -> str:
-    """One line for people: which kernels multiply by quantized weights, and why."""
+    """One line for people: which kernels multiply by weights, and why."""
     chosen = variant()
     if chosen is not None:
         return f"{chosen} kernels"

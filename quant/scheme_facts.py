@@ -10,9 +10,9 @@ class SchemeFacts:
     `description` is one line for people. `bits` is the size of a stored number without its scale, 16 for a float.
     `head`: the scheme can store the embedding and head, since single rows can be read. `group_sizes` are the numbers of
     inputs that may share a scale, 0 for all inputs; empty if there is no choice. `group_size` is the one without a
-    choice. `calibrates`: `quant.calibrate` can choose its codes. `extra` is the optional dependency group that it
-    needs. `published_bits`: the scheme stores the weights of GLM-130B and ChatGLM-6B that are published with so many
-    bits and one scale per row.
+    choice. `calibrates`: `quant.calibrate` can choose its codes. `default_head` is the scheme of the embedding and head
+    unless another is asked. `extra` is the optional dependency group that it needs. `published_bits`: the scheme stores
+    the weights of GLM-130B and ChatGLM-6B that are published with so many bits and one scale per row.
     """
 
     description: str
@@ -21,5 +21,6 @@ class SchemeFacts:
     group_sizes: tuple[int, ...] = ()
     group_size: int = 0
     calibrates: bool = False
+    default_head: str = "none"
     extra: str | None = None
     published_bits: int | None = None

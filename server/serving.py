@@ -141,7 +141,15 @@ class Server(uvicorn.Server):
             if status == "ready" != before:
                 card = self.engine.card
                 origin = {"weights": card.origin} if card.origin else {}
-                self.log.info("ready", model=card.name, quant=card.quant, tp=card.tp, kernels=card.kernels, **origin)
+                self.log.info(
+                    "ready",
+                    model=card.name,
+                    quant=card.quant,
+                    quant_head=card.quant_head,
+                    tp=card.tp,
+                    kernels=card.kernels,
+                    **origin,
+                )
             elif status == "loading" and now - told >= PROGRESS_SECONDS:
                 told = now
                 self.log.info("loading", detail=detail)

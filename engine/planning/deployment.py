@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from engine.config import EngineConfig
 from engine.loading import LONGEST_CONTEXT
 from engine.planning.cards import Card
 from model.architecture import Architecture
-from model.checkpoint import compute_dtype
+from model.checkpoint import matrix_dtype
 from model.storage import Storage
-from quant.scheme import Scheme
+from quant.scheme import HeadScheme, Scheme
 
 _DEFAULT = EngineConfig()
 
@@ -19,6 +21,7 @@ class Deployment:
 
     `kv_cache_type` is one of `quant.cache_tensor.KINDS`. `request_tokens` is the number of tokens of a full-length
     request, context and fills together; None is the model's limit, at most 4096, for which the engine always has room.
+    `floats` is the dtype of float matrices in the model's files.
     """
 
     architecture: Architecture
@@ -28,15 +31,16 @@ class Deployment:
     request_tokens: int | None = None
     max_batch_tokens: int = _DEFAULT.max_batch_tokens
     block_size: int = _DEFAULT.block_size
+    floats: torch.dtype = torch.float32
 
     @property
     def ranks(self) -> int:
         """Number of devices."""
         return len(self.devices)
 
-    def scheme(self, kind: str) -> Scheme:
-        """The scheme of the blocks' matrices on a device type. Raises UsageError for an unknown scheme."""
-        return self.storage.schemes(compute_dtype(kind), kind)[0]
+    def schemes(self, kind: str) -> tuple[Scheme, HeadScheme]:
+        """The schemes of the blocks' matrices and of the head on a device type. Raises UsageError for unknown ones."""
+        return self.storage.schemes(matrix_dtype(kind, self.floats), kind)
 
     @property
     def tokens(self) -> int:

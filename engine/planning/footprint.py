@@ -80,7 +80,7 @@ def _network(d: Deployment, rank: int) -> Network:
     """The rank's network, as a loaded one is built, with one layer."""
     a, kind = replace(d.architecture, num_layers=1), d.devices[rank].kind
     dtype, ranks = compute_dtype(kind), Ranks(rank, d.ranks)
-    scheme, head = d.storage.schemes(dtype, kind)
+    scheme, head = d.schemes(kind)
     with torch.device("meta"):
         check_sizes(Network(a, ranks=ranks), scheme, head, d.ranks)
         return Network(a, scheme, dtype, head, ranks)

@@ -10,6 +10,7 @@ from engine.planning.deployment import Deployment
 from engine.planning.footprint import Footprint, footprint
 from engine.planning.roofline import Roofline
 from model.config import CheckpointError
+from model.storage import Storage
 from quant.registry import FLOAT, scheme_facts, smaller_heads, smaller_schemes
 from quant.usage import UsageError
 
@@ -173,8 +174,10 @@ def _instead(d: Deployment, requantize: bool) -> Iterator[str]:
     if not found:
         smallest, options = replace(d, kv_cache_type="int8"), ["--kv-cache-type int8"]
         if requantize:
-            smallest = replace(smallest, storage=replace(d.storage, scheme=scheme, head=head))
-            options = [f"{smallest_scheme} --quant-head {head}", *options]
+            storage = _in_scheme(d.storage, scheme)
+            if storage.head == FLOAT:
+                storage, options = replace(storage, head=head), [f"--quant-head {head}", *options]
+            smallest, options = replace(smallest, storage=storage), [smallest_scheme, *options]
         found = [" ".join(options)] if _fits(smallest) else []
         found += [f"{' '.join(options)} {ranks}" for ranks in _other_ranks(smallest)]
     yield from found
@@ -184,7 +187,7 @@ def _single_changes(d: Deployment, requantize: bool) -> Iterator[tuple[str, Depl
     s = d.storage
     for scheme in smaller_schemes(s.scheme) if requantize else ():
         if s.group_size is None or s.group_size in scheme_facts(scheme).group_sizes:
-            yield f"--quant {scheme}", replace(d, storage=replace(s, scheme=scheme))
+            yield f"--quant {scheme}", replace(d, storage=_in_scheme(s, scheme))
     if s.head == FLOAT and requantize:
         head = smaller_heads(FLOAT)[0]
         yield f"--quant-head {head}", replace(d, storage=replace(s, head=head))
@@ -194,6 +197,12 @@ def _single_changes(d: Deployment, requantize: bool) -> Iterator[tuple[str, Depl
     while shorter >= d.block_size and not _fits(replace(d, request_tokens=shorter)):
         shorter //= 2
     yield f"--context {shorter}", replace(d, request_tokens=max(shorter, 1))
+
+
+def _in_scheme(storage: Storage, scheme: str) -> Storage:
+    """The storage with another scheme. A head that is its scheme's default becomes the other scheme's."""
+    is_default = storage.head == scheme_facts(storage.scheme).default_head
+    return replace(storage, scheme=scheme, head=scheme_facts(scheme).default_head if is_default else storage.head)
 
 
 def _other_ranks(d: Deployment) -> list[str]:

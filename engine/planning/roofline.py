@@ -63,7 +63,7 @@ class Roofline:
 
     @property
     def _scheme(self) -> Scheme:
-        return self.deployment.scheme(self.card.kind)
+        return self.deployment.schemes(self.card.kind)[0]
 
     def _read(self, num_bytes: float) -> float:
         return num_bytes / (self.card.bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE)

@@ -34,6 +34,7 @@ FACTS = SchemeFacts(
     group_sizes=(0, 32, 64, 128),
     group_size=32,
     calibrates=True,
+    default_head="int8",
     published_bits=4,
 )
 

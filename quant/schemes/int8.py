@@ -33,6 +33,7 @@ FACTS = SchemeFacts(
     head=True,
     group_sizes=(0, 32),
     calibrates=True,
+    default_head="int8",
     published_bits=8,
 )
 

@@ -12,7 +12,11 @@ from quant.scheme_facts import SchemeFacts
 from quant.schemes.int8 import Int8
 
 FACTS = SchemeFacts(
-    description="a byte a weight, inputs with outliers multiplied as floats", bits=8, calibrates=True, extra="bnb"
+    description="a byte a weight, inputs with outliers multiplied as floats",
+    bits=8,
+    calibrates=True,
+    default_head="int8",
+    extra="bnb",
 )
 
 

@@ -13,7 +13,9 @@ from quant.scheme import SPREAD, Narrowing, ReduceMax, Scheme, Stored, Tensors, 
 from quant.scheme_facts import SchemeFacts
 from quant.usage import UsageError
 
-FACTS = SchemeFacts(description="half a byte a weight, levels of a normal distribution", bits=4, extra="bnb")
+FACTS = SchemeFacts(
+    description="half a byte a weight, levels of a normal distribution", bits=4, default_head="int8", extra="bnb"
+)
 _ROWS = 1024  # outputs repacked at once, a multiple of `Nf4._OUTPUTS`: what is unpacked for a moment stays small
 
 

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant.rows import finite, linear
+from quant import cpu
+from quant.operators.float_linear import DTYPES, float_linear
+from quant.rows import finite
 from quant.scheme import SPREAD, HeadScheme, Narrowing, ReduceMax, Stored, Tensors, identity, num_bytes
 from quant.scheme_facts import SchemeFacts
 
@@ -15,7 +17,7 @@ FACTS = SchemeFacts(description="weights as the checkpoint has them", bits=16, h
 
 
 class Float(HeadScheme):
-    """The float weight itself."""
+    """The float weight itself, in `dtype`. The rows that it multiplies may be in another one."""
 
     name = "none"
     facts = FACTS
@@ -29,7 +31,14 @@ class Float(HeadScheme):
 
     @classmethod
     def kernels(cls) -> str:
-        return "torch in float32; rows are padded to 16, so that bits do not depend on the batch"
+        if cpu.variant() is None:
+            return "torch in float32; rows are padded to 16, so that bits do not depend on the batch"
+        return f"{cpu.describe()}; weights stay as they are stored"
+
+    @staticmethod
+    def kept(found: torch.dtype) -> torch.dtype:
+        """The dtype in which a CPU keeps weights that are `found` in a file: the same one if its kernels read it."""
+        return found if cpu.variant() is not None and found in DTYPES else torch.float32
 
     def tensors(self, out_features: int, in_features: int) -> Stored:
         return {"weight": ((out_features, in_features), self.dtype)}
@@ -54,7 +63,10 @@ class Float(HeadScheme):
         return num_bytes(self.tensors(out_features, in_features))
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], bias: Tensor | None, out_features: int) -> Tensor:
-        return linear(x, packed["weight"], bias)
+        weight = packed["weight"]
+        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):  # kernels have no gradients
+            return F.linear(x, weight.to(x.dtype), bias)
+        return float_linear(x.reshape(-1, x.shape[-1]), weight, bias).reshape(*x.shape[:-1], out_features)
 
     def rows(self, packed: Mapping[str, Tensor], index: Tensor, in_features: int) -> Tensor:
         return F.embedding(index, packed["weight"])

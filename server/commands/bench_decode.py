@@ -12,9 +12,7 @@ from server.commands.flags import Given, takes_flags, with_defaults
 from server.commands.options import AsJson, engine_flags, engine_options
 from server.console import errors, fail, output
 
-FLAGS = with_defaults(
-    engine_flags("quant", "group_size", "quant_head", "kv_cache_type"), quant="int4", quant_head="int8"
-)
+FLAGS = with_defaults(engine_flags("quant", "group_size", "quant_head", "kv_cache_type"), quant="int4")
 
 
 @takes_flags(*FLAGS)
@@ -33,6 +31,8 @@ def bench_decode(
     """Times decode steps and a prefill of a network with random weights, beside the bandwidth of the memory."""
     from engine.bench import DecodeBench, decode
     from model.families import PRESETS
+    from model.outline import published_dtype
+    from model.storage import Storage
 
     options = engine_options(given)
     if preset not in PRESETS:
@@ -47,10 +47,11 @@ def bench_decode(
     architecture = family.architecture(config)
     architecture = dataclasses.replace(architecture, num_layers=layers or architecture.num_layers)
     try:
+        storage = Storage.asked(options.quant, options.group_size, options.quant_head)
         with errors.status("measuring"):
             wanted = DecodeBench(
-                architecture, given["quant"], given.get("group_size"), given["quant_head"], counts, prefill, context,
-                options.kv_cache_type,
+                architecture, storage, counts, prefill, context, options.kv_cache_type,
+                floats=published_dtype(config, architecture),
             )  # fmt: skip
             result = {"preset": preset, "layers": architecture.num_layers, **decode(wanted)}
     except UsageError as error:

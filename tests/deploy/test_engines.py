@@ -21,7 +21,7 @@ STREAM = Fill((("a",),), stream=True)
 RESULT, DONE = ResultDone("r", filled([blank(text="b")])), Done("r", Usage(total_tokens=3))
 DELTA = BlankDelta("r", 0, 0, 0, "b", [7], [-0.5])
 NOT_READY = Failed("r", "overloaded", "loading", code="not_ready")
-CARD = ModelCard("m", "glm", "int8", 1, ["[MASK]"], 9, 9, 9, 9, ["append"], 9, "k", 0, "float32", 99)
+CARD = ModelCard("m", "glm", "int8", "int8", 1, ["[MASK]"], 9, 9, 9, 9, ["append"], 9, "k", 0, "float32", 99)
 Script = list[Event | Exception | None]
 
 

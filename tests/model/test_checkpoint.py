@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.checkpoint import load, quantized
+from model.checkpoint import load, matrices, quantized
 from model.config import CheckpointError, Config
 from model.convert import Conversion, Recipe
 from model.families import glm
 from model.storage import Storage
 from quant.linear import Linear
 from quant.registry import build
+from quant.schemes.none import Float
 from tests.conftest import TinyCheckpoint
 
 Tensors = dict[str, Tensor]
@@ -63,15 +64,17 @@ def test_every_tensor_is_loaded_exactly(original: Path) -> None:
     stored = load_file(original / "model.safetensors")
     assert loaded.keys() == stored.keys()
     for name, tensor in stored.items():
-        assert loaded[name].dtype == torch.float32
-        assert torch.equal(loaded[name], tensor.float()), name
+        assert torch.equal(loaded[name].float(), tensor.float()), name
+    for _, module in matrices(checkpoint.model):
+        assert module.get_parameter("weight").dtype == Float.kept(torch.float16)
+    assert loaded["transformer.final_layernorm.weight"].dtype == torch.float32
     assert checkpoint.name == original.name
     assert not checkpoint.model.training
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 def test_linear_layers_are_packed_codes_and_the_rest_is_as_it_is(original: Path, quant: str) -> None:
-    loaded = load(original, quant).model
+    loaded = load(original, quant, head="none").model
     stored = load_file(original / "model.safetensors")
     num_linear = 0
     for path, module in loaded.named_modules():
@@ -84,7 +87,7 @@ def test_linear_layers_are_packed_codes_and_the_rest_is_as_it_is(original: Path,
                 assert torch.equal(module.packed()[name], tensor)
     assert num_linear == 8
     for name, tensor in stored.items():
-        assert torch.equal(loaded.get_parameter(name), tensor.float()), name
+        assert torch.equal(loaded.get_parameter(name).float(), tensor.float()), name
 
 
 def test_a_weight_of_many_rows_is_quantized_as_if_at_once() -> None:
@@ -140,7 +143,11 @@ class TestRefusal:
     @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"])
     def test_missing_file(self, folder: Path, quant: str, file: str) -> None:
         (folder / file).unlink()
-        assert refusal(folder, quant) == f"{folder / file}: no such file"
+        message = refusal(folder, quant)
+        if file == "model.safetensors":
+            assert message == f"{folder}: holds config.json, tokenizer.model, tokenizer_config.json and no weights"
+        else:
+            assert message.startswith(f"{folder / file}: no such file; ")
 
     def test_missing_folder(self, tmp_path: Path, quant: str) -> None:
         assert refusal(tmp_path / "nothing", quant) == f"{tmp_path / 'nothing'}: no such folder"
@@ -148,7 +155,9 @@ class TestRefusal:
     @pytest.mark.parametrize("model_type", ["llama", None, ..., ["glm"]])
     def test_model_type_of_no_known_family(self, folder: Path, quant: str, model_type: object) -> None:
         edit_config(folder, model_type=model_type)
-        assert refusal(folder, quant).startswith(f"{folder / 'config.json'}: no known family has model_type ")
+        assert refusal(folder, quant).startswith(
+            f"{folder / 'config.json'}: {'has no' if model_type in (None, ...) else 'no known family has'} model_type"
+        )
 
     @pytest.mark.parametrize("model_type", ["chatglm", "bert", "glm-130b"])
     def test_model_type_of_another_family(self, folder: Path, quant: str, model_type: object) -> None:
@@ -187,7 +196,8 @@ class TestRefusal:
 
 @pytest.mark.parametrize("quant", ["none", "int8", "int4"])
 def test_an_embedding_padded_past_the_tokenizer_is_taken(tiny_checkpoint: TinyCheckpoint, quant: str) -> None:
-    assert load(tiny_checkpoint(vocab_size=512), quant).model.word_embeddings.weight.shape == (512, 64)
+    table = load(tiny_checkpoint(vocab_size=512), quant).model.word_embeddings
+    assert (table.out_features, table.in_features) == (512, 64)
 
 
 def test_a_group_that_does_not_divide_a_weight_is_refused_with_its_name(original: Path) -> None:
@@ -196,7 +206,21 @@ def test_a_group_that_does_not_divide_a_weight_is_refused_with_its_name(original
 
 
 def test_a_float_folder_is_float_when_nothing_is_asked_for(original: Path) -> None:
-    assert load(original).quant == "none"
+    assert load(original).storage == Storage("none", head="none")
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_the_head_is_int8_where_blocks_are_quantized_unless_another_is_asked(original: Path, quant: str) -> None:
+    assert load(original, quant).storage.head == "int8"
+    assert load(original, quant, head="none").storage.head == "none"
+    assert load(original, quant, head="int4").storage.head == "int4"
+
+
+def test_a_quantized_folder_keeps_the_head_that_it_was_stored_with(original: Path, tmp_path: Path) -> None:
+    for head in ("none", "int8"):
+        Conversion(original, tmp_path / head, Recipe(Storage("int4", 32, head))).run()
+        for asked in (None, "int4"):
+            assert load(tmp_path / head, asked).storage == Storage("int4", 32, head)
 
 
 class TestShards:
@@ -234,7 +258,8 @@ class TestShards:
 
     def test_missing_shard(self, sharded: Path) -> None:
         (sharded / "part-2.safetensors").unlink()
-        assert refusal(sharded, "none") == f"{sharded / 'part-2.safetensors'}: no such file"
+        index = sharded / "model.safetensors.index.json"
+        assert refusal(sharded, "none") == f"{index}: names part-2.safetensors, not in the folder"
 
     def test_missing_tensor(self, sharded: Path) -> None:
         self.write_index(sharded, self.places(sharded) | {"extra": "part-1.safetensors"})

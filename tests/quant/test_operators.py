@@ -21,7 +21,9 @@ KERNELS = cpu.kernels().supported()
 
 def test_every_file_is_an_operator_but_the_product_in_tiles_and_the_sampler_s_draw() -> None:
     names = {module.name for module in pkgutil.iter_modules(quant.operators.__path__)} - {"tiled", "draw"}
-    assert names == {"add_low_rank", "attention", "gelu_tanh", "int4_linear", "int8_linear", "quantize_vectors"}
+    assert names == {
+        "add_low_rank", "attention", "float_linear", "gelu_tanh", "int4_linear", "int8_linear", "quantize_vectors",
+    }  # fmt: skip
     for name in names:
         importlib.import_module(f"quant.operators.{name}")
         operator = getattr(torch.ops.glm_infill, name).default

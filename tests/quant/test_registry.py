@@ -38,6 +38,7 @@ def test_facts_are_true(name: str) -> None:
     assert found.name == name
     assert found.facts == facts
     assert facts.description
+    assert facts.default_head == ("int8" if facts.bits < 16 else FLOAT)
     assert issubclass(found, HeadScheme) or not facts.head
     assert issubclass(found, IntegerScheme) == facts.calibrates
     assert found.kernels()

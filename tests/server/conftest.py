@@ -23,7 +23,7 @@ from tests.answers import blank, filled, scored
 USAGE = Usage(5, 1, 6)
 BLANK = blank(mask="[MASK]", start=2, end=8, text="b", finish_reason="stop")
 CARD = ModelCard(
-    name="demo", family="glm", quant="int8", tp=1, masks=["[MASK]", "[gMASK]"], max_context=512,
+    name="demo", family="glm", quant="int8", quant_head="int8", tp=1, masks=["[MASK]", "[gMASK]"], max_context=512,
     max_positions=1024, max_span=512, vocab_size=100, strategies=["append", "reencode", "parallel"],
     num_parameters=7, kernels="plain",
     created=1, kv_cache_type="int8", kv_cache_tokens=4096, special_tokens={"bos": "<sop>", "eos": "<eop>"},

@@ -267,9 +267,7 @@ def test_what_is_proposed_fits(scheme: str, options: dict[str, Any]) -> None:
     for line in p.instead:
         words = line.split()
         given = dict(zip(words[::2], words[1::2], strict=True))
-        storage = replace(
-            d.storage, scheme=given.get("--quant", scheme), head=given.get("--quant-head", d.storage.head)
-        )
+        storage = Storage.asked(given.get("--quant", scheme), None, given.get("--quant-head"))
         other = replace(
             d,
             storage=storage,

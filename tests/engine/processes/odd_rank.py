@@ -16,9 +16,9 @@ from engine.events import Done, ModelCard
 from engine.processes.messages import FROM_RANK, HEADER, TO_RANK, FromRank, Happened, Loading, NotReady, Ready, Submit
 
 CARD = ModelCard(
-    name="odd", family="glm", quant="none", tp=1, masks=["[MASK]"], max_context=9, max_positions=9, max_span=9,
-    vocab_size=9, strategies=["append"], num_parameters=1, kernels="none", created=1, kv_cache_type="float32",
-    kv_cache_tokens=9,
+    name="odd", family="glm", quant="none", quant_head="none", tp=1, masks=["[MASK]"], max_context=9, max_positions=9,
+    max_span=9, vocab_size=9, strategies=["append"], num_parameters=1, kernels="none", created=1,
+    kv_cache_type="float32", kv_cache_tokens=9,
 )  # fmt: skip
 
 

@@ -18,9 +18,9 @@ from server.exchange.estimate import most_tokens
 from server.wire.errors import ApiError
 
 CARD = ModelCard(
-    name="demo", family="glm", quant="int8", tp=1, masks=["[MASK]"], max_context=512, max_positions=513, max_span=512,
-    vocab_size=100, strategies=["append"], num_parameters=7, kernels="plain", created=1, kv_cache_type="float32",
-    kv_cache_tokens=4096,
+    name="demo", family="glm", quant="int8", quant_head="int8", tp=1, masks=["[MASK]"], max_context=512,
+    max_positions=513, max_span=512, vocab_size=100, strategies=["append"], num_parameters=7, kernels="plain",
+    created=1, kv_cache_type="float32", kv_cache_tokens=4096,
 )  # fmt: skip
 HUGE = {"text": "a", "max_tokens": 100, "n": 6}
 SMALL = {"text": "a", "max_tokens": 10}

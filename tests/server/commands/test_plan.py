@@ -21,7 +21,7 @@ def test_prints_what_fits_and_how_fast_it_would_be() -> None:
     done = command("glm-130b", "--gpus", "4xRTX3090", "--quant", "int4")
     assert done.exit_code == 0, done.output
     assert "4 × RTX3090" in done.stdout
-    assert "fits: 6,000 tokens of keys and values; full-length requests at a time, of 2,048: 2" in done.stdout
+    assert "fits: 6,544 tokens of keys and values; full-length requests at a time, of 2,048: 3" in done.stdout
     assert "--tp 4 --kv-cache-gb 5.1" in done.stdout
 
 
@@ -35,7 +35,7 @@ def test_a_cache_of_int8_is_served_as_one() -> None:
 def test_prints_why_it_does_not_fit_and_what_would() -> None:
     done = command("glm-130b", "--gpus", "4xRTX3090", "--quant", "int8")
     assert done.exit_code == 0, done.output
-    assert "does not fit: 32.66 GB of weights" in done.stdout
+    assert "does not fit: 32.20 GB of weights" in done.stdout
     assert "would fit: --quant int4" in done.stdout
     assert "would fit: --gpus 8xRTX3090" in done.stdout
 
@@ -116,7 +116,7 @@ def test_cards_of_one_s_own(tmp_path: Path) -> None:
         (("glm-130b",), 2, "--gpus"),
         (("glm-130b", "--gpus", "4xRTX9"), 2, "no card 'RTX9'; the cards are RTX3090"),
         (("glm-130b", "--gpus", ""), 2, "not a list of devices"),
-        (("nothing", "--gpus", "T4"), 1, "no such folder, and no preset 'nothing'; there are"),
+        (("nothing", "--gpus", "T4"), 1, "--download fetches it from the hub; no preset of this name, there are"),
         (("glm-10b", "--gpus", "T4", "--preset", "glm-10b"), 1, "glm-10b is a preset itself"),
         (("model", "--gpus", "T4", "--preset", "glm-99b"), 1, "no preset 'glm-99b'"),
         (("model", "--gpus", "T4"), 1, "model/config.json: no such file"),
