@@ -1,8 +1,8 @@
 """Decode steps and a prefill of llama.cpp on random weights, in the JSON form of `glm-infill bench decode`.
 
-Runs in an environment of its own: pip install gguf llama-cpp-python (compiles for some minutes). The network has
-llama's architecture with GLM-6B-like sizes; weights are random bytes in Q4_0 or Q8_0, or numbers in F16, embedding and
-head included.
+Runs in an environment of its own: pip install gguf llama-cpp-python (compiles for some minutes). The network has llama's
+architecture with GLM-6B-like sizes; weights are random bytes in Q4_0 or Q8_0, or random numbers in F16, also those of
+embedding and head.
 
     python benchmarks/llama_cpp_decode.py --quant q4_0 --folder /tmp
 """
@@ -100,7 +100,9 @@ class Llama:
         self._silent = llama_cpp.llama_log_callback(lambda *_: None)  # the library keeps only its address
         llama_cpp.llama_log_set(self._silent, c_void_p(0))
         options = llama_cpp.llama_model_default_params()
-        options.use_mmap = False
+        if "load_mode" not in dict(options._fields_):  # ctypes takes any other name, and nothing changes
+            raise RuntimeError(f"llama-cpp-python {llama_cpp.__version__} has no load_mode: a mapped file reads slower")
+        options.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
         limits = llama_cpp.llama_context_default_params()
         limits.n_ctx, limits.n_batch, limits.n_ubatch, limits.n_seq_max = 8192, 2048, 512, 64

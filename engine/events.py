@@ -182,8 +182,10 @@ class ModelCard:
     causal: bool = False
     masked: bool = False  # a masked language model: it writes into the text itself
     next_sentence: bool = False
+    mask_token: str = "[MASK]"  # how the checkpoint's own tokenizer spells its mask
     special_tokens: dict[str, str] = field(default_factory=dict)  # bos, eos, … by what clients call them
     aliases: list[str] = field(default_factory=list)  # other names that it answers to
+    weight_bytes: int = 0  # of all ranks together, as they are in memory
     origin: str = ""  # what became of the matrices of a foreign format, for people
 
     @property

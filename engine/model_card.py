@@ -3,11 +3,16 @@
 import time
 from collections.abc import Sequence
 
+import torch
+
 from engine.events import ModelCard
 from engine.loading import Loaded
+from model.checkpoint import matrices
+from model.network import Network
 from model.spelling import Spelling
 from model.tokenizer import Tokenizer
 from quant import cpu
+from quant.linear import Embedding
 
 
 def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> ModelCard:
@@ -37,13 +42,23 @@ def model_card(loaded: Loaded, tp: int, served_names: Sequence[str] = ()) -> Mod
         causal=a.causal,
         masked=a.masked,
         next_sentence=a.next_sentence,
+        mask_token=tokenizer.names.get(tokenizer.special.get("mask", -1), "[MASK]"),
         special_tokens=_special_tokens(tokenizer),
         num_parameters=checkpoint.num_parameters,
         kernels="triton" if loaded.device == "cuda" else cpu.describe(),
         created=int(time.time()),
         kv_cache_type=cache.kind,
         kv_cache_tokens=loaded.num_blocks * cache.block_size,
+        weight_bytes=_weight_bytes(checkpoint.model),
     )
+
+
+def _weight_bytes(model: Network) -> int:
+    """Bytes of the undivided network in its storage, from one rank's part."""
+    blocks = next(module.scheme for _, module in matrices(model) if not isinstance(module, Embedding))
+    with torch.device("meta"):
+        whole = Network(model.architecture, blocks, model.dtype, model.word_embeddings.scheme)
+    return sum(parameter.nbytes for parameter in whole.parameters())
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from model.config import CheckpointError
+from model.hub import WHOLE, folder_of
 from quant.registry import group_sizes, head_names, scheme_names
 
 if TYPE_CHECKING:
@@ -47,11 +49,19 @@ class Options(BaseModel):
 class ModelOptions(Options):
     """Model"""
 
-    model: Path | None = Field(None, description="The checkpoint folder. Without one: the bundled demo model.")
+    model: Path | None = Field(
+        None,
+        description="The checkpoint folder, or a name on the Hugging Face hub that the cache has. "
+        "Without one: the bundled demo model.",
+    )
+    revision: str | None = Field(None, description="The branch, tag or commit of a name on the hub. Without one: main.")
+    download: bool = Field(False, description="Fetch what the cache lacks of a name on the hub, before the start.")
     preset: str | None = Field(
         None, description="The published model whose family and sizes a folder without config.json has."
     )
-    tokenizer: Path | None = Field(None, description="The tokenizer's folder, if the checkpoint's folder has none.")
+    tokenizer: Path | None = Field(
+        None, description="The tokenizer's folder or name on the hub, if the checkpoint's folder has none."
+    )
     quant: SchemeName | None = Field(
         None, description="The storage of the linear layers. Without one: that of the checkpoint."
     )
@@ -84,6 +94,19 @@ class ModelOptions(Options):
                     raise ValueError(f"{name!r}: a name has 1 to 256 characters, no comma and no line break")
             value = tuple(dict.fromkeys(value))
         return value
+
+    def located(self) -> Self:
+        """These options with folders in place of names on the hub.
+
+        Raises CheckpointError for a name that the cache lacks and that is not, or cannot be, downloaded.
+        """
+        if self.model is None and self.revision is not None:
+            raise CheckpointError("--revision is for a name on the hub, and no model is given")
+        given = {"config": self.preset, "weights": self.load_format == "dummy", "tokenizer": self.tokenizer}
+        parts = tuple(part for part in WHOLE if not given[part])
+        model = None if self.model is None else folder_of(self.model, self.revision, self.download, parts)
+        tokenizer = None if self.tokenizer is None else folder_of(self.tokenizer, None, self.download, ("tokenizer",))
+        return self.model_copy(update={"model": model, "tokenizer": tokenizer, "revision": None})
 
 
 class DeviceOptions(Options):

@@ -25,13 +25,26 @@ class Rotary:
     stretch: Stretch | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Attention of some layers to near tokens only (sliding windows: Longformer, arXiv 2004.05150).
+
+    In these `layers` a row sees the tokens at most `reach` places away, on both sides, and positions turn by a `rotary`
+    of their own.
+    """
+
+    layers: tuple[int, ...]
+    reach: int  # tokens
+    rotary: Rotary
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """The sizes and choices of a network, from which `model.network` builds it.
 
     `vocab_size` counts rows of the embedding, which may be padded past the tokenizer's last id. `position_rows` and
     `block_rows` are the rows of learned tables that are added to the embedding, 0 for none (BERT's second table holds
-    its token types).
+    its token types). `position_offset` is the row of position 0.
     """
 
     num_layers: int
@@ -44,21 +57,31 @@ class Architecture:
     max_sequence_length: int  # tokens
     epsilon: float = 1e-5  # of the norms
     position_rows: int = 0
+    position_offset: int = 0
     block_rows: int = 0
+    # In ESM-2 (bioRxiv 2022.07.20.500902) the embedding of this token, the mask, is zero, and the others are scaled to
+    # the sum of training, where 12 % of a text were masks.
+    dropped_token: int | None = None
+    embedding_norm: bool = False
     rotary: Rotary | None = None
+    local: Local | None = None
     norm: Literal["layer", "rms"] = "layer"
+    norm_bias: bool = True  # of a LayerNorm
+    first_norm: bool = True  # before the first layer's attention; ModernBERT has the embedding's norm there
     # pre:      h += f(norm(h))           GLM, GLM-4
     # sandwich: h += norm'(f(norm(h)))    GLM-4-0414
     # deep:     n = norm(h); h = α·n + f(n)   GLM-130B, ChatGLM-6B (arXiv 2203.00555, with the norm before the branch)
     # post:     h = norm(h + f(h))        BERT
     residual: Literal["pre", "sandwich", "deep", "post"] = "pre"
     alpha: float = 1.0
-    activation: Literal["gelu_tanh", "gelu", "geglu", "swiglu"] = "gelu_tanh"
+    # Gated: GLM-130B's geglu gates by the second half of its rows, ModernBERT's geglu_first by the first.
+    activation: Literal["gelu_tanh", "gelu", "geglu", "geglu_first", "swiglu"] = "gelu_tanh"
     # Rows of query_key_value: all queries, all keys, all values; or the three of head 0, of head 1, …
     qkv_rows: Literal["parts", "heads"] = "parts"
     qkv_bias: bool = True
     bias: bool = True  # of the other linears
     head: Literal["tied", "own", "masked_lm"] = "tied"
+    head_bias: bool = True  # of the linear in a masked language model's head
     next_sentence: bool = False  # has a pooler and a next-sentence classifier
     causal: bool = False  # a context's tokens see only those before them
     in_place: bool = False  # a mask's own row predicts its token, as with a masked_lm head
@@ -71,7 +94,20 @@ class Architecture:
     @property
     def gated(self) -> bool:
         """Whether the MLP is gated: GeGLU or SwiGLU (arXiv 2002.05202)."""
-        return self.activation in ("geglu", "swiglu")
+        return self.activation in ("geglu", "geglu_first", "swiglu")
+
+    @property
+    def final_norm(self) -> bool:
+        """Whether a norm follows the last block."""
+        return self.residual != "post"
+
+    def reach(self, layer: int) -> int | None:
+        """How many places away the tokens are that a layer's rows see; None: all."""
+        return self.local.reach if self.local is not None and layer in self.local.layers else None
+
+    def rotary_of(self, layer: int) -> Rotary | None:
+        """A layer's rotary positions."""
+        return self.local.rotary if self.local is not None and layer in self.local.layers else self.rotary
 
     @property
     def qkv_sections(self) -> tuple[int, ...]:

@@ -25,7 +25,11 @@ class Attend(Protocol):
     head_dim]. Query heads h·g … h·g + g − 1 share key and value head h.
     """
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None = None) -> Tensor:
+        """With a `reach` a row sees of all that it may see only the tokens at most so many places away."""
+
+    def share(self, marked: Tensor) -> Tensor:
+        """Of the tokens that each row sees, the share that is `marked` [...]: float32 [...]."""
 
 
 def visible(num_tokens: int, context_len: Tensor) -> Tensor:
@@ -45,11 +49,25 @@ class DenseAttention:
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None = None) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1]
-        ).transpose(1, 2)
+        mask = self.mask
+        if reach is not None:
+            index = torch.arange(mask.shape[-1], device=mask.device)
+            mask = mask & near(index[: mask.shape[-2]], len(index), reach)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1]).transpose(
+            1, 2
+        )
+
+    def share(self, marked: Tensor) -> Tensor:
+        seen = self.mask.expand(len(marked), 1, *self.mask.shape[-2:])[:, 0]
+        return (seen & marked[:, None]).sum(-1) / seen.sum(-1)
+
+
+def near(slots: Tensor, num_slots: int, reach: int) -> Tensor:
+    """[..., rows, num_slots], True where a slot is at most `reach` places away from a row's own, of `slots` [...,
+    rows]."""
+    return (slots[..., None] - torch.arange(num_slots, device=slots.device)).abs() <= reach
 
 
 class KVCache:
@@ -150,6 +168,9 @@ class PagedAttention:
         self.single_rows = torch.tensor(single_rows, device=device)
         self.single = torch.tensor(single), torch.tensor(blocks)
         self.groups: list[tuple[int, Tensor, Tensor, Tensor]] = []
+        self._slots: list[Tensor] = []  # of each group's rows, [sequences, rows]
+        self._near: dict[int, list[Tensor]] = {}
+        self._spans = spans
         for (num_rows, _), members in groupby(sorted(shapes), key=lambda s: s[:2]):
             numbers = [number for _, _, number in members]
             index = torch.arange(-(-num_rows // self.ROWS) * self.ROWS).clamp(max=num_rows - 1)
@@ -159,9 +180,11 @@ class PagedAttention:
             # Slots out of sight may hold another sequence's NaN, which a weight of 0 would not hide.
             keys = torch.where(mask.any(1), keys, keys[:, :1])
             self.groups.append((num_rows, rows.to(device), keys.to(device), mask[:, None].to(device)))
+            self._slots.append(torch.stack([spans[n].start + index for n in numbers]).to(device))
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None = None) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
+        masks = [mask for *_, mask in self.groups] if reach is None else self._masks(reach)
         keys.write(self.write_slots, k)
         values.write(self.write_slots, v)
         if not self.groups:
@@ -169,7 +192,7 @@ class PagedAttention:
         out = torch.empty_like(q)
         if len(self.single_rows):
             out[self.single_rows] = self._in_place(q[self.single_rows], keys, values)
-        for num_rows, rows, slots, mask in self.groups:
+        for (num_rows, rows, slots, _), mask in zip(self.groups, masks, strict=True):
             mixed = F.scaled_dot_product_attention(
                 q[rows].transpose(1, 2),  # [sequences, heads, rows, head_dim]
                 keys.read(slots, q.dtype).transpose(1, 2),
@@ -179,6 +202,26 @@ class PagedAttention:
             )
             out[rows[:, :num_rows]] = mixed.transpose(1, 2)[:, :num_rows]
         return out
+
+    def share(self, marked: Tensor) -> Tensor:
+        """Rows must be whole texts, which all see each other (a masked language model's)."""
+        shares, first = [], 0
+        for span in self._spans:
+            own = marked[first : first + span.num_rows]
+            shares.append((own.sum() / span.num_rows).expand(span.num_rows))
+            first += span.num_rows
+        return torch.cat(shares)
+
+    def _masks(self, reach: int) -> list[Tensor]:
+        """The groups' masks within a reach. Rows must be of part A, whose slots are places in the text."""
+        if any(span.start >= part_b_start(span.context_len, self.cache.block_size) for span in self._spans):
+            raise ValueError("rows of part B have no reach")
+        if reach not in self._near:
+            self._near[reach] = [
+                mask & near(own, mask.shape[-1], reach)[:, None]
+                for (*_, mask), own in zip(self.groups, self._slots, strict=True)
+            ]
+        return self._near[reach]
 
     def _in_place(self, q: Tensor, keys: CacheTensor, values: CacheTensor) -> Tensor:
         """Rows of part B by the CPU kernel, which knows as many heads of queries as of keys: where queries share a

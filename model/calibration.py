@@ -15,8 +15,7 @@ from model.attention import DenseAttention, visible
 from model.checkpoint import Description, fill, matrices
 from model.config import CheckpointError
 from model.layout import Segment, span_ids
-from model.network import Block, Network
-from model.rotary import RotaryAngles, rotation
+from model.network import Block, Network, dropout_scale, rotations
 from model.weights import Weights
 from quant.calibrate import compensate
 from quant.linear import Embedding
@@ -186,22 +185,22 @@ class Calibration:
         for window in self.windows:
             columns = {
                 "word_embeddings": window.token_ids,
-                "transformer.position_embeddings": window.positions,
+                "transformer.position_embeddings": window.positions + self.architecture.position_offset,
                 "transformer.block_position_embeddings": window.block_positions,
             }
             rows = torch.stack([table[columns[name]].float() for name, table in tables.items()])
+            dropped_token = self.architecture.dropped_token
+            if dropped_token is not None:
+                dropped = window.token_ids == dropped_token
+                scale = dropout_scale(dropped, _attention(window).share(dropped[None])[0])
+                rows[[*tables].index("word_embeddings")] *= scale[:, None]
             hidden.append((rows.sum(0) if norm is None else norm(rows.sum(0)))[None])
         return hidden
 
     def _through(self, block: Block, hidden: Tensor, window: Window) -> Tensor:
-        out: Tensor = block(hidden, self._cos_sin(window), _attention(window))
+        angles = rotations(self.architecture, window.positions, window.block_positions, torch.float32)
+        out: Tensor = block(hidden, angles[block.attention.layer], _attention(window))
         return out
-
-    def _cos_sin(self, window: Window) -> RotaryAngles | None:
-        a = self.architecture
-        if a.rotary is None:
-            return None
-        return rotation(a.rotary, a.max_sequence_length + 1, window.positions, window.block_positions, torch.float32)
 
     def _inputs(self, module: nn.Module, block: Block, hidden: Tensor, window: Window) -> Tensor:
         """The inputs of a block's module, [num_tokens, in_features]."""

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
+from model.contents import check_folder, config_of
 from model.families import PRESETS, family_of
 from model.family import Family
 from model.format import same_numbers
 from model.formats import format_of
+from model.hub import name_of
 from model.network import Network
 from model.parallel import ALONE, Ranks
 from model.preferred import told
@@ -26,6 +28,7 @@ from model.rank_slice import WHOLE, RankSlice
 from model.sharding import Slice, cuts_of
 from model.storage import Storage
 from model.tokenizer import Tokenizer
+from model.tokenizers.kinds import read_from
 from model.weights import Entries, Weights
 from quant.heap import give_back
 from quant.linear import Embedding, Weight
@@ -88,10 +91,10 @@ class Description:
         cannot be used.
         """
         form = format_of(folder)
-        if form is None and not folder.is_dir():
-            raise CheckpointError(f"{folder}: no such folder")
+        if form is None:
+            check_folder(folder)
         if preset is None:
-            config = Config.read(folder) if form is None else form.config(folder)
+            config = config_of(folder) if form is None else form.config(folder)
             family = family_of(config)
         elif (folder / "config.json").exists():
             raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
@@ -101,11 +104,14 @@ class Description:
             family, config = PRESETS[preset]
         architecture = family.architecture(config)
         with tokenizer_folder(folder, tokenizer) as files:
-            tokens = family.tokenizer(files)
+            tokens = read_from(files, family.tokenizer)
         if tokens.size > architecture.vocab_size:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {tokens.size} tokens, the model {architecture.vocab_size} embeddings"
             )
+        dropped, mask = architecture.dropped_token, tokens.special.get("mask")
+        if dropped is not None and dropped != mask:
+            raise CheckpointError(f"{config.source}: mask_token_id is {dropped}, the tokenizer's mask {mask}")
         return Description(family, architecture, config, tokens)
 
 
@@ -150,16 +156,10 @@ def load(
     CheckpointError, in one line, for a folder that is incomplete, inconsistent or of no known family, or that the ranks
     do not divide.
     """
-    name = "glm-demo" if folder is None else model_name(folder)
+    name = "glm-demo" if folder is None else name_of(folder)
     folder = folder or DEMO
     description = Description.read(folder, preset, tokenizer)
     return assembled(name, folder, description, quant, device, group_size, head, ranks, progress)
-
-
-def model_name(path: Path) -> str:
-    """The name of a model: its folder's, or its file's without the ending."""
-    path = path.resolve()
-    return path.stem if path.is_file() else path.name
 
 
 def assembled(

@@ -5,9 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.lfs import ADVICE, is_pointer
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used. The message is one line and names the file, field or tensor."""
+
+
+def damaged(path: Path, reason: str) -> CheckpointError:
+    """The error for a file that cannot be read: the reason, or that it is a pointer of Git LFS."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError:
+        start = b""
+    return CheckpointError(f"{path}: {ADVICE if is_pointer(start) else reason}")
 
 
 class Config:
@@ -26,7 +38,7 @@ class Config:
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path}: not JSON ({error})") from None
+            raise damaged(path, f"not JSON ({error})") from None
         if not isinstance(data, dict):
             raise CheckpointError(f"{path}: not a JSON object")
         return cls(data, str(path))
@@ -50,12 +62,13 @@ class Config:
             raise CheckpointError(f"{self.source}: {name} must be a positive number, not {value!r}")
         return float(value)
 
-    def heads(self, hidden_size: int, num_heads: int) -> int:
-        """Numbers per head, hidden_size / num_heads. Raises CheckpointError if the division leaves a rest."""
+    def heads(
+        self, hidden_size: int, num_heads: int, size: str = "hidden_size", count: str = "num_attention_heads"
+    ) -> int:
+        """Numbers per head, hidden_size / num_heads. Raises CheckpointError, with both fields' names, if the division
+        leaves a rest."""
         if hidden_size % num_heads:
-            raise CheckpointError(
-                f"{self.source}: hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}"
-            )
+            raise CheckpointError(f"{self.source}: {size} {hidden_size} is not a multiple of {count} {num_heads}")
         return hidden_size // num_heads
 
     def only(self, name: str, *values: object) -> None:

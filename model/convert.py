@@ -28,6 +28,7 @@ from model.checkpoint import (
     tokenizer_folder,
 )
 from model.config import CheckpointError
+from model.contents import LICENCES
 from model.format import same_numbers
 from model.network import Network
 from model.parallel import Ranks
@@ -46,7 +47,6 @@ from quant.schemes.none import Float
 from quant.usage import UsageError
 
 STATE = "quantize.json"
-LICENCES = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 
 
 @dataclass(frozen=True, slots=True)

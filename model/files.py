@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from model.contents import unread
 from model.indexed_files import IndexedFiles
 from model.pickle_file import PickleFile
 from model.rank_folders import num_ranks, ranked
@@ -31,4 +32,5 @@ def open_files(folder: Path, cuts: ShardSpecs = lambda name: None) -> Source:
             return IndexedFiles(pickled_index, PickleFile)
         if any((folder / name).exists() for name in TRACKERS):
             return sat_folder(folder, cuts)
+        raise unread(folder)
     return SafetensorsFile(single)

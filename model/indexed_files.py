@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.config import CheckpointError
+from model.config import CheckpointError, damaged
+from model.contents import listed
 from model.sharding import Slice
 from model.source import Source
 from quant.scheme import Stored
@@ -20,19 +21,22 @@ class IndexedFiles:
 
     def __init__(self, index: Path, opened: Callable[[Path], Source]) -> None:
         """Raises CheckpointError where files and index differ."""
-        listed = _listed(index)
+        placed = _placed(index)
         self.listing = index
         self.entries: Stored = {}
         self._sources: dict[str, Source] = {}
-        for path in sorted({index.parent / file for file in listed.values()}):
+        paths = sorted({index.parent / file for file in placed.values()})
+        if absent := [path.name for path in paths if not path.exists()]:
+            raise CheckpointError(f"{index}: names {listed(absent)}, not in the folder")
+        for path in paths:
             source = opened(path)
             for name, entry in source.entries.items():
-                if listed.pop(name, None) != path.name:
+                if placed.pop(name, None) != path.name:
                     raise CheckpointError(f"{path.name} has {name}, which {index.name} does not place there")
                 self.entries[name], self._sources[name] = entry, source
-        if listed:
-            name = next(iter(listed))
-            raise CheckpointError(f"{listed[name]} lacks {name}, which {index.name} places there")
+        if placed:
+            name = next(iter(placed))
+            raise CheckpointError(f"{placed[name]} lacks {name}, which {index.name} places there")
 
     @property
     def files(self) -> list[Path]:
@@ -42,12 +46,12 @@ class IndexedFiles:
         return self._sources[name].read(name, part)
 
 
-def _listed(index: Path) -> dict[str, str]:
+def _placed(index: Path) -> dict[str, str]:
     """Tensor name → file name, of an index file. Raises CheckpointError."""
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not all(Path(file).name == file and file not in ("", "..") for file in listed.values()):
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not all(Path(file).name == file and file not in ("", "..") for file in placed.values()):
             raise ValueError("a file outside the folder")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{index}: not an index of {index.name.split('.')[1]} files ({error!r})") from None
-    return dict(listed)
+        raise damaged(index, f"not an index of {index.name.split('.')[1]} files ({error!r})") from None
+    return dict(placed)

@@ -29,8 +29,8 @@ class Blank:
 
     `context` is encoded before it; in GLM all blanks of a text share one. The first row is `start`, at `position` and
     `block`; each later row adds `stride` (positions, block positions). `spaced`: the mask token swallows a space before
-    the mask, so that a fill begins with that space, as in training. `continues`: the fill is the text's next tokens, not
-    a text of its own, so that a space at its beginning is part of it.
+    the mask, so that a fill begins with that space, as in training. `continues`: the fill is the text's next tokens,
+    not a text of its own, so that a space at its beginning is part of it.
     """
 
     mask: str
@@ -227,18 +227,18 @@ class MaskedLayout:
 
     def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
         ids = [tokenizer.special[role] for role in self.first]
-        places = []
-        for segment in segments:
+        places: list[tuple[int, bool]] = []
+        for segment, spaced in _spaced(segments, tokenizer):
             if not isinstance(segment, tuple):
                 ids += encoded(segment, tokenizer)
             elif segment[0] != "[MASK]":
                 raise LayoutError(f"this checkpoint has no {segment[0]} token; it has [MASK]")
             else:
-                places.append(len(ids))
+                places.append((len(ids), spaced and tokenizer.mask_strips))
                 ids.append(tokenizer.special["mask"])
         ids += [tokenizer.special[role] for role in self.last]
         context = tuple(ids)
-        blanks = (Blank("[MASK]", False, context, tokenizer.special["mask"], p, 0, (0, 0)) for p in places)
+        blanks = (Blank("[MASK]", s, context, tokenizer.special["mask"], p, 0, (0, 0)) for p, s in places)
         return Layout(context, tuple(blanks))
 
 

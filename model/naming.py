@@ -18,10 +18,17 @@ COPIES = {
     "lm_head.weight": "word_embeddings.weight",
     "lm_head.weight_scale": "word_embeddings.weight_scale",
     "mlm_head.decoder.weight": "word_embeddings.weight",
+    "mlm_head.weight": "word_embeddings.weight",
     "mlm_head.decoder.bias": "mlm_head.bias",
 }
 # Known tensors that a network may have no place for.
-SPARE = ("pooler.weight", "pooler.bias", "next_sentence.weight", "next_sentence.bias")
+SPARE = (
+    "pooler.weight",
+    "pooler.bias",
+    "next_sentence.weight",
+    "next_sentence.bias",
+    "transformer.position_embeddings.weight",  # ESM-2's first files have one beside their rotary positions
+)
 
 
 class Place(NamedTuple):

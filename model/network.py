@@ -20,6 +20,8 @@ from quant.operators.gelu_tanh import gelu_tanh
 from quant.scheme import HeadScheme, Scheme
 from quant.schemes.none import Float
 
+_DROPPED_IN_TRAINING = 0.15 * 0.8  # of 15 % of the tokens, which were predicted, four in five were masks
+
 
 class SelfAttention(nn.Module):
     """Multi-head attention, or grouped-query attention if there are fewer key and value heads. A rank has its own
@@ -35,7 +37,7 @@ class SelfAttention(nn.Module):
         self.kv_heads = ranks.share_or_copy(a.num_key_value_heads, "num_key_value_heads")
         self.head_dim = a.head_dim
         self.by_head = a.qkv_rows == "heads"
-        self.rotary = a.rotary
+        self.rotary, self.reach = a.rotary_of(layer), a.reach(layer)
         rows = (self.heads + 2 * self.kv_heads) * a.head_dim
         self.query_key_value = Linear(a.hidden_size, rows, scheme, dtype, a.qkv_bias)
         self.dense = RowLinear(self.heads * a.head_dim, a.hidden_size, scheme, dtype, a.bias, ranks)
@@ -45,7 +47,7 @@ class SelfAttention(nn.Module):
         q, k, v = self._split(self.query_key_value(x))
         if cos_sin is not None and self.rotary is not None:
             q, k = rotate(q, cos_sin, self.rotary), rotate(k, cos_sin, self.rotary)
-        mixed: Tensor = self.dense(attend(self.layer, q, k, v).flatten(-2))
+        mixed: Tensor = self.dense(attend(self.layer, q, k, v, self.reach).flatten(-2))
         return mixed
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,8 +98,9 @@ class MLP(nn.Module):
         if self.activation == "gelu":
             return gelu(x)
         first, second = x.chunk(2, dim=-1)
-        # GLM-130B gates by the second half, GLM-4 by the first.
-        return first * gelu(second) if self.activation == "geglu" else silu(first) * second
+        if self.activation == "geglu":
+            return first * gelu(second)
+        return (silu(first) if self.activation == "swiglu" else gelu(first)) * second
 
 
 class Norm(nn.Module):
@@ -108,12 +111,14 @@ class Norm(nn.Module):
         width = architecture.hidden_size
         self.epsilon = architecture.epsilon
         self.weight = nn.Parameter(torch.ones(width, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(width, dtype=dtype)) if architecture.norm == "layer" else None
+        self.is_rms = architecture.norm == "rms"
+        with_bias = architecture.norm_bias and not self.is_rms
+        self.bias = nn.Parameter(torch.zeros(width, dtype=dtype)) if with_bias else None
         self.adapted: Adapted | None = None  # biases only
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., hidden_size] → [..., hidden_size]."""
-        if self.bias is None:
+        if self.is_rms:
             return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
         out = F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.epsilon)
         return out if self.adapted is None else self.adapted.added(out, x)
@@ -127,7 +132,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.residual, self.alpha = architecture.residual, architecture.alpha
-        self.input_layernorm = Norm(architecture, dtype)
+        self.input_layernorm = Norm(architecture, dtype) if layer or architecture.first_norm else nn.Identity()
         self.attention = SelfAttention(architecture, layer, scheme, dtype, ranks)
         self.post_attention_layernorm = Norm(architecture, dtype)
         self.mlp = MLP(architecture, scheme, dtype, ranks)
@@ -169,10 +174,10 @@ class Transformer(nn.Module):
             self.position_embeddings = table(a.position_rows, a.hidden_size, dtype)
         if a.block_rows:
             self.block_position_embeddings = table(a.block_rows, a.hidden_size, dtype)
-        if a.residual == "post":
+        if a.embedding_norm:
             self.embedding_layernorm = Norm(a, dtype)
         self.layers = nn.ModuleList(Block(a, i, scheme, dtype, ranks) for i in range(a.num_layers))
-        if a.residual != "post":
+        if a.final_norm:
             self.final_layernorm = Norm(a, dtype)
 
 
@@ -182,7 +187,7 @@ class MaskedLMHead(nn.Module):
     def __init__(self, architecture: Architecture, scheme: Scheme, dtype: torch.dtype, num_ids: int) -> None:
         super().__init__()
         a = architecture
-        self.dense = Linear(a.hidden_size, a.hidden_size, scheme, dtype)
+        self.dense = Linear(a.hidden_size, a.hidden_size, scheme, dtype, a.head_bias)
         self.layernorm = Norm(a, dtype)
         self.bias = nn.Parameter(torch.zeros(num_ids, dtype=dtype))
 
@@ -190,6 +195,21 @@ class MaskedLMHead(nn.Module):
         """Hidden states [..., hidden_size] → transformed [..., hidden_size]."""
         out: Tensor = self.layernorm(gelu(self.dense(hidden)))
         return out
+
+
+def dropout_scale(dropped: Tensor, share: Tensor) -> Tensor:
+    """Factors [...] of token embeddings, of which some are `dropped` [...]; `share` [...] of a text are (see
+    `Architecture.dropped_token`)."""
+    return torch.where(dropped, 0.0, (1 - _DROPPED_IN_TRAINING) / (1 - share))
+
+
+def rotations(
+    a: Architecture, positions: Tensor, block_positions: Tensor, dtype: torch.dtype
+) -> list[RotaryAngles | None]:
+    """For each layer the cosines and sines of positions [...], as `Network.rotations` gives them."""
+    kinds = [a.rotary_of(layer) for layer in range(a.num_layers)]
+    made = {r: rotation(r, a.max_sequence_length + 1, positions, block_positions, dtype) for r in {*kinds} if r}
+    return [made[r] if r else None for r in kinds]
 
 
 class Network(nn.Module):
@@ -231,30 +251,30 @@ class Network(nn.Module):
 
     def forward(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor, attend: Attend) -> Tensor:
         """Token ids, positions and block positions, each [...] → hidden states [..., hidden_size]."""
-        h = self.embedded(token_ids, positions, block_positions)
-        cos_sin = self.rotation(positions, block_positions)
-        for block in self.transformer.layers:
+        h = self.embedded(token_ids, positions, block_positions, attend)
+        angles = self.rotations(positions, block_positions)
+        for block, cos_sin in zip(self.transformer.layers, angles, strict=True):
             h = block(h, cos_sin, attend)
-        return self.transformer.final_layernorm(h) if self.architecture.residual != "post" else h
+        return self.transformer.final_layernorm(h) if self.architecture.final_norm else h
 
-    def embedded(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor) -> Tensor:
+    def embedded(self, token_ids: Tensor, positions: Tensor, block_positions: Tensor, attend: Attend) -> Tensor:
         """Input of the first block, [..., hidden_size], for ids and positions [...]."""
-        t = self.transformer
+        t, a = self.transformer, self.architecture
         h = self.word_embeddings(token_ids)
-        if self.architecture.position_rows:
-            h = h + t.position_embeddings(positions)
-        if self.architecture.block_rows:
+        if a.dropped_token is not None:
+            dropped = token_ids == a.dropped_token
+            h = h * dropout_scale(dropped, attend.share(dropped))[..., None].to(h.dtype)
+        if a.position_rows:
+            h = h + t.position_embeddings(positions + a.position_offset)
+        if a.block_rows:
             h = h + t.block_position_embeddings(block_positions)
-        out: Tensor = t.embedding_layernorm(h) if self.architecture.residual == "post" else h
+        out: Tensor = t.embedding_layernorm(h) if a.embedding_norm else h
         return out
 
-    def rotation(self, positions: Tensor, block_positions: Tensor) -> RotaryAngles | None:
-        """Cosines and sines [..., 1, axes, size / axes / 2] that rotate queries and keys; None without rotary
-        positions."""
-        a = self.architecture
-        if a.rotary is None:
-            return None
-        return rotation(a.rotary, a.max_sequence_length + 1, positions, block_positions, self.dtype)
+    def rotations(self, positions: Tensor, block_positions: Tensor) -> list[RotaryAngles | None]:
+        """For each layer the cosines and sines [..., 1, axes, size / axes / 2] that rotate queries and keys; None
+        without rotary positions."""
+        return rotations(self.architecture, positions, block_positions, self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., hidden_size] → logits [..., vocab_size] float32, or this rank's part (see

@@ -7,8 +7,10 @@ import torch
 
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
+from model.contents import check_folder, config_of
 from model.families import PRESETS, family_of
 from model.formats import format_of
+from model.hub import folder_of, name_of
 from model.sharding import cuts_of
 from model.storage import Storage
 from model.weights import Weights
@@ -40,42 +42,49 @@ class Outline:
     floats: torch.dtype = torch.float16
 
     @staticmethod
-    def read(model: str, preset: str | None = None) -> "Outline":
-        """Reads a preset by its name, or a checkpoint; `preset` gives the sizes of a folder without config.json.
+    def read(model: str, preset: str | None = None, revision: str | None = None, download: bool = False) -> "Outline":
+        """Reads a preset by its name, a checkpoint, or the folder of a name on the hub.
 
-        A folder with a config.json needs no weights, except in a foreign format, and no tokenizer. Raises
-        CheckpointError for an unknown preset and for a folder that cannot be used.
+        `preset` gives the sizes of a folder without config.json. A folder with a config.json needs no weights, except
+        in a foreign format, and no tokenizer. `revision` and `download` are for names on the hub; see
+        `model.hub.folder_of`. Raises CheckpointError for an unknown preset and for a folder that cannot be used.
         """
-        folder = Path(model)
-        for name in (model, preset):
-            if name is not None and name not in PRESETS and (name is preset or not folder.exists()):
-                kind = "no preset" if name is preset else "no such folder, and no preset"
-                raise CheckpointError(f"{kind} {name!r}; there are {', '.join(PRESETS)}")
+        known = ", ".join(PRESETS)
+        if preset is not None and preset not in PRESETS:
+            raise CheckpointError(f"no preset {preset!r}; there are {known}")
         if model in PRESETS:
             if preset is not None:
                 raise CheckpointError(f"{model} is a preset itself; a folder of that name is ./{model}")
             family, config = PRESETS[model]
             architecture = family.architecture(config)
             return Outline(model, architecture, floats=published_dtype(config, architecture))
-        form = format_of(folder)
+        try:
+            folder = folder_of(Path(model), revision, download, ("weights",) if preset else ("config",))
+            form = format_of(folder)
+            if form is None:
+                check_folder(folder)
+        except CheckpointError as error:
+            if "/" in model or Path(model).exists():
+                raise
+            raise CheckpointError(f"{error}; no preset of this name, there are {known}") from None
         if preset is None and form is not None:
             config = form.config(folder)
             family = family_of(config)
             architecture = family.architecture(config)
             weights = Weights(folder, family.namings, cuts_of(architecture))
-            return Outline(folder.name, architecture, weights=weights)
+            return Outline(name_of(folder), architecture, weights=weights)
         if preset is None:
-            config = Config.read(folder)
+            config = config_of(folder)
             architecture = family_of(config).architecture(config)
             floats = published_dtype(config, architecture)
-            return Outline(folder.name, architecture, Storage.read(folder), floats=floats)
+            return Outline(name_of(folder), architecture, Storage.read(folder), floats=floats)
         if (folder / "config.json").exists():
             raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
         family, config = PRESETS[preset]
         architecture = family.architecture(config)
         weights = Weights(folder, family.namings, cuts_of(architecture))
         stored = weights.storage
-        return Outline(folder.name, architecture, stored, floats=weights.float_dtype(stored or Storage()))
+        return Outline(name_of(folder), architecture, stored, floats=weights.float_dtype(stored or Storage()))
 
     def float_dtype(self, storage: Storage) -> torch.dtype:
         """The dtype of float matrices in the files, if the model is stored so in memory."""

@@ -17,7 +17,7 @@ from numpy._core import multiarray
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from model.config import CheckpointError
+from model.config import CheckpointError, damaged
 from model.sharding import Slice
 from quant.scheme import Stored
 
@@ -95,10 +95,10 @@ def _loaded(path: Path) -> Any:
         ):
             name = found[1] or found[2]
             raise CheckpointError(f"{path}: holds more than tensors: {name}, which is not loaded") from None
-        raise CheckpointError(f"{path}: not a readable file of torch.save (no valid pickle)") from None
+        raise damaged(path, "not a readable file of torch.save (no valid pickle)") from None
     except Exception as error:  # a damaged pickle can raise any error
         lines = str(error).splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path}: not a readable file of torch.save ({lines[0]})") from None
+        raise damaged(path, f"not a readable file of torch.save ({lines[0]})") from None
 
 
 def _mappings(path: Path) -> list[range]:

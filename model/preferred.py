@@ -37,23 +37,26 @@ class Matrix:
 def preferred(matrices: Iterable[Matrix]) -> Storage:
     """The storage without a choice: the form of most numbers of the blocks, and that of embedding and head.
 
-    A form that cannot hold every matrix of the blocks does not count. Embedding and head have one scheme, so that they
-    are kept only if both have the same form, with the group size of a head. Float matrices stay floats unless others of
-    the same use are quantized.
+    A form that cannot hold every matrix of its use does not count. Embedding and head have one scheme, so that they are
+    kept only if both have the same form. Float matrices stay floats unless others of the same use are quantized.
     """
     matrices = list(matrices)
-    blocks, group_size = _most([own for own in matrices if not own.is_head])
-    return Storage(blocks, group_size, _head([own for own in matrices if own.is_head]))
+    blocks = _forms([own for own in matrices if not own.is_head])
+    heads = _forms([own for own in matrices if own.is_head])
+    head = next(iter(heads), (FLOAT, None))
+    if len(heads) > 1 or not scheme_facts(head[0]).head:
+        head = CONVERTED, None
+    return Storage(*(blocks.most_common(1)[0][0] if blocks else (FLOAT, None)), *head)
 
 
-def _most(matrices: list[Matrix]) -> tuple[str, int | None]:
-    """The scheme and the group size that most numbers have among quantized matrices."""
+def _forms(matrices: list[Matrix]) -> Counter[tuple[str, int | None]]:
+    """The scheme and the group size of quantized matrices, and how many numbers have them."""
     counts: Counter[tuple[str, int | None]] = Counter()
     shapes = {own.shape for own in matrices}
     for own in matrices:
         if own.kinds:
             counts[_choice(own.form, shapes)] += prod(own.shape)
-    return counts.most_common(1)[0][0] if counts else (FLOAT, None)
+    return counts
 
 
 def _choice(form: Scheme | None, shapes: Iterable[tuple[int, int]]) -> tuple[str, int | None]:
@@ -69,15 +72,6 @@ def _choice(form: Scheme | None, shapes: Iterable[tuple[int, int]]) -> tuple[str
     return form.name, form.group_size if scheme_facts(form.name).group_sizes else None
 
 
-def _head(matrices: list[Matrix]) -> str:
-    """The scheme of embedding and head."""
-    quantized = [own for own in matrices if own.kinds]
-    if not quantized:
-        return FLOAT
-    names = {own.form.name if own.form is not None and scheme_facts(own.form.name).head else None for own in matrices}
-    return next(name or CONVERTED for name in names) if len(names) == 1 else CONVERTED
-
-
 def told(matrices: Iterable[Matrix], storage: Storage, name: str, chosen: bool, note: str = "") -> str:
     """One line for people: which matrices of the format `name` are kept, which are converted, and what else to choose.
 
@@ -86,15 +80,17 @@ def told(matrices: Iterable[Matrix], storage: Storage, name: str, chosen: bool, 
     scheme, head = storage.schemes(torch.float32, "cuda")
     kept: dict[str, None] = {}
     converted: dict[str, set[str]] = {}
+    grown = False  # blocks in a scheme that nobody asked for
     for own in matrices:
         target = head if own.is_head else scheme
         if same_numbers(own.form, target):
             kept[_words(target)] = None
         elif own.kinds or target.name != FLOAT:
             converted.setdefault(_words(target), set()).update(own.kinds or {"floats"})
+            grown |= bool(own.kinds) and not (chosen or own.is_head) and target.name == CONVERTED
     parts = [f"kept as {words}" for words in kept]
     parts += [f"{' and '.join(sorted(kinds))} converted to {words}" for words, kinds in converted.items()]
-    if not chosen and CONVERTED in converted:
+    if grown:
         parts.append(f"no scheme here has those numbers, {_SMALLER}")
     parts += [note] if note else []
     return f"{name}: {'; '.join(parts)}" if parts else name

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
-from model.checkpoint import DEMO, Checkpoint, Description, check_sizes, matrix_dtype, model_name
+from model.checkpoint import DEMO, Checkpoint, Description, check_sizes, matrix_dtype
 from model.config import CheckpointError
+from model.hub import name_of
 from model.network import Network, Norm
 from model.outline import published_dtype
 from model.parallel import ALONE, Ranks
@@ -47,7 +48,7 @@ def invented(
 ) -> Checkpoint:
     """Like `model.checkpoint.load`, but with random weights; the folder needs none. Raises CheckpointError as `load`
     does."""
-    name, folder = ("glm-demo", DEMO) if folder is None else (model_name(folder), folder)
+    name, folder = ("glm-demo", DEMO) if folder is None else (name_of(folder), folder)
     description = Description.read(folder, preset, tokenizer)
     kind = torch.device(device).type
     storage = Storage.chosen(folder, None, quant, group_size, head)

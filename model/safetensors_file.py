@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.config import CheckpointError
+from model.config import CheckpointError, damaged
 from model.sharding import Slice
 from quant.scheme import Stored
 
@@ -43,4 +43,4 @@ def opened(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+        raise damaged(path, f"not a readable safetensors file ({error})") from None

@@ -15,9 +15,10 @@ _HEADS = ("word_embeddings.", "lm_head.")
 class Scales:
     """Converts a folder's scales, by canonical name, to the shapes and dtypes of its storage, without loss.
 
-    Published scales are float16 or, of weights that were bfloat16, bfloat16; there is one per row. A matrix that was quantized after its inputs were divided among ranks has
-    one per row and rank; int4 can hold these as groups that divide a rank's inputs. If no scheme holds them, the folder
-    counts as a float one: its weights are code × scale in float32.
+    Published scales are float16, or bfloat16 where the weights were, and there is one per row. A matrix that was
+    quantized after its inputs were divided among ranks has one per row and rank; int4 can hold these as groups that
+    divide a rank's inputs. If no scheme holds them, the folder counts as a float one: its weights are code × scale in
+    float32.
     """
 
     def __init__(self, storage: Storage | None, entries: Stored) -> None:

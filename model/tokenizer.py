@@ -19,7 +19,7 @@ __all__ = ["FILES", "Decoder", "Tokenizer", "read_tokenizer"]
 # All files of the tokenizers of any kind, beside config.json.
 FILES = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "cog-pretrain.model",
-    "ice_text.model", "vocab.json", "merges.txt", "vocab.txt",
+    "ice_text.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
 )  # fmt: skip
 
 

@@ -1,13 +1,14 @@
 """The tensors of a checkpoint folder under the network's names, one at a time, from every published layout."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model.config import CheckpointError
+from model.contents import listed
 from model.files import open_files
 from model.format import same_numbers
 from model.formats import format_of
@@ -22,6 +23,10 @@ from quant.scheme import Scheme, Stored, Tensors
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.")
+_LANGUAGE_HEADS = ("mlm_head.", "lm_head.")
+_OTHER_HEADS = ("next_sentence.", "pooler.")
+# transformers' heads for classes, answers in a text, and rewards.
+_CLASSIFIER = re.compile(r"(?:\w+\.)?(?:classifier|pre_classifier|score|qa_outputs|classification_head|v_head)\.")
 
 Entries = dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # dtype None: any floating point
 
@@ -86,6 +91,7 @@ class Weights:
         layers, asked = _num_layers(names), _num_layers(wanted)
         if layers != asked and layers:
             raise CheckpointError(f"{self.listing.name} has {layers} layers, config.json asks for {asked}")
+        self._check_head(wanted.keys() - names, names - wanted.keys())
         for problem, group in (("lacks", wanted.keys() - names), ("has unknown", names - wanted.keys())):
             if group:
                 shown = ", ".join(sorted(group)[:3]) + (" …" if len(group) > 3 else "")
@@ -109,6 +115,21 @@ class Weights:
         tensor = self._read(name, part)
         _check_finite(name, tensor)
         return tensor
+
+    def _check_head(self, lacking: Set[str], unknown: Set[str]) -> None:
+        """Raises CheckpointError for a folder with another head, or none, in place of a language model's."""
+        classifier = [name for name in self._source.entries if _CLASSIFIER.match(name)]
+        heads = {name for name in lacking if name.startswith(_LANGUAGE_HEADS)}
+        if heads and all(name.startswith(_OTHER_HEADS) for name in lacking - heads):
+            found = f"the head of a classifier ({listed(classifier)})" if classifier else "no head at all"
+        elif not lacking and unknown and unknown <= set(classifier):
+            found = f"also the head of a classifier ({listed(classifier)})"
+        else:
+            return
+        raise CheckpointError(
+            f"{self.listing.name} has {found}, but filling and scoring need a language model's; "
+            "use the model that it was made from"
+        )
 
     def form(self, name: str) -> Scheme | None:
         """The scheme that has exactly the numbers of a matrix of a foreign format; None for other tensors."""

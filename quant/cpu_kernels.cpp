@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -32,6 +33,7 @@ struct Product {
     const int8_t* codes;    // [rows, inputs]
     const float* scales;    // [rows, groups]
     const int32_t* starts;  // [rows, groups]: -offset × sum of the group's codes
+    int16_t* wide;          // [rows, inputs]: the codes in 16 bits, for a variant that takes them so
     int64_t rows, inputs, groups;
     int group;              // inputs a group
     const uint8_t* weight;  // [tiles, inputs / 8, 16, 4] int4 pairs, or [tiles, inputs / 4, 16, 4]
@@ -453,6 +455,7 @@ float half_to_float(uint16_t h) {
 struct Portable {
     ELEMENTWISE()
     static constexpr int kTiles = 1;
+    static constexpr bool kWide = false;
 
     template <int Bits, bool ByGroup, int Rows, int Tiles>
     static void tile(const Product& p, int64_t row, int64_t t) {
@@ -524,20 +527,42 @@ struct Portable {
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
 #define AVXVNNI __attribute__((target("avx2,fma,f16c,avxvnni")))
 
-// acc + Σ over 4 neighbours of unsigned w × signed a. Without VNNI the 16-bit sums of two products must not
-// saturate: 15 · 127 · 2 is safe; int8 weights are widened to 16 bits, even and odd ones apart.
+// Without VNNI products of int4 weights are added up in pairs: 16 bits hold 15 · 127 · 2 eight times. Products of two
+// int8 numbers they hold once, so that int8 weights and rows are widened to 16 bits, rows beforehand.
 struct Avx2 {
     ELEMENTWISE(AVX2)
     static constexpr int kTiles = 1;
+    static constexpr bool kWide = true;
+    template <int Bits>
+    static constexpr int planes = 2;  // low and high nibbles, or even and odd bytes
+    template <int Bits>
+    static constexpr bool kShort = Bits == 4;
 
     template <int Bits>
-    AVX2 static inline __m256i dot(__m256i acc, __m256i w, __m256i a) {
-        const __m256i ones = _mm256_set1_epi16(1);
-        if (Bits == 4) return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), ones));
-        __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)),
-                                         _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8));
-        __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(a, 8));
-        return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+    static const int8_t* rows(const Product& p) {
+        return Bits == 4 ? p.codes : reinterpret_cast<const int8_t*>(p.wide);
+    }
+
+    template <int Bits>
+    AVX2 static inline __m256i plane(__m256i packed, int n) {
+        if (Bits == 4) return _mm256_and_si256(n ? _mm256_srli_epi16(packed, 4) : packed, _mm256_set1_epi8(15));
+        return n ? _mm256_srli_epi16(packed, 8) : _mm256_and_si256(packed, _mm256_set1_epi16(255));
+    }
+
+    template <int Bits>
+    AVX2 static inline __m256i add(__m256i sum, __m256i w, __m256i a) {
+        if (Bits == 4) return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, a));
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(w, a));
+    }
+
+    // Codes in 16 bits as the planes of int8 weights face them: of four, the first and third before the others.
+    AVX2 static void widen(const int8_t* codes, int count, int16_t* wide) {
+        const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+        for (int i = 0; i < count; i += 16) {
+            const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide + i),
+                                _mm256_cvtepi8_epi16(_mm_shuffle_epi8(some, order)));
+        }
     }
 #define TARGET AVX2
 #include "cpu_kernels_avx2.h"
@@ -547,10 +572,26 @@ struct Avx2 {
 struct AvxVnni {
     ELEMENTWISE(AVXVNNI)
     static constexpr int kTiles = 1;
+    static constexpr bool kWide = false;
+    template <int Bits>
+    static constexpr int planes = Bits == 4 ? 2 : 1;
+    template <int Bits>
+    static constexpr bool kShort = false;
 
     template <int Bits>
-    AVXVNNI static inline __m256i dot(__m256i acc, __m256i w, __m256i a) {
-        return _mm256_dpbusd_avx_epi32(acc, w, a);
+    static const int8_t* rows(const Product& p) {
+        return p.codes;
+    }
+
+    template <int Bits>
+    AVXVNNI static inline __m256i plane(__m256i packed, int n) {
+        if (Bits == 8) return packed;
+        return _mm256_and_si256(n ? _mm256_srli_epi16(packed, 4) : packed, _mm256_set1_epi8(15));
+    }
+
+    template <int Bits>
+    AVXVNNI static inline __m256i add(__m256i sum, __m256i w, __m256i a) {
+        return _mm256_dpbusd_avx_epi32(sum, w, a);
     }
 #define TARGET AVXVNNI
 #include "cpu_kernels_avx2.h"
@@ -565,6 +606,7 @@ struct Avx512 {
     ELEMENTWISE(AVX512)
 
     static constexpr int kTiles = 2;  // the most at once
+    static constexpr bool kWide = false;
 
     // One accumulator gives a chain of dependent sums: few rows take several of them and add them, which is exact, or
     // two tiles at once.
@@ -737,7 +779,6 @@ void product(const Product& p) {
     }
 }
 
-// Float rows and where their codes go; `x` null: they are there already.
 struct Source {
     const float* x;  // [rows, features]
     int64_t features;
@@ -754,14 +795,18 @@ void quantize(const Source& source, const Product& p) {
         const int64_t row = i / p.groups, from = i % p.groups * p.group, left = source.features - from;
         Variant::quantize_group(source.x + row * source.features + from, int(left < p.group ? left : p.group), p.group,
                                 source.offset, codes + i * p.group, scales + i, starts + i);
+        if constexpr (Variant::kWide)
+            if (p.wide) Variant::widen(codes + i * p.group, p.group, p.wide + i * p.group);
     }
 }
 
 template <class Variant>
-void linear(int bits, bool by_group, const Source& source, const Product& p, int threads) {
+void linear(int bits, bool by_group, const Source& source, Product& p, int threads) {
+    std::unique_ptr<int16_t[]> wide;
+    if (Variant::kWide && bits == 8 && p.out) wide.reset(p.wide = new int16_t[p.rows * p.inputs]);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        if (source.x) quantize<Variant>(source, p);
+        quantize<Variant>(source, p);
         if (p.out) {
             if (bits == 4 && by_group)
                 product<Variant, 4, true>(p);
@@ -875,13 +920,13 @@ int glm_infill_supports(int variant) {
 #define CALL(function, ...) return function<Portable>(__VA_ARGS__)
 #endif
 
-// Quantizes x (unless null) into codes, scales and starts; multiplies these (unless out is null) into out.
+// Quantizes x into codes, scales and starts; multiplies these (unless out is null) into out.
 void glm_infill_linear(int variant, int bits, int by_group, const float* x, int64_t features, int8_t* codes,
                        float* scales, int32_t* starts, int64_t rows, int64_t inputs, int64_t groups, int group,
                        const uint8_t* weight, const void* weight_scale, const float* bias, float* out, int64_t outputs,
                        int threads) {
     Source source{x, features, bits == 4 ? 8.0f : 128.0f};
-    Product p{codes, scales, starts, rows, inputs, groups, group, weight, weight_scale, bias, out, outputs};
+    Product p{codes, scales, starts, nullptr, rows, inputs, groups, group, weight, weight_scale, bias, out, outputs};
     CALL(linear, bits, by_group, source, p, threads);
 }
 

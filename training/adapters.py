@@ -124,6 +124,10 @@ class Prefix(nn.Module):
     def __init__(self, model: Network, options: AdapterOptions, fingerprint: str, name: str) -> None:
         super().__init__()
         a = model.architecture
+        if a.local is not None:
+            raise UsageError(
+                "method prefix: a prefix is seen by all tokens; in layers of this model tokens see near ones"
+            )
         self._architecture, self._options, self._fingerprint, self._name = a, options, fingerprint, name
         object.__setattr__(self, "network", model)  # not a part of what learns
         width = a.num_layers * 2 * a.num_key_value_heads * a.head_dim
@@ -181,11 +185,15 @@ class _Prefixed:
     def __init__(self, mask: Tensor, table: Tensor, architecture: Architecture) -> None:
         a = architecture
         self.both = table.view(len(table), a.num_layers, 2, a.num_key_value_heads, a.head_dim).permute(1, 2, 0, 3, 4)
+        self.plain = DenseAttention(mask)
         self.dense = DenseAttention(torch.cat([mask.new_ones(*mask.shape[:-1], len(table)), mask], dim=-1))
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None = None) -> Tensor:
         keys, values = (x.expand(len(k), *x.shape) for x in self.both[layer])
         return self.dense(layer, q, torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1))
+
+    def share(self, marked: Tensor) -> Tensor:
+        return self.plain.share(marked)
 
 
 def _in_float32(model: Network) -> None:

@@ -9,7 +9,7 @@ word masked too (arXiv 2305.10588); or whether a sentence follows another (arXiv
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.answers import Ranking, ScoreResult
 from engine.events import Done, ResultDone
@@ -48,6 +48,19 @@ class MaskedSample(Sample):
             self._splice()
             step.started.append(self._pass(view))
         return moved
+
+    def _splice(self) -> None:
+        """Puts the tokens of the fills so far in place of their masks: of the text, pieces of words could be others."""
+        filled = [(blank, place) for blank, place in zip(self.blanks, self.places, strict=True) if blank.finish_reason]
+        if not all(blank.tokens for blank, _ in filled):  # a stop token, which leaves nothing
+            super()._splice()
+            return
+        left = [index for index, blank in enumerate(self.blanks) if blank.finish_reason is None]
+        ids = list(self.places[left[0]].context)
+        for blank, place in filled:
+            ids[place.position] = blank.tokens[0].token_id
+        for index in left:
+            self.places[index] = replace(self.places[index], context=tuple(ids))
 
     def _pass(self, view: SchedulerView) -> Sequence:
         """The text with the masks that are left, asked for the next of them or for all."""
@@ -139,7 +152,8 @@ class MaskedScoreJob(ScoreJob):
         """The later rows of a row's word, if they are masked together with it."""
         if self.score.pll == "word_l2r":
             rows = range(row + 1, len(whole))
-            yield from itertools.takewhile(lambda n: self.job_context.tokenizer.goes_on(whole[n]), rows)
+            goes_on = self.job_context.tokenizer.goes_on
+            yield from itertools.takewhile(lambda n: goes_on(whole[n - 1], whole[n]), rows)
 
     def check_pll(self) -> None:
         if self.score.pll != "original" and not self._in_turn:

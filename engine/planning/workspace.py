@@ -67,10 +67,10 @@ def _block_bytes(d: Deployment, rank: int, network: Network) -> int:
     held = 2 * width if a.residual == "post" else 4 * width
     activated = (1 + a.gated + _activation_width(a.activation, kind)) * inner
     # A mask of booleans, and the one of numbers that attention makes of it; contexts see themselves only.
-    mask = rows * d.tokens
-    scores = mask * size
+    mask = rows * d.tokens * (1 + (a.local is not None))  # and one of the near tokens
+    scores = rows * d.tokens * size
     if kind == "cuda" and k < q:
-        scores += 2 * mask * heads * 4  # no fused kernel shares keys under a mask: float32 scores, twice
+        scores += 2 * rows * d.tokens * heads * 4  # no fused kernel shares keys under a mask: float32 scores, twice
     copies = 0
     if scheme.copies_weight(device.capability, rows):
         copies = _COPY_BYTES * max(width, inner)
@@ -89,7 +89,7 @@ def _activation_width(activation: str, kind: str) -> int:
     """Temporary tensors of the activation's width that are alive at once beside its input (model/network.py)."""
     if activation == "gelu_tanh":
         return 1 if kind == "cpu" else 4
-    return {"gelu": 3, "geglu": 3, "swiglu": 2}[activation]
+    return {"gelu": 3, "geglu": 3, "geglu_first": 3, "swiglu": 2}[activation]
 
 
 def _logits_bytes(d: Deployment, rank: int, own: int, kind: str) -> int:
@@ -100,8 +100,8 @@ def _logits_bytes(d: Deployment, rank: int, own: int, kind: str) -> int:
 
 
 def _rotary_bytes(d: Deployment, size: int) -> int:
-    """The cosines and sines of all positions (model/rotary.py)."""
-    rotary = d.architecture.rotary
-    if rotary is None:
-        return 0
-    return 2 * (d.architecture.max_sequence_length + 1) * (rotary.size // rotary.axes // 2) * size
+    """The cosines and sines of all positions (model/rotary.py), of each of the layers' kinds."""
+    a = d.architecture
+    kinds = {a.rotary_of(layer) for layer in range(a.num_layers)}
+    pairs = sum(rotary.size // rotary.axes // 2 for rotary in kinds if rotary is not None)
+    return 2 * (a.max_sequence_length + 1) * pairs * size

@@ -70,6 +70,8 @@ def read_prefix_tuning(config: Config, tensors: Tensors, target: AdapterTarget) 
 def _prefix(source: str, table: Tensor, target: AdapterTarget, shifts: bool) -> Prefix:
     """The keys and values of this rank's heads, of a table [tokens, layers · 2 · kv_heads · head_dim]."""
     a = target.architecture
+    if a.local is not None:
+        raise CheckpointError(f"{source}: a prefix is seen by all tokens; in layers of this model tokens see near ones")
     width = a.num_layers * 2 * a.num_key_value_heads * a.head_dim
     if table.dim() != 2 or not 1 <= len(table) <= MAX_TOKENS or table.shape[1] != width:
         raise CheckpointError(

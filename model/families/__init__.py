@@ -25,7 +25,10 @@ def family_of(config: Config) -> Family:
         return found[0]
     if found:
         raise CheckpointError(f"{config.source}: recognised by {' and '.join(family.name for family in found)}")
+    known = ", ".join(f.name for f in FAMILIES)
+    if config.get("model_type") is None:
+        raise CheckpointError(f"{config.source}: has no model_type, which names the family; known are {known}")
     raise CheckpointError(
         f"{config.source}: no known family has model_type {config.get('model_type')!r} with these fields; "
-        f"known are {', '.join(f.name for f in FAMILIES)}"
+        f"known are {known}"
     )

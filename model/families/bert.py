@@ -35,6 +35,7 @@ def _read(c: Config) -> Architecture:
         epsilon=c.number("layer_norm_eps", 1e-12),
         position_rows=length,
         block_rows=c.whole("type_vocab_size", 2),
+        embedding_norm=True,
         residual="post",
         activation="gelu",
         head="masked_lm",

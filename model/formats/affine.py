@@ -34,7 +34,7 @@ class Affine(Packed):
     """(code − zero) · scale. `scheme` is the one that has these codes, if their scales and zeros allow it."""
 
     def __init__(self, shape: tuple[int, int], kind: str, parts: Parts, scheme: IntegerScheme | None) -> None:
-        super().__init__(shape, kind)
+        super().__init__(shape, kind if parts.groups is None else f"{kind} in act-order")
         self._parts, self._scheme = parts, scheme
 
     def numbers(self, start: int, count: int) -> Tensor:
@@ -61,7 +61,9 @@ class Affine(Packed):
     def stored(self, start: int, count: int) -> Tensors:
         assert self._scheme is not None
         scales = self._parts.scales(start, count).to(self._scheme.scale_dtype)
-        return self._scheme.stored(self._parts.codes(start, count).contiguous(), scales.contiguous())
+        groups = self.shape[1] // (self._scheme.group_size or self.shape[1])
+        scales = scales.repeat_interleave(groups // scales.shape[1], dim=1)
+        return self._scheme.stored(self._parts.codes(start, count).contiguous(), scales)
 
 
 def group_order(groups: Tensor, name: str, count: int, size: int) -> Tensor | None:

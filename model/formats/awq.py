@@ -1,7 +1,7 @@
 """AWQ (arXiv 2306.00978) in the layout "gemm" of AutoAWQ, in 4 bits.
 
-A module has `qweight` int32 [inputs, outputs / 8], `qzeros` int32 [groups, outputs / 8] and `scales` [groups, outputs]. A
-word holds the outputs 0, 2, 4, 6, 1, 3, 5, 7 of its eight, from the lowest bits on (AutoAWQ, packing_utils.py).
+A module has `qweight` int32 [inputs, outputs / 8], `qzeros` int32 [groups, outputs / 8] and `scales` [groups, outputs].
+A word holds the outputs 0, 2, 4, 6, 1, 3, 5, 7 of its eight, from the lowest bits on (AutoAWQ, packing_utils.py).
 """
 
 from collections.abc import Mapping

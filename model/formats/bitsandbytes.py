@@ -3,8 +3,8 @@
 In 4 bits `weight` [bytes, 1] has two codes a byte, the first in the high nibble, of the matrix row by row; a block of
 `blocksize` numbers, which may run across rows, has one `weight.absmax`, and code c stands for `weight.quant_map`[c] ·
 absmax. Nested statistics are such codes of absmaxes themselves, with 256 levels, less an offset. The shape is in
-`weight.quant_state.bitsandbytes__TYPE`, JSON in bytes. In 8 bits `weight` int8 [outputs, inputs] stands for code · `SCB`
-/ 127.
+`weight.quant_state.bitsandbytes__TYPE`, JSON in bytes. In 8 bits `weight` int8 [outputs, inputs] stands for code ·
+`SCB` / 127.
 """
 
 import json

@@ -1,9 +1,10 @@
 """compressed-tensors, as llm-compressor writes it: W4A16, W8A16 and W8A8 integers, and FP8.
 
 A module packed by "pack-quantized" has `weight_packed` int32 [outputs, words], codes + 2^(bits − 1), `weight_shape`
-int64 [2] and perhaps `weight_zero_point` int32 [words, groups], packed along the outputs; the other formats have `weight`
-int8 or float8_e4m3fn, and `weight_zero_point` int8 [outputs, groups]. `weight_scale` is [outputs, groups], or [1] for the
-whole matrix. `weight_g_idx` [inputs] is the group of each input, which releases up to 0.17 could permute (-1: unused).
+int64 [2] and perhaps `weight_zero_point` int32 [words, groups], packed along the outputs; the other formats have
+`weight` int8 or float8_e4m3fn, and `weight_zero_point` int8 [outputs, groups]. `weight_scale` is [outputs, groups], or
+[1] for the whole matrix. `weight_g_idx` [inputs] is the group of each input, which older releases could permute (−1:
+unused).
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""GGUF, llama.cpp's files: a file or a folder with one, with sizes and tokenizer inside. Blocks of Q4_0 are kept."""
+"""GGUF, llama.cpp's files: a file or a folder with one, with sizes and tokenizer inside. Q4_0 and Q8_0 are kept."""
 
 import re
 from collections.abc import Mapping
@@ -28,7 +28,8 @@ class GGUFSource:
 
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError for files that are missing, damaged or of an unknown architecture."""
-        header, config = opened(path), config_of(opened(path))
+        header = opened(path)
+        config = config_of(header)
         self.listing = header.path
         self.files = sorted({place.path for place in header.tensors.values()})
         self.entries: Stored = {}

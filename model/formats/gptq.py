@@ -1,12 +1,12 @@
 """GPTQ (arXiv 2210.17323) as AutoGPTQ and GPTQModel write it, versions 1 and 2, in 4 or 8 bits.
 
-A module has `qweight` int32 [inputs · bits / 32, outputs], `scales` [groups, outputs], `qzeros` int32 [groups, outputs ·
-bits / 32] and mostly `g_idx` [inputs], the group of each input, which act-order permutes. Version 1 stores each zero less
-one, by a subtraction from whole words; version 2 the zero itself (GPTQModel, utils/model.py).
+A module has `qweight` int32 [inputs · bits / 32, outputs], `scales` [groups, outputs], `qzeros` int32 [groups, outputs
+· bits / 32] and mostly `g_idx` [inputs], the group of each input, which act-order permutes. Version 1 stores each zero
+less one, by a subtraction from whole words; version 2 the zero itself (GPTQModel, utils/model.py).
 """
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def _opened(path: Path) -> PackedSource:
     matrices, hidden = {}, set()
     for module in modules_with(source, "qweight"):
         own = _bits(source, module) if mixed else bits
-        matrices[f"{module}.weight"] = _matrix(source, module, own, group_size, version == "gptq")
+        matrices[f"{module}.weight"] = _Module(source, module, own, version == "gptq").matrix(group_size)
         hidden |= {f"{module}.{leaf}" for leaf in ("qweight", "qzeros", "scales", "g_idx")}
     return PackedSource(source, matrices, hidden)
 
@@ -57,46 +57,53 @@ def _bits(source: Source, module: str) -> int:
     return found[0]
 
 
-def _matrix(source: Source, module: str, bits: int, group_size: int, version1: bool) -> Affine:
-    shape = source.entries[f"{module}.qweight"][0]
-    if len(shape) != 2:
-        raise CheckpointError(f"{module}.qweight has shape {list(shape)}, expected two dimensions")
-    inputs, outputs = shape[0] * WORD // bits, shape[1]
-    index = f"{module}.g_idx"
-    if index in source.entries:
-        expect(source, index, (inputs,), dtypes=(torch.int32, torch.int64))
-    size = group_size or inputs
-    count = -(-inputs // max(size, 1))
-    expect(source, f"{module}.qweight", shape, dtypes=(torch.int32,))
-    expect(source, f"{module}.qzeros", (count, words_for(outputs, bits)), dtypes=(torch.int32,))
-    expect(source, f"{module}.scales", (count, outputs), dtypes=SCALES)
-    groups = source.read(index).clone() if index in source.entries else torch.arange(inputs) // size
-    parts = Parts(
-        partial(_codes, source, module, bits),
-        lambda start, n: columns_of(source, f"{module}.scales", start, n).T,
-        partial(_zeros, source, module, bits, version1),
-        group_order(groups, index, count, size),
-    )
-    return Affine((outputs, inputs), f"{bits}-bit codes", parts, keeping(bits, inputs, group_size))
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """The tensors of a module whose codes have `bits` bits."""
 
+    source: Source
+    path: str
+    bits: int
+    version1: bool
 
-def _codes(source: Source, module: str, bits: int, start: int, count: int) -> Tensor:
-    """int8 codes [count, inputs], centred."""
-    words = columns_of(source, f"{module}.qweight", start, count).T
-    return centred(unpack(words, bits), bits)
+    def matrix(self, group_size: int) -> Affine:
+        """The module's matrix. Raises CheckpointError for tensors that do not belong together."""
+        source, weight, index = self.source, f"{self.path}.qweight", f"{self.path}.g_idx"
+        shape = source.entries[weight][0]
+        if len(shape) != 2:
+            raise CheckpointError(f"{weight} has shape {list(shape)}, expected two dimensions")
+        inputs, outputs = shape[0] * WORD // self.bits, shape[1]
+        size = group_size or inputs
+        count = -(-inputs // max(size, 1))
+        if index in source.entries:
+            expect(source, index, (inputs,), dtypes=(torch.int32, torch.int64))
+        expect(source, weight, shape, dtypes=(torch.int32,))
+        expect(source, f"{self.path}.qzeros", (count, words_for(outputs, self.bits)), dtypes=(torch.int32,))
+        expect(source, f"{self.path}.scales", (count, outputs), dtypes=SCALES)
+        groups = source.read(index) if index in source.entries else torch.arange(inputs) // size
+        parts = Parts(self.codes, self.scales, self.zeros, group_order(groups, index, count, size))
+        return Affine((outputs, inputs), f"{self.bits}-bit codes", parts, keeping(self.bits, inputs, group_size))
 
+    def codes(self, start: int, count: int) -> Tensor:
+        """int8 codes [count, inputs], centred."""
+        words = columns_of(self.source, f"{self.path}.qweight", start, count).T
+        return centred(unpack(words, self.bits), self.bits)
 
-def _zeros(source: Source, module: str, bits: int, version1: bool, start: int, count: int) -> Tensor:
-    """int8 zeros [count, groups], centred."""
-    first, number, skipped = covering(start, count, bits)
-    words = columns_of(source, f"{module}.qzeros", first, number)
-    if version1:
-        words = (words.long() + _ONES[bits]).to(torch.int32)  # as whole words, which wrap around
-    return centred(unpack(words, bits), bits)[:, skipped : skipped + count].T
+    def scales(self, start: int, count: int) -> Tensor:
+        """Scales [count, groups]."""
+        return columns_of(self.source, f"{self.path}.scales", start, count).T
+
+    def zeros(self, start: int, count: int) -> Tensor:
+        """int8 zeros [count, groups], centred."""
+        first, number, skipped = covering(start, count, self.bits)
+        words = columns_of(self.source, f"{self.path}.qzeros", first, number)
+        if self.version1:
+            words = (words.long() + _ONES[self.bits]).to(torch.int32)  # as whole words, which wrap around
+        return centred(unpack(words, self.bits)[:, skipped : skipped + count], self.bits).T
 
 
 def centred(codes: Tensor, bits: int) -> Tensor:
-    """uint8 codes 0 … 2^bits − 1 → int8 around zero."""
+    """uint8 codes [...], 0 … 2^bits − 1 → int8 [...] around zero."""
     return codes.view(torch.int8) ^ -128 if bits == 8 else codes.view(torch.int8) - (1 << (bits - 1))
 
 

@@ -14,6 +14,8 @@ from model.sharding import Slice
 from model.source import Source
 from quant.scheme import Scheme, Stored, Tensors
 
+_NUMBERS = 2**22  # unpacked at once, which keeps what is unpacked for a moment small
+
 
 class Packed(ABC):
     """A matrix [outputs, inputs] in its files. `kind` is the format's word for how it is quantized."""
@@ -77,19 +79,25 @@ class PackedSource:
     def stored(self, name: str, part: Slice | None = None) -> Tensors:
         matrix = self._matrices[name]
         assert matrix.form is not None
-        if part is None or part.dim:
-            return cut_stored(matrix.form, matrix.stored(0, matrix.shape[0]), part, name)
-        pieces = [matrix.stored(start, count) for start, count in part.spans]
-        return {leaf: torch.cat([piece[leaf] for piece in pieces]) for leaf in pieces[0]}
+        by_rows = part is not None and part.dim == 0
+        spans = part.spans if part is not None and by_rows else ((0, matrix.shape[0]),)
+        at_once = max(_NUMBERS // matrix.shape[1], 1)
+        pieces = [
+            matrix.stored(first, min(at_once, start + count - first))
+            for start, count in spans
+            for first in range(start, start + count, at_once)
+        ]
+        joined = {leaf: torch.cat([piece[leaf] for piece in pieces]) for leaf in pieces[0]}
+        return joined if by_rows else cut_stored(matrix.form, joined, part, name)
 
 
 def rows_of(source: Source, name: str, start: int, count: int) -> Tensor:
-    """`count` rows of a tensor of the files, from `start` on."""
+    """`count` rows of a tensor [rows, …] of the files, from `start` on."""
     return source.read(name, Slice(0, ((start, count),)))
 
 
 def columns_of(source: Source, name: str, start: int, count: int) -> Tensor:
-    """`count` columns of a tensor of the files, from `start` on."""
+    """`count` columns of a tensor [rows, columns] of the files, from `start` on."""
     return source.read(name, Slice(1, ((start, count),)))
 
 

@@ -1,7 +1,7 @@
 """torchao's integer weights, as transformers 5 saves them in safetensors.
 
-A module has `_weight_qdata` int8 [outputs, inputs], `_weight_scale` and perhaps `_weight_zero_point` [outputs, groups]. The
-header of the file says for each tensor which class it is, and the block of numbers that share a scale.
+A module has `_weight_qdata` int8 [outputs, inputs], `_weight_scale` and perhaps `_weight_zero_point` [outputs, groups].
+The header of the file says for each tensor which class it is, and the block of numbers that share a scale.
 """
 
 import json
@@ -66,7 +66,9 @@ def _matrix(source: Source, name: str, prefix: str, facts: Any) -> Affine:
     block: Any = facts.get("block_size") if isinstance(facts, dict) else None
     whole = isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)
     if len(shape) != 2 or not whole or block[0] != 1 or shape[1] % block[1]:
-        raise CheckpointError(f"{name}: {qdata} has shape {list(shape)}, which blocks of {block} do not divide into rows")
+        raise CheckpointError(
+            f"{name}: {qdata} has shape {list(shape)}, which blocks of {block} do not divide into rows"
+        )
     expect(source, qdata, shape, dtypes=(torch.int8,))
     groups = (shape[0], shape[1] // block[1])
     expect(source, scale, groups, dtypes=SCALES)

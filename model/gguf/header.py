@@ -20,6 +20,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST = 1 << 16  # entries of metadata, and tensors, of a file
 LONGEST_NAME = 1 << 10  # bytes of a key or of a tensor's name
+LONGEST_TEXT = 1 << 26  # bytes
 LONGEST_ARRAY = 1 << 22  # elements
 LARGEST = 1 << 40  # numbers of a tensor
 DIMENSIONS = 4
@@ -118,16 +119,23 @@ class _Cursor:
             raise self.damaged(f"{name} {value} is above {most}")
         return value
 
-    def text(self, most: int = 1 << 40) -> str:
+    def text(self, most: int = LONGEST_TEXT) -> str:
         """A string of at most so many bytes."""
         length: int = self.scalar(10)
         if length > most:
-            raise self.damaged(f"a name of {length} bytes")
+            raise self.damaged(f"a text of {length} bytes, at byte {self.position}")
         begin = self.skip(length)
         try:
             return self.data[begin : begin + length].decode()
         except UnicodeDecodeError:
             raise self.damaged(f"a text that is not UTF-8, at byte {begin}") from None
+
+    def name(self) -> str:
+        """A key or a tensor's name."""
+        name = self.text(LONGEST_NAME)
+        if not name.isprintable():
+            raise self.damaged(f"the name {name!r}")
+        return name
 
     def damaged(self, reason: str) -> CheckpointError:
         """An error that names the file."""
@@ -144,7 +152,7 @@ def _read(cursor: _Cursor) -> Header:
     num_entries = cursor.whole(10, "the number of metadata entries", MOST)
     metadata: dict[str, Any] = {}
     for _ in range(num_entries):
-        key = cursor.text(LONGEST_NAME)
+        key = cursor.name()
         if key in metadata:
             raise cursor.damaged(f"{key} is there twice")
         metadata[key] = _value(cursor, key)
@@ -182,7 +190,7 @@ def _alignment(cursor: _Cursor, metadata: Mapping[str, Any]) -> int:
 
 def _info(cursor: _Cursor) -> tuple[str, Kind, tuple[int, ...], int]:
     """A tensor's name, kind, shape, and offset behind the header."""
-    name = cursor.text(LONGEST_NAME)
+    name = cursor.name()
     dims = [cursor.scalar(10) for _ in range(cursor.whole(4, f"{name}: the number of dimensions", DIMENSIONS))]
     number = cursor.scalar(4)
     kind = BY_NUMBER.get(number)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from quant.scheme import Scheme, Tensors
 from quant.schemes.int4 import Int4
+from quant.schemes.int8 import Int8
 
 _SUPER = 256  # numbers of a block of the K kinds
 
@@ -129,6 +130,11 @@ def _int4(raw: Tensor) -> Tensors:
     return {"weight": codes.flatten(-2).view(torch.int8), "weight_scale": _half(raw, 0).squeeze(-1)}
 
 
+def _int8(raw: Tensor) -> Tensors:
+    """The stored form of `Int8(32)`."""
+    return {"weight": raw[..., 2:].flatten(-2).view(torch.int8), "weight_scale": _half(raw, 0).squeeze(-1)}
+
+
 # By the numbers of ggml_type.
 BY_NUMBER = {
     0: Kind("F32", 1, 4, dtype=torch.float32),
@@ -137,7 +143,7 @@ BY_NUMBER = {
     3: Kind("Q4_1", 32, 20, _q4_1),
     6: Kind("Q5_0", 32, 22, _q5_0),
     7: Kind("Q5_1", 32, 24, _q5_1),
-    8: Kind("Q8_0", 32, 34, _q8_0),
+    8: Kind("Q8_0", 32, 34, _q8_0, scheme=Int8(32), stored=_int8),
     12: Kind("Q4_K", _SUPER, 144, _q4_k),
     13: Kind("Q5_K", _SUPER, 176, _q5_k),
     14: Kind("Q6_K", _SUPER, 210, _q6_k),

@@ -9,7 +9,7 @@ from pathlib import Path
 import sentencepiece
 
 from model.config import CheckpointError
-from model.tokenizers.files import kind_of, pieces_of, read_bytes
+from model.tokenizers.files import MissingFile, kind_of, pieces_of, read_bytes
 from model.tokenizers.interface import Tokenizer, roles_of
 
 _SPACE_MARK = "\u2581"
@@ -46,7 +46,7 @@ class ChatGLMPieces(Tokenizer):
         """Reads `tokenizer.model`. Raises CheckpointError if it is missing, or no such sentencepiece model."""
         path = folder / "tokenizer.model"
         if not path.exists():
-            raise CheckpointError(f"{folder}: lacks its tokenizer, the file tokenizer.model")
+            raise MissingFile(f"{folder}: lacks its tokenizer, the file tokenizer.model")
         proto = read_bytes(path)
         try:
             pieces = pieces_of(proto, path)

@@ -19,8 +19,8 @@ class Decoder:
     """
 
     def __init__(self, tokenizer: "Tokenizer", spaced: bool = False, continues: bool = False) -> None:
-        """`spaced`: a space of the text stands before it, so that the decoder omits its own first space. `continues`: it
-        goes on from a text, so that its first space is part of it."""
+        """`spaced`: a space of the text stands before it, so that the decoder omits its own first space. `continues`:
+        it goes on from a text, so that its first space is part of it."""
         self.pending = b""
         self.length = 0  # characters of the final text
         self._tokenizer = tokenizer

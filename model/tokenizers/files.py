@@ -10,16 +10,20 @@ import sentencepiece
 import tokenizers
 
 from model.config import CheckpointError
+from model.lfs import ADVICE, is_pointer
+
+
+class MissingFile(CheckpointError):
+    """A file of a tokenizer that is not there: the folder may have another kind of tokenizer."""
 
 
 def read_text(path: Path) -> str:
-    """Reads a UTF-8 file. Raises CheckpointError if it is missing or unreadable."""
+    """Reads a UTF-8 file, its line ends as \\n. Raises CheckpointError if it is missing or unreadable."""
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: unreadable ({error})") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: Path, default: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -64,6 +68,48 @@ def plain_model(data: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
         raise CheckpointError(f"{path}: unreadable tokenizer ({error})") from None
 
 
+def text_model(data: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a `tokenizer.json` as it reads plain text: added tokens that are not special, such as runs of
+    spaces, are tokens, and what spells a special one is text.
+
+    Raises CheckpointError if the file is unreadable.
+    """
+    try:
+        model = tokenizers.Tokenizer.from_str(
+            json.dumps({**data, "post_processor": None, "truncation": None, "padding": None})
+        )
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{path}: unreadable tokenizer ({error})") from None
+    model.encode_special_tokens = True
+    return model
+
+
+def declared(
+    folder: Path, ids: Mapping[str, int], usual: Mapping[str, Iterable[str]]
+) -> tuple[dict[str, int], dict[int, str]]:
+    """Role → id and id → spelling of the special tokens that `tokenizer_config.json` names (`mask_token`, …), or else
+    of the first `usual` spelling of a role in the vocabulary.
+
+    Raises CheckpointError for a role without a token in the vocabulary, and for two roles of one token among them.
+    """
+    path = folder / "tokenizer_config.json"
+    fields = read_json(path, {})
+    special, names = {}, {}
+    for role, spellings in usual.items():
+        given = fields.get(f"{role}_token")
+        name = given.get("content") if isinstance(given, dict) else given
+        if name is None:
+            name = next((spelling for spelling in spellings if spelling in ids), None)
+        if not isinstance(name, str) or name not in ids:
+            wanted = " or ".join(spellings) if name is None else repr(name)
+            raise CheckpointError(f"{folder}: the vocabulary has no {wanted} for {role}_token")
+        special[role] = ids[name]
+        names[ids[name]] = name
+    if len(names) < len(special):
+        raise CheckpointError(f"{path}: two of {', '.join(usual)} are one token")
+    return special, names
+
+
 def checked_ids(ids: object, where: str) -> dict[str, int]:
     """Returns a mapping of names to ids. Raises CheckpointError for anything else."""
     if not isinstance(ids, dict) or not ids or any(type(i) is not int or i < 0 for i in ids.values()):
@@ -84,20 +130,21 @@ def read_pieces(path: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Reads a file. Raises CheckpointError if it is missing or unreadable."""
+    """Reads a file. Raises CheckpointError if it is missing, unreadable, or a pointer of Git LFS."""
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
+        raise MissingFile(f"{path}: no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: unreadable ({error})") from None
+    if is_pointer(content):
+        raise CheckpointError(f"{path}: {ADVICE}")
+    return content
 
 
 def kind_of(data: bytes) -> str:
     """What a `tokenizer.model` is, whose kinds share the name: for errors about one of another kind."""
     first = data.split(b"\n", 1)[0].strip()
-    if data.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer instead of the file"
     if re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+", first):
         return "a vocabulary of GLM-4's kind (in each line a piece in base64 and its rank)"
     if first == b"<pad>":
@@ -112,4 +159,14 @@ def pieces_of(proto: bytes, path: Path) -> sentencepiece.SentencePieceProcessor:
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=proto or b"empty")
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: not a sentencepiece model ({error})") from None
+        kind = kind_of(proto)
+        reason = f"it is {kind}" if kind.startswith("a vocabulary") else error
+        raise CheckpointError(f"{path}: not a sentencepiece model ({reason})") from None
+
+
+def check_kind(data: Mapping[str, Any], kind: str, path: Path) -> None:
+    """Raises CheckpointError if a `tokenizer.json` says that it is of another kind than BPE, WordPiece, …"""
+    model = data.get("model")
+    found = model.get("type") if isinstance(model, dict) else None
+    if found not in (None, kind):
+        raise CheckpointError(f"{path}: a tokenizer of the kind {found!r}; this model has {kind}")

@@ -16,7 +16,17 @@ from tokenizers import Regex, models, pre_tokenizers
 
 from model.config import CheckpointError
 from model.tokenizers.byte_level import ByteLevelBPE, byte_alphabet, piece_bytes
-from model.tokenizers.files import added_of, check_roles, kind_of, plain_model, read_bytes, read_json, vocab_of
+from model.tokenizers.files import (
+    MissingFile,
+    added_of,
+    check_kind,
+    check_roles,
+    kind_of,
+    plain_model,
+    read_bytes,
+    read_json,
+    vocab_of,
+)
 from model.tokenizers.interface import roles_of
 
 _PATTERN = (
@@ -39,6 +49,7 @@ def read_glm4(folder: Path) -> ByteLevelBPE:
 def _read_json(folder: Path) -> ByteLevelBPE:
     path = folder / "tokenizer.json"
     data = read_json(path)
+    check_kind(data, "BPE", path)
     vocab = vocab_of(data, path)
     special = added_of(data, path)
     return _tokenizer(plain_model(data, path), vocab, special, path)
@@ -47,14 +58,14 @@ def _read_json(folder: Path) -> ByteLevelBPE:
 def _read_ranks(folder: Path) -> ByteLevelBPE:
     path = folder / "tokenizer.model"
     if not path.exists():
-        raise CheckpointError(f"{folder}: lacks its tokenizer, the file tokenizer.json or tokenizer.model")
+        raise MissingFile(f"{folder}: lacks its tokenizer, the file tokenizer.json or tokenizer.model")
     data = read_bytes(path)
     try:
         lines = [line.split() for line in data.splitlines() if line]
         ranks = {base64.b64decode(piece, validate=True): int(rank) for piece, rank in lines}
     except (ValueError, binascii.Error):
         raise CheckpointError(
-            f"{path}: is {kind_of(data)}; this model's has in each line a piece in base64 and its rank, and nothing else"
+            f"{path}: is {kind_of(data)}; this model's has in each line a piece in base64 and its rank"
         ) from None
     if len(ranks) < 256 or any(bytes([byte]) not in ranks for byte in range(256)):
         raise CheckpointError(f"{path}: lacks pieces for single bytes")

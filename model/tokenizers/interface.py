@@ -72,8 +72,8 @@ class Tokenizer(ABC):
     def _bytes(self, token_id: int) -> bytes:
         """The bytes that an id adds to a text; none for special tokens and ids past the vocabulary."""
 
-    def goes_on(self, token_id: int) -> bool:
-        """Whether a token continues the word of the token before it; false if the vocabulary does not say."""
+    def goes_on(self, before: int, token_id: int) -> bool:
+        """Whether a token continues the word of the token `before` it; false if the vocabulary does not say."""
         return False
 
     def opens_text(self, token_id: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.config import CheckpointError
-from model.tokenizers.files import check_roles, kind_of, read_bytes
+from model.tokenizers.files import MissingFile, check_roles, kind_of, read_bytes
 from model.tokenizers.interface import MASKS, Tokenizer, roles_of
 
 _SPECIAL = re.compile(r"<[a-z]+>")
@@ -60,7 +60,7 @@ class Residues(Tokenizer):
 def _read(folder: Path, roles: Sequence[str]) -> list[str]:
     path = folder / "tokenizer.model"
     if not path.exists():
-        raise CheckpointError(f"{folder}: lacks its tokenizer, the file tokenizer.model")
+        raise MissingFile(f"{folder}: lacks its tokenizer, the file tokenizer.model")
     data = read_bytes(path)
     try:
         tokens = [line.strip() for line in data.decode().splitlines()]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import CheckpointError
-from model.tokenizers.files import added_of, check_roles, read_ids, read_json, read_text, vocab_of
+from model.tokenizers.files import added_of, check_kind, check_roles, read_ids, read_json, read_text, vocab_of
 from model.tokenizers.interface import Tokenizer, roles_of
 
 _BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -91,6 +91,7 @@ class WordPieces(Tokenizer):
         else:
             path = folder / "tokenizer.json"
             data = read_json(path)
+            check_kind(data, "WordPiece", path)
             vocab, rules = vocab_of(data, path), data.get("normalizer")
             added = {name: i for name, i in added_of(data, path).items() if name not in _BERT} if glm else {}
             rules = rules if isinstance(rules, dict) else {}
@@ -147,13 +148,12 @@ class WordPieces(Tokenizer):
         if token_id in self._names or token_id not in self._pieces:
             return b""
         piece = self._pieces[token_id]
-        if self.goes_on(token_id):
+        if _goes_on(piece):
             return piece[2:].encode()
         return piece.encode() if piece in _NO_SPACE_BEFORE else f" {piece}".encode()
 
-    def goes_on(self, token_id: int) -> bool:
-        piece = self._pieces.get(token_id, "")
-        return piece.startswith("##") and len(piece) > 2
+    def goes_on(self, before: int, token_id: int) -> bool:
+        return _goes_on(self._pieces.get(token_id, ""))
 
     def opens_text(self, token_id: int) -> bool:
         return self._bytes(token_id).startswith(b" ")
@@ -161,6 +161,10 @@ class WordPieces(Tokenizer):
 
 def _role(name: str) -> str:
     return name.strip("[]").lower()
+
+
+def _goes_on(piece: str) -> bool:
+    return piece.startswith("##") and len(piece) > 2
 
 
 def _is_unused(piece: str) -> bool:

@@ -20,7 +20,7 @@ class Rows(NamedTuple):
 _kernel = cpu.Kernel(
     "linear",
     *(cpu.INT32, cpu.INT32),  # bits of the weight, whether it has groups
-    *(cpu.POINTER, cpu.INT64),  # x and its features, or None: `Rows` are full already
+    *(cpu.POINTER, cpu.INT64),  # x and its features
     *(cpu.POINTER, cpu.POINTER, cpu.POINTER),  # `Rows`, which are filled
     *(cpu.INT64, cpu.INT64, cpu.INT64, cpu.INT32),  # rows, inputs, groups, inputs a group
     *(cpu.POINTER, cpu.POINTER, cpu.POINTER, cpu.POINTER, cpu.INT64),  # weight, its scales, bias, out, outputs

@@ -16,6 +16,7 @@ from engine.config import EngineConfig
 from engine.events import Done, Failed, ResultDone
 from engine.processes.process import EngineProcess
 from engine.requests import Request, RequestError
+from server.commands.options import located
 from server.console import errors, fail
 from server.wire.answer import encode, plain
 from server.wire.complaint import Complaint
@@ -47,6 +48,7 @@ def ask(
         fail(Complaint.first(error).message, code=2)
     except RequestError as error:
         fail(error.message, code=2)
+    config = located(config)
     with errors.status("loading the model"):
         return asyncio.run(_answer(config, request))
 

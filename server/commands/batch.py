@@ -24,7 +24,7 @@ from engine.processes.process import EngineProcess
 from quant.usage import UsageError
 from server.app import create_app
 from server.commands.flags import Given, takes_flags
-from server.commands.options import ENGINE, AsJson, Url, engine_options
+from server.commands.options import ENGINE, AsJson, Url, engine_options, located
 from server.console import errors, fail, named, output, progress_bar
 from server.protocols import protocols
 from server.settings import Settings
@@ -63,7 +63,8 @@ def batch(
     except UsageError as error:
         fail(f"{source}: {error}", code=2)
     left = [line for line in lines if line.custom_id not in done]
-    config = EngineConfig.of(engine_options(given))
+    options = engine_options(given)
+    config = EngineConfig.of(located(options) if url is None else options)
     failed = sum(not ok for ok in done.values())
     with target.open("ab", buffering=0) as out, progress_bar() as progress:
         bar = progress.add_task("answering", total=len(lines), completed=len(lines) - len(left))

@@ -1,17 +1,21 @@
 """The options that several commands share."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from engine.options import EngineOptions
+from model.config import CheckpointError
 from server.commands.flags import Flag, Given, checked, flags_of
+from server.console import fail
+
+Chosen = TypeVar("Chosen", bound=EngineOptions)
 
 # Of a command that loads a model for itself, once.
 ENGINE = flags_of(
     EngineOptions,
     (
-        "model", "preset", "tokenizer", "quant", "group_size", "quant_head",
+        "model", "revision", "download", "preset", "tokenizer", "quant", "group_size", "quant_head",
         "device", "kv_cache_gb", "kv_cache_type", "max_batch_tokens",
     ),
 )  # fmt: skip
@@ -31,3 +35,11 @@ def engine_flags(*names: str) -> tuple[Flag, ...]:
 def engine_options(given: Given) -> EngineOptions:
     """The engine options among the given values. If one is wrong, the command ends."""
     return checked(EngineOptions, {name: value for name, value in given.items() if name in EngineOptions.model_fields})
+
+
+def located(options: Chosen) -> Chosen:
+    """The options with folders in place of names on the hub. The command ends if there is none for a name."""
+    try:
+        return options.located()
+    except CheckpointError as error:
+        fail(str(error))

@@ -19,10 +19,19 @@ if TYPE_CHECKING:
     from engine.planning.plan import Plan
 
 
-@takes_flags(*engine_flags("quant", "group_size", "quant_head", "kv_cache_type", "max_batch_tokens", "preset"))
+FLAGS = engine_flags(
+    "quant", "group_size", "quant_head", "kv_cache_type", "max_batch_tokens", "preset", "revision", "download"
+)
+
+
+@takes_flags(*FLAGS)
 def plan(
     model: Annotated[
-        str, typer.Argument(help="The name of a published model, such as glm-130b, or a checkpoint folder.")
+        str,
+        typer.Argument(
+            help="The name of a published model, such as glm-130b; a checkpoint folder; or a name on the "
+            "Hugging Face hub, of which config.json is read."
+        ),
     ],
     gpus: Annotated[str, typer.Option(help="The devices, one for each rank: 4xRTX3090, 2xA100-40,2xA100-80 or 8xCPU.")],
     context: Annotated[
@@ -51,7 +60,7 @@ def plan(
     except CardError as error:
         fail(str(error), code=2)
     try:
-        outline = Outline.read(model, options.preset)
+        outline = Outline.read(model, options.preset, options.revision, options.download)
         storage = outline.storage(options.quant, options.group_size, options.quant_head)
     except CheckpointError as error:
         fail(str(error))

@@ -9,15 +9,15 @@ import typer
 from quant.registry import scheme_names
 from quant.usage import UsageError
 from server.commands.flags import Given, takes_flags
-from server.commands.options import AsJson, engine_flags, engine_options
+from server.commands.options import AsJson, engine_flags, engine_options, located
 from server.console import fail, named, output, progress_bar
 
-FLAGS = engine_flags("preset", "tokenizer", "group_size", "quant_head")
+FLAGS = engine_flags("revision", "download", "preset", "tokenizer", "group_size", "quant_head")
 
 
 @takes_flags(*FLAGS)
 def quantize(
-    source: Annotated[Path, typer.Argument(help="The checkpoint folder to read.")],
+    source: Annotated[Path, typer.Argument(help="The checkpoint folder to read, or a name on the Hugging Face hub.")],
     target: Annotated[
         Path, typer.Argument(help="The folder to write: a new one, or an unfinished one of the same command.")
     ],
@@ -44,7 +44,8 @@ def quantize(
     from model.convert import Conversion, Recipe
     from model.storage import Storage
 
-    options = engine_options(given)
+    options = located(engine_options({**given, "model": source}))
+    assert options.model is not None
     try:
         storage = Storage.asked(scheme, options.group_size, options.quant_head)
     except UsageError as error:
@@ -53,7 +54,7 @@ def quantize(
     try:
         with named(target), progress_bar() as progress:
             task = progress.add_task("reading", total=None)
-            conversion = Conversion(source, target, recipe)
+            conversion = Conversion(options.model, target, recipe)
             progress.update(task, description="quantizing", total=conversion.num_bytes)
             facts = conversion.run(lambda num_bytes: progress.advance(task, num_bytes))
     except CheckpointError as error:

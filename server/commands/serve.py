@@ -9,6 +9,7 @@ from engine.config import EngineConfig
 from engine.processes.process import EngineProcess
 from engine.rank_info import RankInfo
 from server.commands.flags import Given, checked, flags_of, takes_flags
+from server.commands.options import located
 from server.console import fail
 from server.serving import serve as run_server
 from server.settings import PREFIX, Settings
@@ -29,7 +30,7 @@ def serve(
 
     Under torchrun every process is a rank, on one machine or several; the first one serves.
     """
-    settings = checked(Settings, given if model is None else {**given, "model": model})
+    settings = located(checked(Settings, given if model is None else {**given, "model": model}))
     rank_info = RankInfo.of_torchrun()
     size = settings.tp or (rank_info.size if rank_info else 1)
     if rank_info and size != rank_info.size:

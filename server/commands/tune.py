@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from quant.usage import UsageError
 from server.commands.flags import Given, takes_flags
-from server.commands.options import AsJson, engine_flags, engine_options
+from server.commands.options import AsJson, engine_flags, engine_options, located
 from server.console import fail, named, output, progress_bar
 
 
@@ -29,7 +29,7 @@ class BaseKind(StrEnum):
     nf4 = "nf4"
 
 
-@takes_flags(*engine_flags("model", "device", "preset", "tokenizer"))
+@takes_flags(*engine_flags("model", "revision", "download", "device", "preset", "tokenizer"))
 def tune(
     data: Annotated[
         Path, typer.Argument(help="A file with one JSON object per line: text and spans, context and target, or text.")
@@ -85,7 +85,7 @@ def tune(
         from training.tune import tune as train
     except ImportError as error:
         fail(_lacking(error))
-    chosen = engine_options(given)
+    chosen = located(engine_options(given))
     targets = tuple(part.strip() for part in target_modules.split(",") if part.strip())
     adapter = AdapterOptions(
         method.value, rank, alpha, dropout, targets, rslora, prefix_length, projection, base.value

@@ -19,10 +19,12 @@ from server.settings import Limits, Settings
 
 @dataclass(frozen=True, slots=True)
 class BlankRules:
-    """`trims`: cut the text that is farthest from the blank if it is too long. `templates`: the templates to read."""
+    """`trims`: cut the text that is farthest from the blank if it is too long. `templates`: the templates to read.
+    `field`: the field of the text, for messages."""
 
     trims: bool
     templates: tuple[str, ...]
+    field: str = "prompt"
 
     def apply(self, fill: Fill, limits: Limits, card: ModelCard) -> Fill:
         """The fill for the engine. Raises RequestError for `max_tokens` above the limit.
@@ -44,23 +46,23 @@ class BlankRules:
             return text
         if card.infill_mask is not None and (sides := around(prompt, self.templates)) is not None:
             return (sides.before, Mask(card.infill_mask), sides.after)
-        return one_blank(prompt) if len(text) == 1 else text
+        return one_blank(prompt, self.field) if len(text) == 1 else text
 
 
-def blank_rules(settings: Settings, *, editor: bool) -> BlankRules:
+def blank_rules(settings: Settings, *, editor: bool, field: str = "prompt") -> BlankRules:
     """The rules of a route: the operator's choice, or the defaults of editors' protocols and of native routes."""
     trims = editor if settings.long_texts is None else settings.long_texts == "trim"
     names = tuple(TEMPLATES) if editor else ()
-    return BlankRules(trims, names if settings.fim_templates is None else settings.template_names)
+    return BlankRules(trims, names if settings.fim_templates is None else settings.template_names, field)
 
 
-def ruled(service: Service, request: Request, fill: Fill, *, editor: bool) -> Fill:
-    """A route's fill after its rules. Raises RequestError as `BlankRules.apply` does.
+def ruled(service: Service, request: Request, fill: Fill, *, editor: bool, field: str = "prompt") -> Fill:
+    """A route's fill after its rules. `field` is the text's, for messages. Raises RequestError as `BlankRules.apply`.
 
     A text with the marks of a template that is not read gives a warning: in the log, in the header
     `x-glm-infill-warning`, and in the answers of protocols that show it (`warned`).
     """
-    rules = blank_rules(service.settings, editor=editor)
+    rules = blank_rules(service.settings, editor=editor, field=field)
     given = [_words(text) for text in fill.inputs]
     fill = rules.apply(fill, service.settings.limits, service.engine.card)
     kept = (words for words, text in zip(given, fill.inputs, strict=True) if words == _words(text))

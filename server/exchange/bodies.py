@@ -42,6 +42,11 @@ Text = Annotated[
 Stop = Annotated[Annotated[StopString, Tag("<one>")] | Annotated[list[StopString], Tag("<list>")], ONE_OR_LIST]
 
 
+def _as_number(value: Any) -> Any:
+    """A number without a fraction as an integer, which a field of any number takes too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Wire(BaseModel):
     """The strict base of bodies: no unknown field, no conversion, no infinity."""
 
@@ -49,14 +54,14 @@ class Wire(BaseModel):
 
 
 class Lenient(Wire):
-    """The base of other servers' bodies: it ignores unknown fields, and null means absent."""
+    """The base of other servers' bodies: it ignores unknown fields, null means absent, and 16.0 is a whole number."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+        return {k: _as_number(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def names(body: type[BaseModel]) -> set[str]:

@@ -34,6 +34,6 @@ class ErrorBodies:
     def _shape(self, method: str, path: str) -> ErrorBody | None:
         if method in ("GET", "HEAD") and path in self.pages:
             return None
-        if path in self.shapes:
-            return self.shapes[path]
-        return next((shape for prefix, shape in self.below.items() if path.startswith(prefix)), None)
+        # A path with a slash too many has no route, but its client is the same.
+        shape = self.shapes.get(path) or self.shapes.get(path.rstrip("/"))
+        return shape or next((shape for prefix, shape in self.below.items() if path.startswith(prefix)), None)

@@ -47,7 +47,7 @@ class Signpost:
 
     def refusal(self, method: str, path: str, error: HTTPException) -> ApiError:
         """The error for a request that the router has refused."""
-        if path in self.chats:
+        if (path.rstrip("/") or "/") in self.chats:
             return ApiError(404, NO_CHAT, "no_chat")
         asked = f"{method[:16]} {_shown(path)}"
         if error.status_code == 405:
@@ -62,13 +62,18 @@ class Signpost:
     def closest(self, path: str) -> str | None:
         """The route with the most similar path; None if none is similar.
 
-        A route that ends with the path comes first, then a similar one, then a route at the path's end.
+        A route that ends with the path comes first, then one that has the path's ends, then a similar one, then a route
+        at the path's end.
         """
         path = SLASHES.sub("/", path[:MAX_LEN]).rstrip("/") or "/"
         longer = [route for route in self.routes if path != "/" and route.endswith(path)]
         if longer:
             return min(longer, key=len)
         shorter = [route for route in self.routes if path.endswith(route)]
+        first, last = path.split("/")[1], path.rpartition("/")[2]
+        for route in (f"/{first}/{last}", f"/v1/{last}"):  # a path with more in its middle, such as a model's name
+            if route in self.routes and path.count("/") > 2:
+                return route
         alike = difflib.get_close_matches(path, self.routes, n=1, cutoff=ALIKE if shorter else 0.6)
         return next(iter(alike), max(shorter, key=len, default=None))
 

@@ -13,7 +13,8 @@ import torch
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import Done, ResultDone
-from engine.requests import Fill, Mask, Request, RequestError, Score, Segments, Tokens
+from engine.requests import Fill, Mask, Request, RequestError, Sampling, Score, Segments, Tokens
+from model.attention import DenseAttention, visible
 from model.checkpoint import Checkpoint
 from model.config import Config
 from model.families import family_of
@@ -38,11 +39,16 @@ SPECIAL: dict[str, dict[str, int]] = {
     "proteinglm_mlm": {"pad": 0, "mask": 28, "gmask": 29, "smask": 30, "sop": 32, "eop": 33, "eos": 34, "unk": 35},
     "proteinglm_clm": {"pad": 0, "mask": 28, "gmask": 29, "smask": 30, "sop": 32, "eop": 33, "eos": 34, "unk": 35},
     "bert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
+    "roberta": {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 71},
+    "distilbert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
+    "esm2": {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 32, "null": 31},
+    "modernbert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
 }  # fmt: skip
-ENDS = {"glm4": ("eos", "user", "observation"), "chatglm2": ("eos", "user", "observation"), "bert": ()}
-ENDS |= {"proteinglm_mlm": (), "proteinglm_clm": ("eos", "eop")}
+ENCODERS = ("bert", "roberta", "distilbert", "esm2", "modernbert")
+MASKED = (*ENCODERS, "proteinglm_mlm")
 CAUSAL = ("glm4", "chatglm2", "proteinglm_clm")
-MASKED = ("bert", "proteinglm_mlm")
+ENDS: dict[str, tuple[str, ...]] = {"glm4": ("eos", "user", "observation"), "chatglm2": ("eos", "user", "observation")}
+ENDS |= {**dict.fromkeys(MASKED, ()), "proteinglm_clm": ("eos", "eop")}
 
 
 class NumberedWords(Tokenizer):
@@ -84,6 +90,11 @@ def segments(text: str) -> Segments:
 
 def words(ids: Sequence[int]) -> str:
     return " ".join(f"w{i}" for i in ids)
+
+
+def spelled(ids: Sequence[int], mask: int) -> Segments:
+    """The text between the first and the last token."""
+    return segments(" ".join("[MASK]" if i == mask else f"w{i}" for i in ids[1:-1]))
 
 
 def results(engine: Engine, request: Request) -> list[dict[str, Any]]:
@@ -236,8 +247,6 @@ def test_a_causal_model_s_second_blank_sees_the_first_as_text(engines: Engines) 
 
 
 def reference(model: Network, ids: torch.Tensor, context_len: int) -> torch.Tensor:
-    from model.attention import DenseAttention, visible
-
     with torch.inference_mode():
         attend = DenseAttention(visible(len(ids), torch.tensor([context_len])))
         hidden = model(ids[None], torch.arange(len(ids))[None], torch.zeros_like(ids)[None], attend)
@@ -280,8 +289,9 @@ class TestProteinGLM:
 
 
 class TestMaskedLM:
-    TEXT = "w30 [MASK] [MASK] w76 w14 [MASK] w58 [MASK] [MASK] [MASK] w91"
+    """Every masked language model against its reference, through requests."""
 
+    @pytest.mark.parametrize("file", ENCODERS)
     @pytest.mark.parametrize(
         ("name", "strategy", "order"),
         [
@@ -291,10 +301,57 @@ class TestMaskedLM:
             ("confident", "reencode", "confident"),
         ],
     )
-    def test_fills_are_the_reference_s(self, engines: Engines, name: str, strategy: Any, order: str) -> None:
-        (result,) = results(engines["bert"], Fill((segments(self.TEXT),), strategy=strategy, order=order))
-        assert result["text"] == words(golden("bert", "fill")[name].tolist()[1:-1])
+    def test_fills_are_the_reference_s(self, engines: Engines, file: str, name: str, strategy: Any, order: str) -> None:
+        expected, mask = golden(file, "fill"), SPECIAL[file]["mask"]
+        text = spelled(expected["token_ids"].tolist(), mask)
+        (result,) = results(engines[file], Fill((text,), strategy=strategy, order=order))
+        wanted = expected[name].tolist()
+        assert result["text"] == words(wanted[1:-1])
+        assert [blank["token_ids"] for blank in result["blanks"]] == [
+            [found] for i, found in zip(expected["token_ids"].tolist(), wanted, strict=True) if i == mask
+        ]
         assert {blank["finish_reason"] for blank in result["blanks"]} == {"stop"}
+
+    @pytest.mark.parametrize("strategy", ["reencode", "parallel"])
+    def test_a_stop_token_leaves_a_blank_without_a_token(self, engines: Engines, strategy: Any) -> None:
+        expected = golden("roberta", "fill")
+        text = spelled(expected["token_ids"].tolist(), SPECIAL["roberta"]["mask"])
+        first = expected["left_to_right"].tolist()[2]
+        sampling = Sampling(temperature=0.0, stop_token_ids=(first,))
+        (result,) = results(engines["roberta"], Fill((text,), strategy=strategy, sampling=sampling))
+        assert result["blanks"][0]["token_ids"] == []
+        assert all(blank["finish_reason"] == "stop" for blank in result["blanks"])
+
+    @pytest.mark.parametrize("file", ENCODERS)
+    def test_masked_tokens_have_the_reference_s_log_probabilities(self, engines: Engines, file: str) -> None:
+        expected, mask = golden(file, "single"), SPECIAL[file]["mask"]
+        ids = expected["token_ids"].tolist()
+        text = spelled(ids, mask)
+        rows = [row for row, i in enumerate(ids) if i == mask]
+        (result,) = results(engines[file], Score(text=text, spans=(("w9", "w21", "w11"),)))
+        wanted = [float(expected["logprobs"][row, token]) for row, token in zip(rows, (9, 21, 11), strict=True)]
+        found = [p for span in result["spans"] for p in span["token_logprobs"]]
+        assert found == pytest.approx(wanted, abs=TOLERANCE)
+
+    @pytest.mark.parametrize("file", ENCODERS)
+    def test_pseudo_log_likelihood_of_a_text(self, engines: Engines, file: str) -> None:
+        expected = golden(file, "pll")
+        (result,) = results(engines[file], Score(text=(words(expected["token_ids"].tolist()[1:-1]),)))
+        assert result["spans"][0]["token_logprobs"] == pytest.approx(expected["logprobs"].tolist(), abs=TOLERANCE)
+        assert result["logprob"] == pytest.approx(float(expected["sum"]), abs=1e-3)
+
+    def test_a_text_of_other_masks_is_another_text_to_esm2(self, engines: Engines) -> None:
+        """Its embeddings depend on the share of masks, so that tokens that attention does not change change too."""
+        model = engines["esm2"].runner.model  # type: ignore[union-attr]
+        ids = torch.tensor([[0, 5, 32, 7, 8, 2], [0, 5, 32, 32, 8, 2]])
+        attend = DenseAttention(visible(6, torch.tensor([6, 6])))
+        with torch.inference_mode():
+            found = model.embedded(ids, torch.arange(6).expand(2, 6), torch.zeros_like(ids), attend)
+        table = model.word_embeddings(torch.tensor([5]))[0]
+        assert not found[ids == 32].any()
+        torch.testing.assert_close(found[:, 1], torch.stack([table * 0.88 / (1 - n / 6) for n in (1, 2)]))
+
+    TEXT = "w30 [MASK] [MASK] w76 w14 [MASK] w58 [MASK] [MASK] [MASK] w91"
 
     def test_a_choice_is_one_token_with_the_scorer_s_number(self, engines: Engines) -> None:
         text = segments("w40 w7 [MASK] w33")
@@ -322,12 +379,6 @@ class TestMaskedLM:
             *_, done = engines["bert"].run(Fill((segments(self.TEXT),)))
             assert isinstance(done, Done)
             assert done.usage.cached_tokens == 0
-
-    def test_pseudo_log_likelihood_of_a_text(self, engines: Engines) -> None:
-        expected = golden("bert", "pll")
-        (result,) = results(engines["bert"], Score(text=(words(expected["token_ids"].tolist()[1:-1]),)))
-        assert result["spans"][0]["token_logprobs"] == pytest.approx(expected["logprobs"].tolist(), abs=TOLERANCE)
-        assert result["logprob"] == pytest.approx(float(expected["sum"]), abs=1e-3)
 
     @pytest.mark.parametrize("name", ["pair", "other_pair"])
     def test_next_sentence(self, engines: Engines, name: str) -> None:

@@ -1,11 +1,12 @@
 """Makes `packed/*.safetensors`: a tiny Glm4ForCausalLM in the quantized forms that other libraries write, and a BERT.
 
 compressed-tensors 0.20.1 (Apache-2.0), bitsandbytes 0.50.2 (MIT), torchao 0.18.0 (BSD-3-Clause) and GPTQModel 7.7.0
-(Apache-2.0; GPTQ and AWQ) quantize it, and save it themselves or through transformers 5.24.0. Each file holds the tensors
-of the folder's model.safetensors as `weights.NAME`; `dequantized.NAME`, the first and the last row of each quantized
-matrix as the library itself dequantizes it in float32; and one case: `token_ids`, and `logprobs` [rows, vocab_size] of
-transformers' float model with the library's dequantized weights, in float32 on a CPU. Activations are not quantized.
-Metadata, each as JSON: `config`, the folder's config.json, and `header`, the metadata of its model.safetensors.
+(Apache-2.0; GPTQ and AWQ) quantize it, and save it themselves or through transformers 5.24.0. Each file holds the
+tensors of the folder's model.safetensors as `weights.NAME`; `dequantized.NAME`, the first and the last row of each
+quantized matrix as the library itself dequantizes it in float32; and one case: `token_ids`, and `logprobs` [rows,
+vocab_size] of transformers' float model with the library's dequantized weights, in float32 on a CPU. Activations are
+not quantized. Metadata, each as JSON: `config`, the folder's config.json, and `header`, the metadata of its
+model.safetensors.
 
 Knows nothing of this repository's code. To rerun, in the repository root (GPTQModel wants a torch of its own):
 
@@ -298,25 +299,24 @@ def gptq() -> None:
 
 
 def in_gptq(
-    folder: Path,
-    bits: int = 4,
-    group_size: int = 32,
-    sym: bool = True,
-    desc_act: bool = False,
-    version: str = "gptq",
-    sizes: Mapping[str, int] = NARROW,
+    folder: Path, sizes: Mapping[str, int] = NARROW, version: str = "gptq", bits: int = 4, **options: Any
 ) -> Mapping[str, Tensor]:
     from gptqmodel import QuantizeConfig
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
     from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
 
+    group_size, sym, desc_act = options["group_size"], options.get("sym", True), options.get("desc_act", False)
     model = float_model(sizes, torch.float16)
     config = QuantizeConfig(bits=bits, group_size=group_size, sym=sym, desc_act=desc_act)
     made = {}
     for name, module in list(linears(model)):
         outputs, inputs = module.weight.shape
         group = inputs if group_size < 0 else group_size
-        order = torch.randperm(inputs, generator=torch.Generator().manual_seed(inputs)) if desc_act else torch.arange(inputs)
+        order = (
+            torch.randperm(inputs, generator=torch.Generator().manual_seed(inputs))
+            if desc_act
+            else torch.arange(inputs)
+        )
         scales, zeros = qparams(module.weight[:, order], bits, group, sym)
         groups = torch.empty(inputs, dtype=torch.int32)
         groups[order] = torch.arange(inputs, dtype=torch.int32) // group
@@ -337,8 +337,9 @@ def in_gptq(
             convert_gptq_v2_to_v1_format_module(packed, config)
         kept = {key: getattr(packed, key) for key in ("qweight", "qzeros", "scales", "g_idx")}
         replace(model, name, kept | ({} if module.bias is None else {"bias": module.bias.data}))
-    saved(model, folder, {"bits": bits, "group_size": group_size, "sym": sym, "desc_act": desc_act, "lm_head": False,
-        "quant_method": "gptq", "checkpoint_format": version, "pack_dtype": "int32", "true_sequential": True})  # fmt: skip
+    settings = {"bits": bits, "group_size": group_size, "sym": sym, "desc_act": desc_act, "lm_head": False}
+    settings |= {"quant_method": "gptq", "checkpoint_format": version, "pack_dtype": "int32", "true_sequential": True}
+    saved(model, folder, settings)
     return made
 
 

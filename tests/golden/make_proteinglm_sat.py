@@ -14,7 +14,8 @@ case `CASE.token_ids`, `CASE.positions`, `CASE.block_positions` (0), `CASE.conte
 config.json.
 
 The forward pass of the published modeling_proteinglm.py, typed out, gave the same log-probabilities within 4e-6 when
-this was made. Knows nothing of this repository's code. To rerun, in the repository root (the venv: see make_glm_sat.py):
+this was made. Knows nothing of this repository's code. To rerun, in the repository root (the venv: see
+make_glm_sat.py):
 
     /tmp/sat/bin/python tests/golden/make_proteinglm_sat.py
 """
@@ -103,7 +104,9 @@ class Reference(nn.Module):
         weights = {"transformer.output_layer.weight": self.output_layer.weight.data}
         for name, parameter in self.blocks.named_parameters():
             new = name.replace("transformer.word_embeddings", "transformer.embedding.word_embeddings")
-            new = new.replace("transformer.layers", "transformer.encoder.layers").replace(".attention.", ".self_attention.")
+            new = new.replace("transformer.layers", "transformer.encoder.layers").replace(
+                ".attention.", ".self_attention."
+            )
             weights[new.replace("transformer.final", "transformer.encoder.final")] = parameter.data
         frequencies = 1 / 10000 ** (torch.arange(0, 8, 2) / 8)
         for i in range(SIZES["num_layers"]):
@@ -166,7 +169,9 @@ def causal() -> None:
         range(FIRST, LAST + 1),
         distinct=8,
     )
-    save(__file__, "proteinglm_clm.safetensors", tensors | named("greedy", written), config=CONFIG | {"is_causal": True})
+    save(
+        __file__, "proteinglm_clm.safetensors", tensors | named("greedy", written), config=CONFIG | {"is_causal": True}
+    )
 
 
 if __name__ == "__main__":

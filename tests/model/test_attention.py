@@ -238,12 +238,66 @@ def test_what_is_not_finite_shows_in_its_own_sequence_alone(where: str, value: f
     out = PagedAttention(cache, [bad, good])(0, q, k, v)
     assert not torch.isfinite(out[:5, 0]).all()
     assert torch.isfinite(out[5:]).all()
-    one = [x[:1].clamp(-1, 1).nan_to_num() for x in (q, k, v)]
-    after = PagedAttention(cache, [Span(1, 16, 5, (0, 2))])(0, *one)
+    one_q, one_k, one_v = (x[:1].clamp(-1, 1).nan_to_num() for x in (q, k, v))
+    after = PagedAttention(cache, [Span(1, 16, 5, (0, 2))])(0, one_q, one_k, one_v)
     if dtype == torch.int8 or value != value:  # a float key of infinity may have the weight 0
         assert not torch.isfinite(after[0, 0]).all()
     # Whoever gets these blocks next is not touched by it.
     assert torch.equal(PagedAttention(cache, [Span(5, 0, 5, (0,))])(0, q[5:], k[5:], v[5:]), out[5:])
+
+
+class TestReach:
+    """Sliding windows: a row sees the tokens at most so many places away, on both sides."""
+
+    @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(0, 9), block_sizes, seeds)
+    @settings(max_examples=30, deadline=None)
+    def test_a_row_sees_its_window(self, lengths: list[int], reach: int, block_size: int, seed: int) -> None:
+        """Texts side by side over permuted blocks, each as the plain formula has it, and each with its bits alone."""
+        generator = torch.Generator().manual_seed(seed)
+        texts = [drawn(length, generator) for length in lengths]
+        spans, used = [], 0
+        for length in lengths:
+            count = -(-length // block_size)
+            order = torch.randperm(count, generator=generator).tolist()
+            spans.append(Span(length, 0, length, tuple(used + n for n in order)))
+            used += count
+        q, k, v = (torch.cat([text[i] for text in texts]) for i in range(3))
+        together = PagedAttention(empty_cache(used, block_size), spans)(0, q, k, v, reach).split(lengths)
+        for (own_q, own_k, own_v), span, found in zip(texts, spans, together, strict=True):
+            n = span.num_rows
+            heads = own_q.shape[1] // own_k.shape[1]
+            keys, values = (x.repeat_interleave(heads, dim=1) for x in (own_k, own_v))
+            scores = torch.einsum("qhd,khd->hqk", own_q, keys) / own_q.shape[-1] ** 0.5
+            far = torch.tensor([[abs(i - j) > reach for j in range(n)] for i in range(n)])
+            wanted = torch.einsum("hqk,khd->qhd", scores.masked_fill(far, -torch.inf).softmax(-1), values)
+            torch.testing.assert_close(found, wanted, **TOLERANCE)
+            dense = DenseAttention(visible(n, torch.tensor([n])))(0, own_q[None], own_k[None], own_v[None], reach)
+            torch.testing.assert_close(dense[0], wanted, **TOLERANCE)
+            alone = PagedAttention(empty_cache(used, block_size), [span])(0, own_q, own_k, own_v, reach)
+            assert torch.equal(alone, found)
+
+    def test_layers_with_and_without_one_share_a_step(self) -> None:
+        q, k, v = drawn(12, torch.Generator().manual_seed(1))
+        attend = PagedAttention(empty_cache(2, 8), [Span(12, 0, 12, (1, 0))])
+        first, near, far = attend(0, q, k, v), attend(0, q, k, v, 2), attend(0, q, k, v)
+        assert torch.equal(first, far)
+        assert not torch.equal(first, near)
+        assert torch.equal(attend(0, q, k, v, 11), first)
+
+    def test_rows_of_part_b_have_none(self) -> None:
+        q, k, v = drawn(1, torch.Generator().manual_seed(1))
+        with pytest.raises(ValueError, match="part B"):
+            PagedAttention(empty_cache(2, 8), [Span(1, 8, 5, (0, 1))])(0, q, k, v, 3)
+
+    @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=30), min_size=1, max_size=4))
+    def test_the_share_of_what_a_row_sees(self, texts: list[list[bool]]) -> None:
+        spans = [Span(len(text), 0, len(text), (n,)) for n, text in enumerate(texts)]
+        marked = torch.tensor([flag for text in texts for flag in text])
+        found = PagedAttention(empty_cache(len(texts), 32), spans).share(marked).split([len(text) for text in texts])
+        for text, shares in zip(texts, found, strict=True):
+            assert shares.tolist() == pytest.approx([sum(text) / len(text)] * len(text))
+            dense = DenseAttention(visible(len(text), torch.tensor([len(text)]))).share(torch.tensor([text]))
+            torch.testing.assert_close(dense[0], shares)
 
 
 def test_bytes_per_token_are_those_of_the_tensors() -> None:

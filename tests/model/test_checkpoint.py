@@ -143,7 +143,11 @@ class TestRefusal:
     @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"])
     def test_missing_file(self, folder: Path, quant: str, file: str) -> None:
         (folder / file).unlink()
-        assert refusal(folder, quant) == f"{folder / file}: no such file"
+        message = refusal(folder, quant)
+        if file == "model.safetensors":
+            assert message == f"{folder}: holds config.json, tokenizer.model, tokenizer_config.json and no weights"
+        else:
+            assert message.startswith(f"{folder / file}: no such file; ")
 
     def test_missing_folder(self, tmp_path: Path, quant: str) -> None:
         assert refusal(tmp_path / "nothing", quant) == f"{tmp_path / 'nothing'}: no such folder"
@@ -151,7 +155,9 @@ class TestRefusal:
     @pytest.mark.parametrize("model_type", ["llama", None, ..., ["glm"]])
     def test_model_type_of_no_known_family(self, folder: Path, quant: str, model_type: object) -> None:
         edit_config(folder, model_type=model_type)
-        assert refusal(folder, quant).startswith(f"{folder / 'config.json'}: no known family has model_type ")
+        assert refusal(folder, quant).startswith(
+            f"{folder / 'config.json'}: {'has no' if model_type in (None, ...) else 'no known family has'} model_type"
+        )
 
     @pytest.mark.parametrize("model_type", ["chatglm", "bert", "glm-130b"])
     def test_model_type_of_another_family(self, folder: Path, quant: str, model_type: object) -> None:
@@ -252,7 +258,8 @@ class TestShards:
 
     def test_missing_shard(self, sharded: Path) -> None:
         (sharded / "part-2.safetensors").unlink()
-        assert refusal(sharded, "none") == f"{sharded / 'part-2.safetensors'}: no such file"
+        index = sharded / "model.safetensors.index.json"
+        assert refusal(sharded, "none") == f"{index}: names part-2.safetensors, not in the folder"
 
     def test_missing_tensor(self, sharded: Path) -> None:
         self.write_index(sharded, self.places(sharded) | {"extra": "part-1.safetensors"})

@@ -12,7 +12,26 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForPreTraining, Glm4Config, Glm4ForCausalLM, GlmConfig, GlmForCausalLM
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    CamembertConfig,
+    CamembertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    EsmConfig,
+    EsmForMaskedLM,
+    Glm4Config,
+    Glm4ForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
 from transformers.modeling_rope_utils import RopeParameters
 
 from model.architecture import Architecture
@@ -115,6 +134,98 @@ BERT_BESIDE = {
     "position_embedding_type": refused("relative_key"),
     "pruned_heads": refused({"0": [1]}),
 }
+ROBERTA = {
+    **BERT,
+    "architectures": neutral(["RobertaModel"]),
+    "type_vocab_size": honoured(3),
+    "pad_token_id": honoured(3),  # positions count on behind it
+}
+UNCACHED = {name: field for name, field in SHARED.items() if name != "use_cache"}
+DISTILBERT = {
+    **UNCACHED,
+    "architectures": neutral(["DistilBertModel"]),
+    "vocab_size": honoured(64),
+    "max_position_embeddings": honoured(24),
+    "sinusoidal_pos_embds": neutral(True),  # where the table of a network without a file begins
+    "n_layers": honoured(1),
+    "n_heads": honoured(2),
+    "dim": honoured(48),
+    "hidden_dim": honoured(48),
+    "dropout": neutral(0.5),
+    "attention_dropout": neutral(0.5),
+    "activation": refused("relu"),
+    "qa_dropout": neutral(0.5),
+    "seq_classif_dropout": neutral(0.5),
+    "tie_word_embeddings": refused(False),
+}
+ESM = {
+    **SHARED,
+    "architectures": neutral(["EsmModel"]),
+    "vocab_size": honoured(64),
+    "mask_token_id": honoured(31),
+    "hidden_size": honoured(48),
+    "num_hidden_layers": honoured(1),
+    "num_attention_heads": honoured(2),
+    "intermediate_size": honoured(48),
+    "hidden_dropout_prob": neutral(0.5),
+    "attention_probs_dropout_prob": neutral(0.5),
+    "max_position_embeddings": honoured(24),
+    "rope_theta": honoured(500.0),
+    "layer_norm_eps": honoured(1e-3),
+    "position_embedding_type": honoured("absolute"),
+    "emb_layer_norm_before": honoured(True),
+    "token_dropout": honoured(False),
+    "is_folding_model": refused(True),
+    "esmfold_config": neutral({"use_esm_attn_map": False}),
+    "vocab_list": neutral(["L"]),
+    "is_decoder": refused(True),
+    "add_cross_attention": refused(True),
+    "tie_word_embeddings": refused(False),
+}
+MODERNBERT = {
+    **UNCACHED,
+    "architectures": neutral(["ModernBertModel"]),
+    "vocab_size": honoured(64),
+    "hidden_size": honoured(48),
+    "intermediate_size": honoured(48),
+    "num_hidden_layers": honoured(1),
+    "num_attention_heads": honoured(2),
+    "hidden_activation": refused("gelu_new"),
+    "max_position_embeddings": honoured(24),
+    "initializer_cutoff_factor": neutral(1.0),
+    "norm_eps": honoured(1e-3),
+    "norm_bias": honoured(True),
+    "cls_token_id": neutral(4),
+    "sep_token_id": neutral(4),
+    "attention_bias": refused(True),  # without mlp_bias
+    "attention_dropout": neutral(0.5),
+    "layer_types": honoured(["full_attention", "full_attention"]),
+    "rope_parameters": honoured({"full_attention": {"rope_type": "default", "rope_theta": 500.0}}),
+    "local_attention": honoured(4),
+    "embedding_dropout": neutral(0.5),
+    "mlp_bias": refused(True),
+    "mlp_dropout": neutral(0.5),
+    "decoder_bias": refused(False),
+    "classifier_pooling": neutral("mean"),
+    "classifier_dropout": neutral(0.5),
+    "classifier_bias": honoured(True),
+    "classifier_activation": refused("relu"),
+    "deterministic_flash_attn": neutral(True),
+    "sparse_prediction": neutral(True),
+    "sparse_pred_ignore_index": neutral(-1),
+    "tie_word_embeddings": refused(False),
+}
+MODERNBERT_BESIDE = {
+    **BESIDE,
+    "model_type": refused("electra"),
+    "global_attn_every_n_layers": honoured(1),
+    "global_rope_theta": honoured(500.0),
+    "local_rope_theta": honoured(500.0),
+    "rope_scaling": refused({"rope_type": "linear", "factor": 2.0}),
+    "head_dim": refused(16),
+    "reference_compile": neutral(True),
+    "position_embedding_type": neutral("sans_pos"),
+}
 # A stretched GLM-4's; those of other kinds change nothing in transformers either.
 ROPE = {
     "rope_theta": honoured(500.0),
@@ -142,16 +253,57 @@ BASES: dict[str, dict[str, Any]] = {
     "glm": {"model_type": "glm", **SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
     "glm4": {"model_type": "glm4", **SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
     "bert": {"model_type": "bert", **SIZES},
+    "roberta": {"model_type": "roberta", **SIZES},
+    "xlm-roberta": {"model_type": "xlm-roberta", **SIZES},
+    "camembert": {"model_type": "camembert", **SIZES},
+    "distilbert": {
+        "model_type": "distilbert",
+        "n_layers": 2,
+        "dim": 32,
+        "n_heads": 4,
+        "hidden_dim": 40,
+        "vocab_size": 32,
+        "max_position_embeddings": 32,
+    },
+    "esm": {
+        "model_type": "esm",
+        **SIZES,
+        "position_embedding_type": "rotary",
+        "pad_token_id": 1,
+        "mask_token_id": 30,
+        "token_dropout": True,
+    },
+    "modernbert": {
+        "model_type": "modernbert",
+        **SIZES,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+    },
 }
 CLASSES: dict[str, tuple[Any, Any]] = {
     "glm": (GlmConfig, GlmForCausalLM),
     "glm4": (Glm4Config, Glm4ForCausalLM),
     "bert": (BertConfig, BertForPreTraining),
+    "roberta": (RobertaConfig, RobertaForMaskedLM),
+    "xlm-roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
+    "camembert": (CamembertConfig, CamembertForMaskedLM),
+    "distilbert": (DistilBertConfig, DistilBertForMaskedLM),
+    "esm": (EsmConfig, EsmForMaskedLM),
+    "modernbert": (ModernBertConfig, ModernBertForMaskedLM),
 }
 TABLES: dict[str, tuple[dict[str, Field], dict[str, Field]]] = {
     "glm": (GLM, GLM_BESIDE),
     "glm4": (GLM, GLM_BESIDE | {"model_type": honoured("glm")}),
     "bert": (BERT, BERT_BESIDE),
+    "roberta": (ROBERTA, BERT_BESIDE),
+    "xlm-roberta": (ROBERTA, BERT_BESIDE),
+    "camembert": (ROBERTA, BERT_BESIDE),
+    "distilbert": (DISTILBERT, {**BESIDE, "model_type": refused("electra"), "pruned_heads": refused({"0": [1]})}),
+    "esm": (ESM, {**BESIDE, "model_type": refused("electra"), "pruned_heads": refused({"0": [1]})}),
+    "modernbert": (MODERNBERT, MODERNBERT_BESIDE),
 }
 ENTRIES = [(name, field) for name, tables in TABLES.items() for table in tables for field in table]
 
@@ -183,7 +335,8 @@ def logprobs(name: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]
     if weights is not None:
         model.load_state_dict(weights)
     with torch.inference_mode():
-        logits = model(input_ids=torch.arange(3, 23)[None], use_cache=False)[0]
+        cache = {"use_cache": False} if name.startswith("glm") else {}
+        logits = model(input_ids=torch.arange(3, 23)[None], **cache)[0]
     return torch.log_softmax(logits.float(), -1), model.state_dict()
 
 
@@ -217,7 +370,8 @@ def test_a_field_does_what_the_table_says(name: str, field: str) -> None:
 @pytest.mark.parametrize(("name", "field"), [(n, f) for n, f in ENTRIES if f in TABLES[n][0]])
 def test_a_field_that_is_left_out_is_transformers_default_or_missed(name: str, field: str) -> None:
     base = BASES[name]
-    default = CLASSES[name][0]().to_dict().get(field)
+    # As many layers as the default has, which are not the base's.
+    default = None if field == "layer_types" else CLASSES[name][0]().to_dict().get(field)
     bare = {key: value for key, value in base.items() if key != field}
     ours = outcome(bare)
     if isinstance(ours, str):
@@ -250,11 +404,17 @@ ORIGINAL = {
     "model_type": "chatglm", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "ffn_hidden_size": 40,
     "padded_vocab_size": 32, "seq_length": 32, "multi_query_group_num": 2, "kv_channels": 8,
 }  # fmt: skip
+PROTEIN = {
+    "model_type": "ProteinGLM", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "kv_channels": 8,
+    "ffn_hidden_size": 40, "padded_vocab_size": 64, "seq_length": 32, "is_causal": False,
+}  # fmt: skip
 OTHERS = {
     "glm": {"model_type": "glm", **V1},
     "chatglm": {"model_type": "chatglm", **V1},
     "glm-130b": {"model_type": "glm-130b", **V1, "inner_hidden_size": 40},
     "original": ORIGINAL,
+    "chatglm2": ORIGINAL | {"eos_token_id": 2},
+    "proteinglm": PROTEIN,
 }
 
 
@@ -274,6 +434,18 @@ OTHERS = {
         ("original", "multi_query_attention", False),
         ("original", "apply_residual_connection_post_layernorm", True), ("original", "original_rope", False),
         ("original", "pre_seq_len", 128), ("original", "rope_scaling", {"type": "yarn", "factor": 4.0}),
+        ("original", "interleaved_qkv", True), ("original", "rotary_percent", 1.0),
+        # configuration_chatglm.py of ChatGLM2-6B, ChatGLM3-6B and CodeGeeX2-6B
+        ("chatglm2", "rmsnorm", False), ("chatglm2", "post_layer_norm", False), ("chatglm2", "interleaved_qkv", True),
+        ("chatglm2", "apply_residual_connection_post_layernorm", True), ("chatglm2", "multi_query_attention", False),
+        ("chatglm2", "original_rope", False), ("chatglm2", "rotary_percent", 1.0), ("chatglm2", "pre_seq_len", 128),
+        ("chatglm2", "rope_ratio", 16), ("chatglm2", "rope_scaling", {"type": "yarn", "factor": 4.0}),
+        # configuration_proteinglm.py
+        ("proteinglm", "deepnorm", False), ("proteinglm", "rmsnorm", True), ("proteinglm", "post_layer_norm", False),
+        ("proteinglm", "glu_activation", "swiglu"), ("proteinglm", "add_bias_linear", False),
+        ("proteinglm", "moe", True),
+        ("proteinglm", "multi_query_attention", True), ("proteinglm", "rotary_embedding_2d", True),
+        ("proteinglm", "untie_head", True), ("proteinglm", "rope_scaling", {"type": "yarn", "factor": 4.0}),
     ],
 )  # fmt: skip
 def test_what_the_original_s_configurations_can_say_is_refused_where_it_is_not_computed(
@@ -282,3 +454,55 @@ def test_what_the_original_s_configurations_can_say_is_refused_where_it_is_not_c
     architecture(OTHERS[name])
     with pytest.raises(CheckpointError, match=field):
         architecture(OTHERS[name] | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("chatglm2", "padded_vocab_size", 64), ("chatglm2", "multi_query_group_num", 4),
+        ("chatglm2", "kv_channels", 16),
+        ("chatglm2", "ffn_hidden_size", 48), ("chatglm2", "layernorm_epsilon", 1e-3), ("chatglm2", "seq_length", 16),
+        ("chatglm2", "add_qkv_bias", True), ("chatglm2", "add_bias_linear", True),
+        ("proteinglm", "padded_vocab_size", 128), ("proteinglm", "kv_channels", 16), ("proteinglm", "num_layers", 1),
+        ("proteinglm", "ffn_hidden_size", 48), ("proteinglm", "layernorm_epsilon", 1e-3),
+        ("proteinglm", "seq_length", 16),
+        ("proteinglm", "is_causal", True),
+    ],
+)  # fmt: skip
+def test_what_an_original_s_configuration_says_is_another_network(name: str, field: str, value: Any) -> None:
+    assert architecture(OTHERS[name] | {field: value}) != architecture(OTHERS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        # dtypes and the order of a product, which change nothing in float32, and what training drops
+        ("chatglm2", "fp32_residual_connection", True), ("chatglm2", "apply_query_key_layer_scaling", False),
+        ("chatglm2", "attention_softmax_in_fp32", False), ("chatglm2", "hidden_dropout", 0.5),
+        ("chatglm2", "attention_dropout", 0.5), ("chatglm2", "bias_dropout_fusion", False),
+        ("proteinglm", "fp32_residual_connection", True), ("proteinglm", "apply_query_key_layer_scaling", False),
+        ("proteinglm", "use_pytorch_sdpa", False), ("proteinglm", "attention_dropout", 0.5),
+        # deepnorm sets it to true
+        ("proteinglm", "apply_residual_connection_post_layernorm", False),
+    ],
+)  # fmt: skip
+def test_what_changes_no_number_of_an_original_is_passed_over(name: str, field: str, value: Any) -> None:
+    assert architecture(OTHERS[name] | {field: value}) == architecture(OTHERS[name])
+
+
+@pytest.mark.parametrize(
+    ("fields", "family"),
+    [
+        ({"eos_token_id": 2}, "chatglm2"), ({"eos_token_id": [2, 64795, 64797]}, "chatglm2"),
+        ({"padded_vocab_size": 65024}, "chatglm2"), ({"eos_token_id": [151329, 151336, 151338]}, "glm-4"),
+        ({"padded_vocab_size": 151552}, "glm-4"), ({"eos_token_id": 151329, "padded_vocab_size": 65024}, "glm-4"),
+    ],
+)  # fmt: skip
+def test_chatglm2_and_glm_4_are_told_apart_by_how_texts_end(fields: dict[str, Any], family: str) -> None:
+    assert family_of(Config(ORIGINAL | fields)).name == family
+
+
+@pytest.mark.parametrize("kind", ["ProteinGLM", "ProteinPGLM", "xTrimoPGLM"])
+@pytest.mark.parametrize(("causal", "family"), [(False, "proteinglm"), (True, "proteinglm-clm"), (None, "proteinglm")])
+def test_proteinglm_has_had_three_names(kind: str, causal: bool | None, family: str) -> None:
+    assert family_of(Config(PROTEIN | {"model_type": kind, "is_causal": causal})).name == family

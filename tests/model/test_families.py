@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import models, pre_tokenizers
 from torch import Tensor
 
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.events import ResultDone
-from engine.requests import Fill, Mask, Score, Segments
+from engine.requests import Fill, Mask, Sampling, Score, Segments
 from model.calibration import windows
 from model.checkpoint import Checkpoint, Description, load, matrices
 from model.config import CheckpointError, Config
@@ -30,15 +32,17 @@ from model.sharding import cuts
 from model.storage import Storage
 from model.synth import Synthetic, of_preset, write_synthetic
 from model.tokenizer import Tokenizer
+from model.tokenizers.byte_level import byte_alphabet
 from model.tokenizers.word_pieces import WordPieces
 from quant.packing import unpack_nibbles
 from quant.registry import build
 from quant.usage import UsageError
 from tests.answers import wire
 from tests.conftest import WORDS
-from tests.model.tokenizers.conftest import RESIDUES
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
+from tests.model.tokenizers.conftest import RESIDUES
 
+ESM_TOKENS = [*["<cls>", "<pad>", "<eos>", "<unk>"], *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
 CONFIGS: dict[str, dict[str, Any]] = {
     "glm": {
@@ -85,6 +89,31 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "intermediate_size": 128, "vocab_size": 32, "max_position_embeddings": 64,
     },
+    "roberta": {
+        "model_type": "roberta", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 288, "max_position_embeddings": 66, "type_vocab_size": 1,
+    },
+    "xlm-roberta": {
+        "model_type": "xlm-roberta", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 64, "max_position_embeddings": 66, "type_vocab_size": 1,
+    },
+    "camembert": {
+        "model_type": "camembert", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 72, "max_position_embeddings": 66, "type_vocab_size": 1,
+    },
+    "distilbert": {
+        "model_type": "distilbert", "n_layers": 2, "dim": 64, "n_heads": 4, "hidden_dim": 128, "vocab_size": 32,
+        "max_position_embeddings": 64,
+    },
+    "esm2": {
+        "model_type": "esm", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 33, "max_position_embeddings": 64, "pad_token_id": 1,
+        "position_embedding_type": "rotary", "mask_token_id": 32, "token_dropout": True,
+    },
+    "modernbert": {
+        "model_type": "modernbert", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 288, "max_position_embeddings": 64, "local_attention": 8,
+    },
 }  # fmt: skip
 
 
@@ -130,7 +159,7 @@ def logprobs(checkpoint: Checkpoint) -> Tensor:
     """Of a made-up sequence, part B from the seventh token on."""
     a = checkpoint.model.architecture
     token_ids = torch.randint(a.vocab_size, (14,), generator=torch.Generator().manual_seed(1))
-    blocks = torch.tensor([0] * 6 + [min(n, 1 if a.residual == "post" else 9) for n in range(1, 9)])
+    blocks = torch.tensor([0] * 6 + [min(n, a.block_rows - 1 if a.block_rows else 9) for n in range(1, 9)])
     return whole(checkpoint.model, Case(token_ids, torch.arange(14), blocks, 6, torch.empty(0)))
 
 
@@ -182,9 +211,24 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     (residues / "tokenizer.model").write_bytes(RESIDUES)
     words = tmp_path_factory.mktemp("words")
     (words / "vocab.txt").write_text("\n".join(BERT_WORDS))
+    roberta = tmp_path_factory.mktemp("roberta")
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *byte_alphabet(), "<mask>"]
+    (roberta / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+    (roberta / "merges.txt").write_text("#version: 0.2\n")
+    unigrams = tmp_path_factory.mktemp("unigrams")
+    (unigrams / "sentencepiece.bpe.model").write_bytes((ice / "ice_text.model").read_bytes())
+    amino_acids = tmp_path_factory.mktemp("amino_acids")
+    (amino_acids / "vocab.txt").write_text("\n".join(ESM_TOKENS))
+    modern = tmp_path_factory.mktemp("modern")
+    made = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(byte_alphabet())}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]", tokenizers.AddedToken("[MASK]", lstrip=True)])
+    made.save(str(modern / "tokenizer.json"))
     return {
-        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks, "glm-4-hf": ranks,
-        "glm-4-0414": ranks, "bert": words, "proteinglm": residues, "proteinglm-clm": residues,
+        "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks,
+        "glm-4-hf": ranks, "glm-4-0414": ranks, "bert": words, "proteinglm": residues, "proteinglm-clm": residues,
+        "roberta": roberta, "xlm-roberta": unigrams, "camembert": unigrams, "distilbert": words, "esm2": amino_acids,
+        "modernbert": modern,
     }  # fmt: skip
 
 
@@ -468,7 +512,8 @@ class TestTraps:
         assert default == {
             "glm": "append", "glm-130b": "reencode", "chatglm": "reencode", "chatglm2": "reencode",
             "glm-4": "reencode", "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel",
-            "proteinglm": "parallel", "proteinglm-clm": "reencode",
+            "proteinglm": "parallel", "proteinglm-clm": "reencode", "roberta": "parallel", "xlm-roberta": "parallel",
+            "camembert": "parallel", "distilbert": "parallel", "esm2": "parallel", "modernbert": "parallel",
         }  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -501,6 +546,19 @@ class TestTraps:
         assert plain["logprob"] == pytest.approx(sum(span["token_logprobs"]), abs=1e-6)
         assert ended["logprob"] == pytest.approx(plain["logprob"] + span["end_logprob"], abs=1e-6)
         assert ended["num_tokens"] == plain["num_tokens"] + 1
+
+    @pytest.mark.parametrize("name", ["chatglm2", "glm-4", "proteinglm-clm"])
+    def test_a_causal_model_s_fill_goes_on_from_the_text(
+        self, engine: Callable[[str], Engine], tokenizers: dict[str, Tokenizer], name: str
+    ) -> None:
+        """A vocabulary's space before a text is none of the fill's, and a space that the fill begins with is kept."""
+        running, tokenizer = engine(name), tokenizers[name]
+        for text in ("MKVL", "MK VL\n", "MKV  "):
+            events = running.run(Fill((segments(f"{text}[gMASK]"),), max_tokens=(6,), sampling=Sampling(2.0, seed=1)))
+            (result,) = (wire(event.result) for event in events if isinstance(event, ResultDone))
+            (blank,) = result["blanks"]
+            whole = tokenizer.decode([*tokenizer.encode(text), *blank["token_ids"]])
+            assert whole == tokenizer.decode(tokenizer.encode(text)) + blank["text"]
 
     def test_12_the_first_of_two_int4_numbers_is_in_the_high_nibble(self) -> None:
         assert unpack_nibbles(torch.tensor([[0x2F, -0x6D]], dtype=torch.int8)).tolist() == [[2, -1, -7, 3]]

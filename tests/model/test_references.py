@@ -28,7 +28,7 @@ from quant.schemes.int8 import Int8
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = (
     "glm_sat", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "bert", "proteinglm_mlm",
-    "proteinglm_clm",
+    "proteinglm_clm", "roberta", "distilbert", "esm2", "modernbert",
 )  # fmt: skip
 # The references' softmax and ours sum in other orders; another GELU, or a bias forgotten, is off by far more.
 TOLERANCE = 1e-4

@@ -22,6 +22,7 @@ from model.families.glm import GLM_NAMING
 from model.families.glm4 import GLM4_HF_NAMING
 from model.naming import Naming
 from model.pickle_file import PickleFile
+from model.sharding import Slice
 from model.storage import Storage
 from model.weights import Weights
 
@@ -259,7 +260,8 @@ class TestIndex:
     def test_a_missing_shard(self, folder: Path) -> None:
         path = folder / "pytorch_model-00002-of-00002.bin"
         path.unlink()
-        assert refusal(folder) == f"{path}: no such file"
+        index = folder / "pytorch_model.bin.index.json"
+        assert refusal(folder) == f"{index}: names {path.name}, not in the folder"
 
     @pytest.mark.parametrize("file", ["../a.bin", "/a.bin", "a/b.bin", "..", ".", "", 3, None])
     def test_a_file_outside_the_folder(self, folder: Path, file: object) -> None:
@@ -396,3 +398,34 @@ class TestPublishedQuantization:
         save_pickle(tmp_path, tensors())
         (tmp_path / "config.json").write_text('{"quantization_bit": 0}')
         assert Weights(tmp_path).storage is None
+
+    @pytest.mark.parametrize(
+        ("kinds", "joined"),
+        [
+            ((torch.float16, torch.float16, torch.float32), torch.float32),
+            ((torch.float16, torch.bfloat16, torch.float16), torch.float32),
+            ((torch.bfloat16, torch.bfloat16, torch.float64), torch.float64),
+        ],
+    )
+    def test_parts_of_several_dtypes_have_the_one_that_holds_all(
+        self, tmp_path: Path, kinds: tuple[torch.dtype, ...], joined: torch.dtype
+    ) -> None:
+        path, name = "model.layers.0.self_attn", "transformer.layers.0.attention.query_key_value.weight"
+        parts = [torch.randn(8, 4, generator=torch.Generator().manual_seed(n)).to(kinds[n]) for n in range(3)]
+        save_safetensors(tmp_path, {f"{path}.{part}_proj.weight": t for part, t in zip("qkv", parts, strict=True)})
+        weights = Weights(tmp_path, [GLM4_HF_NAMING])
+        whole = torch.cat([part.to(joined) for part in parts])
+        assert weights.entries[name] == ((24, 4), joined)
+        assert torch.equal(weights.read(name), whole)
+        for cut in (Slice(0, ((2, 3),)), Slice(0, ((4, 8), (17, 2))), Slice(1, ((1, 2),))):
+            read = weights.read(name, cut)
+            assert read.dtype == joined
+            assert torch.equal(read, cut.of(whole))
+
+    def test_parts_of_floats_and_integers(self, tmp_path: Path) -> None:
+        path = "model.layers.0.self_attn"
+        kinds = {"q": torch.float16, "k": torch.int8, "v": torch.float16}
+        save_safetensors(
+            tmp_path, {f"{path}.{part}_proj.weight": torch.zeros(8, 8, dtype=kinds[part]) for part in "qkv"}
+        )
+        assert f"{path}.k_proj.weight is [8, 8] torch.int8" in refusal(tmp_path, GLM4_HF_NAMING)

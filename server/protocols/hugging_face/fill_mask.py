@@ -1,6 +1,7 @@
 """Fill-mask: the most probable candidates for each mask of a text, with their probabilities.
 
-For BERT what transformers' pipeline gives. Of several masks each has its own list, as there, and a candidate's
+For masked language models what transformers' pipeline gives. A mask is `[MASK]`, or as the model's own tokenizer spells
+it (`<mask>`). Of several masks each has its own list, as there, and a candidate's
 `sequence` has the best candidates in the other masks and no special tokens: a text that can be read. A GLM's candidate
 is a whole span, its `token` the first of it, its score the probability of the span with its end.
 """
@@ -49,11 +50,11 @@ async def fill_mask(request: Request, service: Service, raw: dict[str, Any], ask
     work = replace(body.fill(limits, engine.card, await _choices(body, engine)), adapter=adapter)
     results, _ = await complete(service, request, submit(service, request, work, f"mask-{uuid4().hex}", NAMES))
     fills = [result for result in results if isinstance(result, FillResult)]
-    answers = []
+    answers, texts = [], body.texts(engine.card)
     for number, same in groupby(fills, key=lambda result: result.input_index):
         found = _candidates(list(same), body)
         write = _written_by_pieces if engine.card.masked else _written_by_spans
-        rows = await write(body.texts[number], found, engine)
+        rows = await write(texts[number], found, engine)
         answers.append(rows[0] if len(rows) == 1 else rows)
     return Answer(answers if isinstance(body.inputs, list) else answers[0])
 
@@ -99,7 +100,9 @@ async def _written_by_pieces(text: Segments, found: list[list[Candidate]], engin
             whole = [*ids[:place], candidate.token, *ids[place + 1 :]]
             alone = [candidate.token]
             # A special token has no text, only a name.
-            shown = await engine.detokenize(alone, sentence=True) or await engine.detokenize(alone, special=True)
+            shown = await engine.detokenize(alone, sentence=True)
+            if not shown:
+                shown = engine.card.mask_token if alone == [mask] else await engine.detokenize(alone, special=True)
             row.append(_element(candidate, shown, await engine.detokenize(whole, sentence=True)))
         rows.append(row)
     return rows

@@ -1,7 +1,8 @@
 """`POST /` and `POST /models/{name}`: what Hugging Face's clients ask of an endpoint, fill-mask or text generation.
 
-Both have the same path and the same two fields, and nothing says which is meant: a text with a mask is fill-mask's, any
-other is text generation's. A body with a field that only one of them has is that one's.
+Both have the same path and the same two fields. A body with a field that only text generation has is its own: its
+clients always send `stream`. Any other body is fill-mask's, whose clients send `top_k` and `targets` or nothing: a text
+without a mask is an error then, as in transformers' pipeline, since these clients cannot read any other answer.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from engine.events import ModelCard
-from server.exchange.bodies import MASKS, names
+from server.exchange.bodies import names
 from server.exchange.service import Service, service_of
 from server.exchange.takes import takes
 from server.protocols.hugging_face.asking import Asking
@@ -35,7 +35,7 @@ router = APIRouter(tags=["clients"])
 
 @router.post(PATH, openapi_extra=takes(FillMaskRequest, TextGenerationRequest))
 async def root(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
-    """Hugging Face's fill-mask for a text with a mask, else its text generation."""
+    """Hugging Face's fill-mask; text generation for a body with `stream` or one of its parameters."""
     return await _answer(request, service, PATH, None)
 
 
@@ -47,18 +47,14 @@ async def model(name: str, request: Request, service: Annotated[Service, Depends
 
 async def _answer(request: Request, service: Service, route: str, name: str | None) -> Response:
     raw = await read_object(request, service.settings.body_seconds)
-    if is_fill_mask(raw, service.engine.card):
+    if is_fill_mask(raw):
         request.state.error_body = mask_error_body
         return await fill_mask(request, service, raw, Asking(route, name))
     return await generate(request, service, raw, Asking(route, name, in_list=True))
 
 
-def is_fill_mask(raw: Mapping[str, Any], card: ModelCard) -> bool:
+def is_fill_mask(raw: Mapping[str, Any]) -> bool:
     """Whether a body is fill-mask's."""
-    inputs, parameters = raw.get("inputs"), raw.get("parameters")
+    parameters = raw.get("parameters")
     given = {k for k, v in parameters.items() if v is not None} if isinstance(parameters, dict) else set()
-    if raw.get("stream") is not None or given & GENERATION:
-        return False
-    if isinstance(inputs, list) or "targets" in given or card.masked:
-        return True
-    return isinstance(inputs, str) and MASKS.search(inputs) is not None
+    return raw.get("stream") is None and not given & GENERATION

@@ -45,10 +45,9 @@ class FillMaskRequest(Lenient):
     inputs: Text
     parameters: Annotated[FillMaskParameters, Field(default_factory=FillMaskParameters)]
 
-    @property
-    def texts(self) -> tuple[Segments, ...]:
-        """The texts with their masks set apart."""
-        return tuple(split(text) for text in many(self.inputs))
+    def texts(self, card: ModelCard) -> tuple[Segments, ...]:
+        """The texts with their masks set apart, which may be spelled as the model's own tokenizer does."""
+        return tuple(split(text.replace(card.mask_token, "[MASK]")) for text in many(self.inputs))
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -58,13 +57,15 @@ class FillMaskRequest(Lenient):
     def fill(self, limits: Limits, card: ModelCard, choices: tuple[str | Tokens, ...]) -> Fill:
         """The request for the engine, with what the targets are for it. Raises RequestError for what is over a limit
         and a text without a mask."""
-        texts, top_k = self.texts, self.parameters.top_k
+        texts, top_k = self.texts(card), self.parameters.top_k
         at_most("inputs", len(texts), limits.inputs, "texts")
         at_most("targets", len(self.targets), limits.choices, "strings")
         for number, text in enumerate(texts):
             with member("input", number, len(texts)):
                 if not count_blanks(text):
-                    raise RequestError(f"inputs has no mask; this model has {', '.join(card.masks)}", "inputs")
+                    known = ", ".join(dict.fromkeys((*card.masks, card.mask_token)))
+                    message = f"no mask token ({known}) found in inputs; text generation is at /generate"
+                    raise RequestError(message, "inputs")
                 at_most("inputs", count_blanks(text), limits.blanks, "masks")
         at_most("top_k", sum(map(count_blanks, texts)) * top_k, MOST_CANDIDATES, "candidates for all masks")
         length = 1 if card.masked else most_tokens(None, limits, card)

@@ -99,6 +99,12 @@ class Prediction(SamplingFields, Refused):  # type: ignore[misc, valid-type]
         for name, others in ALIASES.items():
             found = next((given[other] for other in (name, *others) if other in given), None)
             given |= {} if found is None else {name: found}
+        # As in llama.cpp an empty stop string is none.
+        match given.get("stop"):
+            case "":
+                del given["stop"]
+            case list(stops):
+                given["stop"] = [stop for stop in stops if stop != ""]
         return given
 
     def num_tokens(self, limits: Limits, card: ModelCard) -> int:

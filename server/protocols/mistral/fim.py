@@ -15,6 +15,7 @@ from server.exchange.blank_rules import ruled, warned
 from server.exchange.bodies import names
 from server.exchange.exchange import complete, submit
 from server.exchange.named_adapter import named_adapter
+from server.exchange.nothing import nothing
 from server.exchange.service import Service, service_of
 from server.exchange.streaming import EventStream, Stream, data
 from server.exchange.takes import takes
@@ -44,7 +45,10 @@ async def fim(request: Request, service: Annotated[Service, Depends(service_of)]
     work = ruled(service, request, replace(body.fill(settings.limits, engine.card), adapter=adapter), editor=True)
     work_id = f"fim-{uuid4().hex}"
     head = {"id": work_id, "created": int(time.time()), "model": adapter or engine.card.name, **warned(request)}
-    events = submit(service, request, work, work_id, NAMES)
+    if body.max_tokens == 0:
+        events = nothing(work, engine, work_id, NAMES)
+    else:
+        events = submit(service, request, work, work_id, NAMES)
     if body.stream:
         return EventStream(service, Stream(events, Chunks(head, work.logprobs is not None), request.state.request_id))
     (result,), done = await complete(service, request, events)

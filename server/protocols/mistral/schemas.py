@@ -6,7 +6,7 @@ from pydantic import Field
 
 from engine.events import ModelCard
 from engine.requests import Fill
-from server.exchange.bodies import INT32, Number, Positive, String, at_most
+from server.exchange.bodies import INT32, Number, String, at_most
 from server.exchange.prompt import most_tokens, part_a
 from server.exchange.refusals import check_refused, refusing
 from server.exchange.sampling import SamplingFields
@@ -24,7 +24,7 @@ class FimRequest(SamplingFields, Refused):  # type: ignore[misc, valid-type]
     model: String | None = None
     prompt: String
     suffix: String | None = None
-    max_tokens: Positive | None = None
+    max_tokens: Number | None = None
     min_tokens: Number = 0
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.3  # what Mistral's models list says of Codestral
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0

@@ -79,6 +79,7 @@ def _entry(card: ModelCard, adapters: list[str], limits: Limits) -> dict[str, An
             "suffix": "[MASK]" in card.masks,
             "echo": not card.masked,
             "masks": card.masks,
+            "mask_token": card.mask_token,
             "strategy": card.strategies[0],
             "strategies": card.strategies,
             "choices": True,

@@ -32,7 +32,7 @@ async def version() -> Answer:
 
 @router.get("/api/tags")
 async def tags(service: Annotated[Service, Depends(service_of)]) -> Answer:
-    """The model, and each adapter as a model of its own."""
+    """The model under each of its names, and each adapter as a model of its own."""
     return Answer({"models": _models(service)})
 
 
@@ -71,17 +71,17 @@ async def show(request: Request, service: Annotated[Service, Depends(service_of)
 def _models(service: Service) -> list[dict[str, Any]]:
     card = service.engine.card
     adapters = service.engine.adapters
-    return [_model(card, None, card.created), *(_model(card, adapter.name, adapter.created) for adapter in adapters)]
+    own = [_model(card, name, None, card.created) for name in card.names]
+    return [*own, *(_model(card, adapter.name, adapter.name, adapter.created) for adapter in adapters)]
 
 
-def _model(card: ModelCard, adapter: str | None, created: int) -> dict[str, Any]:
-    name = adapter or card.name
+def _model(card: ModelCard, name: str, adapter: str | None, created: int) -> dict[str, Any]:
     told = f"{name} {card.name} {card.quant} {card.quant_head} {card.num_parameters}"
     return {
         "name": name,
         "model": name,
         "modified_at": timestamp(created),
-        "size": 0,  # not known here
+        "size": card.weight_bytes,
         "digest": hashlib.sha256(told.encode()).hexdigest(),
         "details": _details(card, adapter),
     }

@@ -7,7 +7,7 @@ tokens are scored, and the generated text continues them; `engine.jobs.prompts` 
 import math
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Annotated, Any
@@ -16,16 +16,17 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from engine.answers import EMPTY, FillResult, Usage
+from engine.answers import FillResult
 from engine.client import EngineClient
-from engine.events import BlankDone, Done, ModelCard, ResultDone
-from engine.requests import Fill, RequestError, member
+from engine.events import ModelCard
+from engine.requests import RequestError, member
 from server.exchange.blank_rules import ruled, warned
 from server.exchange.bodies import names
 from server.exchange.estimate import AROUND
-from server.exchange.exchange import Events, complete, submit
+from server.exchange.exchange import complete, submit
 from server.exchange.named_adapter import named_adapter
-from server.exchange.prompt import prompt_text, readings
+from server.exchange.nothing import nothing
+from server.exchange.prompt import prompt_text
 from server.exchange.service import Service, service_of
 from server.exchange.streaming import EventStream, Stream
 from server.exchange.takes import takes
@@ -70,7 +71,7 @@ async def completions(request: Request, service: Annotated[Service, Depends(serv
     if is_work:
         events = submit(service, request, work, work_id, engine_names)
     else:
-        events = _nothing(work, engine, work_id, engine_names)
+        events = nothing(work, engine, work_id, engine_names)
     if body.stream:
         return EventStream(service, Stream(events, CompletionEvents(body, texts, head), request.state.request_id))
     results, done = await complete(service, request, events)
@@ -98,16 +99,6 @@ async def _truncated(body: CompletionRequest, engine: EngineClient) -> Completio
         cut = list(ids[-limit:] if body.truncation_side == "left" else ids[:limit])
         prompts.append(prompt if is_text and len(cut) == len(ids) else cut)
     return body.model_copy(update={"prompt": prompts, "truncate_prompt_tokens": None})
-
-
-async def _nothing(work: Fill, engine: EngineClient, work_id: str, engine_names: Mapping[str, str]) -> Events:
-    """The events of a request for no tokens: the prompts are read and counted, and empty texts follow them."""
-    count = sum(read.num_tokens for read in await readings(work, engine, engine_names))
-    for index in range(len(work.inputs) * work.n):
-        input_index = index // work.n
-        yield BlankDone(work_id, index, input_index, EMPTY)
-        yield ResultDone(work_id, FillResult(index, input_index, "", 0.0, [EMPTY]))
-    yield Done(work_id, Usage(prompt_tokens=count, total_tokens=count))
 
 
 def _best(results: list[FillResult], asked: Asked) -> list[FillResult]:

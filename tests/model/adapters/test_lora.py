@@ -44,7 +44,7 @@ def logits(model: Network, adapters: HeldAdapters | None = None, number: int = 0
 class Flat(DenseAttention):
     """Of one text, [num_tokens, heads, head_dim]: rows as the runner packs them."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None = None) -> Tensor:
         return super().__call__(layer, q[None], k[None], v[None])[0]
 
 

@@ -54,7 +54,7 @@ class Behind(DenseAttention):
         self.prefix = numbers.view(len(numbers), a.num_layers, 2, a.num_key_value_heads, a.head_dim)
         super().__init__(torch.cat([torch.ones(*mask.shape[:-1], len(numbers), dtype=torch.bool), mask], dim=-1))
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None = None) -> Tensor:
         k = torch.cat([self.prefix[None, :, layer, 0], k], dim=1)
         v = torch.cat([self.prefix[None, :, layer, 1], v], dim=1)
         return super().__call__(layer, q, k, v)

@@ -33,7 +33,7 @@ def metadata(name: str) -> dict[str, Any]:
 
 
 def folder_of(name: str, folder: Path, **changes: Any) -> Path:
-    """The folder that a golden was made of. `changes` are fields of its `quantization_config`, None to leave one out."""
+    """The folder that a golden was made of. `changes` are fields of its `quantization_config`; None leaves one out."""
     facts = metadata(name)
     config = facts["config"]
     quantization = config["quantization_config"] | changes

@@ -30,7 +30,7 @@ LEFT_OUT = "; the folder's quantization of activations is left out"
 TOLD = {
     "ao_int8": "torchao: kept as int8",
     "ao_int8_dynamic": f"torchao: kept as int8{LEFT_OUT}",
-    "ao_int8_g32": "torchao: 8-bit codes converted to int8; " + SMALLER,
+    "ao_int8_g32": "torchao: kept as int8 in groups of 32",
     "ao_intx4": "torchao: kept as int4 in groups of 32",
     "awq_g128": "AWQ: 4-bit codes with zeros converted to int8; " + SMALLER,
     "awq_g32": "AWQ: 4-bit codes with zeros converted to int8; " + SMALLER,
@@ -48,13 +48,13 @@ TOLD = {
     "ct_w4a16_g32": "compressed-tensors: kept as int4 in groups of 32",
     "ct_w4a16_g64": "compressed-tensors: kept as int4 in groups of 64",
     "ct_w8a16_channel": "compressed-tensors: kept as int8",
-    "ct_w8a16_g32": "compressed-tensors: 8-bit codes converted to int8; " + SMALLER,
+    "ct_w8a16_g32": "compressed-tensors: kept as int8 in groups of 32",
     "ct_w8a8": f"compressed-tensors: kept as int8{LEFT_OUT}",
     "ct_w8a8_asymmetric": "compressed-tensors: 8-bit codes converted to int8; " + SMALLER + LEFT_OUT,
     "ct_w8a8_static": f"compressed-tensors: kept as int8{LEFT_OUT}",
-    "gptq_8bit_act_order": "GPTQ: 8-bit codes converted to int8; " + SMALLER,
+    "gptq_8bit_act_order": "GPTQ: 8-bit codes in act-order converted to int8; " + SMALLER,
     "gptq_8bit_rows": "GPTQ: kept as int8",
-    "gptq_act_order": "GPTQ: 4-bit codes converted to int8; " + SMALLER,
+    "gptq_act_order": "GPTQ: 4-bit codes in act-order converted to int8; " + SMALLER,
     "gptq_asymmetric": "GPTQ: 4-bit codes converted to int8; " + SMALLER,
     "gptq_g128": "GPTQ: kept as int4 in groups of 128",
     "gptq_g32": "GPTQ: kept as int4 in groups of 32",
@@ -102,7 +102,7 @@ def logprobs(model: Network, ids: Tensor) -> Tensor:
 
 
 def test_every_golden_has_its_line() -> None:
-    assert NAMES == sorted(TOLD)
+    assert sorted(TOLD) == NAMES
 
 
 @pytest.mark.parametrize("folder", NAMES, indirect=True)
@@ -116,8 +116,9 @@ class TestNumbers:
     def test_dequantized_rows(self, folder: Path, request: pytest.FixtureRequest) -> None:
         """The same bits; of 8-bit rows bitsandbytes multiplies by 1 / 127, which is rounded, where we divide."""
         name = request.node.callspec.params["folder"]
-        assert (format := weights_of(folder).format) is not None
-        source = format.opened(folder)
+        form = weights_of(folder).format
+        assert form is not None
+        source = form.opened(folder)
         for module, ends in golden(name, "dequantized.").items():
             outputs = source.entries[f"{module}.weight"][0][0]
             found = source.read(f"{module}.weight", Slice(0, ((0, 1), (outputs - 1, 1))))
@@ -125,7 +126,8 @@ class TestNumbers:
 
     def test_what_is_told(self, folder: Path, request: pytest.FixtureRequest) -> None:
         weights = weights_of(folder)
-        assert (form := weights.format) is not None
+        form = weights.format
+        assert form is not None
         line = told(weights.matrices(), weights.chosen(folder, None, None, None), form.name, False, form.note(folder))
         assert line == TOLD[request.node.callspec.params["folder"]]
 

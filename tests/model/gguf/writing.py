@@ -52,21 +52,20 @@ class Written:
 
 
 def write(
-    path: Path, architecture: str = "glm4", kind: str = "Q4_0", seed: int = 0, others: dict[str, str] | None = None,
-    sizes: dict[str, Any] | None = None,
+    path: Path, architecture: str = "glm4", kind: str = "Q4_0", sizes: dict[str, Any] | None = None, **others: str
 ) -> Written:
-    """A file of an architecture whose matrices are of a kind; `others` has the kinds of some GGUF names or parts of
-    them."""  # fmt: skip
+    """A file of an architecture whose matrices are of a kind; `others` has the kinds of those whose GGUF name begins
+    with a word."""
     config: dict[str, Any] = SIZES | (sizes or {})
-    model = _random(architecture, config, seed)
+    model = _random(architecture, config)
     writer = gguf.GGUFWriter(str(path), architecture)
     _write_sizes(writer, architecture, config)
     write_tokenizer(writer, config["vocab_size"])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     state = model.state_dict()
     for name, tensor in state.items():
         own = gguf_name(name)
-        wanted = next((k for part, k in (others or {}).items() if part in own), kind)
+        wanted = next((k for part, k in others.items() if own.startswith(part)), kind)
         if tensor.dim() == 1:
             writer.add_tensor(own, tensor.numpy())
             continue
@@ -102,12 +101,12 @@ def encoded(tensor: Tensor, kind: gguf.GGMLQuantizationType, rng: np.random.Gene
     return raw.reshape(len(raw), -1)
 
 
-def _random(architecture: str, config: dict[str, Any], seed: int) -> torch.nn.Module:
+def _random(architecture: str, config: dict[str, Any]) -> torch.nn.Module:
     if architecture == "glm4":
         model: torch.nn.Module = Glm4ForCausalLM(Glm4Config(**config, attention_bias=False))
     else:
         model = GlmForCausalLM(GlmConfig(**config, attention_bias=True))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.data = 1 + 0.1 * noise if "norm" in name else 0.1 * noise

@@ -23,7 +23,18 @@ GLM4_SPECIAL = (
 )  # fmt: skip
 # ProteinGLM's published tokenizer.model, 112 bytes.
 RESIDUES = "\n".join(
-    ["<pad>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<mask>", "<gmask>", "<smask>", "<eod>", "<sop>", "<eop>", "<eos>", "<unk>"]
+    [
+        "<pad>",
+        *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+        "<mask>",
+        "<gmask>",
+        "<smask>",
+        "<eod>",
+        "<sop>",
+        "<eop>",
+        "<eos>",
+        "<unk>",
+    ]
 ).encode()
 Original = Callable[..., Path]
 Read = Callable[..., Tokenizer]

@@ -391,7 +391,9 @@ class TestChatGLM2:
         assert list(tokenizer.text_ids()) == list(range(3, first))
         assert not tokenizer.mask_strips
 
-    @pytest.mark.parametrize("text", ["a\nb", "\ta", "  a", " ", "x\n    y\n\tz", "船\U0001fae0\n", "a" + " " * 99 + "b"])
+    @pytest.mark.parametrize(
+        "text", ["a\nb", "\ta", "  a", " ", "x\n    y\n\tz", "船\U0001fae0\n", "a" + " " * 99 + "b"]
+    )
     def test_white_space_and_unknown_characters_come_back(self, read: Read, text: str) -> None:
         tokenizer = read("chatglm2", "chatglm2")
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -426,7 +428,9 @@ class TestResidues:
         assert masked.ends == ()
         assert causal.ends == (34, 33)
 
-    @pytest.mark.parametrize("text", ["MKV LL", "M\nK", " MK ", "mkv", "MKvaVJJ", "M k k V", "M船K", "MK-.XBUZO", "", "J" * 9])
+    @pytest.mark.parametrize(
+        "text", ["MKV LL", "M\nK", " MK ", "mkv", "MKvaVJJ", "M k k V", "M船K", "MK-.XBUZO", "", "J" * 9]
+    )
     def test_as_transformers_reads_such_a_vocabulary(self, read: Read, tmp_path: Path, text: str) -> None:
         """Its EsmTokenizer has a token a line too, and splits a text at the tokens of its file."""
         (tmp_path / "vocab.txt").write_bytes(RESIDUES)
@@ -440,10 +444,14 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:e7dc\nsize 101837
 @pytest.mark.parametrize(
     ("family", "held", "named"),
     [
-        ("glm-4", "chatglm2", r"is a sentencepiece model; this model's has in each line a piece in base64 and its rank"),
+        (
+            "glm-4",
+            "chatglm2",
+            r"is a sentencepiece model; this model's has in each line a piece in base64 and its rank",
+        ),
         ("chatglm2", "glm4-ranks", r"is a vocabulary of GLM-4's kind .*; this model's is a sentencepiece model"),
-        ("glm-4", LFS, "is a Git LFS pointer instead of the file"),
-        ("chatglm2", LFS, "is a Git LFS pointer instead of the file"),
+        ("glm-4", LFS, "a Git LFS pointer, not the file"),
+        ("chatglm2", LFS, "a Git LFS pointer, not the file"),
         ("chatglm2", b"", "is empty; this model's is a sentencepiece model"),
         ("chatglm2", "residues", r"is a vocabulary of ProteinGLM's kind .*; this model's is a sentencepiece model"),
         ("proteinglm", "chatglm2", "is a sentencepiece model; this model's has in each line a token"),

@@ -116,7 +116,7 @@ def test_cards_of_one_s_own(tmp_path: Path) -> None:
         (("glm-130b",), 2, "--gpus"),
         (("glm-130b", "--gpus", "4xRTX9"), 2, "no card 'RTX9'; the cards are RTX3090"),
         (("glm-130b", "--gpus", ""), 2, "not a list of devices"),
-        (("nothing", "--gpus", "T4"), 1, "no such folder, and no preset 'nothing'; there are"),
+        (("nothing", "--gpus", "T4"), 1, "--download fetches it from the hub; no preset of this name, there are"),
         (("glm-10b", "--gpus", "T4", "--preset", "glm-10b"), 1, "glm-10b is a preset itself"),
         (("model", "--gpus", "T4", "--preset", "glm-99b"), 1, "no preset 'glm-99b'"),
         (("model", "--gpus", "T4"), 1, "model/config.json: no such file"),

@@ -239,6 +239,7 @@ def test_a_late_failure_is_an_error_that_the_client_raises(client, engine, crash
         ({"logprobs": -1}, "logprobs"),
         ({"stop": ["a"] * 33}, "stop"),
         ({"stop": [""]}, "stop.0"),
+        ({"stop": ""}, "stop"),
         ({"presence_penalty": 2.1}, "presence_penalty"),
         ({"frequency_penalty": -2.1}, "frequency_penalty"),
         ({"logit_bias": {"x": 1}}, "logit_bias.x.[key]"),

@@ -452,3 +452,9 @@ def test_the_properties_are_those_of_a_completion(client):
     assert (params["temperature"], params["top_k"], params["n_predict"]) == (0.8, 40, 512)
     assert (props["default_generation_settings"]["n_ctx"], props["model_path"]) == (512, "demo")
     assert (props["chat_template"], props["bos_token"], props["eos_token"]) == ("", "<sop>", "<eop>")
+
+
+@pytest.mark.parametrize(("given", "stop"), [("", ()), ([""], ()), (["", "a"], ("a",))])
+def test_an_empty_stop_string_is_none(client, engine, given, stop):
+    client.post("/completion", json={"prompt": "a", "stop": given})
+    assert engine.asked[0].sampling.stop == stop

@@ -111,7 +111,7 @@ def test_log_probabilities_are_in_the_form_of_a_chat(client):
     ("body", "param"),
     [
         ({"suffix": "a"}, "prompt"),
-        ({**BODY, "max_tokens": 0}, "max_tokens"),
+        ({**BODY, "max_tokens": -1}, "max_tokens"),
         ({**BODY, "temperature": -1}, "temperature"),
         ({**BODY, "random_seed": -1}, "random_seed"),
         ({**BODY, "max_tokens": 3, "min_tokens": 4}, "min_tokens"),
@@ -154,3 +154,19 @@ def test_a_key_may_come_in_either_header(make_client, tmp_path):
         for headers in ({}, {"authorization": f"Bearer {key}"}, {"x-api-key": key})
     ]
     assert statuses == [401, 200, 200]
+
+
+def test_no_tokens_are_no_work(client, engine):
+    answer = client.post(PATH, json={**BODY, "max_tokens": 0}).json()
+    (choice,) = answer["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
+    assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (5, 0)
+    *_, last = chunks(client.post(PATH, json={**BODY, "max_tokens": 0, "stream": True}))
+    assert (last["choices"][0]["finish_reason"], last["usage"]["prompt_tokens"]) == ("length", 5)
+    assert engine.asked == []
+
+
+def test_a_whole_number_may_have_a_point(client, engine):
+    assert client.post(PATH, json={**BODY, "max_tokens": 9.0, "random_seed": 7.0}).status_code == 200
+    assert (engine.asked[0].max_tokens, engine.asked[0].sampling.seed) == ((9,), 7)
+    assert client.post(PATH, json={**BODY, "max_tokens": 9.5}).status_code == 400

@@ -210,6 +210,18 @@ def test_models_are_listed_with_their_adapters(client, engine):
     assert engine.asked[0].adapter == "verse"
 
 
+def test_every_name_of_the_model_is_listed_with_the_size_of_its_weights(client, engine):
+    engine.changes = {"aliases": ["org/other"], "weight_bytes": 1234}
+    engine.adapters = [AdapterCard("verse", "lora", 1)]
+    for path in ("/api/tags", "/api/ps"):
+        models = client.get(path).json()["models"]
+        assert [(m["name"], m["model"], m["size"]) for m in models] == [
+            ("demo", "demo", 1234), ("org/other", "org/other", 1234), ("verse", "verse", 1234),
+        ]  # fmt: skip
+        assert len({m["digest"] for m in models[:2]}) == 2
+    assert client.post("/api/show", json={"model": "org/other"}).status_code == 200
+
+
 @pytest.mark.parametrize("body", [{"model": "demo"}, {"name": "demo:latest"}])
 def test_a_model_shows_that_it_takes_a_suffix(client, body):
     shown = client.post("/api/show", json=body).json()

@@ -24,6 +24,8 @@ def message(client: TestClient, method: str, path: str) -> str:
         ("/x//v1//score", "POST /v1/score"),
         ("/v1/fim/completion", "POST /v1/fim/completions"),
         ("/models", "GET /v1/models"),
+        ("/v1/engines/davinci/completions", "POST /v1/completions"),  # as OpenAI's old clients ask
+        ("/openai/deployments/x/completions", "POST /v1/completions"),
     ],
 )
 def test_the_closest_route_is_named(client, path, closest):
@@ -72,16 +74,18 @@ NO_CHAT = "this server fills blanks; there is no chat."
 
 @pytest.mark.parametrize("path", OWN)
 def test_a_chat_gets_told_that_there_is_none(client, refused, path):
-    error = refused(client.post(path, json={"messages": []}), 404)
-    assert error["message"].startswith(NO_CHAT)
-    assert (error["type"], error["code"]) == ("not_found_error", "no_chat")
+    for asked in (path, f"{path}/"):
+        error = refused(client.post(asked, json={"messages": []}), 404)
+        assert error["message"].startswith(NO_CHAT)
+        assert (error["type"], error["code"]) == ("not_found_error", "no_chat")
 
 
 def test_each_protocol_s_chat_gets_it_in_its_own_shape(client):
     assert client.post("/api/chat").json()["error"].startswith(NO_CHAT)
-    answer = client.post("/v1/messages").json()
-    assert (answer["type"], answer["error"]["type"]) == ("error", "not_found_error")
-    assert answer["error"]["message"].startswith(NO_CHAT)
+    for path in ("/v1/messages", "/v1/messages/"):
+        answer = client.post(path).json()
+        assert (answer["type"], answer["error"]["type"]) == ("error", "not_found_error")
+        assert answer["error"]["message"].startswith(NO_CHAT)
 
 
 def test_a_refusal_before_the_router_has_the_shape_too(make_client):
