@@ -77,7 +77,7 @@ def write(path: Path, kind: str, sizes: Sizes, exact: bool = True) -> None:
     mostly sure of a token: an argmax over random numbers would turn with every rounding.
     """
     stored, _, as_kind = kind.partition(":")
-    rng, embedded = np.random.default_rng(0), np.zeros(0)
+    rng, embedded = np.random.default_rng(0), np.zeros(0, np.float32)
     writer = gguf.GGUFWriter(str(path), "glm4", use_temp_file=not exact)
     _metadata(writer, sizes)
     for name, shape in sizes.matrices.items():

@@ -254,14 +254,10 @@ DIVIDED = [
     for name in CONFIGS
     for storage in STORAGES
     for size in (2, 4, 8)
-    if (size == 2
-    and storage in QUANTS)
+    if (size == 2 and storage in QUANTS)
     or name not in (*ENCODERS[1:], *LIKE_OTHERS)
-    or (name not in LIKE_OTHERS
-    and size == 8
-    and storage == "none")
-    or (name in LIKE_OTHERS
-    and size == 2)
+    or (name not in LIKE_OTHERS and size == 8 and storage == "none")
+    or (name in LIKE_OTHERS and size == 2)
 ]
 
 

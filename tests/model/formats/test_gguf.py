@@ -15,7 +15,7 @@ from model.families import family_of
 from model.format import QuantizedSource
 from model.formats import FORMATS, format_of
 from model.formats.gguf import GGUFSource
-from model.network import Network
+from model.network import Block, Network
 from model.outline import Outline
 from model.parallel import Ranks
 from model.preferred import Matrix, preferred, told
@@ -119,13 +119,19 @@ def test_a_cut_through_a_group_is_refused(q4_0: Written) -> None:
         GGUFSource(q4_0.path).stored("model.layers.1.mlp.down_proj.weight", Slice(1, ((16, 64),)))
 
 
+def first_block(checkpoint: Checkpoint) -> Block:
+    block = checkpoint.model.transformer.layers[0]
+    assert isinstance(block, Block)
+    return block
+
+
 @pytest.mark.parametrize("quant", [None, "none"])
 def test_ranks_read_their_share(mixed: Written, quant: str | None) -> None:
-    whole_one = load(mixed.path, quant=quant).model.transformer.layers[0]
+    whole_one = first_block(load(mixed.path, quant=quant))
     x = torch.randn(16, SIZES["hidden_size"], generator=torch.Generator().manual_seed(0))
     queries, keys = (SIZES[f"num_{of}_heads"] * SIZES["head_dim"] for of in ("attention", "key_value"))
     for rank in range(2):
-        part = load(mixed.path, quant=quant, ranks=Ranks(rank, 2)).model.transformer.layers[0]
+        part = first_block(load(mixed.path, quant=quant, ranks=Ranks(rank, 2)))
         sections = ((0, queries), (queries, keys), (queries + keys, keys))
         rows = [start + rank * n // 2 + row for start, n in sections for row in range(n // 2)]
         own, of_all = part.attention.query_key_value(x), whole_one.attention.query_key_value(x)[:, rows]

@@ -137,5 +137,5 @@ def write_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_tokenizer_pre("glm4")
     writer.add_token_list([*pieces, *SPECIAL, *(f"[PAD{n}]" for n in range(filled))])
     writer.add_token_types([1] * len(pieces) + [3] * len(SPECIAL) + [5] * filled)
-    writer.add_token_merges([f"{first} {second}" for first, second in PAIRS])
+    writer.add_token_merges([f"{first} {second}" for first, second in map(list, PAIRS)])
     writer.add_eos_token_id(len(pieces))
