@@ -17,7 +17,7 @@ from model.formats import FORMATS, format_of
 from model.formats.gguf import GGUFSource
 from model.network import Block, Network
 from model.outline import Outline
-from model.parallel import ALONE, Ranks
+from model.parallel import Ranks
 from model.preferred import Matrix, preferred, told
 from model.sharding import Slice, cuts_of
 from model.storage import Storage
@@ -119,23 +119,24 @@ def test_a_cut_through_a_group_is_refused(q4_0: Written) -> None:
         GGUFSource(q4_0.path).stored("model.layers.1.mlp.down_proj.weight", Slice(1, ((16, 64),)))
 
 
+def first_block(checkpoint: Checkpoint) -> Block:
+    block = checkpoint.model.transformer.layers[0]
+    assert isinstance(block, Block)
+    return block
+
+
 @pytest.mark.parametrize("quant", [None, "none"])
 def test_ranks_read_their_share(mixed: Written, quant: str | None) -> None:
-    def block(ranks: Ranks = ALONE) -> Block:
-        found = load(mixed.path, quant=quant, ranks=ranks).model.transformer.layers[0]
-        assert isinstance(found, Block)
-        return found
-
-    undivided = block()
+    whole_one = first_block(load(mixed.path, quant=quant))
     x = torch.randn(16, SIZES["hidden_size"], generator=torch.Generator().manual_seed(0))
     queries, keys = (SIZES[f"num_{of}_heads"] * SIZES["head_dim"] for of in ("attention", "key_value"))
     for rank in range(2):
-        part = block(Ranks(rank, 2))
+        part = first_block(load(mixed.path, quant=quant, ranks=Ranks(rank, 2)))
         sections = ((0, queries), (queries, keys), (queries + keys, keys))
         rows = [start + rank * n // 2 + row for start, n in sections for row in range(n // 2)]
-        own, of_all = part.attention.query_key_value(x), undivided.attention.query_key_value(x)[:, rows]
+        own, of_all = part.attention.query_key_value(x), whole_one.attention.query_key_value(x)[:, rows]
         torch.testing.assert_close(own, of_all, atol=1e-5, rtol=0)
-        down, of_all = part.mlp.dense_4h_to_h, undivided.mlp.dense_4h_to_h
+        down, of_all = part.mlp.dense_4h_to_h, whole_one.mlp.dense_4h_to_h
         half = SIZES["intermediate_size"] // 2
         zeros = torch.zeros(16, half)
         inputs = torch.cat([zeros, x[:, :half]] if rank else [x[:, :half], zeros], 1)
@@ -222,8 +223,8 @@ def test_rows_that_the_converter_interleaved_are_put_back(tmp_path: Path, kind: 
     writer = gguf.GGUFWriter(str(tmp_path / "own.gguf"), "llama")
     write_sizes(writer, "llama", SIZES | {"hidden_size": width, "num_attention_heads": heads, "head_dim": size})
     for name, matrix in (("token_embd", rows), ("blk.0.attn_q", permuted), ("blk.0.attn_v", rows)):
-        raw = quantize(matrix.numpy(), gguf.GGMLQuantizationType.__members__[kind])
-        writer.add_tensor(f"{name}.weight", raw, raw_dtype=gguf.GGMLQuantizationType.__members__[kind])
+        raw = quantize(matrix.numpy(), gguf.GGMLQuantizationType[kind])
+        writer.add_tensor(f"{name}.weight", raw, raw_dtype=gguf.GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

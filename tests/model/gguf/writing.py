@@ -14,7 +14,7 @@ from transformers import Glm4Config, Glm4ForCausalLM, GlmConfig, GlmForCausalLM
 from model.tokenizers.byte_level import byte_alphabet
 from model.tokenizers.glm4 import _SPECIAL as SPECIAL
 
-Kind = gguf.GGMLQuantizationType
+Kinds = gguf.GGMLQuantizationType
 SIZES: dict[str, Any] = {
     "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 8,
     "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 128, "rms_norm_eps": 1.5625e-07,
@@ -69,10 +69,9 @@ def write(
         if tensor.dim() == 1:
             writer.add_tensor(own, tensor.numpy())
             continue
-        own_kind = Kind.__members__[wanted]
-        raw = encoded(tensor, own_kind, rng)
-        writer.add_tensor(own, raw, raw_dtype=own_kind)
-        state[name] = torch.from_numpy(np.array(dequantize(raw, own_kind)))
+        raw = encoded(tensor, Kinds[wanted], rng)
+        writer.add_tensor(own, raw, raw_dtype=Kinds[wanted])
+        state[name] = torch.from_numpy(np.array(dequantize(raw, Kinds[wanted])))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -138,5 +137,5 @@ def write_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_tokenizer_pre("glm4")
     writer.add_token_list([*pieces, *SPECIAL, *(f"[PAD{n}]" for n in range(filled))])
     writer.add_token_types([1] * len(pieces) + [3] * len(SPECIAL) + [5] * filled)
-    writer.add_token_merges([f"{pair[0]} {pair[1]}" for pair in PAIRS])
+    writer.add_token_merges([f"{first} {second}" for first, second in map(list, PAIRS)])
     writer.add_eos_token_id(len(pieces))
