@@ -214,6 +214,16 @@ class TestFiles:
             load(first)
 
 
+@pytest.mark.parametrize("kind", ["F16", "Q4_0", "Q8_0"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "starcoder2"])
+def test_further_architectures_give_transformers_log_probabilities(
+    tmp_path: Path, architecture: str, kind: str
+) -> None:
+    written = write(tmp_path / "own.gguf", architecture, kind)
+    found = logprobs(load(written.path, quant="none"))
+    torch.testing.assert_close(found, written.logprobs(TOKENS), atol=TOLERANCE, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["F32", "Q4_0"])
 def test_rows_that_the_converter_interleaved_are_put_back(tmp_path: Path, kind: str) -> None:
     """llama.cpp, conversion/llama.py (LlamaModel.permute): heads of halves become heads of pairs."""
