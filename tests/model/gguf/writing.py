@@ -25,7 +25,7 @@ from transformers import (
 from model.tokenizers.byte_level import byte_alphabet
 from model.tokenizers.glm4 import _SPECIAL as SPECIAL
 
-Kinds = gguf.GGMLQuantizationType
+KINDS = dict(gguf.GGMLQuantizationType.__members__)
 SIZES: dict[str, Any] = {
     "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 8,
     "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 128, "rms_norm_eps": 1.5625e-07,
@@ -98,9 +98,9 @@ def write(
             writer.add_tensor(own, tensor.numpy())
             continue
         paired = architecture == "llama" and ("attn_q" in own or "attn_k" in own)
-        raw = encoded(pairs(tensor, config["head_dim"]) if paired else tensor, Kinds[wanted], rng)
-        writer.add_tensor(own, raw, raw_dtype=Kinds[wanted])
-        found = torch.from_numpy(np.array(dequantize(raw, Kinds[wanted])))
+        raw = encoded(pairs(tensor, config["head_dim"]) if paired else tensor, KINDS[wanted], rng)
+        writer.add_tensor(own, raw, raw_dtype=KINDS[wanted])
+        found = torch.from_numpy(np.array(dequantize(raw, KINDS[wanted])))
         state[name] = halves(found, config["head_dim"]) if paired else found
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
