@@ -62,8 +62,14 @@ def _weight_bytes(model: Network) -> int:
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    """Special tokens by clients' names: bos is the start of a span, eos its end."""
-    roles = {"bos": ("sop",), "eos": ("eop", "eos", "sep"), "pad": ("pad", "eos"), "unk": ("unk",), "cls": ("cls",)}
+    """Special tokens by clients' names: bos is the start of a span or text, eos its end."""
+    roles = {
+        "bos": ("sop", "bos"),
+        "eos": ("eop", "eos", "sep"),
+        "pad": ("pad", "eos"),
+        "unk": ("unk",),
+        "cls": ("cls",),
+    }
     spelling = Spelling(tokenizer)
     found = {}
     if tokenizer.ends:

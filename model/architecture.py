@@ -80,6 +80,7 @@ class Architecture:
     qkv_rows: Literal["parts", "heads"] = "parts"
     qkv_bias: bool = True
     bias: bool = True  # of the other linears
+    mlp_bias: bool | None = None  # of the MLP's linears; None: as `bias`
     head: Literal["tied", "own", "masked_lm"] = "tied"
     head_bias: bool = True  # of the linear in a masked language model's head
     next_sentence: bool = False  # has a pooler and a next-sentence classifier

@@ -94,6 +94,8 @@ def _with_continuation(ids: list[int], rng: Random) -> list[list[int]]:
 def _window(parts: list[str], mask: str, description: Description) -> Window:
     """The family's tokens of alternating texts and spans, and the rows that write each span."""
     tokenizer = description.tokenizer
+    if tokenizer.tags and not set(tokenizer.encode(parts[0])[:1]) & tokenizer.tags[0]:
+        parts = ["".join(tokenizer.piece(min(tags)) for tags in tokenizer.tags) + parts[0], *parts[1:]]
     segments: list[Segment] = [(mask,) if number % 2 else text for number, text in enumerate(parts)]
     laid = description.family.layout.lay_out(segments, tokenizer)
     rows = [(token, position, 0) for position, token in enumerate(laid.token_ids)]

@@ -2,16 +2,18 @@
 
 GLM reads part A, the text with one token per blank, and writes part B: for each blank a start token and the span's
 tokens (arXiv 2103.10360, section 2.1). The families differ in the tokens around the text and in the positions of part
-B; a `BlankLayout` states them. An `InfillLayout` makes prompts for causal models. Does not import torch.
+B; a `BlankLayout` states them. An `InfillLayout` or a `FimLayout` makes prompts for causal models. Does not import
+torch.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal, Protocol
 
 from model.segment import Tokens
+from model.sentinels import ROLES
 from model.tokenizer import Tokenizer
 
 MASK_PATTERN = re.compile(r"\[[sg]?MASK\]")
@@ -30,7 +32,8 @@ class Blank:
     `context` is encoded before it; in GLM all blanks of a text share one. The first row is `start`, at `position` and
     `block`; each later row adds `stride` (positions, block positions). `spaced`: the mask token swallows a space before
     the mask, so that a fill begins with that space, as in training. `continues`: the fill is the text's next tokens,
-    not a text of its own, so that a space at its beginning is part of it.
+    not a text of its own, so that a space at its beginning is part of it. `end` ends the span in training, if that is
+    not the tokenizer's first end.
     """
 
     mask: str
@@ -41,6 +44,7 @@ class Blank:
     block: int
     stride: tuple[int, int]
     continues: bool = False
+    end: int | None = None
 
     def place(self, number: int) -> tuple[int, int]:
         """(position, block position) of a row: row 0 is the start token, row n the span's n-th token."""
@@ -164,20 +168,12 @@ class InfillLayout:
     def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
         known = self.masks(tokenizer)
         blanks = []
-        for number, segment in enumerate(segments):
-            if not isinstance(segment, tuple):
-                continue
-            mask = segment[0]
+        for mask, before, after in _prompted(segments, tokenizer):
             if mask not in known:
                 raise LayoutError(f"this checkpoint cannot fill {mask}; it can fill {', '.join(known)}")
-            before, after = (_joined(part, tokenizer) for part in _parted(segments, number))
-            if mask == "[gMASK]" and after:
-                raise LayoutError("this model is causal: [gMASK] must be the text's end")
             prompt = self._prompt(mask, before, after, tokenizer)
-            continues = mask == "[gMASK]" and bool(before)
-            blanks.append(Blank(mask, False, prompt[:-1], prompt[-1], len(prompt) - 1, 0, (1, 0), continues))
-        longest = max((b.context for b in blanks), key=len, default=())
-        return Layout(longest, tuple(blanks))
+            blanks.append(_written_behind(prompt, mask, continues=mask == "[gMASK]" and bool(before)))
+        return _of_prompts(blanks)
 
     def _prompt(self, mask: str, before: list[int], after: list[int], tokenizer: Tokenizer) -> tuple[int, ...]:
         first = [tokenizer.special[role] for role in self.first]
@@ -190,25 +186,107 @@ class InfillLayout:
         return (*first, user, *head, *text, middle, assistant, *tokenizer.encode("\n"))
 
 
+@dataclass(frozen=True, slots=True)
+class FimLayout:
+    """Prompts of a causal model trained to fill in the middle (arXiv 2207.14255): one per blank, in which the other
+    blanks are empty.
+
+    `form` has the roles of a prompt's tokens, and `prefix` and `suffix`, the texts on both sides. `end` is the role of
+    the token behind the middle, `open_end` of the one behind a text that `[gMASK]` continues; None is the tokenizer's
+    first end. A text begins with the start token, if the tokenizer has one that it puts before texts. In a model
+    without one it follows the end of another text, as in training.
+    """
+
+    form: tuple[str, ...] = (ROLES[0], "prefix", ROLES[1], "suffix", ROLES[2])
+    end: str | None = None
+    open_end: str | None = "eos"
+
+    def masks(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        return ("[gMASK]",) if self._lacks(tokenizer) else ("[gMASK]", "[MASK]")
+
+    def lay_out(self, segments: Sequence[Segment], tokenizer: Tokenizer, scored: bool = False) -> Layout:
+        blanks = []
+        for mask, before, after in _prompted(segments, tokenizer):
+            self._check(mask, tokenizer)
+            if mask == "[MASK]":
+                sides = {"prefix": before, "suffix": after}
+                parts = (sides.get(item) or self._token(item, tokenizer) for item in self.form)
+                ids = [i for part in parts for i in part]
+            else:
+                ids = before
+            role = self.open_end if mask == "[gMASK]" else self.end
+            spaced = not ids and tokenizer.opens_with_space
+            blank = _written_behind(self._begun(ids, tokenizer), mask, continues=bool(ids), spaced=spaced)
+            blanks.append(blank if role is None else replace(blank, end=tokenizer.special[role]))
+        return _of_prompts(blanks)
+
+    def _token(self, role: str, tokenizer: Tokenizer) -> Sequence[int]:
+        """The token of a role; nothing for a side without text."""
+        return [] if role in ("prefix", "suffix") else [tokenizer.special[role]]
+
+    def _begun(self, ids: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
+        """A prompt behind the token that a text begins with. A client's own ids may begin with it already."""
+        if "bos" in tokenizer.special:
+            bos = tokenizer.special["bos"]
+            return tuple(ids) if list(ids[:1]) == [bos] else (bos, *ids)
+        begins = zip(tokenizer.tags, ids, strict=False)
+        if len(ids) < len(tokenizer.tags) or not all(i in known for known, i in begins):
+            tags = "".join(tokenizer.piece(min(known)) for known in tokenizer.tags)
+            raise LayoutError(f"a text of this model begins with tags, such as {tags}, also where it is scored")
+        return tuple(ids) or (tokenizer.special["eos"],)
+
+    def _lacks(self, tokenizer: Tokenizer) -> list[str]:
+        """The roles that a tokenizer has no token for."""
+        return [item for item in self.form if item not in ("prefix", "suffix") and item not in tokenizer.special]
+
+    def _check(self, mask: str, tokenizer: Tokenizer) -> None:
+        """Raises LayoutError for a mask that the checkpoint cannot fill."""
+        known, lacks = self.masks(tokenizer), self._lacks(tokenizer)
+        if mask == "[MASK]" and lacks:
+            raise LayoutError(
+                f"this checkpoint cannot fill [MASK]: its tokenizer has no {', '.join(lacks)} token; it can continue a "
+                "text, [gMASK]"
+            )
+        if mask not in known:
+            raise LayoutError(f"this checkpoint cannot fill {mask}; it can fill {', '.join(known)}")
+
+
+def _prompted(segments: Sequence[Segment], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Each mask of a text for a causal model, with the ids of the text before and behind it."""
+    for number, segment in enumerate(segments):
+        if not isinstance(segment, tuple):
+            continue
+        before, after = segments[:number], _joined(segments[number + 1 :], tokenizer)
+        if segment[0] == "[gMASK]" and after:
+            raise LayoutError("this model is causal: [gMASK] must be the text's end")
+        yield segment[0], _joined(before, tokenizer, opens=True), after
+
+
+def _written_behind(prompt: tuple[int, ...], mask: str, continues: bool, spaced: bool = False) -> Blank:
+    """The blank that a causal model writes behind a prompt, whose last token is the blank's start token."""
+    return Blank(mask, spaced, prompt[:-1], prompt[-1], len(prompt) - 1, 0, (1, 0), continues)
+
+
+def _of_prompts(blanks: Sequence[Blank]) -> Layout:
+    return Layout(max((b.context for b in blanks), key=len, default=()), tuple(blanks))
+
+
 def encoded(segment: str | Tokens, tokenizer: Tokenizer) -> Sequence[int]:
     """The ids of a segment, which is a text or ids already."""
     return segment.ids if isinstance(segment, Tokens) else tokenizer.encode(segment)
 
 
-def _joined(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
-    """The ids of segments without their masks, neighbouring strings as one."""
+def _joined(segments: Sequence[Segment], tokenizer: Tokenizer, opens: bool = False) -> list[int]:
+    """The ids of segments without their masks, neighbouring strings as one. `opens`: they begin a text."""
     ids: list[int] = []
     plain = (s for s in segments if not isinstance(s, tuple))
     for is_text, run in groupby(plain, key=lambda s: isinstance(s, str)):
         if is_text:
-            ids += tokenizer.encode("".join(s for s in run if isinstance(s, str)))
+            text = "".join(s for s in run if isinstance(s, str))
+            ids += tokenizer.encode(tokenizer.opened(text) if opens and not ids else text)
         else:
             ids += [i for s in run if isinstance(s, Tokens) for i in s.ids]
     return ids
-
-
-def _parted(segments: Sequence[Segment], number: int) -> tuple[Sequence[Segment], Sequence[Segment]]:
-    return segments[:number], segments[number + 1 :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +328,11 @@ def parse(text: str) -> list[str | tuple[str, int, int]]:
         parts += [text[end : match.start()], (match.group(), match.start(), match.end())]
         end = match.end()
     return [*parts, text[end:]]
+
+
+def end_of(blank: Blank, tokenizer: Tokenizer) -> int:
+    """The token that ends a blank's span in training."""
+    return tokenizer.ends[0] if blank.end is None else blank.end
 
 
 def span_ids(text: str, blank: Blank, tokenizer: Tokenizer) -> list[int]:

@@ -45,7 +45,8 @@ class Naming:
     `modules` maps a canonical module path to its published path, or to several whose tensors are its rows, one below
     the other; `{i}` is a layer's number. It omits paths that are the same. A path may begin with any of `prefixes`, in
     the file and in `modules`. `unused` are patterns, as in a shell, of tensors that the network does not need. `leaves`
-    are old names of weight and bias.
+    are old names of weight and bias. The weights of published modules whose path ends with one of `turned` have a row
+    for each input.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Naming:
         prefixes: tuple[str, ...] = (),
         unused: tuple[str, ...] = (),
         leaves: Mapping[str, str] | None = None,
+        turned: tuple[str, ...] = (),
     ) -> None:
         self.modules = {path: (found,) if isinstance(found, str) else found for path, found in modules.items()}
         self.prefixes = (*_WRAPPERS, *prefixes)
         self.unused = unused
         self.leaves = dict(leaves or {})
+        self._turned = tuple(f".{path}.weight" for path in turned)
         self._places = {
             self.bare(path): Place(canonical, part, len(paths))
             for canonical, paths in self.modules.items()
@@ -87,6 +90,10 @@ class Naming:
         while prefix := next((p for p in self.prefixes if name.startswith(p)), None):
             name = name.removeprefix(prefix)
         return name
+
+    def turns(self, name: str) -> bool:
+        """Whether a published tensor is a matrix with a row for each input."""
+        return name.endswith(self._turned) and self.place(name) is not None
 
     def skips(self, name: str) -> bool:
         """Whether the network does not need a published tensor."""

@@ -84,8 +84,9 @@ class MLP(nn.Module):
         a = architecture
         self.activation = a.activation
         inner = ranks.share(a.inner_hidden_size, "inner_hidden_size")
-        self.dense_h_to_4h = Linear(a.hidden_size, (1 + a.gated) * inner, scheme, dtype, a.bias)
-        self.dense_4h_to_h = RowLinear(inner, a.hidden_size, scheme, dtype, a.bias, ranks)
+        bias = a.bias if a.mlp_bias is None else a.mlp_bias
+        self.dense_h_to_4h = Linear(a.hidden_size, (1 + a.gated) * inner, scheme, dtype, bias)
+        self.dense_4h_to_h = RowLinear(inner, a.hidden_size, scheme, dtype, bias, ranks)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., hidden_size] → [..., hidden_size]."""

@@ -41,15 +41,15 @@ class Spelling:
     def starts(self, text: str) -> list[int]:
         """Offset, in characters, of each token of a text."""
         parts = self._parts(text, self._pattern)
-        return [at + n for at, plain, ids in parts for n in offsets(plain, ids, self._tokenizer)]
+        return [max(at + n, 0) for at, plain, ids in parts for n in offsets(plain, ids, self._tokenizer)]
 
     def detokenize(self, token_ids: Sequence[int], finished: bool = False) -> str:
         """The text of ids, with names of special tokens. `finished` omits an unfinished character at the end."""
         parts: list[str] = []
         rest = ""
         for name, ids in self._runs(token_ids):
+            decoder = self._decoder(opens=not parts)
             parts.append(rest)
-            decoder = Decoder(self._tokenizer)
             if not name:
                 decoder.extend(ids)
             parts.append(name * len(ids) or decoder.text)
@@ -67,7 +67,7 @@ class Spelling:
         starts: list[int] = []
         at = 0
         for name, ids in self._runs(token_ids):
-            decoder = Decoder(self._tokenizer)
+            decoder = self._decoder(opens=not starts)
             starts += [at + (number * len(name) if name else decoder.add(i)) for number, i in enumerate(ids)]
             at += len(name) * len(ids) if name else len(decoder.whole)
         return starts
@@ -87,8 +87,13 @@ class Spelling:
             elif part:
                 follows = self._ids.get(parts[number + 1]) if number + 1 < len(parts) else None
                 plain = self._tokenizer.before_mask(part) if follows in self._masks else part
-                yield at, plain, self._tokenizer.encode(plain)
+                opened = plain if number else self._tokenizer.opened(plain)
+                yield at - (len(opened) - len(plain)), opened, self._tokenizer.encode(opened)
             at += len(part)
+
+    def _decoder(self, opens: bool) -> Decoder:
+        """Of ids that begin a document, or of others."""
+        return Decoder(self._tokenizer, spaced=opens and self._tokenizer.opens_with_space)
 
     def _runs(self, token_ids: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
         """Neighbouring ids: a special token's name and how often it comes, or no name and ids of text."""

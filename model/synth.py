@@ -60,8 +60,7 @@ def of_preset(preset: str, layers: int | None = None, format: Format = "hf", see
         raise UsageError(f"{preset} is not published in the format {format}")
     fields = dict(config.fields)
     if layers is not None:
-        count = "num_layers" if "num_layers" in fields else "num_hidden_layers"
-        fields[count] = layers
+        fields[layers_field(fields)] = layers
     a = family.architecture(Config(fields))
     with torch.device("meta"):
         shapes = {name: tuple(parameter.shape) for name, parameter in Network(a).named_parameters()}
@@ -73,6 +72,11 @@ def of_preset(preset: str, layers: int | None = None, format: Format = "hf", see
         family.published.dtype,
         seed,
     )
+
+
+def layers_field(fields: Mapping[str, Any]) -> str:
+    """The field of a config.json with the number of layers."""
+    return next(name for name in ("num_layers", "num_hidden_layers", "n_layer", "n_layers") if name in fields)
 
 
 def _preset(name: str) -> tuple[Family, Config]:
@@ -173,13 +177,17 @@ def _tensors(made: Synthetic, name: str) -> Iterator[tuple[str, Tensor]]:
     """A canonical tensor's published parts, made anew."""
     tensor = _random(name, made.shapes[name], made.seed).to(made.dtype)
     names = made.naming.published(name)
-    yield from zip(names, torch.split(tensor, _rows(made, name, len(tensor))), strict=True)
+    for published, own in zip(names, torch.split(tensor, _rows(made, name, len(tensor))), strict=True):
+        yield published, own.t().contiguous() if made.naming.turns(published) else own
 
 
 def _entries(made: Synthetic, name: str, shape: tuple[int, ...]) -> Stored:
     names = made.naming.published(name)
-    rows = _rows(made, name, shape[0])
-    return {published: ((own, *shape[1:]), made.dtype) for published, own in zip(names, rows, strict=True)}
+    shapes = [(own, *shape[1:]) for own in _rows(made, name, shape[0])]
+    return {
+        published: (own[::-1] if made.naming.turns(published) else own, made.dtype)
+        for published, own in zip(names, shapes, strict=True)
+    }
 
 
 def _rows(made: Synthetic, name: str, rows: int) -> list[int]:

@@ -17,7 +17,9 @@ from model.preferred import HEADS, Matrix, preferred
 from model.ranked import Ranked
 from model.scales import Scales, inferred
 from model.sharding import ShardSpec, ShardSpecs, Slice
+from model.source import Source
 from model.storage import Storage
+from model.turned import Turned
 from quant.registry import FLOAT, scheme_facts
 from quant.scheme import Scheme, Stored, Tensors
 
@@ -48,9 +50,12 @@ class Weights:
 
         self.format = format_of(folder)
         self._quantized = None if self.format is None else self.format.opened(folder)
-        self._source = self._quantized or open_files(folder, cut)
+        self._source: Source = self._quantized or open_files(folder, cut)
         if cuts is None and len(self._source.files) > 1 and isinstance(self._source, Ranked):
             raise CheckpointError(f"{self._source.listing}: of {self._source.size} ranks, which cannot be merged here")
+        turned = [name for name in self._source.entries if any(naming.turns(name) for naming in namings)]
+        if turned and self._quantized is None:
+            self._source = Turned(self._source, turned)
         self._parts = arranged(self._source.entries, namings)
         entries = {name: self._joined(name, parts) for name, parts in self._parts.items()}
         self._scales = Scales(None if self.format else _own(folder, entries), entries)

@@ -7,6 +7,8 @@ this model; the model never sees the marks. The forms are those on the models' o
 import re
 from dataclasses import dataclass
 
+from model.sentinels import SENTINELS
+
 # What may stand around a whole prompt: the start token, and the turns of CodeGeeX4 and of ChatML. What a system turn
 # says is for a model that chats.
 OPENING = re.compile(
@@ -68,12 +70,12 @@ def _either_order(prefix: str, suffix: str, middle: str) -> tuple[FimTemplate, .
 TEMPLATES: dict[str, tuple[FimTemplate, ...]] = {
     "glm": (FimTemplate(("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>")),),
     "codegeex": (FimTemplate(("<|code_suffix|>", "<|code_prefix|>", "<|code_middle|>"), suffix_first=True),),
-    "qwen": _either_order("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    "starcoder": _either_order("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    "santacoder": _either_order("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    "qwen": _either_order(*SENTINELS["qwen"]),
+    "starcoder": _either_order(*SENTINELS["starcoder"]),
+    "santacoder": _either_order(*SENTINELS["santacoder"]),
     # The card's marks have spaces; some clients leave them out.
     "codellama": (FimTemplate(("<PRE> ", " <SUF>", " <MID>")), FimTemplate(("<PRE>", "<SUF>", "<MID>"))),
-    "deepseek": (FimTemplate(("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")),),
+    "deepseek": (FimTemplate(SENTINELS["deepseek"]),),
     "codestral": (FimTemplate(("[SUFFIX]", "[PREFIX]"), suffix_first=True),),
     "seed": (FimTemplate(("<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"), suffix_first=True),),
 }

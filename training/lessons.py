@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from model.checkpoint import Checkpoint
-from model.layout import Layout, LayoutError, parse, span_ids
+from model.layout import Layout, LayoutError, end_of, parse, span_ids
 from quant.usage import UsageError
 from training.blocklm import Mixture, Rng, Sample, SpecialIds, corrupt, token_spans
 
@@ -81,7 +81,7 @@ class Lessons:
         for number in order:
             blank, own = laid.blanks[number], ids[number]
             rows += [(token, *blank.place(row)) for row, token in enumerate([blank.start, *own])]
-            targets += [*own, self._tokenizer.ends[0]]
+            targets += [*own, end_of(blank, self._tokenizer)]
         columns = [np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)]
         return Sample(columns[0], columns[1], columns[2], np.array(targets), 0 if self._causal else len(context))
 

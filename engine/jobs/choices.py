@@ -15,7 +15,7 @@ from engine.requests import RequestError, Tokens, member
 from engine.schedule.batch import Result, Row, Scored
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
-from model.layout import Blank, span_ids
+from model.layout import Blank, end_of, span_ids
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class ChoiceSearch:
         self.blanks: list[BlankFill] = []
         self.kept: Sequence | None = None
         self._wanted, self._choices = wanted, choices
-        self._end = wanted.job_context.tokenizer.ends[0]
+        self._end = end_of(wanted.place, wanted.job_context.tokenizer)
         self._runs: dict[Sequence, Run] = {}
         self._found: dict[int, tuple[list[Scored], Scored]] = {}
         self._count = len(set(choices.ids))

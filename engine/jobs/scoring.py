@@ -20,7 +20,7 @@ from engine.requests import Mask, RequestError, Score, Segments, Tokens, member
 from engine.schedule.batch import Result, Scored
 from engine.schedule.scheduler import SchedulerView
 from engine.schedule.sequence import Sequence
-from model.layout import Blank, Layout, span_ids
+from model.layout import Blank, Layout, end_of, span_ids
 from model.words import Words
 
 MAX_ORDERS = 120  # 5 blanks in all orders
@@ -142,7 +142,7 @@ class ScoreJob:
         for number, blank in spans:
             ids = candidate.ids[number]
             run.rows += [(token, *blank.place(row)) for row, token in enumerate([blank.start, *ids])]
-            run.targets += [*ids, self.job_context.tokenizer.ends[0] if self.told_ends else -1]
+            run.targets += [*ids, end_of(blank, self.job_context.tokenizer) if self.told_ends else -1]
             run.slots += [(number, index) for index in range(len(ids) + self.told_ends)]
         if not self.told_ends:  # nothing reads the last row
             del run.rows[-1], run.targets[-1]

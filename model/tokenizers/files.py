@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,20 @@ def vocab_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
 def added_of(data: Mapping[str, Any], path: Path) -> dict[str, int]:
     """The ids of the tokens that a `tokenizer.json` adds to its pieces. Raises CheckpointError for other content."""
     try:
-        return {token["content"]: token["id"] for token in data["added_tokens"]}
+        added = {token["content"]: token["id"] for token in data["added_tokens"]}
     except (KeyError, TypeError):
-        raise CheckpointError(f"{path}: added_tokens must be tokens with their ids") from None
+        added = {"": None}
+    if not all(isinstance(name, str) and type(i) is int and i >= 0 for name, i in added.items()):
+        raise CheckpointError(f"{path}: added_tokens must be tokens with their ids")
+    return added
 
 
-def plain_model(data: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer of a `tokenizer.json`, without special tokens. Raises CheckpointError if it is unreadable."""
-    bare = {**data, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+def plain_model(data: Mapping[str, Any], path: Path, kept: Sequence[Mapping[str, Any]] = ()) -> tokenizers.Tokenizer:
+    """The tokenizer of a `tokenizer.json`, without special tokens. `kept` are added tokens that are text.
+
+    Raises CheckpointError if it is unreadable.
+    """
+    bare = {**data, "added_tokens": list(kept), "post_processor": None, "truncation": None, "padding": None}
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(bare))
     except Exception as error:  # the library raises nothing narrower

@@ -28,11 +28,14 @@ class Tokenizer(ABC):
     vocabulary has it; `masks` maps a mask's name to its id; `ends` are the ids that end a span, that of training first.
     `aliases` maps an id to another id with the same embedding row, and must never be drawn. `mask_strips`: in the
     original's layout a mask token swallows the white space to its left. `space_lost_behind` is a character behind which
-    `decode` omits a space.
+    `decode` omits a space. `opens_with_space`: a space is encoded before a text that begins a document (`opened`).
+    `tags` are the ids of a text's first tokens, a set for each, in a model whose texts all begin so.
     """
 
     mask_strips = False
     space_lost_behind = ""
+    opens_with_space = False
+    tags: tuple[frozenset[int], ...] = ()
 
     def __init__(
         self,
@@ -111,6 +114,10 @@ class Tokenizer(ABC):
     def sentence(self, token_ids: Sequence[int]) -> str:
         """The text of ids as transformers' tokenizer of the family writes it, without special tokens."""
         return self.decode(token_ids)
+
+    def opened(self, text: str) -> str:
+        """A text that begins a document, with what is encoded before it."""
+        return f" {text}" if text and self.opens_with_space else text
 
     def before_mask(self, text: str) -> str:
         """The text that remains of `text` before a mask."""

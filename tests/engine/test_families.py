@@ -39,16 +39,22 @@ SPECIAL: dict[str, dict[str, int]] = {
     "proteinglm_mlm": {"pad": 0, "mask": 28, "gmask": 29, "smask": 30, "sop": 32, "eop": 33, "eos": 34, "unk": 35},
     "proteinglm_clm": {"pad": 0, "mask": 28, "gmask": 29, "smask": 30, "sop": 32, "eop": 33, "eos": 34, "unk": 35},
     "bert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
+    "llama": {"eos": 105, "fim_prefix": 106, "fim_suffix": 107, "fim_middle": 108, "bos": 109, "fim_end": 110},
+    "qwen2": {"eos": 105, "fim_prefix": 106, "fim_suffix": 107, "fim_middle": 108},
+    "starcoder2": {"eos": 105, "fim_prefix": 106, "fim_suffix": 107, "fim_middle": 108, "file_sep": 109},
+    "iglm": {"eos": 105, "mask": 106, "sep": 107, "cls": 108},
     "roberta": {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 71},
     "distilbert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
     "esm2": {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 32, "null": 31},
     "modernbert": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
 }  # fmt: skip
+FIM = ("llama", "qwen2", "starcoder2", "iglm")
 ENCODERS = ("bert", "roberta", "distilbert", "esm2", "modernbert")
 MASKED = (*ENCODERS, "proteinglm_mlm")
 CAUSAL = ("glm4", "chatglm2", "proteinglm_clm")
 ENDS: dict[str, tuple[str, ...]] = {"glm4": ("eos", "user", "observation"), "chatglm2": ("eos", "user", "observation")}
-ENDS |= {**dict.fromkeys(MASKED, ()), "proteinglm_clm": ("eos", "eop")}
+ENDS |= {**dict.fromkeys(MASKED, ()), "proteinglm_clm": ("eos", "eop"), "llama": ("fim_end", "eos"), "qwen2": ("eos",)}
+ENDS |= {"starcoder2": ("eos", "file_sep"), "iglm": ("cls", "sep")}
 
 
 class NumberedWords(Tokenizer):
@@ -128,6 +134,47 @@ def test_a_greedy_fill_writes_the_reference_s_64_tokens(
     assert blank["token_logprobs"] == pytest.approx(expected["token_logprobs"].tolist()[:count], abs=TOLERANCE)
     # Behind the text of a causal model the first word's own space counts too.
     assert result["text"] == f"{text} {' ' * (file in CAUSAL)}{words(blank['token_ids'])}"
+
+
+@pytest.mark.parametrize("strategy", [None, "parallel"])
+@pytest.mark.parametrize("file", FIM)
+def test_a_greedy_fill_between_two_texts_is_the_reference_s(engines: Engines, file: str, strategy: Any) -> None:
+    """The prompt of the model's card, laid out by the engine from the text."""
+    expected, special = golden(file, "greedy"), SPECIAL[file]
+    sentinels = [special[r] for r in (("mask", "sep") if file == "iglm" else ("fim_prefix", "fim_suffix"))]
+    context = [i for i in expected["context"].tolist() if i not in (special.get("bos"), special.get("fim_middle"))]
+    at = context.index(sentinels[0] if file == "iglm" else sentinels[1])
+    before, after = ([i for i in side if i not in sentinels] for side in (context[:at], context[at:]))
+    text = f"{words(before)} [MASK] {words(after)}"
+    (result,) = results(engines[file], Fill((segments(text),), max_tokens=(64,), strategy=strategy))
+    (blank,) = result["blanks"]
+    assert blank["token_ids"] == expected["tokens"].tolist()
+    assert blank["token_logprobs"] == pytest.approx(expected["token_logprobs"].tolist(), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("file", FIM)
+def test_a_score_between_two_texts_is_the_reference_s(engines: Engines, file: str) -> None:
+    """With the end that training put behind the span."""
+    expected, special = golden(file, "infill"), SPECIAL[file]
+    text, known = segments("w5 w6 w44 [MASK] w7 w90"), "w20 w86 w20"
+    (result,) = results(engines[file], Score(text=text, spans=((known,),), include_end=True))
+    first = len(expected["token_ids"]) - 6
+    end = special[ENDS[file][0]]
+    targets = [20, 86, 20, end]
+    wanted = [float(expected["logprobs"][first + n, target]) for n, target in enumerate(targets)]
+    span = result["spans"][0]
+    assert [*span["token_logprobs"], span["end_logprob"]] == pytest.approx(wanted, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(("file", "end"), [("llama", "eos"), ("iglm", "sep"), ("qwen2", "eos")])
+def test_the_end_of_a_text_is_another_than_that_of_a_middle(engines: Engines, file: str, end: str) -> None:
+    expected = golden(file, "plain")
+    ids = expected["token_ids"].tolist()
+    ids = ids[1:] if file == "llama" else ids
+    score = Score(context=(words(ids[:3]),), targets=(words(ids[3:]),), include_end=True)
+    (result,) = results(engines[file], score)
+    wanted = float(expected["logprobs"][-1, SPECIAL[file][end]])
+    assert result["spans"][0]["end_logprob"] == pytest.approx(wanted, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +461,7 @@ def test_words_of_every_family(engines: Engines, file: str) -> None:
     """A numbered word is a token: a word's surprisal is its token's."""
     text = "w20 w21\n w22"
     requests = [Score(text=(text,), words=True), Score(context=("w5 w6",), targets=(text,), words=True)]
-    requests += [] if file in CAUSAL else [Score(text=segments("w5 [MASK] w9"), spans=((text,),), words=True)]
+    requests += [] if file in (*CAUSAL, *FIM) else [Score(text=segments("w5 [MASK] w9"), spans=((text,),), words=True)]
     for request in requests:
         (result,) = results(engines[file], request)
         (plain,) = results(engines[file], replace(request, words=False))

@@ -89,6 +89,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "intermediate_size": INNER, "vocab_size": 101, "max_position_embeddings": 128, "local_attention": 4,
     },
 }  # fmt: skip
+_DECODER: dict[str, Any] = {
+    "num_hidden_layers": 2, "hidden_size": WIDTH, "num_attention_heads": HEADS, "num_key_value_heads": 2,
+    "intermediate_size": INNER, "vocab_size": 120, "max_position_embeddings": 128,
+}  # fmt: skip
+# Models that fill in the middle, on fewer ranks: their blocks are cut as those above.
+FIM: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama", **_DECODER},
+    "qwen2": {"model_type": "qwen2", **_DECODER, "tie_word_embeddings": True},
+    "starcoder2": {"model_type": "starcoder2", **_DECODER},
+    "iglm": {
+        "model_type": "gpt2", "n_layer": 2, "n_embd": WIDTH, "n_head": HEADS, "vocab_size": 120, "n_positions": 129,
+    },
+}  # fmt: skip
 LIKE_OTHERS = (
     "chatglm2",
     "proteinglm_mlm",
@@ -113,7 +126,7 @@ CONFIG = EngineConfig(kv_cache_gb=0.001)
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A checkpoint of every family, with random weights."""
     made = {}
-    for name, fields in CONFIGS.items():
+    for name, fields in (CONFIGS | FIM).items():
         folder, architecture = tmp_path_factory.mktemp(name), described(name).architecture
         generator = torch.Generator().manual_seed(1)
         tensors = {}
@@ -128,7 +141,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def described(name: str) -> Description:
-    config = Config(CONFIGS[name])
+    config = Config((CONFIGS | FIM)[name])
     family = family_of(config)
     architecture = family.architecture(config)
     tokenizer = NumberedWords(SPECIAL[name], architecture.vocab_size, ENDS.get(name, ("eop", "eos")))
@@ -258,6 +271,15 @@ def test_ranks_give_what_one_gives(folders: dict[str, Path], name: str, storage:
     expected = alone(folders[name], name, storage)
     found = serve(lambda ranks: checkpoint(folders[name], name, storage, ranks), size, requests_of(name, storage))
     assert found.tp == size
+    assert_alike(found.events, expected.events, TOLERANCES.get(storage, ROUNDING))
+    assert_same_numbers(found, expected)
+
+
+@pytest.mark.parametrize("storage", ["none", "int8", "int4"])
+@pytest.mark.parametrize("name", FIM)
+def test_two_ranks_fill_in_the_middle_as_one_does(folders: dict[str, Path], name: str, storage: str) -> None:
+    expected = alone(folders[name], name, storage)
+    found = serve(lambda ranks: checkpoint(folders[name], name, storage, ranks), 2, requests_of(name, storage))
     assert_alike(found.events, expected.events, TOLERANCES.get(storage, ROUNDING))
     assert_same_numbers(found, expected)
 

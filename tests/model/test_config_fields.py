@@ -25,10 +25,18 @@ from transformers import (
     Glm4ForCausalLM,
     GlmConfig,
     GlmForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
     XLMRobertaConfig,
     XLMRobertaForMaskedLM,
 )
@@ -133,6 +141,79 @@ BERT_BESIDE = {
     "model_type": refused("electra"),
     "position_embedding_type": refused("relative_key"),
     "pruned_heads": refused({"0": [1]}),
+}
+LLAMA = {
+    **SHARED,
+    "architectures": neutral(["LlamaModel"]),
+    "vocab_size": honoured(64),
+    "hidden_size": honoured(48),
+    "intermediate_size": honoured(48),
+    "num_hidden_layers": honoured(1),
+    "num_attention_heads": honoured(2),
+    "num_key_value_heads": honoured(4),
+    "head_dim": honoured(16),
+    "hidden_act": refused("gelu"),
+    "max_position_embeddings": honoured(16),
+    "rms_norm_eps": honoured(1e-3),
+    "pretraining_tp": neutral(2),
+    "tie_word_embeddings": honoured(True),
+    "rope_parameters": honoured({"rope_type": "linear", "factor": 2.0}),
+    "attention_bias": honoured(True),
+    "attention_dropout": neutral(0.5),
+    "mlp_bias": honoured(True),
+}
+LLAMA_BESIDE = {
+    **BESIDE,
+    "model_type": honoured("qwen2"),
+    "rope_scaling": honoured({"type": "linear", "factor": 2.0}),
+    "rope_theta": honoured(500.0),
+    "partial_rotary_factor": refused(0.5),
+}
+QWEN2 = {
+    **{name: field for name, field in LLAMA.items() if name in GLM and name not in ("attention_bias", "head_dim")},
+    "use_sliding_window": honoured(True),
+    # Without use_sliding_window:
+    "sliding_window": neutral(4),
+    "max_window_layers": neutral(1),
+    "layer_types": refused(["sliding_attention"] * 2),
+}
+STARCODER2 = {
+    **{
+        name: field
+        for name, field in LLAMA.items()
+        if name not in ("pretraining_tp", "attention_bias", "mlp_bias", "head_dim", "rms_norm_eps")
+    },
+    "norm_epsilon": honoured(1e-3),
+    "tie_word_embeddings": honoured(False),
+    "sliding_window": honoured(16),
+    "residual_dropout": neutral(0.5),
+    "embedding_dropout": neutral(0.5),
+    "use_bias": honoured(False),
+}
+GPT2 = {
+    **SHARED,
+    "architectures": neutral(["GPT2Model"]),
+    "vocab_size": honoured(64),
+    "n_positions": honoured(24),
+    "n_embd": honoured(48),
+    "n_layer": honoured(1),
+    "n_head": honoured(2),
+    "n_inner": honoured(48),
+    "activation_function": refused("gelu"),
+    "resid_pdrop": neutral(0.5),
+    "embd_pdrop": neutral(0.5),
+    "attn_pdrop": neutral(0.5),
+    "layer_norm_epsilon": honoured(1e-3),
+    "summary_type": neutral("mean"),
+    "summary_use_proj": neutral(False),
+    "summary_activation": neutral("tanh"),
+    "summary_proj_to_labels": neutral(False),
+    "summary_first_dropout": neutral(0.5),
+    "scale_attn_weights": refused(False),
+    "scale_attn_by_inverse_layer_idx": refused(True),
+    "reorder_and_upcast_attn": neutral(True),
+    "add_cross_attention": refused(True),
+    "tie_word_embeddings": refused(False),
 }
 ROBERTA = {
     **BERT,
@@ -253,6 +334,16 @@ BASES: dict[str, dict[str, Any]] = {
     "glm": {"model_type": "glm", **SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
     "glm4": {"model_type": "glm4", **SIZES, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
     "bert": {"model_type": "bert", **SIZES},
+    "llama": {"model_type": "llama", **SIZES, "num_key_value_heads": 2},
+    "qwen2": {
+        "model_type": "qwen2",
+        **SIZES,
+        "num_key_value_heads": 2,
+        "sliding_window": 24,
+        "max_window_layers": 0,
+    },
+    "starcoder2": {"model_type": "starcoder2", **SIZES, "num_key_value_heads": 2},
+    "gpt2": {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 32, "vocab_size": 32},
     "roberta": {"model_type": "roberta", **SIZES},
     "xlm-roberta": {"model_type": "xlm-roberta", **SIZES},
     "camembert": {"model_type": "camembert", **SIZES},
@@ -287,6 +378,10 @@ CLASSES: dict[str, tuple[Any, Any]] = {
     "glm": (GlmConfig, GlmForCausalLM),
     "glm4": (Glm4Config, Glm4ForCausalLM),
     "bert": (BertConfig, BertForPreTraining),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "starcoder2": (Starcoder2Config, Starcoder2ForCausalLM),
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
     "roberta": (RobertaConfig, RobertaForMaskedLM),
     "xlm-roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
     "camembert": (CamembertConfig, CamembertForMaskedLM),
@@ -298,6 +393,10 @@ TABLES: dict[str, tuple[dict[str, Field], dict[str, Field]]] = {
     "glm": (GLM, GLM_BESIDE),
     "glm4": (GLM, GLM_BESIDE | {"model_type": honoured("glm")}),
     "bert": (BERT, BERT_BESIDE),
+    "llama": (LLAMA, LLAMA_BESIDE),
+    "qwen2": (QWEN2, LLAMA_BESIDE | {"model_type": honoured("llama"), "head_dim": honoured(16)}),
+    "gpt2": (GPT2, BESIDE | {"model_type": refused("gpt_bigcode"), "n_ctx": neutral(64)}),
+    "starcoder2": (STARCODER2, LLAMA_BESIDE | {"model_type": refused("starcoder"), "head_dim": honoured(16)}),
     "roberta": (ROBERTA, BERT_BESIDE),
     "xlm-roberta": (ROBERTA, BERT_BESIDE),
     "camembert": (ROBERTA, BERT_BESIDE),
@@ -370,9 +469,11 @@ def test_a_field_does_what_the_table_says(name: str, field: str) -> None:
 @pytest.mark.parametrize(("name", "field"), [(n, f) for n, f in ENTRIES if f in TABLES[n][0]])
 def test_a_field_that_is_left_out_is_transformers_default_or_missed(name: str, field: str) -> None:
     base = BASES[name]
-    # As many layers as the default has, which are not the base's.
-    default = None if field == "layer_types" else CLASSES[name][0]().to_dict().get(field)
     bare = {key: value for key, value in base.items() if key != field}
+    # Some defaults are other fields' values.
+    own = deepcopy({key: value for key, value in bare.items() if key != "model_type"})
+    # As many layers as the default has, which are not the base's.
+    default = None if field == "layer_types" else CLASSES[name][0](**own).to_dict().get(field)
     ours = outcome(bare)
     if isinstance(ours, str):
         assert "missing" in ours

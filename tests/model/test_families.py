@@ -30,7 +30,7 @@ from model.naming import Naming, arranged
 from model.network import Network
 from model.sharding import cuts
 from model.storage import Storage
-from model.synth import Synthetic, of_preset, write_synthetic
+from model.synth import Synthetic, layers_field, of_preset, write_synthetic
 from model.tokenizer import Tokenizer
 from model.tokenizers.byte_level import byte_alphabet
 from model.tokenizers.word_pieces import WordPieces
@@ -40,6 +40,7 @@ from quant.usage import UsageError
 from tests.answers import wire
 from tests.conftest import WORDS
 from tests.model.test_references import TOLERANCE, Case, case_of, config_of, golden, whole
+from tests.model.tokenizers import fim_files
 from tests.model.tokenizers.conftest import RESIDUES
 
 ESM_TOKENS = [*["<cls>", "<pad>", "<eos>", "<unk>"], *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
@@ -88,6 +89,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {
         "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
         "intermediate_size": 128, "vocab_size": 32, "max_position_embeddings": 64,
+    },
+    "llama": {
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 288, "max_position_embeddings": 64,
+    },
+    "qwen2": {
+        "model_type": "qwen2", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 288, "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+    },
+    "starcoder2": {
+        "model_type": "starcoder2", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 288, "max_position_embeddings": 64,
+        "sliding_window": 48,
+    },
+    "iglm": {
+        "model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 64, "vocab_size": 33,
     },
     "roberta": {
         "model_type": "roberta", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
@@ -196,6 +214,16 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     ranks = tmp_path_factory.mktemp("ranks")
     lines = (base64.b64encode(bytes([byte])) + f" {byte}".encode() for byte in range(256))
     (ranks / "tokenizer.model").write_bytes(b"\n".join(lines))
+    fim: dict[str, Path] = {}
+    for name, write in (
+        ("llama", fim_files.deepseek),
+        ("qwen2", fim_files.qwen2),
+        ("starcoder2", fim_files.starcoder2),
+    ):
+        fim[name] = tmp_path_factory.mktemp(name)
+        (fim[name] / "tokenizer.json").write_text(write(list(byte_alphabet()), []), encoding="utf-8")
+    antibodies = tmp_path_factory.mktemp("antibodies")
+    (antibodies / "vocab.txt").write_text("\n".join(fim_files.IGLM))
     fallback = tmp_path_factory.mktemp("fallback")
     with (fallback / "tokenizer.model").open("wb") as out:
         sentencepiece.SentencePieceTrainer.train(
@@ -227,6 +255,7 @@ def vocabularies(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
     return {
         "glm": tokenizer_folder, "glm-130b": ice, "chatglm": offset, "chatglm2": fallback, "glm-4": ranks,
         "glm-4-hf": ranks, "glm-4-0414": ranks, "bert": words, "proteinglm": residues, "proteinglm-clm": residues,
+        "iglm": antibodies, **fim,
         "roberta": roberta, "xlm-roberta": unigrams, "camembert": unigrams, "distilbert": words, "esm2": amino_acids,
         "modernbert": modern,
     }  # fmt: skip
@@ -512,7 +541,9 @@ class TestTraps:
         assert default == {
             "glm": "append", "glm-130b": "reencode", "chatglm": "reencode", "chatglm2": "reencode",
             "glm-4": "reencode", "glm-4-hf": "reencode", "glm-4-0414": "reencode", "bert": "parallel",
-            "proteinglm": "parallel", "proteinglm-clm": "reencode", "roberta": "parallel", "xlm-roberta": "parallel",
+            "proteinglm": "parallel", "proteinglm-clm": "reencode", "llama": "reencode", "qwen2": "reencode",
+            "starcoder2": "reencode", "iglm": "reencode",
+            "roberta": "parallel", "xlm-roberta": "parallel",
             "camembert": "parallel", "distilbert": "parallel", "esm2": "parallel", "modernbert": "parallel",
         }  # fmt: skip
 
@@ -575,7 +606,7 @@ def test_calibration_lowers_the_error_in_every_family(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(" ".join(WORDS[n:] + WORDS[:n]) + "." for n in range(20)))
-    if "protein" in name:
+    if "protein" in name or name == "iglm":
         text.write_text(text.read_text().upper())
     exact = load(canonical(name), tokenizer=vocabularies[name]).model
     fresh = windows(text, Description.read(canonical(name), tokenizer=vocabularies[name]), 12, seed=9)
@@ -615,7 +646,7 @@ def test_what_two_families_recognise_is_refused(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_published_names_of_a_family_lead_back_to_its_network(family: Family) -> None:
     config = next(iter(family.presets.values()))
-    count = "num_layers" if "num_layers" in config else "num_hidden_layers"
+    count = layers_field(config)
     with torch.device("meta"):
         names = [n for n, _ in Network(family.architecture(Config({**config, count: 2}))).named_parameters()]
     for naming in (*family.namings, *filter(None, [family.published.rank_naming])):

@@ -28,7 +28,12 @@ from quant.schemes.int8 import Int8
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = (
     "glm_sat", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "bert", "proteinglm_mlm",
-    "proteinglm_clm", "roberta", "distilbert", "esm2", "modernbert",
+    "proteinglm_clm", "llama", "qwen2", "starcoder2", "iglm", "roberta",
+    "distilbert", "esm2", "modernbert",
+)  # fmt: skip
+GREEDY = (
+    "glm_greedy", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "proteinglm_clm", "llama", "qwen2",
+    "starcoder2", "iglm",
 )  # fmt: skip
 # The references' softmax and ours sum in other orders; another GELU, or a bias forgotten, is off by far more.
 TOLERANCE = 1e-4
@@ -195,9 +200,7 @@ def test_sequences_of_unequal_lengths_share_a_step(networks: dict[str, Network],
     torch.testing.assert_close(ours, torch.cat([c.logprobs for c in cases]), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    "file", ["glm_greedy", "glm130b_sat", "chatglm_sat", "chatglm2", "glm4", "glm4_0414", "proteinglm_clm"]
-)
+@pytest.mark.parametrize("file", GREEDY)
 def test_greedy_tokens_are_the_reference_s(networks: dict[str, Network], file: str) -> None:
     """Token by token over the cache: while all before it are the reference's, so is the best one."""
     model = networks["glm_sat" if file == "glm_greedy" else file]

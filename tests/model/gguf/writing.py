@@ -59,7 +59,7 @@ def write(
     config: dict[str, Any] = SIZES | (sizes or {})
     model = _random(architecture, config)
     writer = gguf.GGUFWriter(str(path), architecture)
-    _write_sizes(writer, architecture, config)
+    write_sizes(writer, architecture, config)
     write_tokenizer(writer, config["vocab_size"])
     rng = np.random.default_rng(0)
     state = model.state_dict()
@@ -113,7 +113,8 @@ def _random(architecture: str, config: dict[str, Any]) -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _write_sizes(writer: gguf.GGUFWriter, architecture: str, config: dict[str, Any]) -> None:
+def write_sizes(writer: gguf.GGUFWriter, architecture: str, config: dict[str, Any]) -> None:
+    """The sizes of a config of transformers, under llama.cpp's keys."""
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])

@@ -14,6 +14,7 @@ from tokenizers import Regex, models, pre_tokenizers
 from model.families import FAMILIES
 from model.tokenizer import Tokenizer
 from model.tokenizers.byte_level import byte_alphabet
+from tests.model.tokenizers import fim_files
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CODE = ("<|code_prefix|>", "<|code_middle|>", "<|code_suffix|>")
@@ -78,6 +79,8 @@ def ranks() -> bytes:
 def files() -> dict[str, dict[str, bytes]]:
     """The vocabulary files of each kind."""
     merges = published("gpt2-merges.txt")
+    pairs: Any = [tuple(line.split()) for line in merges.decode().split("\n")[1:] if line]
+    lines = json.loads(gzip.decompress((GOLDEN / "tokenizers.json.gz").read_bytes()))["lines"]
     gpt2 = json.dumps({piece: i for i, piece in enumerate([*gpt2_pieces(), "<|endoftext|>"])}).encode()
     return {
         "gpt2": {"vocab.json": gpt2, "merges.txt": merges},
@@ -88,6 +91,10 @@ def files() -> dict[str, dict[str, bytes]]:
         "chatglm": {"ice_text.model": published("ice_text_chatglm.model")},
         "glm4": {"tokenizer.json": tokenizer_json().encode()},
         "glm4-ranks": {"tokenizer.model": ranks()},
+        "qwen2": {"tokenizer.json": fim_files.qwen2(gpt2_pieces(), pairs).encode()},
+        "starcoder2": {"tokenizer.json": fim_files.starcoder2(gpt2_pieces(), pairs).encode()},
+        "deepseek": {"tokenizer.json": fim_files.deepseek(gpt2_pieces(), pairs).encode()},
+        "codellama": {"tokenizer.model": fim_files.codellama(lines)},
         "residues": {"tokenizer.model": RESIDUES},
         "chatglm2": {"tokenizer.model": published("chatglm2.model")},
     }
