@@ -36,7 +36,7 @@ from tests.model.gguf.writing import write_tokenizer
 HERE = Path(__file__).parent
 PROMPT = [72, 101, 108, 108, 111, 32, 119, 111, 114]
 STEPS = 64
-Kinds = gguf.GGMLQuantizationType
+KINDS = dict(gguf.GGMLQuantizationType.__members__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def write(path: Path, kind: str, sizes: Sizes, exact: bool = True) -> None:
     mostly sure of a token: an argmax over random numbers would turn with every rounding.
     """
     stored, _, as_kind = kind.partition(":")
-    rng, embedded = np.random.default_rng(0), np.zeros(0)
+    rng, embedded = np.random.default_rng(0), np.zeros(0, np.float32)
     writer = gguf.GGUFWriter(str(path), "glm4", use_temp_file=not exact)
     _metadata(writer, sizes)
     for name, shape in sizes.matrices.items():
@@ -87,15 +87,15 @@ def write(path: Path, kind: str, sizes: Sizes, exact: bool = True) -> None:
                 embedded = drawn
             if name == "output":
                 drawn += 0.02 * np.roll(embedded, 1, axis=0)
-            raw = quantize(drawn, Kinds[as_kind or stored])
+            raw = quantize(drawn, KINDS[as_kind or stored])
             if as_kind:
-                raw = dequantize(raw, Kinds[as_kind])
+                raw = dequantize(raw, KINDS[as_kind])
         else:
-            block, size = gguf.GGML_QUANT_SIZES[Kinds[stored]]
+            block, size = gguf.GGML_QUANT_SIZES[KINDS[stored]]
             raw = rng.integers(0, 256, (shape[0], shape[1] // block, size), dtype=np.uint8)
             raw[..., :2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
             raw = raw.reshape(shape[0], -1)
-        writer.add_tensor(f"{name}.weight", raw, raw_dtype=Kinds[stored])
+        writer.add_tensor(f"{name}.weight", raw, raw_dtype=KINDS[stored])
     for name in _norms(sizes):
         level = 0.2 if name.split(".")[-1].startswith("post_") else 1  # what a branch adds to the stream
         writer.add_tensor(f"{name}.weight", (level * rng.normal(1, 0.1, sizes.hidden)).astype(np.float32))

@@ -1,8 +1,8 @@
 """Decode steps and a prefill of llama.cpp on random weights, in the JSON form of `glm-infill bench decode`.
 
-Runs in an environment of its own: pip install gguf llama-cpp-python (compiles for some minutes). The network has the
-architecture of llama with GLM-6B-like sizes; weights are random bytes in Q4_0 or Q8_0, or random numbers in F16, also
-those of embedding and head.
+Runs in an environment of its own: pip install gguf llama-cpp-python (compiles for some minutes). The network has
+llama's architecture with GLM-6B-like sizes; weights are random bytes in Q4_0 or Q8_0, or numbers in F16, also those of
+embedding and head.
 
     python benchmarks/llama_cpp_decode.py --quant q4_0 --folder /tmp
 """

@@ -60,6 +60,7 @@ class DenseAttention:
         )
 
     def share(self, marked: Tensor) -> Tensor:
+        """marked [batch, num_tokens] → float32 [batch, num_tokens]."""
         seen = self.mask.expand(len(marked), 1, *self.mask.shape[-2:])[:, 0]
         return (seen & marked[:, None]).sum(-1) / seen.sum(-1)
 
@@ -204,7 +205,7 @@ class PagedAttention:
         return out
 
     def share(self, marked: Tensor) -> Tensor:
-        """Rows must be whole texts, which all see each other (a masked language model's)."""
+        """marked [rows] → float32 [rows]. Rows must be whole texts, whose tokens all see each other."""
         shares, first = [], 0
         for span in self._spans:
             own = marked[first : first + span.num_rows]

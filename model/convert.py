@@ -55,7 +55,7 @@ class Recipe:
 
     `calibrate` is a text for `model.calibration`. A shard holds up to `shard_bytes` bytes. `preset` and `tokenizer` are
     for a source without config.json or tokenizer. With `tp`, every tensor is cut for so many ranks, and each rank reads
-    files of its own.
+    files of its own. `keep_head`: the embedding and head of a foreign format keep their form, whatever `storage` says.
     """
 
     storage: Storage
@@ -65,6 +65,7 @@ class Recipe:
     preset: str | None = None
     tokenizer: Path | None = None
     tp: int = 1
+    keep_head: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +147,12 @@ class Conversion:
         return self._facts()
 
     def _storage(self) -> Storage:
-        """The storage of the result. A foreign format's embedding and head keep their form unless it names another."""
+        """The storage of the result."""
         asked = self.recipe.storage
         if self.weights.format is None:
             return asked
-        return self.weights.chosen(
-            self.source, asked.scheme, asked.group_size, None if asked.head == Float.name else asked.head
-        )
+        head = None if self.recipe.keep_head else asked.head
+        return self.weights.chosen(self.source, asked.scheme, asked.group_size, head)
 
     def _shares(self) -> list[RankSlice]:
         """The slices of each rank. Raises CheckpointError for heads or groups that the ranks do not divide."""

@@ -10,7 +10,8 @@ def keeping(bits: int, inputs: int, group_size: int) -> IntegerScheme | None:
 
     Its own groups may be smaller, and then repeat a scale. None if no scheme has these codes.
     """
-    rows = {4: Int4(0), 8: Int8(0)}.get(bits)
+    schemes: dict[int, IntegerScheme] = {4: Int4(0), 8: Int8(0)}
+    rows = schemes.get(bits)
     if rows is None or (bits == 4 and inputs % 2) or inputs % (group_size or 1):
         return None
     grouped = rows.grouped_by([group_size]) if group_size else rows

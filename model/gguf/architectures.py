@@ -74,6 +74,15 @@ ARCHITECTURES = {
         },
         unused=("rope_freqs",),
     ),
+    "llama": GGUFArchitecture("llama", _HF, interleaved=("attn_q", "attn_k")),
+    "qwen2": GGUFArchitecture("qwen2", _HF),
+    # The file does not say how far rows see; all published models see 4096 tokens.
+    "starcoder2": GGUFArchitecture(
+        "starcoder2",
+        _HF | {"blk.{i}.ffn_up": "model.layers.{i}.mlp.c_fc", "blk.{i}.ffn_down": "model.layers.{i}.mlp.c_proj"},
+        epsilon="norm_epsilon",
+        fields={"hidden_act": "gelu_pytorch_tanh", "sliding_window": 4096},
+    ),
 }
 _REASONS = {
     "bert": "llama.cpp's converter leaves out the head that fills masks; serve the original folder",
@@ -102,7 +111,9 @@ def config_of(header: Header) -> Config:
     given.only("rope.dimension_sections", None)
     hidden_size, heads = given.whole("embedding_length"), given.whole("attention.head_count")
     head_dim = given.whole("attention.key_length", hidden_size // heads or 1)
-    layers = given.whole("block_count") - (given.get("nextn_predict_layers") or 0)
+    layers = given.whole("block_count")
+    given.only("nextn_predict_layers", None, 0)
+    attention_bias = any(f"blk.0.{path}.bias" in header.tensors for path in ("attn_q", "attn_qkv"))
     return Config(
         {
             "model_type": architecture.model_type,
@@ -118,7 +129,9 @@ def config_of(header: Header) -> Config:
             "rope_theta": given.number("rope.freq_base", 10000.0),
             "partial_rotary_factor": given.whole("rope.dimension_count", head_dim) / head_dim,
             "rope_scaling": _scaling(given),
-            "attention_bias": any(f"blk.0.{path}.bias" in header.tensors for path in ("attn_q", "attn_qkv")),
+            "attention_bias": attention_bias,
+            "use_bias": attention_bias,
+            "mlp_bias": "blk.0.ffn_up.bias" in header.tensors,
             "tie_word_embeddings": "output.weight" not in header.tensors,
             **architecture.fields,
         },

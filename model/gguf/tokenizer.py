@@ -8,7 +8,7 @@ from model.config import CheckpointError
 from model.gguf.header import Array, Header
 
 # Types of tokens. Source: llama.cpp, gguf-py/gguf/constants.py (TokenType).
-_NORMAL, _UNUSED = 1, 5
+_NORMAL, _USER_DEFINED, _UNUSED = 1, 4, 5
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -40,6 +40,7 @@ _SPLITS = {
 }
 _WHOLE_PIECES = ("glm4", "chatglm-bpe", "llama-bpe")  # a word that is a piece is that piece, whatever the merges are
 _NORMALIZED = {"qwen2": {"type": "NFC"}}
+_BEGUN = ("llama-bpe",)  # texts begin with a token where the file does not say so
 
 
 def tokenizer_files(header: Header) -> dict[str, bytes]:
@@ -50,21 +51,37 @@ def tokenizer_files(header: Header) -> dict[str, bytes]:
     kind = header.metadata.get("tokenizer.ggml.model")
     if kind != "gpt2":
         raise _unread(header, f"the tokenizer {kind!r} is not read", "gpt2")
-    return {"tokenizer.json": json.dumps(_byte_level(header), ensure_ascii=False).encode()}
+    tokens = _array(header, "tokens", str)
+    files = {"tokenizer.json": _byte_level(header, tokens), "tokenizer_config.json": _ends(header, tokens)}
+    return {name: json.dumps(content, ensure_ascii=False).encode() for name, content in files.items()}
 
 
-def _byte_level(header: Header) -> Mapping[str, Any]:
+def _ends(header: Header, tokens: list[str]) -> Mapping[str, Any]:
+    """A tokenizer_config.json: the tokens that begin and end a text."""
+    own = {key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()}
+    found: dict[str, Any] = {"add_bos_token": bool(own.get("add_bos_token", own.get("pre") in _BEGUN))}
+    for role in ("bos", "eos"):
+        number = own.get(f"{role}_token_id")
+        if type(number) is int and 0 <= number < len(tokens):
+            found[f"{role}_token"] = tokens[number]
+    return found
+
+
+def _byte_level(header: Header, tokens: list[str]) -> Mapping[str, Any]:
     """A tokenizer.json of byte-level BPE."""
     split = header.metadata.get("tokenizer.ggml.pre")
     if split not in _SPLITS:
         raise _unread(header, f"the split of text {split!r} is not known", ", ".join(_SPLITS))
-    tokens = _array(header, "tokens", str)
     types = _array(header, "token_type", int) if "tokenizer.ggml.token_type" in header.metadata else []
     types = types or [_NORMAL] * len(tokens)
     if len(types) != len(tokens):
         raise CheckpointError(f"{header.path}: {len(tokens)} tokens with {len(types)} types")
     vocab = {token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind == _NORMAL}
-    added = [(i, t) for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if kind not in (_NORMAL, _UNUSED)]
+    added = [
+        (i, token, kind)
+        for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind not in (_NORMAL, _UNUSED)
+    ]
     return {
         "version": "1.0",
         "truncation": None,
@@ -72,9 +89,9 @@ def _byte_level(header: Header) -> Mapping[str, Any]:
         "added_tokens": [
             {
                 "id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-                "normalized": False, "special": True,
+                "normalized": False, "special": kind != _USER_DEFINED,
             }
-            for i, token in added
+            for i, token, kind in added
         ],
         "normalizer": _NORMALIZED.get(split),
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _SPLITS[split]},

@@ -148,7 +148,10 @@ class Int8(HeadScheme, IntegerScheme):
         return 8 if device == "cpu" else super().activation_bits(device)
 
     def activation_bytes(self, in_features: int, device: str) -> int:
-        return code_bytes(in_features, self._activation_group) if device == "cpu" else 0
+        if device != "cpu":
+            return 0
+        wide = 2 * in_features if cpu.variant() == "avx2" else 0  # codes in 16 bits
+        return code_bytes(in_features, self._activation_group) + wide
 
     def copies_weight(self, capability: float | None, rows: int) -> bool:
         return copies_before_ampere(capability, rows)

@@ -50,7 +50,10 @@ def quantize(
         storage = Storage.asked(scheme, options.group_size, options.quant_head)
     except UsageError as error:
         fail(str(error), code=2)
-    recipe = Recipe(storage, calibrate, calibrate_windows, int(shard_gb * 1e9), options.preset, options.tokenizer, tp)
+    shard_bytes, keep_head = int(shard_gb * 1e9), options.quant_head is None
+    recipe = Recipe(
+        storage, calibrate, calibrate_windows, shard_bytes, options.preset, options.tokenizer, tp, keep_head
+    )
     try:
         with named(target), progress_bar() as progress:
             task = progress.add_task("reading", total=None)

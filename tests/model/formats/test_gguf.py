@@ -5,6 +5,7 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
+from gguf.quants import quantize
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, Description, entries, fill, load
@@ -14,7 +15,7 @@ from model.families import family_of
 from model.format import QuantizedSource
 from model.formats import FORMATS, format_of
 from model.formats.gguf import GGUFSource
-from model.network import Network
+from model.network import Block, Network
 from model.outline import Outline
 from model.parallel import Ranks
 from model.preferred import Matrix, preferred, told
@@ -22,7 +23,7 @@ from model.sharding import Slice, cuts_of
 from model.storage import Storage
 from model.tokenizer import Tokenizer
 from model.weights import Weights
-from tests.model.gguf.writing import SIZES, Written, write, write_tokenizer
+from tests.model.gguf.writing import SIZES, Written, write, write_sizes, write_tokenizer
 from tests.model.test_references import GOLDEN, TOLERANCE, Case, case_of, whole
 
 KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
@@ -118,13 +119,19 @@ def test_a_cut_through_a_group_is_refused(q4_0: Written) -> None:
         GGUFSource(q4_0.path).stored("model.layers.1.mlp.down_proj.weight", Slice(1, ((16, 64),)))
 
 
+def first_block(checkpoint: Checkpoint) -> Block:
+    block = checkpoint.model.transformer.layers[0]
+    assert isinstance(block, Block)
+    return block
+
+
 @pytest.mark.parametrize("quant", [None, "none"])
 def test_ranks_read_their_share(mixed: Written, quant: str | None) -> None:
-    whole_one = load(mixed.path, quant=quant).model.transformer.layers[0]
+    whole_one = first_block(load(mixed.path, quant=quant))
     x = torch.randn(16, SIZES["hidden_size"], generator=torch.Generator().manual_seed(0))
     queries, keys = (SIZES[f"num_{of}_heads"] * SIZES["head_dim"] for of in ("attention", "key_value"))
     for rank in range(2):
-        part = load(mixed.path, quant=quant, ranks=Ranks(rank, 2)).model.transformer.layers[0]
+        part = first_block(load(mixed.path, quant=quant, ranks=Ranks(rank, 2)))
         sections = ((0, queries), (queries, keys), (queries + keys, keys))
         rows = [start + rank * n // 2 + row for start, n in sections for row in range(n // 2)]
         own, of_all = part.attention.query_key_value(x), whole_one.attention.query_key_value(x)[:, rows]
@@ -153,7 +160,7 @@ def test_forms_may_be_mixed(mixed: Written) -> None:
 
 class TestConversion:
     def test_gives_the_network_that_is_served_from_the_file(self, mixed: Written, tmp_path: Path) -> None:
-        Conversion(mixed.path, tmp_path / "out", Recipe(Storage("int4"))).run()
+        Conversion(mixed.path, tmp_path / "out", Recipe(Storage("int4"), keep_head=True)).run()
         converted = load(tmp_path / "out")
         assert torch.equal(logprobs(converted), logprobs(load(mixed.path)))
         assert converted.tokenizer.encode("the hen") == Description.read(mixed.path).tokenizer.encode("the hen")
@@ -207,6 +214,40 @@ class TestFiles:
             load(first)
 
 
+@pytest.mark.parametrize("kind", ["F16", "Q4_0", "Q8_0"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "starcoder2"])
+def test_further_architectures_give_transformers_log_probabilities(
+    tmp_path: Path, architecture: str, kind: str
+) -> None:
+    written = write(tmp_path / "own.gguf", architecture, kind)
+    found = logprobs(load(written.path, quant="none"))
+    torch.testing.assert_close(found, written.logprobs(TOKENS), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q4_0"])
+def test_rows_that_the_converter_interleaved_are_put_back(tmp_path: Path, kind: str) -> None:
+    """llama.cpp, conversion/llama.py (LlamaModel.permute): heads of halves become heads of pairs."""
+    heads, size, width = 4, 8, 32
+    rows = torch.randn(heads * size, width, generator=torch.Generator().manual_seed(0))
+    permuted = rows.view(heads, 2, size // 2, width).transpose(1, 2).reshape(heads * size, width)
+    writer = gguf.GGUFWriter(str(tmp_path / "own.gguf"), "llama")
+    write_sizes(writer, "llama", SIZES | {"hidden_size": width, "num_attention_heads": heads, "head_dim": size})
+    for name, matrix in (("token_embd", rows), ("blk.0.attn_q", permuted), ("blk.0.attn_v", rows)):
+        raw = quantize(matrix.numpy(), gguf.GGMLQuantizationType[kind])
+        writer.add_tensor(f"{name}.weight", raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source = GGUFSource(tmp_path / "own.gguf")
+    q, v = (f"model.layers.0.self_attn.{letter}_proj.weight" for letter in "qv")
+    assert torch.equal(source.read(q), source.read(v))
+    for part in (Slice(0, ((8, 8), (24, 4))), Slice(1, ((0, 32),))):
+        assert torch.equal(source.read(q, part), part.of(source.read(v)))
+        if kind == "Q4_0":
+            assert torch.equal(source.stored(q, part)["weight"], source.stored(v, part)["weight"])
+
+
 def split(path: Path, first: Path, second: Path) -> None:
     """The metadata and half of the tensors in one file, the rest in another."""
     reader = gguf.GGUFReader(path)
@@ -246,7 +287,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("changed", "reason"),
         [
-            ({"general.architecture": "glm4moe"}, "'glm4moe' cannot be served: known are chatglm, glm4"),
+            (
+                {"general.architecture": "glm4moe"},
+                "'glm4moe' cannot be served: known are chatglm, glm4, llama, qwen2, starcoder2",
+            ),
             ({"general.architecture": "bert"}, "leaves out the head that fills masks"),
             ({"glm4.embedding_length": "many"}, "embedding_length must be a positive number"),
             ({}, "missing embedding_length"),

@@ -127,8 +127,10 @@ def test_what_is_converted_is_converted_from_the_same_floats(pair: Pair) -> None
 
 
 def test_quantize_writes_what_serve_holds(pair: Pair, tmp_path: Path) -> None:
-    served = load(pair.packed)
-    Conversion(pair.packed, tmp_path / "out", Recipe(Storage(pair.served))).run()
+    """With the scheme that the files have: without a choice it leaves the embedding in floats."""
+    assert load(pair.packed).quant == pair.served
+    served = load(pair.packed, pair.served)
+    Conversion(pair.packed, tmp_path / "out", Recipe(Storage.asked(pair.served, None, None))).run()
     again = load(tmp_path / "out")
     assert (served.quant, again.quant, again.origin) == (pair.served, pair.served, "")
     assert torch.equal(logits(served.model), logits(again.model))
@@ -136,10 +138,10 @@ def test_quantize_writes_what_serve_holds(pair: Pair, tmp_path: Path) -> None:
 
 def test_two_ranks(pair: Pair, tmp_path: Path) -> None:
     """They hold what they would hold of the converted folder, whose tensors are cut."""
-    Conversion(pair.packed, tmp_path / "out", Recipe(Storage(pair.served), tp=2)).run()
+    Conversion(pair.packed, tmp_path / "out", Recipe(Storage.asked(pair.served, None, None), tp=2)).run()
 
     def tensors(folder: Path, ranks: Ranks) -> Tensors:
-        return dict(load(folder, ranks=ranks).model.state_dict())
+        return dict(load(folder, pair.served, ranks=ranks).model.state_dict())
 
     found = on_ranks(2, lambda ranks: tensors(pair.packed, ranks))
     for own, wanted in zip(found, on_ranks(2, lambda ranks: tensors(tmp_path / "out", ranks)), strict=True):

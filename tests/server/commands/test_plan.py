@@ -22,7 +22,7 @@ def test_prints_what_fits_and_how_fast_it_would_be() -> None:
     assert done.exit_code == 0, done.output
     assert "4 × RTX3090" in done.stdout
     assert "fits: 6,544 tokens of keys and values; full-length requests at a time, of 2,048: 3" in done.stdout
-    assert "--tp 4 --kv-cache-gb 5.1" in done.stdout
+    assert "--tp 4 --kv-cache-gb 5.6" in done.stdout
 
 
 def test_a_cache_of_int8_is_served_as_one() -> None:

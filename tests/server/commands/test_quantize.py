@@ -26,7 +26,7 @@ def source(tiny_checkpoint: Callable[..., Path]) -> Path:
 def test_writes_a_folder_and_says_what_it_holds(source: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The red fish found the old boat under the hill near the river and sang.\n\n" * 5)
-    done = command(source, tmp_path / "out", "--scheme", "int4", "--calibrate", text, "--json")
+    done = command(source, tmp_path / "out", "--scheme", "int4", "--calibrate", text, "--quant-head", "none", "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no bar: it is not a terminal
     facts = json.loads(done.stdout)
@@ -37,10 +37,11 @@ def test_writes_a_folder_and_says_what_it_holds(source: Path, tmp_path: Path) ->
 
 
 def test_the_embedding_s_storage_has_the_name_of_the_other_commands(source: Path, tmp_path: Path) -> None:
-    line = ["quantize", str(source), str(tmp_path / "out"), "--scheme", "int8", "--quant-head", "int8", "--json"]
-    done = CliRunner().invoke(app, line)
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["storage"]["head"] == "int8"
+    for asked, head in ((("--quant-head", "int4"), "int4"), ((), "int8")):
+        line = ["quantize", str(source), str(tmp_path / head), "--scheme", "int8", *asked, "--json"]
+        done = CliRunner().invoke(app, line)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["storage"]["head"] == head
 
 
 @pytest.mark.parametrize(
