@@ -29,16 +29,16 @@ class BlankRules:
     def apply(self, fill: Fill, limits: Limits, card: ModelCard) -> Fill:
         """The fill for the engine. Raises RequestError for `max_tokens` above the limit.
 
-        If each input has one blank of its own, it allows texts to be cut, and lowers `max_tokens` to what fits. It
-        never changes texts that are scored.
+        If each input has one blank of its own, or the route says `fit`, it allows texts to be cut, and lowers
+        `max_tokens` to what fits. It never changes texts that are scored.
         """
         if not fill.echo:
             fill = replace(fill, inputs=tuple(self._read(text, card) for text in fill.inputs))
-        if self.trims and not fill.echo and all(count_blanks(text) == 1 for text in fill.inputs):
+        if self.trims and not fill.echo and (fill.fit or all(count_blanks(text) == 1 for text in fill.inputs)):
             lengths = tuple(most_tokens(number, limits, card) for number in fill.max_tokens)
             return replace(fill, fit=True, max_tokens=lengths)
         at_most("max_tokens", max(fill.max_tokens), limits.max_tokens)
-        return fill
+        return replace(fill, fit=False)
 
     def _read(self, text: Segments, card: ModelCard) -> Segments:
         prompt = _prompt(text)

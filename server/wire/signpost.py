@@ -33,12 +33,13 @@ class Signpost:
 
     @classmethod
     def before(cls, routers: Iterable[APIRouter], chats: frozenset[str]) -> "Signpost":
-        """The signpost of these routers. It never names routes without a description, such as pages."""
+        """The signpost of these routers. It never names paths without a description, such as pages."""
         found: defaultdict[str, set[str]] = defaultdict(set)
-        for router in routers:
-            for route in router.routes:
-                if getattr(route, "include_in_schema", False):
-                    found[getattr(route, "path", "")] |= getattr(route, "methods", None) or set()
+        routes = [route for router in routers for route in router.routes]
+        described = {getattr(route, "path", "") for route in routes if getattr(route, "include_in_schema", False)}
+        for route in routes:
+            if (path := getattr(route, "path", "")) in described:
+                found[path] |= getattr(route, "methods", None) or set()
         return cls({path: frozenset(methods - {"HEAD"}) for path, methods in found.items()}, chats)
 
     async def answer(self, request: Request, error: HTTPException) -> Answer:
@@ -62,14 +63,16 @@ class Signpost:
     def closest(self, path: str) -> str | None:
         """The route with the most similar path; None if none is similar.
 
-        A route that ends with the path comes first, then one that has the path's ends, then a similar one, then a route
-        at the path's end.
+        A route that ends with the path comes first, then one of several parts at the path's end, then one that has the
+        path's ends, then a similar one, then a route at the path's end.
         """
         path = SLASHES.sub("/", path[:MAX_LEN]).rstrip("/") or "/"
         longer = [route for route in self.routes if path != "/" and route.endswith(path)]
         if longer:
             return min(longer, key=len)
         shorter = [route for route in self.routes if path.endswith(route)]
+        if exact := [route for route in shorter if route.count("/") > 1]:
+            return max(exact, key=len)
         first, last = path.split("/")[1], path.rpartition("/")[2]
         for route in (f"/{first}/{last}", f"/v1/{last}"):  # a path with more in its middle, such as a model's name
             if route in self.routes and path.count("/") > 2:

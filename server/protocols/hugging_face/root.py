@@ -42,7 +42,7 @@ async def root(request: Request, service: Annotated[Service, Depends(service_of)
 @router.post("/models/{name:path}", openapi_extra=takes(FillMaskRequest, TextGenerationRequest))
 async def model(name: str, request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """The same of a model or an adapter by its name."""
-    return await _answer(request, service, MODEL, name)
+    return await _answer(request, service, MODEL, name.rstrip("/"))
 
 
 async def _answer(request: Request, service: Service, route: str, name: str | None) -> Response:

@@ -51,5 +51,6 @@ class FimRequest(SamplingFields, Refused):  # type: ignore[misc, valid-type]
             sampling=self.sampling(limits),
             logprobs=self.top_logprobs if self.logprobs or self.top_logprobs else None,
             stream=self.stream,
+            fit=True,  # at the end of a file there is no suffix
             timeout_s=limits.timeout_s,
         )

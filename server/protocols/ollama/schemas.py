@@ -55,6 +55,11 @@ class GenerateRequest(Lenient):
         """The text behind the blank; None if there is none."""
         return self.suffix or self.options.suffix or None
 
+    @property
+    def names_suffix(self) -> bool:
+        """Whether it has a suffix, or an empty one, as an editor sends at the end of a file."""
+        return "suffix" in self.model_fields_set | self.options.model_fields_set
+
     def fill(self, limits: Limits, card: ModelCard) -> Fill:
         """The request for the engine. Raises RequestError for values over a limit, and for blanks that the model cannot
         fill."""
@@ -72,6 +77,7 @@ class GenerateRequest(Lenient):
             else (),
             logprobs=self.top_logprobs if self.logprobs or self.top_logprobs else None,
             stream=self.stream,
+            fit=self.names_suffix,
             timeout_s=limits.timeout_s,
         )
 

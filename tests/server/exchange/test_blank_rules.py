@@ -40,6 +40,26 @@ def test_a_prompt_without_a_blank_is_not(engine: FakeEngine, make_client: Make, 
         assert response.json()["error"]["message"] == "max_tokens is 1025; the limit is 1024"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/fim/completions", {"prompt": "a"}),
+        ("/api/generate", {"prompt": "a", "suffix": ""}),
+        ("/api/generate", {"prompt": "a", "options": {"suffix": ""}}),
+    ],
+)
+def test_an_editor_s_file_is_trimmed_at_its_end_too(
+    engine: FakeEngine, make_client: Make, path: str, body: dict[str, Any]
+) -> None:
+    with make_client() as client:
+        fill = asked(engine, client, path, body)
+        assert fill.fit
+        assert fill.inputs == (("a",),)
+        assert not asked(engine, client, "/api/generate", {"prompt": "a"}).fit
+    with make_client(long_texts="refuse") as client:
+        assert not asked(engine, client, path, body).fit
+
+
 def test_native_texts_stay_whole_unless_the_operator_says_so(engine: FakeEngine, make_client: Make) -> None:
     body = {"text": "a [MASK]"}
     with make_client() as client:

@@ -20,6 +20,10 @@ def message(client: TestClient, method: str, path: str) -> str:
         ("/v1/infill/", "POST /v1/infill"),
         ("/completions", "POST /v1/completions"),  # a base address without /v1
         ("/v1/v1/completions", "POST /v1/completions"),  # and one with it twice
+        ("/v1/v1/fim/completions", "POST /v1/fim/completions"),
+        ("/v1/beta/completions", "POST /beta/completions"),
+        ("/v1/api/generate", "POST /api/generate"),
+        ("/v1/x/infill", "POST /v1/infill"),
         ("/openai/v1/completions", "POST /v1/completions"),
         ("/x//v1//score", "POST /v1/score"),
         ("/v1/fim/completion", "POST /v1/fim/completions"),
@@ -61,6 +65,11 @@ def test_all_methods_of_a_path_are_told():
         "PUT /a: this route takes GET, POST; /docs describes it",
         {"allow": "GET, POST"},
     )
+
+
+def test_a_page_s_methods_are_told_where_its_path_is_a_route_too(client):
+    response = client.put("/")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
 
 
 def test_the_methods_of_a_path_with_parameters_are_the_router_s():
