@@ -4,7 +4,8 @@ Editors know neither this model's length nor its layout. So their protocols trim
 operator chooses otherwise. Native routes take a text unchanged.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 
@@ -16,15 +17,17 @@ from server.exchange.service import Service
 from server.fim_templates import TEMPLATES, around, named_like
 from server.settings import Limits, Settings
 
+PLAIN: Mapping[str, str] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class BlankRules:
     """`trims`: cut the text that is farthest from the blank if it is too long. `templates`: the templates to read.
-    `field`: the field of the text, for messages."""
+    `names`: the client's names of `text` and `max_tokens`, for messages."""
 
     trims: bool
     templates: tuple[str, ...]
-    field: str = "prompt"
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def apply(self, fill: Fill, limits: Limits, card: ModelCard) -> Fill:
         """The fill for the engine. Raises RequestError for `max_tokens` above the limit.
@@ -37,7 +40,7 @@ class BlankRules:
         if self.trims and not fill.echo and (fill.fit or all(count_blanks(text) == 1 for text in fill.inputs)):
             lengths = tuple(most_tokens(number, limits, card) for number in fill.max_tokens)
             return replace(fill, fit=True, max_tokens=lengths)
-        at_most("max_tokens", max(fill.max_tokens), limits.max_tokens)
+        at_most(self.names.get("max_tokens", "max_tokens"), max(fill.max_tokens), limits.max_tokens)
         return replace(fill, fit=False)
 
     def _read(self, text: Segments, card: ModelCard) -> Segments:
@@ -46,23 +49,23 @@ class BlankRules:
             return text
         if card.infill_mask is not None and (sides := around(prompt, self.templates)) is not None:
             return (sides.before, Mask(card.infill_mask), sides.after)
-        return one_blank(prompt, self.field) if len(text) == 1 else text
+        return one_blank(prompt, self.names.get("text", "prompt")) if len(text) == 1 else text
 
 
-def blank_rules(settings: Settings, *, editor: bool, field: str = "prompt") -> BlankRules:
+def blank_rules(settings: Settings, *, editor: bool, names: Mapping[str, str] = PLAIN) -> BlankRules:
     """The rules of a route: the operator's choice, or the defaults of editors' protocols and of native routes."""
     trims = editor if settings.long_texts is None else settings.long_texts == "trim"
-    names = tuple(TEMPLATES) if editor else ()
-    return BlankRules(trims, names if settings.fim_templates is None else settings.template_names, field)
+    templates = tuple(TEMPLATES) if editor else ()
+    return BlankRules(trims, templates if settings.fim_templates is None else settings.template_names, names)
 
 
-def ruled(service: Service, request: Request, fill: Fill, *, editor: bool, field: str = "prompt") -> Fill:
-    """A route's fill after its rules. `field` is the text's, for messages. Raises RequestError as `BlankRules.apply`.
+def ruled(service: Service, request: Request, fill: Fill, *, editor: bool, names: Mapping[str, str] = PLAIN) -> Fill:
+    """A route's fill after its rules. `names` are as in `submit`. Raises RequestError as `BlankRules.apply`.
 
     A text with the marks of a template that is not read gives a warning: in the log, in the header
     `x-glm-infill-warning`, and in the answers of protocols that show it (`warned`).
     """
-    rules = blank_rules(service.settings, editor=editor, field=field)
+    rules = blank_rules(service.settings, editor=editor, names=names)
     given = [_words(text) for text in fill.inputs]
     fill = rules.apply(fill, service.settings.limits, service.engine.card)
     kept = (words for words, text in zip(given, fill.inputs, strict=True) if words == _words(text))

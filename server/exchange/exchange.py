@@ -56,6 +56,15 @@ def submit(service: Service, request: Request, work: Work, work_id: str, names: 
     return _followed(events, work_id, names, ticket, request.scope)
 
 
+def _renamed(event: Failed, names: Mapping[str, str]) -> Failed:
+    """A failure with the client's name of the field, also where its message begins with the engine's."""
+    own = event.param
+    if own is None or own not in names:
+        return event
+    message = names[own] + event.message.removeprefix(own) if event.message.startswith(f"{own} ") else event.message
+    return replace(event, message=message, param=names[own])
+
+
 async def _followed(events: Events, work_id: str, names: Mapping[str, str], ticket: Ticket, scope: Scope) -> Events:
     """The events, with the client's names; it also counts the tokens that the work took."""
     async with aclosing(events):
@@ -67,8 +76,7 @@ async def _followed(events: Events, work_id: str, names: Mapping[str, str], tick
                 elif isinstance(event, Failed):
                     if event.outcome in UNCHARGED:
                         ticket.settle(work_id, 0)
-                    if event.param is not None:
-                        event = replace(event, param=names.get(event.param, event.param))
+                    event = _renamed(event, names)
                 yield event
         except (EngineUnavailable, EngineOverloaded):
             ticket.settle(work_id, 0)

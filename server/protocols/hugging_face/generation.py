@@ -63,7 +63,7 @@ async def generate(request: Request, service: Service, raw: dict[str, Any], aski
     service.ignored.note(asking.route, unknown)
     adapter = named_adapter(engine, asking.model, p.adapter_id)
     fill = body.fill(limits, engine.card, await _last_tokens(body, engine))
-    work = ruled(service, request, replace(fill, adapter=adapter, stream=body.stream), editor=True, field="inputs")
+    work = ruled(service, request, replace(fill, adapter=adapter, stream=body.stream), editor=True, names=NAMES)
     told = warned(request)
     work_id = f"tgi-{uuid4().hex}"
     if body.stream:

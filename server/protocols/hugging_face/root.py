@@ -1,8 +1,9 @@
 """`POST /` and `POST /models/{name}`: what Hugging Face's clients ask of an endpoint, fill-mask or text generation.
 
-Both have the same path and the same two fields. A body with a field that only text generation has is its own: its
-clients always send `stream`. Any other body is fill-mask's, whose clients send `top_k` and `targets` or nothing: a text
+Both have the same path and the same two fields. A body with a field that only text generation has is its own, such as
+`stream` or `max_new_tokens`. Any other body is fill-mask's, whose clients send `top_k` and `targets` or nothing: a text
 without a mask is an error then, as in transformers' pipeline, since these clients cannot read any other answer.
+huggingface_hub's `text_generation` without any parameter sends the same as its `fill_mask`, and is told what to add.
 """
 
 from collections.abc import Mapping

@@ -64,7 +64,7 @@ class FillMaskRequest(Lenient):
             with member("input", number, len(texts)):
                 if not count_blanks(text):
                     known = ", ".join(dict.fromkeys((*card.masks, card.mask_token)))
-                    message = f"no mask token ({known}) found in inputs; text generation is at /generate"
+                    message = f"no mask token ({known}) found in inputs; for text generation give max_new_tokens"
                     raise RequestError(message, "inputs")
                 at_most("inputs", count_blanks(text), limits.blanks, "masks")
         at_most("top_k", sum(map(count_blanks, texts)) * top_k, MOST_CANDIDATES, "candidates for all masks")

@@ -60,6 +60,12 @@ def test_an_editor_s_file_is_trimmed_at_its_end_too(
         assert not asked(engine, client, path, body).fit
 
 
+def test_a_length_over_the_limit_is_called_as_the_client_calls_it(make_client: Make) -> None:
+    with make_client() as client:
+        body = {"inputs": "a", "parameters": {"max_new_tokens": 1025}}
+        assert client.post("/generate", json=body).json()["error"] == "max_new_tokens is 1025; the limit is 1024"
+
+
 def test_native_texts_stay_whole_unless_the_operator_says_so(engine: FakeEngine, make_client: Make) -> None:
     body = {"text": "a [MASK]"}
     with make_client() as client:

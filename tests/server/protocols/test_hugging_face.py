@@ -42,10 +42,10 @@ def events(response) -> list:
     return [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
 
 
-NO_MASK = "no mask token ([MASK], [gMASK]) found in inputs; text generation is at /generate"
+NO_MASK = "no mask token ([MASK], [gMASK]) found in inputs; for text generation give max_new_tokens"
 
 
-@pytest.mark.parametrize("path", ["/", "/models/demo", "/models/"])
+@pytest.mark.parametrize("path", ["/", "/models/demo", "/models/demo/", "/models/"])
 @pytest.mark.parametrize(
     ("body", "is_mask"),
     [

@@ -245,3 +245,12 @@ def test_an_unknown_model_is_not_shown(client):
 def test_the_version_is_one_with_log_probabilities(client):
     version = client.get("/api/version").json()["version"]
     assert tuple(map(int, version.split("."))) >= (0, 12, 11)
+
+
+def test_a_field_is_called_as_the_client_calls_it(client, engine):
+    async def refuses(request: Request, work_id: str) -> AsyncIterator[Event]:
+        yield Failed(work_id, "invalid", "max_tokens is 9; the limit is 8", "max_tokens", "invalid_value")
+
+    engine.script = refuses
+    answer = client.post(PATH, json={**BODY, "stream": False})
+    assert (answer.status_code, answer.json()) == (400, {"error": "options.num_predict is 9; the limit is 8"})
