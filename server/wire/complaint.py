@@ -25,7 +25,15 @@ class Complaint:
                 return cls(f"unknown field {path}", path, "unknown_field")
             case "missing":
                 return cls(f"{path} is required", path, "missing_field")
-        return cls(f"{path}: {first['msg']}", path, "invalid_value")
+        return cls(f"{path}: {_plain(first['msg'])}", path, "invalid_value")
+
+
+def _plain(message: str) -> str:
+    """A message without pydantic's own words for a check that is ours, and for a string whose length is checked after
+    it."""
+    if message.startswith("Value should have at "):
+        return message.replace("Value", "String", 1).replace(" item", " character", 1)
+    return message.removeprefix("Value error, ")
 
 
 def _path(location: tuple[int | str, ...]) -> str:
