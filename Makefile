@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-KERNELS := quant/cpu_kernels.cpp quant/cpu_kernels_avx2.h quant/cpu_float_kernels.cpp quant/cpu_float_block.h
+KERNELS := quant/cpu_kernels.cpp quant/cpu_kernels_avx2.h quant/cpu_float_kernels.cpp quant/cpu_float_block.h quant/cpu_packing.cpp
 
 .PHONY: serve test check format coverage lint-page bench gpu image clean
 

@@ -4,9 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quant import cpu
 from quant.memory import huge_page_zeros
 
 TILE = 16  # outputs of a tile of the CPU kernels, and what torch's own wants a multiple of
+_tile = cpu.Kernel("tile", cpu.INT32, cpu.POINTER, cpu.INT64, cpu.INT64, cpu.INT64, cpu.POINTER)
+_pair_halves = cpu.Kernel("pair_halves", cpu.POINTER, cpu.INT64, cpu.INT64, cpu.POINTER)
 _ROWS = 1024  # outputs repacked at once: what is unpacked for a moment stays small
 
 
@@ -25,6 +28,20 @@ def unpack_nibbles(packed: Tensor) -> Tensor:
     return pairs.flatten(-2)
 
 
+def pair_halves(blocks: Tensor) -> Tensor:
+    """Unsigned nibbles, byte j of a block with number j low and number j + 16 high → pairs as `pack_nibbles` has them.
+
+    uint8 [rows, blocks, 16], also a view of longer blocks, → int8 [rows, blocks · 16].
+    """
+    rows, count, _ = blocks.shape
+    if cpu.number() is not None and blocks.stride()[2] == 1 and blocks.stride()[0] == count * blocks.stride()[1]:
+        out = torch.empty(rows, count * 16, dtype=torch.int8)
+        _pair_halves(cpu.number(), blocks, rows * count, blocks.stride()[1], out)
+        return out
+    codes = torch.cat([blocks & 15, blocks >> 4], dim=-1).flatten(1).view(torch.int8) - 8
+    return pack_nibbles(codes)
+
+
 def tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
     """Stored int4 pairs or int8 codes → the tiles that the CPU kernels read.
 
@@ -32,6 +49,17 @@ def tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
     [tiles, inputs / 4, 16, 4]. Numbers are unsigned: code + 8, or code + 128. `inputs` is the number of inputs rounded
     up to the kernel's groups. Inputs and outputs that fill up tiles have code 0.
     """
+    width = 8 if bits == 4 else 4
+    if cpu.number() is not None:
+        rows, words = stored.contiguous(), inputs // width
+        out = huge_page_zeros((-(-rows.shape[0] // TILE), words, TILE, 4))
+        _tile(cpu.number(), bits, rows, rows.shape[0], rows.shape[1], words, out)
+        return out
+    return _plain_tiles(stored, bits, inputs)
+
+
+def _plain_tiles(stored: Tensor, bits: int, inputs: int) -> Tensor:
+    """What `tiles` does, by torch."""
     width = 8 if bits == 4 else 4
     outputs = stored.shape[0]
     out = huge_page_zeros((-(-outputs // TILE), inputs // width, TILE, 4))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quant.packing import pair_halves
 from quant.scheme import Scheme, Tensors
 from quant.schemes.int4 import Int4
 from quant.schemes.int8 import Int8
@@ -123,11 +124,8 @@ def _q6_k(raw: Tensor) -> Tensor:
 
 
 def _int4(raw: Tensor) -> Tensors:
-    """The stored form of `Int4(32)`: pairs of neighbours instead of numbers that are 16 apart, signed codes."""
-    even, odd = raw[..., 2::2], raw[..., 3::2]
-    low, high = (even & 15) << 4 | odd & 15, even & 240 | odd >> 4
-    codes = torch.cat([low, high], dim=-1).bitwise_xor_(136)  # minus 8, in both nibbles
-    return {"weight": codes.flatten(-2).view(torch.int8), "weight_scale": _half(raw, 0).squeeze(-1)}
+    """The stored form of `Int4(32)`."""
+    return {"weight": pair_halves(raw[..., 2:]), "weight_scale": _half(raw, 0).squeeze(-1)}
 
 
 def _int8(raw: Tensor) -> Tensors:

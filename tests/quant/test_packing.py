@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quant.packing import TILE, pack_nibbles, tiled_scale, tiles, unpack_nibbles, untile
+from quant.cpu import CHOICE
+from quant.packing import TILE, pack_nibbles, pair_halves, tiled_scale, tiles, unpack_nibbles, untile
 
 counts = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 128]))
 seeds = st.integers(0, 2**31)
@@ -104,3 +105,26 @@ def test_tiled_scales_are_where_their_outputs_are(outputs: int, groups: int, dty
     whole = tiled.transpose(1, 2).flatten(0, 1)
     assert torch.equal(whole[:outputs], scale)
     assert not whole[outputs:].any()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_tiles_of_torch_are_those_of_the_kernels(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
+    codes = random_codes(bits, 300, 1100, 0)
+    stored = pack_nibbles(codes) if bits == 4 else codes
+    made = tiles(stored, bits, 1120)
+    monkeypatch.setenv(CHOICE, "torch")
+    assert torch.equal(tiles(stored, bits, 1120), made)
+
+
+@pytest.mark.parametrize("kernel", ["", "torch"])
+@given(st.integers(1, 5), st.integers(1, 70), seeds)
+@settings(max_examples=20, deadline=None)
+def test_halves_of_blocks_become_pairs(kernel: str, rows: int, blocks: int, seed: int) -> None:
+    codes = random_codes(4, rows, blocks * 32, seed)
+    halves = (codes + 8).view(torch.uint8).view(rows, blocks, 2, 16)
+    held = torch.full((rows, blocks, 18), 77, dtype=torch.uint8)
+    held[..., 2:] = halves[:, :, 0] | halves[:, :, 1] << 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CHOICE, kernel)
+        assert torch.equal(pair_halves(held[..., 2:]), pack_nibbles(codes))
+        assert torch.equal(pair_halves(held[:, ::2, 2:]), pack_nibbles(codes.view(rows, blocks, 32)[:, ::2].flatten(1)))
