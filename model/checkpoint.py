@@ -96,8 +96,9 @@ class Description:
         if preset is None:
             config = config_of(folder) if form is None else form.config(folder)
             family = family_of(config)
-        elif (folder / "config.json").exists():
-            raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
+        elif form is not None or (folder / "config.json").exists():
+            own = "a config.json" if form is None else "sizes of its own"
+            raise CheckpointError(f"{folder}: has {own}, so no preset can be given")
         elif preset not in PRESETS:
             raise CheckpointError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         else:

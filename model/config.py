@@ -51,8 +51,10 @@ class Config:
     def whole(self, name: str, default: int | None = None) -> int:
         """A positive integer below 2³¹. Raises CheckpointError for another value, or for none without a default."""
         value = self._given(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise CheckpointError(f"{self.source}: {name} must be a positive number without a fraction, not {value!r}")
+        if value >= 2**31:
+            raise CheckpointError(f"{self.source}: {name} is {value!r}, the most is {2**31 - 1}")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:

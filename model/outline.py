@@ -78,8 +78,9 @@ class Outline:
             architecture = family_of(config).architecture(config)
             floats = published_dtype(config, architecture)
             return Outline(name_of(folder), architecture, Storage.read(folder), floats=floats)
-        if (folder / "config.json").exists():
-            raise CheckpointError(f"{folder}: has a config.json, so no preset can be given")
+        if form is not None or (folder / "config.json").exists():
+            own = "a config.json" if form is None else "sizes of its own"
+            raise CheckpointError(f"{folder}: has {own}, so no preset can be given")
         family, config = PRESETS[preset]
         architecture = family.architecture(config)
         weights = Weights(folder, family.namings, cuts_of(architecture))

@@ -50,7 +50,7 @@ class Lessons:
         self._longest = checkpoint.model.architecture.max_sequence_length
         self._causal = checkpoint.model.architecture.causal
         if checkpoint.model.architecture.masked:
-            raise LessonError("a masked language model has no spans to train; adapters need a GLM family")
+            raise LessonError("a masked language model has no spans to train: it fills one token a mask")
         self.items = [self._read(number, line) for number, line in _lines(path)]
         if not self.items:
             raise LessonError(f"{path.name} has no lines")

@@ -1,7 +1,7 @@
 """The footprint of one rank: bytes on its device, bytes that a step reads, and multiply-accumulates.
 
-It counts the rank's own network, built on `meta`, which allocates nothing. All layers are alike, so it builds one layer
-and multiplies.
+It counts the rank's own network, built on `meta`, which allocates nothing. All layers behind the first are alike, so
+it builds two layers and multiplies.
 """
 
 from dataclasses import dataclass, replace
@@ -52,11 +52,11 @@ def footprint(deployment: Deployment, rank: int) -> Footprint:
     """
     d, a, kind = deployment, deployment.architecture, deployment.devices[rank].kind
     network = _network(d, rank)
-    block = network.transformer.layers[0]
+    block = network.transformer.layers[-1]
     assert isinstance(block, Block)
     head: list[nn.Module] = [network.lm_head] if a.head == "own" else [network.word_embeddings]
     head += [network.mlm_head] if a.head == "masked_lm" else []
-    weights = _bytes(network, kind) + (a.num_layers - 1) * _bytes(block, kind)
+    weights = _bytes(network, kind) + (a.num_layers - len(network.transformer.layers)) * _bytes(block, kind)
     # Tables of which a row is read, and what is read for pairs of sentences only.
     tables: list[nn.Module] = [network.word_embeddings] if a.head == "own" else []
     tables += [m for n, m in network.named_modules() if n.endswith("position_embeddings")]
@@ -77,8 +77,8 @@ def footprint(deployment: Deployment, rank: int) -> Footprint:
 
 
 def _network(d: Deployment, rank: int) -> Network:
-    """The rank's network, as a loaded one is built, with one layer."""
-    a, kind = replace(d.architecture, num_layers=1), d.devices[rank].kind
+    """The rank's network, as a loaded one is built, with two layers: ModernBERT's first one lacks a norm."""
+    a, kind = replace(d.architecture, num_layers=min(d.architecture.num_layers, 2)), d.devices[rank].kind
     dtype, ranks = compute_dtype(kind), Ranks(rank, d.ranks)
     scheme, head = d.schemes(kind)
     with torch.device("meta"):

@@ -72,7 +72,7 @@ def plan(deployment: Deployment, requantize: bool = True) -> Plan:
     try:
         prints = _footprints(d)
     except (CheckpointError, UsageError) as error:
-        instead = [*_instead(d, requantize)]
+        instead = [*(_other_storages(d) if requantize else ()), *_instead(d, requantize)]
         return Plan(False, str(error), [], 0, 0, Predicted({}, {}, None), d.tokens, 0.0, instead, [])
     devices = [_device(card, f) for card, f in zip(d.devices, prints, strict=True)]
     blocks = _blocks(d, prints)
@@ -197,6 +197,19 @@ def _single_changes(d: Deployment, requantize: bool) -> Iterator[tuple[str, Depl
     while shorter >= d.block_size and not _fits(replace(d, request_tokens=shorter)):
         shorter //= 2
     yield f"--context {shorter}", replace(d, request_tokens=max(shorter, 1))
+
+
+def _other_storages(d: Deployment) -> Iterator[str]:
+    """Storages that can hold widths which the deployment's own cannot, and fit: a scale a row, and more bits."""
+    s = d.storage
+    facts = scheme_facts(s.scheme)
+    if 0 in facts.group_sizes and _fits(replace(d, storage=replace(s, group_size=0))):
+        yield "--group-size 0"
+    for scheme in smaller_schemes(FLOAT):
+        if scheme_facts(scheme).bits > facts.bits and _fits(
+            replace(d, storage=replace(_in_scheme(s, scheme), group_size=None))
+        ):
+            yield f"--quant {scheme}"
 
 
 def _in_scheme(storage: Storage, scheme: str) -> Storage:

@@ -52,7 +52,9 @@ def _described(source: Source) -> dict[str, dict[str, Any]]:
                 header = file.metadata() or {}
             names = json.loads(header["tensor_names"])
             found |= {name: json.loads(header[name]) for name in names}
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except KeyError as error:
+            raise CheckpointError(f"{path.name}: its header does not describe torchao's tensors: no {error}") from None
+        except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path.name}: its header does not describe torchao's tensors ({error!r})") from None
     if wrong := next((name for name, facts in found.items() if not isinstance(facts, dict)), None):
         raise CheckpointError(f"{wrong} is described as {found[wrong]!r}, no object")

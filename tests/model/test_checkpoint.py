@@ -152,7 +152,7 @@ class TestRefusal:
     def test_missing_folder(self, tmp_path: Path, quant: str) -> None:
         assert refusal(tmp_path / "nothing", quant) == f"{tmp_path / 'nothing'}: no such folder"
 
-    @pytest.mark.parametrize("model_type", ["llama", None, ..., ["glm"]])
+    @pytest.mark.parametrize("model_type", ["mamba", None, ..., ["glm"]])
     def test_model_type_of_no_known_family(self, folder: Path, quant: str, model_type: object) -> None:
         edit_config(folder, model_type=model_type)
         assert refusal(folder, quant).startswith(
@@ -176,6 +176,10 @@ class TestRefusal:
     def test_config_with_an_impossible_size(self, folder: Path, quant: str, value: object) -> None:
         edit_config(folder, num_layers=value)
         assert "num_layers must be a positive number" in refusal(folder, quant)
+
+    def test_config_with_a_size_beyond_counting(self, folder: Path, quant: str) -> None:
+        edit_config(folder, num_layers=10**12)
+        assert refusal(folder, quant).endswith("num_layers is 1000000000000, the most is 2147483647")
 
     def test_config_with_a_broken_number_of_layers(self, folder: Path, quant: str) -> None:
         edit_config(folder, num_layers=2.5)

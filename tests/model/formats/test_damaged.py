@@ -131,7 +131,7 @@ def test_headers_of_torchao(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b'\\"_type\\": \\"Int8Tensor\\"', b'\\"_type\\": \\"Int4Tensor\\"'))
     assert "torchao's Int4Tensor, only Int8Tensor and IntxUnpackedToInt8Tensor are read; serve" in refusal(folder)
     path.write_bytes(data.replace(b"tensor_names", b"tensor_nomes"))
-    assert "model.safetensors: its header does not describe torchao's tensors" in refusal(folder)
+    assert "model.safetensors: its header does not describe torchao's tensors: no 'tensor_names'" in refusal(folder)
 
 
 @pytest.mark.parametrize(

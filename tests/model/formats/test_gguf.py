@@ -189,6 +189,11 @@ class TestFiles:
         assert format_of(q4_0.path.parent) is format_of(q4_0.path)
         assert load(q4_0.path.parent).quant == "int4"
 
+    def test_no_preset_replaces_its_own_sizes(self, q4_0: Written) -> None:
+        for read in (lambda: load(q4_0.path, preset="glm-4-9b"), lambda: Outline.read(str(q4_0.path), "glm-4-9b")):
+            with pytest.raises(CheckpointError, match=r"Q4_0\.gguf: has sizes of its own, so no preset can be given"):
+                read()
+
     def test_a_folder_with_several_names_them(self, q4_0: Written, tmp_path: Path) -> None:
         for name in ("b.gguf", "a.gguf"):
             (tmp_path / name).symlink_to(q4_0.path)
