@@ -134,7 +134,7 @@ class TestWhatIsNoModel:
 
     def test_a_config_without_a_model_type(self, folder: Path) -> None:
         (folder / "config.json").write_text('{"hidden_size": 64}')
-        says = "has no model_type, which names the family; known are bert, chatglm, "
+        says = "has no model_type, which names the family; known are bert, "
         assert refusal(folder).startswith(f"{folder / 'config.json'}: {says}")
 
 

@@ -45,7 +45,11 @@ class Flat(DenseAttention):
     """Of one text, [num_tokens, heads, head_dim]: rows as the runner packs them."""
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None = None) -> Tensor:
-        return super().__call__(layer, q[None], k[None], v[None])[0]
+        return super().__call__(layer, q[None], k[None], v[None], reach)[0]
+
+    def share(self, marked: Tensor) -> Tensor:
+        """marked [num_tokens] → float32 [num_tokens]."""
+        return super().share(marked[None])[0]
 
 
 def ours(tmp_path: Path, file: str) -> tuple[Network, AdapterTarget]:

@@ -52,6 +52,7 @@ class Behind(DenseAttention):
         a = model.architecture
         # [tokens, layers, 2, heads, head_dim], as the formats have it
         self.prefix = numbers.view(len(numbers), a.num_layers, 2, a.num_key_value_heads, a.head_dim)
+        self.plain = DenseAttention(mask)
         super().__init__(torch.cat([torch.ones(*mask.shape[:-1], len(numbers), dtype=torch.bool), mask], dim=-1))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, reach: int | None = None) -> Tensor:
@@ -59,19 +60,23 @@ class Behind(DenseAttention):
         v = torch.cat([self.prefix[None, :, layer, 1], v], dim=1)
         return super().__call__(layer, q, k, v)
 
+    def share(self, marked: Tensor) -> Tensor:
+        """Of the text: a prefix has no tokens."""
+        return self.plain.share(marked)
+
 
 @pytest.mark.parametrize("kv_cache_type", ["auto", "int8"])
 @pytest.mark.parametrize("length", [5, 16, 37])
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [file for file in FILES if file != "modernbert"])  # its windows take no prefix
 def test_logprobs_are_those_of_plain_torch(tmp_path: Path, file: str, length: int, kv_cache_type: str) -> None:
     model, target = ours(tmp_path / "model", file)
     numbers = table(model, length)
-    folder = peft_folder(tmp_path / "prefix", numbers, num_layers=2)
+    folder = peft_folder(tmp_path / "prefix", numbers, num_layers=model.architecture.num_layers)
     runner = Runner(model, 16, BLOCK, kv_cache_type=kv_cache_type, target=target)
     runner.adapters.read(1, str(folder))
     prefix = runner.adapters.attach(1).prefix
     assert prefix is not None
-    causal, masked = model.architecture.causal, file == "bert"
+    causal, masked = model.architecture.causal, model.architecture.masked
     assert prefix.shift == (length if causal else 0)
     context_len, rows = (12, 0) if masked else (12, 7)
     total = context_len + rows
