@@ -145,7 +145,12 @@ class TestFilesThatAFolderLacks:
         assert "has a config.json, so no preset can be given" in done.stderr
         assert "Traceback" not in done.stderr
 
-    def test_serve_takes_them_from_options_and_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_serve_takes_them_from_options_and_environment(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        for name in ("folder", "vocabulary"):
+            (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path)
         started: list[EngineConfig] = []
 
         def run_server(settings: object, engine: EngineProcess) -> int:
