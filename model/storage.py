@@ -105,12 +105,8 @@ class Storage:
     def changed(self, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":
         """This storage with the given options. None, and the float scheme, change nothing."""
         if scheme in (None, FLOAT):
-            scheme, group_size = self.scheme, None
-        if group_size is None and scheme == self.scheme:
-            group_size = self.group_size
-        if head in (None, FLOAT):
-            head = self.head
-        return Storage(scheme, group_size, head, self.head_group_size if head == self.head else None)
+            scheme = group_size = None
+        return self.replaced(scheme, group_size, None if head == FLOAT else head)
 
     def replaced(self, scheme: str | None, group_size: int | None, head: str | None) -> "Storage":
         """This storage, each option that is given in place of its own. Another scheme has its own default groups."""

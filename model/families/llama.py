@@ -38,6 +38,14 @@ def rotary(c: Config, size: int) -> tuple[Rotary, int]:
     return Rotary(size, turning.base, stretch=turning.stretch), turning.length
 
 
+def before_window(c: Config, default: int | None = None) -> int:
+    """The longest text, in tokens, in which no row's `sliding_window` hides anything. Raises CheckpointError."""
+    window = c.whole("sliding_window", default)
+    if window < 2:
+        raise CheckpointError(f"{c.source}: sliding_window must be at least 2 tokens, not {window}")
+    return window - 1  # a row sees `window` tokens, itself included
+
+
 def _read(c: Config) -> Architecture:
     c.only("hidden_act", "silu")
     for name, usual in (("attention_bias", False), ("mlp_bias", False), ("tie_word_embeddings", False)):

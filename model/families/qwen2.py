@@ -9,7 +9,7 @@ import torch
 
 from model.architecture import Architecture
 from model.config import CheckpointError, Config
-from model.families.llama import LLAMA_NAMING, head_dim, rotary
+from model.families.llama import LLAMA_NAMING, before_window, head_dim, rotary
 from model.family import Family, Published
 from model.layout import FimLayout
 from model.tokenizers.byte_pairs import read_byte_pairs
@@ -25,9 +25,8 @@ def _read(c: Config) -> Architecture:
     heads = c.whole("num_attention_heads")
     size = head_dim(c, heads)
     turns, length = rotary(c, size)
-    if (window := _window(c)) is not None:
-        # A row sees `window` tokens, itself included: within that many all rows see all before them.
-        length = min(length, window - 1)
+    if _has_window(c):
+        length = min(length, before_window(c, 4096))
     return Architecture(
         num_layers=c.whole("num_hidden_layers"),
         hidden_size=c.whole("hidden_size"),
@@ -47,16 +46,14 @@ def _read(c: Config) -> Architecture:
     )
 
 
-def _window(c: Config) -> int | None:
-    """The sliding window of some layers, in tokens; None if no layer has one. Raises CheckpointError."""
+def _has_window(c: Config) -> bool:
+    """Whether some layers have a sliding window. Raises CheckpointError."""
     c.only("use_sliding_window", False, True)
     if not c.get("use_sliding_window", False):
         c.only("layer_types", None, ["full_attention"] * c.whole("num_hidden_layers"))
-        return None
-    window = c.whole("sliding_window", 4096)
-    if window < 2:
-        raise CheckpointError(f"{c.source}: sliding_window must be at least 2 tokens, not {window}")
-    return window if _slides(c) else None
+        return False
+    before_window(c, 4096)  # is checked even where no layer has it
+    return _slides(c)
 
 
 def _slides(c: Config) -> bool:

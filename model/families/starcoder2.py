@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from model.architecture import Architecture
-from model.config import CheckpointError, Config
-from model.families.llama import head_dim, rotary
+from model.config import Config
+from model.families.llama import before_window, head_dim, rotary
 from model.family import Family, Published
 from model.layout import FimLayout
 from model.naming import Naming
@@ -29,11 +29,7 @@ def _read(c: Config) -> Architecture:
     size = head_dim(c, heads)
     turns, length = rotary(c, size)
     if c.get("sliding_window") is not None:
-        window = c.whole("sliding_window")
-        if window < 2:
-            raise CheckpointError(f"{c.source}: sliding_window must be at least 2 tokens, not {window}")
-        # A row sees `window` tokens, itself included: within that many all rows see all before them.
-        length = min(length, window - 1)
+        length = min(length, before_window(c))
     return Architecture(
         num_layers=c.whole("num_hidden_layers"),
         hidden_size=c.whole("hidden_size"),
