@@ -10,9 +10,9 @@ import sentencepiece
 
 from model.config import CheckpointError
 from model.tokenizers.files import MissingFile, kind_of, pieces_of, read_bytes
-from model.tokenizers.interface import Tokenizer, roles_of
+from model.tokenizers.interface import roles_of
+from model.tokenizers.plain_pieces import SPACE_MARK, PlainPieces
 
-_SPACE_MARK = "\u2581"
 # In the order of their ids behind the pieces. The roles are ChatGLM3's: in the two other models the rows of these ids
 # were never trained to come, so no harm is done where they end a span.
 _ADDED = (
@@ -22,7 +22,7 @@ _ENDS = ("eos", "user", "observation")
 _WITHOUT_PREFIX = b"\x1a\x02\x18\x00"  # of a ModelProto: normalizer_spec (3) with add_dummy_prefix (3) false
 
 
-class ChatGLMPieces(Tokenizer):
+class ChatGLMPieces(PlainPieces):
     """Ids of sentencepiece, followed by GLM's tokens.
 
     A text is encoded as if behind a space. A text that goes on from another one is not, so that it has the ids that the
@@ -57,30 +57,9 @@ class ChatGLMPieces(Tokenizer):
             raise CheckpointError(f"{path}: has no </s> or no <unk>; ChatGLM2's and ChatGLM3's pieces have both")
         return cls(pieces, pieces_of(proto + _WITHOUT_PREFIX, path))
 
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._pieces.encode(text)
-        return ids
-
     def encode_on(self, text: str) -> list[int]:
         ids: list[int] = self._onward.encode(text)
         return ids
 
-    def text_ids(self) -> list[int]:
-        special = (self._pieces.is_control, self._pieces.is_unknown, self._pieces.is_unused)
-        return [i for i in range(self._num_pieces) if not any(is_kind(i) for is_kind in special)]
-
-    def _entry(self, token_id: int) -> str:
-        return str(self._pieces.id_to_piece(token_id)) if 0 <= token_id < self._num_pieces else ""
-
-    def _bytes(self, token_id: int) -> bytes:
-        if not 0 <= token_id < self._num_pieces or self._pieces.is_control(token_id):
-            return b""
-        if self._pieces.is_unknown(token_id):
-            return " ⁇ ".encode()
-        piece: str = self._pieces.id_to_piece(token_id)
-        if self._pieces.is_byte(token_id):
-            return bytes([int(piece[3:5], 16)])
-        return piece.replace(_SPACE_MARK, " ").encode()
-
     def opens_text(self, token_id: int) -> bool:
-        return self._has_prefix and bool(self._entry(token_id).startswith(_SPACE_MARK))
+        return self._has_prefix and bool(self._entry(token_id).startswith(SPACE_MARK))

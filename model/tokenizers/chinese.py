@@ -10,9 +10,9 @@ from pathlib import Path
 import sentencepiece
 
 from model.tokenizers.files import check_roles, read_ids, read_json, read_pieces
-from model.tokenizers.interface import Tokenizer, roles_of
+from model.tokenizers.interface import roles_of
+from model.tokenizers.plain_pieces import SPACE_MARK, PlainPieces
 
-_SPACE_MARK = "\u2581"
 # In the order of their ids from 50000 on (GLM's data_utils/tokenization.py, --fix-command-token).
 _ADDED = (
     "<|endoftext|>", "[SEP]", "[CLS]", "[MASK]", "[UNK]", "[UNUSED1]",
@@ -20,7 +20,7 @@ _ADDED = (
 )  # fmt: skip
 
 
-class ChinesePieces(Tokenizer):
+class ChinesePieces(PlainPieces):
     """Ids of sentencepiece, followed by GLM's tokens.
 
     glm-10b-chinese was trained with one row, 50007, for <|endofpiece|> and [gMASK]. Its folder on the hub has a copy of
@@ -65,24 +65,5 @@ class ChinesePieces(Tokenizer):
         banned = read_json(folder / "config.json", {}).get("bad_words_id") or []
         return cls(pieces, added, shared or (isinstance(banned, list) and added.get("[gMASK]") in banned))
 
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._pieces.encode(text)
-        return ids
-
-    def text_ids(self) -> list[int]:
-        special = (self._pieces.is_control, self._pieces.is_unknown, self._pieces.is_unused)
-        return [i for i in range(self._num_pieces) if not any(is_kind(i) for is_kind in special)]
-
-    def _entry(self, token_id: int) -> str:
-        return str(self._pieces.id_to_piece(token_id)) if 0 <= token_id < self._num_pieces else ""
-
-    def _bytes(self, token_id: int) -> bytes:
-        if not 0 <= token_id < self._num_pieces or self._pieces.is_control(token_id):
-            return b""
-        if self._pieces.is_unknown(token_id):
-            return " ⁇ ".encode()
-        piece: str = self._pieces.id_to_piece(token_id)
-        return piece.replace(_SPACE_MARK, " ").encode()
-
     def opens_text(self, token_id: int) -> bool:
-        return bool(self._pieces.id_to_piece(token_id).startswith(_SPACE_MARK))
+        return bool(self._pieces.id_to_piece(token_id).startswith(SPACE_MARK))
